@@ -1,0 +1,132 @@
+"""Every error that a user can cause or meet.
+
+Each class carries a stable `code` and the HTTP status it travels with; the message is one sentence that says what
+came, what was expected and what to do. One handler in `serving/api.py` turns it into a response, and `cli.py` into
+a line on stderr and exit status 1.
+
+    CifarError                       500  internal_error
+    ├── BadRequest                   400  bad_request
+    │   └── MissingImage             400  missing_image
+    ├── BadParameter                 422  bad_parameter
+    ├── TooLarge                     413  too_large
+    │   ├── BodyTooLarge             413  body_too_large
+    │   └── ImageTooLarge            413  image_too_large
+    ├── UnsupportedImage             415  unsupported_image
+    ├── UnreadableImage              422  unreadable_image
+    ├── VersionNotFound              404  version_not_found
+    ├── VersionUnusable              503  version_unusable
+    ├── NotReady                     503  not_ready
+    ├── DataError                         a data set cannot be used (command line only)
+    ├── TrainingError                     a run cannot start or go on (command line only)
+    ├── ExportError                       a model cannot become a version (command line only)
+    └── SettingsError                     a setting is wrong (at start only)
+"""
+
+from __future__ import annotations
+
+
+class CifarError(Exception):
+    """Something went wrong in a way that has a sentence for it."""
+
+    code = "internal_error"
+    status = 500
+    retry_after_seconds: int | None = None
+
+
+class BadRequest(CifarError):
+    """The request is not formed as the route documents it."""
+
+    code = "bad_request"
+    status = 400
+
+
+class MissingImage(BadRequest):
+    """The request holds no image."""
+
+    code = "missing_image"
+
+
+class BadParameter(CifarError):
+    """A parameter has the wrong type or lies outside its range."""
+
+    code = "bad_parameter"
+    status = 422
+
+
+class TooLarge(CifarError):
+    """Something exceeds a limit."""
+
+    code = "too_large"
+    status = 413
+
+
+class BodyTooLarge(TooLarge):
+    """The request body has more bytes than the setting `max_body_bytes` allows."""
+
+    code = "body_too_large"
+
+
+class ImageTooLarge(TooLarge):
+    """The image's header announces more pixels than the setting `max_image_pixels` allows."""
+
+    code = "image_too_large"
+
+
+class UnsupportedImage(CifarError):
+    """The bytes are not an image in a format on the list, whatever the file's name says."""
+
+    code = "unsupported_image"
+    status = 415
+
+
+class UnreadableImage(CifarError):
+    """The bytes begin like an image on the list but cannot be decoded: empty, truncated or damaged."""
+
+    code = "unreadable_image"
+    status = 422
+
+
+class VersionNotFound(CifarError):
+    """The registry has no such model or version."""
+
+    code = "version_not_found"
+    status = 404
+
+
+class VersionUnusable(CifarError):
+    """A version is there but must not be loaded: no manifest, a changed file, or a name that is no version."""
+
+    code = "version_unusable"
+    status = 503
+
+
+class NotReady(CifarError):
+    """The model is still being loaded and warmed up."""
+
+    code = "not_ready"
+    status = 503
+    retry_after_seconds = 5
+
+
+class DataError(CifarError):
+    """A data set cannot be fetched, read or used."""
+
+    code = "bad_data"
+
+
+class TrainingError(CifarError):
+    """A training run cannot start or go on."""
+
+    code = "training_failed"
+
+
+class ExportError(CifarError):
+    """A model cannot become a version."""
+
+    code = "export_failed"
+
+
+class SettingsError(CifarError):
+    """A setting is missing or wrong."""
+
+    code = "bad_setting"

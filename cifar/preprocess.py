@@ -1,0 +1,142 @@
+"""One image file in, one model input out: the only such function, used by page, API, command line and training.
+
+It needs Pillow and NumPy alone. The file's content decides its format, never its name, and the size in its header is
+checked before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+"""The decoders an upload can reach. Pillow knows dozens more; an attacker should not."""
+
+_RESAMPLE = Image.Resampling.BICUBIC
+_DRAFT_MARGIN = 4
+"""A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
+
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pixels: int) -> np.ndarray:
+    """Turn one image file into one model input.
+
+    The picture is turned upright by its EXIF orientation, laid on white where it is transparent, and squashed to
+    `height` x `width`. A picture that already has that size passes through unchanged.
+
+    Args:
+        payload: the encoded file, as uploaded.
+        height: rows of the model's input.
+        width: columns of the model's input.
+        channels: 3 for RGB or 1 for greyscale.
+        max_pixels: largest width x height of the picture, before scaling.
+
+    Returns:
+        `(height, width, channels)` `uint8` in [0, 255].
+
+    Raises:
+        UnsupportedImage: the bytes are not in one of `FORMATS`, whatever the file's name says.
+        UnreadableImage: empty, truncated or damaged.
+        ImageTooLarge: width x height exceeds `max_pixels`; known before any pixel is decoded.
+    """
+    image = _open(payload, max_pixels)
+    try:
+        # A JPEG decoder can scale by powers of two for free. Square, because EXIF may yet turn the picture.
+        image.draft(None, (_DRAFT_MARGIN * max(height, width),) * 2)
+        image.load()
+        orientation = _orientation(image)
+        size = (height, width) if orientation in _SIDEWAYS else (width, height)
+        small = _eight_bits_per_channel(image)
+        if small.size != size:
+            small = small.resize(size, _RESAMPLE)
+        if orientation in _TRANSPOSE:
+            small = small.transpose(_TRANSPOSE[orientation])
+        pixels = np.asarray(_on_white(small).convert("RGB" if channels == 3 else "L"))
+    except Exception as error:  # Pillow documents no closed list: damaged files raise a dozen types
+        raise UnreadableImage(
+            f"The {image.format} image cannot be decoded ({_reason(error)}); it may be truncated or damaged. "
+            "Save it again and send the new file."
+        ) from error
+    return pixels.reshape(height, width, channels)
+
+
+def _open(payload: bytes, max_pixels: int) -> Image.Image:
+    """Read the header only, and refuse what is no image on the list or holds too many pixels."""
+    if not payload:
+        raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
+    try:
+        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"The image has more than {_megapixels(max_pixels)}; scale it down.") from error
+    except UnidentifiedImageError as error:
+        if _begins_like_an_image(payload):
+            raise UnreadableImage(
+                "The file begins like an image, but its header is damaged or cut off. Save it again and send the new file."
+            ) from error
+        raise UnsupportedImage(
+            f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
+        ) from error
+    except Exception as error:  # as above: a hostile header can raise nearly anything
+        raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
+    if image.width * image.height > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} are accepted. Scale it down."
+        )
+    return image
+
+
+def _begins_like_an_image(payload: bytes) -> bool:
+    """Whether one of the decoders on the list claims the first bytes."""
+    return any(accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is absent or damaged: that is no reason to refuse a photo."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # hostile EXIF raises struct.error, SyntaxError, OverflowError, ...
+        return 1
+
+
+def _eight_bits_per_channel(image: Image.Image) -> Image.Image:
+    """The same picture in mode L, LA, RGB or RGBA, so that it can be resampled."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        raise ValueError("32-bit pixels have no defined brightness range")
+    if image.has_transparency_data:
+        return image if image.mode in {"RGBA", "LA"} else image.convert("RGBA")
+    return image if image.mode in {"RGB", "L"} else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in {"RGBA", "LA"}:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:g} megapixels"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,195 @@
+"""The folder of exported models: which versions there are, what each holds, and whether it is what was exported.
+
+    saved_model/<name>/<n>/          a SavedModel; <name>/ is a TensorFlow Serving base path as it stands
+    saved_model/<name>/<n>/manifest.json   written last: a version without it is not one
+
+Reads files and needs no TensorFlow. A SavedModel is code, so a version is loaded only when every file has the
+SHA-256 that its manifest states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cifar.errors import VersionNotFound, VersionUnusable
+
+MANIFEST = "manifest.json"
+
+
+class ImageSpec(BaseModel):
+    """The size of one model input. Pixels are `uint8` in [0, 255], channels last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+
+
+class TensorInfo(BaseModel):
+    """One input or output of a signature; `None` in `shape` is a free dimension."""
+
+    dtype: str
+    shape: list[int | None]
+
+
+class SignatureInfo(BaseModel):
+    """What a signature of the SavedModel takes and gives, by tensor name."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+
+
+class FileInfo(BaseModel):
+    """What a file of the version must be."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: all that serving needs to know of a version, and where it came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = Field(1, ge=1, le=1, description="Raised when an old reader would misread a new manifest.")
+    name: str
+    version: int = Field(ge=1)
+    created: str = Field(description="UTC, ISO 8601.")
+    class_names: list[str] = Field(min_length=2)
+    image: ImageSpec
+    preprocessing: str
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    parity: dict[str, Any]
+    libraries: dict[str, str]
+    signatures: dict[str, SignatureInfo]
+    files: dict[str, FileInfo]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One complete version on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def number(self) -> int:
+        return self.manifest.version
+
+    def verify(self) -> None:
+        """Compare every file with the manifest.
+
+        Raises:
+            VersionUnusable: names the file that is missing, changed or not listed.
+        """
+        listed = self.manifest.files
+        for relative, info in listed.items():
+            file = self.path / relative
+            if not file.is_file():
+                raise VersionUnusable(f"{file} is listed in {MANIFEST} but missing. {_EXPORT_AGAIN}")
+            if sha256(file) != info.sha256:
+                raise VersionUnusable(f"{file} is not the file that was exported: its SHA-256 differs. {_EXPORT_AGAIN}")
+        for file in model_files(self.path):
+            if file.relative_to(self.path).as_posix() not in listed:
+                raise VersionUnusable(f"{file} is not listed in {MANIFEST}. {_EXPORT_AGAIN}")
+
+
+_EXPORT_AGAIN = "Restore the version, or remove its folder and export again."
+
+
+class Registry:
+    """The versions of one model, read from disk at every call: what is there is what counts."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.base = root / name
+        self.name = name
+
+    def numbers(self) -> list[int]:
+        """The complete versions, ascending. A folder without a manifest is an export that did not finish."""
+        return sorted(int(path.name) for path in self._folders() if _is_number(path.name) and (path / MANIFEST).is_file())
+
+    def problems(self) -> dict[str, str]:
+        """Folders that look like versions and are none: name to sentence. Hidden ones are exports under way."""
+        return {path.name: sentence for path in self._folders() if (sentence := self._problem(path))}
+
+    def get(self, number: int | None = None) -> Version:
+        """One version by number, or the highest complete one. Checksums are the caller's to `verify()` before loading.
+
+        Raises:
+            VersionNotFound: no such version; says which there are.
+            VersionUnusable: the folder is there but is not a complete version.
+        """
+        numbers = self.numbers()
+        if number is None and numbers:
+            number = numbers[-1]
+        if number is None:
+            raise VersionNotFound(f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME")
+        path = self.base / str(number)
+        if number not in numbers:
+            if path.is_dir():
+                raise VersionUnusable(self._problem(path))
+            there = ", ".join(map(str, numbers)) or "none"
+            raise VersionNotFound(f"{self.name} has no version {number}; there are: {there}.")
+        version = Version(path, _read_manifest(path / MANIFEST))
+        if (version.name, version.number) != (self.name, number):
+            raise VersionUnusable(
+                f"{path / MANIFEST} belongs to {version.name} version {version.number}: a version must not be moved or renamed."
+            )
+        return version
+
+    def get_folder(self, folder_name: str) -> Version:
+        """One version by the name of its folder.
+
+        Raises:
+            VersionUnusable: the name is not a whole number, or see `get`.
+        """
+        if not _is_number(folder_name):
+            raise VersionUnusable(self._problem(self.base / folder_name))
+        return self.get(int(folder_name))
+
+    def _folders(self) -> list[Path]:
+        if not self.base.is_dir():
+            return []
+        return sorted(path for path in self.base.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+    def _problem(self, path: Path) -> str:
+        if not _is_number(path.name):
+            return f"{path} is not a version: the folder's name must be a whole number like 1 or 12."
+        if not (path / MANIFEST).is_file():
+            return f"{path} has no {MANIFEST}, so its export did not finish. Remove it and export again."
+        return ""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Every file of a version but its manifest, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def sha256(file: Path) -> str:
+    """The hexadecimal SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def _read_manifest(file: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise VersionUnusable(f"{file} is not a usable manifest: {where}: {first['msg']}. {_EXPORT_AGAIN}") from error

@@ -1,0 +1,80 @@
+"""Every path and every limit, each with its unit in its name. Only this file reads the environment.
+
+A setting `x` is the variable `CIFAR_X`, from the environment or from a file `.env` in the working folder; the
+environment wins. `.env.example` lists them all, and a test keeps that list complete.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cifar.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `app.py`, `saved_model/` and `examples/`."""
+
+
+class Settings(BaseSettings):
+    """The configuration of one process, checked when it is made."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CIFAR_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    registry: Path = Field(ROOT / "saved_model", description="Folder of exported models: NAME/VERSION/.")
+    model_name: str = Field("cifar_classifier", min_length=1, description="The model to serve, a folder in the registry.")
+    model_version: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=AliasChoices("CIFAR_MODEL_VERSION", "MODEL_VERSION"),
+        description="The version to serve. Unset: the highest complete one.",
+    )
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers and Spaces need it
+    port: int = Field(
+        7860, ge=0, le=65535, validation_alias=AliasChoices("CIFAR_PORT", "PORT"), description="Port to listen on."
+    )
+    examples: Path = Field(ROOT / "examples", description="Folder of sample images for the page and for export checks.")
+    data_cache: Path = Field(
+        Path("~/.keras/datasets").expanduser(), description="Where CIFAR-10 is fetched to; Keras looks there too."
+    )
+
+    default_top_k: int = Field(3, ge=1, description="How many labels an answer ranks when the caller does not say.")
+    max_body_bytes: int = Field(20 * 1024**2, ge=1024, description="Largest request body, uploads to the page included.")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1024, description="Largest width x height, read from the header before decoding."
+    )
+    max_loaded_versions: int = Field(2, ge=1, description="Versions kept in memory: the default one and those asked for.")
+    max_concurrent_predictions: int = Field(
+        8, ge=1, description="Images decoded and classified at once in one process; others wait."
+    )
+    upload_lifetime_seconds: int = Field(3600, ge=60, description="Age at which a file uploaded to the page is deleted.")
+    cors_origins: list[str] = Field([], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].')
+
+    download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
+    download_min_bytes_per_second: int = Field(
+        300_000, ge=0, description="A host slower than this over one window is given up for the next."
+    )
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and `.env`.
+
+    Raises:
+        SettingsError: names the first variable that is wrong, what came and what was expected.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        variable = field if field.isupper() else f"CIFAR_{field.upper()}"
+        raise SettingsError(f"{variable}={first['input']!r} is not usable: {first['msg']}.") from error
+
+
+def quiet_tensorflow() -> None:
+    """Keep TensorFlow's C++ greetings off stderr, unless the user asked for them. Must run before its import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,200 @@
+"""Write a Keras model as the next version of the registry, and prove that it reloads."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from cifar.errors import ExportError
+from cifar.registry import (
+    MANIFEST,
+    FileInfo,
+    ImageSpec,
+    Manifest,
+    SignatureInfo,
+    TensorInfo,
+    Version,
+    model_files,
+    sha256,
+)
+from cifar.training.libraries import library_versions
+from cifar.training.source import ExportSource
+
+TOLERANCE = 5e-5
+"""Largest accepted difference of a probability: half of the last digit that answers show."""
+
+PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bicubic), uint8"
+
+
+def export(source: ExportSource, registry: Path, name: str) -> Version:
+    """Write `source` as the next version of `name` under `registry`.
+
+    The SavedModel goes to a hidden sibling, is loaded back, and is compared with the model on real images, whole and
+    one by one. Only then is `manifest.json` written and the folder renamed to its number. A failure or a crash at any
+    point leaves no version, and a version is never overwritten.
+
+    Raises:
+        ExportError: the model's outputs are no probabilities, or the reloaded model disagrees; says on which image and
+            by how much.
+    """
+    expected = _expected(source)
+    base = registry / name
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=base))
+    try:
+        folder.chmod(0o755)  # mkdtemp makes it private; TensorFlow Serving may run as another user
+        _write_saved_model(source, folder)
+        reloaded = tf.saved_model.load(str(folder))
+        parity = _compare(source, expected, reloaded.signatures)
+        return _publish(source, folder, base, parity, _signatures(reloaded.signatures))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _expected(source: ExportSource) -> np.ndarray:
+    """The model's own answers to the comparison images, `(n, classes)`."""
+    low, high = source.input_range
+    images = np.stack(list(source.images.values())).astype(np.float32)
+    outputs = source.model(images / 255 * (high - low) + low, training=False)
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(outputs) if source.logits else outputs)
+    if not np.isfinite(probabilities).all():
+        raise ExportError("The model answers NaN or infinity: its training failed, or --input-range is wrong.")
+    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
+        raise ExportError(
+            f"The model's outputs are no probabilities: they range from {probabilities.min():.3g} to {probabilities.max():.3g} and "
+            "do not add to 1. If it ends in logits, add --logits."
+        )
+    return probabilities
+
+
+def _write_saved_model(source: ExportSource, folder: Path) -> None:
+    """The three signatures of one network: float images, uint8 images, encoded files."""
+    height, width, channels = source.image_shape
+    low, high = source.input_range
+
+    def probabilities(unit_images: tf.Tensor) -> tf.Tensor:
+        outputs = source.model(unit_images * (high - low) + low, training=False)
+        return tf.nn.softmax(outputs) if source.logits else outputs
+
+    def from_floats(input_image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": probabilities(input_image)}
+
+    def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": probabilities(tf.cast(image, tf.float32) / 255)}
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        # decode_jpeg reads PNG too; the accurate transform is the one that Pillow uses
+        image = tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+        resized = tf.image.resize(image, (height, width), method="bicubic", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+    def from_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec((height, width, channels), tf.uint8))
+        classes = tf.tile(tf.constant([source.class_names]), (tf.shape(image_bytes)[0], 1))
+        return {**from_pixels(images), "classes": classes}
+
+    shape = (None, height, width, channels)
+    archive = keras.export.ExportArchive()
+    archive.track(source.model)
+    for endpoint, function, spec in (
+        ("serving_default", from_floats, tf.TensorSpec(shape, tf.float32, "input_image")),
+        ("serving_uint8", from_pixels, tf.TensorSpec(shape, tf.uint8, "image")),
+        ("serving_bytes", from_files, tf.TensorSpec((None,), tf.string, "image_bytes")),
+    ):
+        archive.add_endpoint(endpoint, function, input_signature=[spec])
+    archive.write_out(str(folder), verbose=False)
+
+
+def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dict[str, Any]:
+    """Hold every signature against the model's own answers.
+
+    Raises:
+        ExportError: names the signature, the image and the difference.
+    """
+    images = np.stack(list(source.images.values()))
+    files = tf.constant([_png(image) for image in images])
+    one_by_one = [signatures["serving_uint8"](image=tf.constant(image[None]))["probabilities"].numpy() for image in images]
+    answers = {
+        "serving_uint8": signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy(),
+        "serving_uint8, one by one": np.concatenate(one_by_one),
+        "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255)["probabilities"].numpy(),
+        "serving_bytes": signatures["serving_bytes"](image_bytes=files)["probabilities"].numpy(),
+    }
+    worst = 0.0
+    for signature, answer in answers.items():
+        differences = np.abs(answer - expected).max(axis=1)
+        at = int(differences.argmax())
+        if not differences[at] <= TOLERANCE:  # written so that NaN fails too
+            raise ExportError(
+                f"The reloaded {signature} differs from the model by {differences[at]:.3g} on {list(source.images)[at]}; "
+                f"at most {TOLERANCE:g} is accepted. No version was written."
+            )
+        worst = max(worst, float(differences[at]))
+    return {"images": len(images), "max_abs_difference": worst, "tolerance": TOLERANCE, "compared": list(answers)}
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _signatures(signatures: Any) -> dict[str, SignatureInfo]:
+    def describe(specs: dict[str, tf.TensorSpec]) -> dict[str, TensorInfo]:
+        return {name: TensorInfo(dtype=spec.dtype.name, shape=spec.shape.as_list()) for name, spec in sorted(specs.items())}
+
+    return {
+        name: SignatureInfo(inputs=describe(function.structured_input_signature[1]), outputs=describe(function.structured_outputs))
+        for name, function in sorted(signatures.items())
+        if name.startswith("serving_")
+    }
+
+
+def _publish(
+    source: ExportSource, folder: Path, base: Path, parity: dict[str, Any], signatures: dict[str, SignatureInfo]
+) -> Version:
+    """Write the manifest, then give the folder the next free number."""
+    height, width, channels = source.image_shape
+    manifest = Manifest(
+        name=base.name,
+        version=_next_number(base),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        class_names=list(source.class_names),
+        image=ImageSpec(height=height, width=width, channels=channels),
+        preprocessing=PREPROCESSING,
+        metrics=source.metrics,
+        training=source.training,
+        parity=parity,
+        libraries=library_versions(),
+        signatures=signatures,
+        files={
+            file.relative_to(folder).as_posix(): FileInfo(bytes=file.stat().st_size, sha256=sha256(file))
+            for file in model_files(folder)
+        },
+    )
+    while True:
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        target = base / str(manifest.version)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            # another export took the number in the meantime
+            manifest = manifest.model_copy(update={"version": _next_number(base)})
+            continue
+        return Version(target, manifest)
+
+
+def _next_number(base: Path) -> int:
+    """One more than the highest number in use, complete or not: nothing is ever overwritten."""
+    return max((int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0) + 1

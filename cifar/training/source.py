@@ -1,0 +1,141 @@
+"""What can be exported: a finished run, a `.keras` file, or an `.h5` file by Keras 2 or 3."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from cifar import CLASS_NAMES, IMAGE_SHAPE
+from cifar.errors import CifarError, ExportError
+from cifar.preprocess import preprocess
+from cifar.settings import Settings
+from cifar.training.train import INPUT_RANGE
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A Keras model with all that its version's manifest needs to say."""
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    input_range: tuple[float, float]
+    """The values that the model takes for a black and for a white pixel."""
+    logits: bool
+    """Whether the model's outputs still want a softmax."""
+    images: dict[str, np.ndarray]
+    """Real images to compare the export on: name to `(height, width, channels)` `uint8`."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of one input."""
+        height, width, channels = self.model.input_shape[1:]
+        return height, width, channels
+
+
+def read_source(
+    path: Path,
+    settings: Settings,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    input_range: tuple[float, float] | None = None,
+    images: Path | None = None,
+    logits: bool = False,
+) -> ExportSource:
+    """Load what is to be exported, and fill in what the caller left out.
+
+    Args:
+        path: a run folder, a `.keras` or an `.h5` file.
+        settings: the folder of sample images and the pixel limit.
+        class_names: in the order of the outputs. Default: the run's; CIFAR's for ten outputs of a 32x32 RGB model.
+        input_range: values of a black and a white pixel. Default: the run's; (0, 255) for a model that begins by
+            rescaling; else (0, 1).
+        images: a folder of real images for the comparison. Default: the run's held-out ones; else `settings.examples`.
+        logits: the model ends in logits.
+
+    Raises:
+        ExportError: no such source, an unfinished run, a model that is no image classifier, or class names that do not fit.
+    """
+    run = _read_run(path) if path.is_dir() else {}
+    model = _load_model(path / "model.keras" if path.is_dir() else path)
+    _check_shapes(model)
+    names = class_names or tuple(run.get("class_names", ())) or _cifar_names(model)
+    if len(names) != model.output_shape[-1]:
+        raise ExportError(
+            f"{path} has {model.output_shape[-1]} outputs; {len(names)} class names were given. Name one for each: --classes A,B,..."
+        )
+    return ExportSource(
+        model=model,
+        class_names=names,
+        input_range=input_range or (INPUT_RANGE if run or _rescales(model) else (0.0, 1.0)),
+        logits=logits,
+        images=_run_samples(path) if run and images is None else _read_images(images or settings.examples, model, settings),
+        metrics=run.get("metrics", {}),
+        training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
+    )
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / "config.json").read_text()) | {"metrics": json.loads((run / "metrics.json").read_text())}
+    except FileNotFoundError as error:
+        raise ExportError(
+            f"{run} is not a finished run: it has no {Path(error.filename).name}. Finish it: python -m cifar train ... --resume"
+        ) from error
+
+
+def _load_model(path: Path) -> keras.Model:
+    if path.suffix not in {".keras", ".h5", ".hdf5"} or not path.is_file():
+        raise ExportError(f"{path} is not there or is no run folder, .keras or .h5 file.")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever a layer or file format raises
+        raise ExportError(f"Keras cannot load {path}: {error}") from error
+    return model
+
+
+def _check_shapes(model: keras.Model) -> None:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ExportError(f"A model with one input and one output is expected; this has {len(model.inputs)} and {len(model.outputs)}.")
+    shape = model.input_shape
+    if len(shape) != 4 or None in shape[1:] or shape[3] not in {1, 3}:
+        raise ExportError(f"The input must be (batch, height, width, 1 or 3 channels) with fixed sizes; it is {shape}.")
+    if len(model.output_shape) != 2 or (model.output_shape[1] or 0) < 2:
+        raise ExportError(f"The output must be (batch, classes) with at least 2 classes; it is {model.output_shape}.")
+
+
+def _cifar_names(model: keras.Model) -> tuple[str, ...]:
+    if model.input_shape[1:] == IMAGE_SHAPE and model.output_shape[1] == len(CLASS_NAMES):
+        return CLASS_NAMES
+    raise ExportError(f"The model has {model.output_shape[1]} classes and no names for them. Name them in order: --classes A,B,...")
+
+
+def _rescales(model: keras.Model) -> bool:
+    """Whether the model scales raw pixels itself."""
+    return any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
+
+
+def _run_samples(run: Path) -> dict[str, np.ndarray]:
+    with np.load(run / "samples.npz") as samples:
+        return {f"held-out image {i}": image for i, image in enumerate(samples["images"])}
+
+
+def _read_images(folder: Path, model: keras.Model, settings: Settings) -> dict[str, np.ndarray]:
+    height, width, channels = model.input_shape[1:]
+    found = {}
+    for file in sorted(folder.glob("*")) if folder.is_dir() else []:
+        try:
+            found[str(file)] = preprocess(
+                file.read_bytes(), height=height, width=width, channels=channels, max_pixels=settings.max_image_pixels
+            )
+        except CifarError:
+            continue  # a README or a licence beside the images
+    if not found:
+        raise ExportError(f"{folder} holds no image to compare the export on. Name a folder of real images: --images DIR")
+    return found
