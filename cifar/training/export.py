@@ -103,15 +103,16 @@ def _write_saved_model(source: ExportSource, folder: Path) -> None:
         return {**from_pixels(images), "classes": classes}
 
     shape = (None, height, width, channels)
-    archive = keras.export.ExportArchive()
-    archive.track(source.model)
-    for endpoint, function, spec in (
-        ("serving_default", from_floats, tf.TensorSpec(shape, tf.float32, "input_image")),
-        ("serving_uint8", from_pixels, tf.TensorSpec(shape, tf.uint8, "image")),
-        ("serving_bytes", from_files, tf.TensorSpec((None,), tf.string, "image_bytes")),
-    ):
-        archive.add_endpoint(endpoint, function, input_signature=[spec])
-    archive.write_out(str(folder), verbose=False)
+    endpoints = {
+        "serving_default": (from_floats, tf.TensorSpec(shape, tf.float32, "input_image")),
+        "serving_uint8": (from_pixels, tf.TensorSpec(shape, tf.uint8, "image")),
+        "serving_bytes": (from_files, tf.TensorSpec((None,), tf.string, "image_bytes")),
+    }
+    # Not keras.export.ExportArchive: it writes every weight twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in source.model.variables]
+    signatures = {name: tf.function(function, input_signature=[spec]) for name, (function, spec) in endpoints.items()}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dict[str, Any]:

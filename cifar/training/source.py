@@ -14,6 +14,7 @@ from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, ExportError
 from cifar.preprocess import preprocess
 from cifar.settings import Settings
+from cifar.training.keras2 import load_h5
 from cifar.training.train import INPUT_RANGE
 
 
@@ -65,6 +66,7 @@ def read_source(
     run = _read_run(path) if path.is_dir() else {}
     model = _load_model(path / "model.keras" if path.is_dir() else path)
     _check_shapes(model)
+    model = keras.Model(model.inputs[0], model.outputs[0])  # one tensor in, one out, however it was built
     names = class_names or tuple(run.get("class_names", ())) or _cifar_names(model)
     if len(names) != model.output_shape[-1]:
         raise ExportError(
@@ -92,12 +94,11 @@ def _read_run(run: Path) -> dict[str, Any]:
 
 def _load_model(path: Path) -> keras.Model:
     if path.suffix not in {".keras", ".h5", ".hdf5"} or not path.is_file():
-        raise ExportError(f"{path} is not there or is no run folder, .keras or .h5 file.")
+        raise ExportError(f"{path} is not there, or is no run folder, .keras or .h5 file.")
     try:
-        model = keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=False) if path.suffix == ".keras" else load_h5(path)
     except Exception as error:  # Keras raises whatever a layer or file format raises
         raise ExportError(f"Keras cannot load {path}: {error}") from error
-    return model
 
 
 def _check_shapes(model: keras.Model) -> None:

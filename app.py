@@ -1,0 +1,52 @@
+"""The Space: settings, registry, model, API, page, in that order. `python app.py`, or the ASGI target `app:app`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from cifar.errors import CifarError
+from cifar.registry import Registry
+from cifar.serving.api import create_api
+from cifar.serving.classify import Classifier
+from cifar.serving.ui import mount_page
+from cifar.serving.versions import LoadedVersions
+from cifar.settings import Settings, load_settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Put the parts together.
+
+    Raises:
+        VersionNotFound, VersionUnusable: the version to serve is not there, or is not what was exported.
+    """
+    registry = Registry(settings.registry, settings.model_name)
+    default = registry.get(settings.model_version)
+    default.verify()
+    classifier = Classifier(LoadedVersions(registry, default, max_loaded=settings.max_loaded_versions), settings)
+    return mount_page(create_api(classifier, settings), classifier, settings)
+
+
+def _start() -> tuple[Settings, FastAPI]:
+    """Make the app from the environment; what is wrong with it ends the process with one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+        return settings, create_app(settings)
+    except CifarError as error:
+        sys.exit(f"cifar: {error}")
+
+
+if __name__ == "__main__":
+    settings, app = _start()
+    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
+else:
+
+    def __getattr__(name: str) -> FastAPI:
+        """Make `app:app` when a server asks for it; importing this file for `create_app` makes nothing."""
+        if name == "app":
+            return _start()[1]
+        raise AttributeError(name)

@@ -1,0 +1,95 @@
+"""What every request passes first, whoever answers it: a request id, and the limit on its body."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cifar.errors import BodyTooLarge, CifarError
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def error_response(error: CifarError, request_id: str) -> JSONResponse:
+    """The one shape of an error: a sentence, a stable code, and the id to ask about."""
+    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    body = {"error": str(error), "code": error.code, "request_id": request_id}
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+class RequestId:
+    """Gives each request an id, the caller's when it is a harmless one, and sends it back as `X-Request-ID`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class _LimitReached(Exception):
+    """More bytes came than the limit; raised into whoever reads the body."""
+
+
+class BodyLimit:
+    """Answers 413 as soon as a body is known to be too large: by its Content-Length, else while it arrives."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdigit() and int(announced) > self.max_body_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+        exceeded = started = False
+
+        async def receive_limited() -> Message:
+            nonlocal received, exceeded
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                exceeded = True
+                raise _LimitReached
+            return message
+
+        async def send_unless_exceeded(message: Message) -> None:
+            # a reader may turn the exception into an answer of its own: ours takes its place
+            nonlocal started
+            if not exceeded:
+                started = started or message["type"] == "http.response.start"
+                await send(message)
+
+        try:
+            await self.app(scope, receive_limited, send_unless_exceeded)
+        except _LimitReached:
+            pass
+        if exceeded and not started:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = BodyTooLarge(f"The request's body exceeds {self.max_body_bytes:,} bytes. Send a smaller image.")
+        response = error_response(error, scope["state"]["request_id"])
+        response.headers["Connection"] = "close"  # the rest of the body is not read
+        await response(scope, receive, send)

@@ -1,0 +1,74 @@
+"""The versions in memory: the one served by default, and those that callers asked for by number."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from cifar.errors import CifarError, NotReady
+from cifar.predictor import Predictor
+from cifar.registry import Registry, Version
+
+log = logging.getLogger(__name__)
+
+
+class LoadedVersions:
+    """Loads versions once, keeps the default one, and drops those loaded first beyond the limit. Thread-safe."""
+
+    def __init__(self, registry: Registry, default: Version, *, max_loaded: int) -> None:
+        self.registry = registry
+        self.default = default
+        self._max_loaded = max_loaded
+        self._predictors: dict[int, Predictor] = {}
+        self._loading = threading.Lock()
+        self._failure: CifarError | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the default version is loaded and warmed up."""
+        return self.default.number in self._predictors
+
+    def check_ready(self) -> None:
+        """Raise why the default version cannot answer: `NotReady`, or what made loading it fail."""
+        if self.ready:
+            return
+        if self._failure:
+            raise self._failure
+        raise NotReady("The model is being loaded. Try again in a few seconds.")
+
+    def load_default(self) -> None:
+        """Load and warm up the default version; a failure is logged and kept for `check_ready`."""
+        try:
+            self._load(self.default)
+        except CifarError as error:
+            log.error("version %s cannot be served: %s", self.default.number, error)
+            self._failure = error
+
+    def get(self, number: int | None = None) -> Predictor:
+        """The default version's predictor, or another one's, loading it when need be.
+
+        Raises:
+            NotReady: the default version is not loaded yet.
+            VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
+        """
+        self.check_ready()
+        if number is None:
+            number = self.default.number
+        return self._predictors.get(number) or self._load(self.registry.get(number))
+
+    def _load(self, version: Version) -> Predictor:
+        with self._loading:
+            predictor = self._predictors.get(version.number)
+            if predictor is None:
+                log.info("loading %s version %s", version.name, version.number)
+                predictor = Predictor.load(version)
+                self._predictors[version.number] = predictor
+                log.info("version %s is ready", version.number)
+                self._drop_unused(keep=version.number)
+            return predictor
+
+    def _drop_unused(self, keep: int) -> None:
+        """Forget the versions loaded first, until the limit holds; requests in flight keep theirs alive."""
+        others = [number for number in self._predictors if number not in {self.default.number, keep}]
+        for number in others[: max(0, len(self._predictors) - self._max_loaded)]:
+            del self._predictors[number]
