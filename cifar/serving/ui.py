@@ -84,16 +84,15 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     ) as page:
         gr.Markdown(_INTRO.format(count=classes, names=", ".join(manifest.class_names)))
         with gr.Row():
+            photo = Photo(label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[])
             with gr.Column():
-                photo = Photo(label="Photo", sources=["upload", "clipboard", "webcam"], height=320, elem_id="photo", buttons=[])
+                notice = gr.HTML(visible=False, elem_id="notice", label="Message", padding=False)
+                label = gr.Label(label="Answer", elem_id="answer")
+                details = gr.HTML(visible=False, elem_id="details", label="Details", padding=False)
                 top_k = gr.Slider(
                     1, classes, value=min(settings.default_top_k, classes), step=1, label="Labels to show", elem_id="top-k"
                 )
-                version = gr.Dropdown(label="Model version", elem_id="version", interactive=True)
-            with gr.Column():
-                notice = gr.HTML(elem_id="notice", label="Message", padding=False)
-                label = gr.Label(label="Answer", elem_id="answer")
-                details = gr.HTML(elem_id="details", label="Details", padding=False)
+                version = gr.Dropdown(visible=False, label="Model version", elem_id="version", interactive=True)
         if examples := _examples(settings.examples):
             gr.Examples(examples, photo, label="Examples from CIFAR-10's test images", examples_per_page=len(examples))
 
@@ -117,13 +116,15 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
 
 def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
     """What the page shows: a message or none, the bars, and the details."""
+    nothing = gr.update(value="", visible=False)
     if payload is None:
-        return "", None, ""
+        return nothing, None, nothing
     try:
         answer = classifier.classify(payload, top_k=wanted, version=number)
     except CifarError as error:
-        return f'<p class="problem" role="alert">{html.escape(str(error))}</p>', None, ""
-    return "", dict(answer.prediction.top_k), _details(answer)
+        problem = f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
+        return gr.update(value=problem, visible=True), None, nothing
+    return nothing, dict(answer.prediction.top_k), gr.update(value=_details(answer), visible=True)
 
 
 def _details(answer: Classification) -> str:
@@ -143,9 +144,10 @@ def _data_url(pixels: np.ndarray) -> str:
 
 
 def _version_choices(classifier: Classifier) -> Any:
+    """The versions to choose from, read anew each time the page opens; no choice is shown where there is none."""
     default = classifier.versions.default.number
     choices = [(f"{number} (default)" if number == default else str(number), number) for number in classifier.versions.registry.numbers()]
-    return gr.update(choices=choices[::-1], value=default)
+    return gr.update(choices=choices[::-1], value=default, visible=len(choices) > 1)
 
 
 def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> None:
