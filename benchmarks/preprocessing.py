@@ -47,7 +47,11 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings()
     predictor = Predictor.load(Registry(settings.registry, settings.model_name).get(arguments.version))
-    photos = [(file, file.parent.name) for file in sorted(arguments.photos.glob("*/*.jpg")) if file.parent.name in predictor.class_names]
+    photos = [
+        (file, file.parent.name)
+        for file in sorted(arguments.photos.glob("*/*.jpg"))
+        if file.parent.name in predictor.class_names
+    ]
     labels = np.array([predictor.class_names.index(name) for _, name in photos])
 
     def answers(encode: Callable[[Path], bytes]) -> np.ndarray:
@@ -74,7 +78,9 @@ def main() -> None:
             reduced = answers(lambda file, side=side: _enlarged(file, side, "JPEG"))
             change = np.abs(reduced - whole).max(axis=1)
             flips = (reduced.argmax(axis=1) != whole.argmax(axis=1)).sum()
-            print(f"| {side} | {module._DRAFT_MARGIN} | {flips} of {len(photos)} | {change.max():.4f} | {change.mean():.4f} |")
+            print(
+                f"| {side} | {module._DRAFT_MARGIN} | {flips} of {len(photos)} | {change.max():.4f} | {change.mean():.4f} |"
+            )
 
 
 def _png(image: Image.Image) -> bytes:
@@ -83,11 +89,11 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _enlarged(file: Path, side: int, format: str) -> bytes:
+def _enlarged(file: Path, side: int, encoder: str) -> bytes:
     image = Image.open(file).convert("RGB")
     scale = side / max(image.size)
     buffer = io.BytesIO()
-    image.resize((round(image.width * scale), round(image.height * scale))).save(buffer, format, quality=90)
+    image.resize((round(image.width * scale), round(image.height * scale))).save(buffer, encoder, quality=90)
     return buffer.getvalue()
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from cifar import __version__
 from cifar.errors import CifarError
-from cifar.settings import Settings, load_settings
+from cifar.registry import Registry
+from cifar.settings import ROOT, Settings, load_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +75,7 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> None:
     print(export(source, settings.registry, arguments.name or settings.model_name).path)
 
 
-def _inspect(arguments: argparse.Namespace, settings: Settings) -> None:
+def _inspect(arguments: argparse.Namespace, _: Settings) -> None:
     from cifar.inspection import as_text, inspect_version
 
     report = inspect_version(arguments.version_folder)
@@ -97,7 +98,7 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.preprocess import preprocess
 
     predictor = Predictor.load(_registry(settings).get(arguments.version))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for file in arguments.images:
         try:
             pixels = preprocess(file.read_bytes(), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
@@ -106,7 +107,9 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
         except CifarError as error:
             raise type(error)(f"{file}: {error}") from error
         (prediction,) = predictor.predict(pixels[None], top_k=arguments.top_k or settings.default_top_k)
-        rows.append({"image": str(file), "top_k": [{"label": label, "score": score} for label, score in prediction.top_k]})
+        rows.append(
+            {"image": str(file), "top_k": [{"label": label, "score": score} for label, score in prediction.top_k]}
+        )
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
@@ -116,12 +119,12 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def _models(arguments: argparse.Namespace, settings: Settings) -> None:
     registry = _registry(settings)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "version": version.number,
             "created": version.manifest.created,
             "classes": len(version.manifest.class_names),
-            "image": "x".join(map(str, version.manifest.image.model_dump().values())),
+            "image": "x".join(map(str, version.manifest.image.shape)),
             "test_accuracy": version.manifest.metrics.get("test_accuracy"),
         }
         for version in map(registry.get, registry.numbers())
@@ -139,8 +142,6 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
 def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
     import uvicorn
 
-    from cifar.settings import ROOT
-
     uvicorn.run(
         "app:app",
         app_dir=str(ROOT),
@@ -150,9 +151,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _registry(settings: Settings):  # type: ignore[no-untyped-def]
-    from cifar.registry import Registry
-
+def _registry(settings: Settings) -> Registry:
     return Registry(settings.registry, settings.model_name)
 
 
@@ -208,25 +207,42 @@ def _parser() -> argparse.ArgumentParser:
     _image_size(train)
 
     export = _command(
-        commands, "export", _export, "make a run or a Keras model the next version, and print its path", "cifar export runs/first"
+        commands,
+        "export",
+        _export,
+        "make a run or a Keras model the next version, and print its path",
+        "cifar export runs/first",
     )
     export.add_argument("source", type=Path, help="a run folder, a .keras file or an .h5 file (Keras 2 or 3)")
     export.add_argument("--name", help="the model's name in the registry (default: the setting CIFAR_MODEL_NAME)")
     export.add_argument("--classes", type=_names, metavar="A,B,...", help="class names in the order of the outputs")
     export.add_argument(
-        "--input-range", type=_range, metavar="LOW,HIGH", help="the pixel range the model takes, such as 0,1 or 0,255 or -1,1"
+        "--input-range",
+        type=_range,
+        metavar="LOW,HIGH",
+        help="the pixel range the model takes, such as 0,1 or 0,255 or -1,1",
     )
-    export.add_argument("--images", type=Path, metavar="DIR", help="images to compare the export on (default: examples/)")
+    export.add_argument(
+        "--images", type=Path, metavar="DIR", help="images to compare the export on (default: examples/)"
+    )
     export.add_argument("--logits", action="store_true", help="the model ends in logits: append a softmax")
 
     inspect = _command(
-        commands, "inspect", _inspect, "signatures, shapes, sizes and files of a version", "cifar inspect saved_model/cifar_classifier/1"
+        commands,
+        "inspect",
+        _inspect,
+        "signatures, shapes, sizes and files of a version",
+        "cifar inspect saved_model/cifar_classifier/1",
     )
     inspect.add_argument("version_folder", type=Path, metavar="FOLDER", help="a version's folder")
     _json(inspect)
 
     evaluate = _command(
-        commands, "evaluate", _evaluate, "accuracy of an exported version on test images", "cifar evaluate --data cifar10"
+        commands,
+        "evaluate",
+        _evaluate,
+        "accuracy of an exported version on test images",
+        "cifar evaluate --data cifar10",
     )
     evaluate.add_argument("--data", required=True, metavar="SOURCE", help=_SOURCE_HELP)
     _version(evaluate)
@@ -242,7 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     _json(models)
 
-    serve = _command(commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000")
+    serve = _command(
+        commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
+    )
     serve.add_argument("--host", help="address to listen on (default: the setting CIFAR_HOST)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the setting CIFAR_PORT)")
     return parser
@@ -271,7 +289,11 @@ def _version(parser: argparse.ArgumentParser) -> None:
 
 def _image_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--image-size", type=int, default=32, metavar="PIXELS", help="side that an image folder's pictures get (default: %(default)s)"
+        "--image-size",
+        type=int,
+        default=32,
+        metavar="PIXELS",
+        help="side that an image folder's pictures get (default: %(default)s)",
     )
 
 

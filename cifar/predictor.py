@@ -50,7 +50,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Answer once, so that no user waits for what happens only the first time."""
-        self.probabilities(np.zeros((1, *self._input_shape), np.uint8))
+        self.probabilities(np.zeros((1, *self.image.shape), np.uint8))
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class for each image.
@@ -64,9 +64,9 @@ class Predictor:
         Raises:
             BadParameter: another dtype or shape; says what came. Floats in [0, 1] would be cut to black without this.
         """
-        if images.dtype != np.uint8 or images.shape[1:] != self._input_shape or len(images) == 0:
+        if images.dtype != np.uint8 or images.shape[1:] != self.image.shape or len(images) == 0:
             raise BadParameter(
-                f"Expected uint8 images of shape (n, {', '.join(map(str, self._input_shape))}) in [0, 255]; "
+                f"Expected uint8 images of shape (n, {', '.join(map(str, self.image.shape))}) in [0, 255]; "
                 f"got {images.dtype} of shape {images.shape}."
             )
         return self._infer(images)
@@ -90,10 +90,6 @@ class Predictor:
         ranked = sorted(scores.items(), key=lambda item: -item[1])
         return Prediction(class_scores=scores, top_k=ranked[:top_k])
 
-    @property
-    def _input_shape(self) -> tuple[int, int, int]:
-        return self.image.height, self.image.width, self.image.channels
-
 
 def _load_saved_model(version: Version) -> Callable[[np.ndarray], np.ndarray]:
     """Load the SavedModel and return its `serving_uint8` signature as a function of arrays."""
@@ -107,9 +103,8 @@ def _load_saved_model(version: Version) -> Callable[[np.ndarray], np.ndarray]:
         raise VersionUnusable(f"TensorFlow cannot load {version.path}: {error}") from error
 
     def infer(images: np.ndarray) -> np.ndarray:
-        # `loaded` owns the weights: this closure keeps it alive as long as it is called
-        assert loaded is not None
         outputs: np.ndarray = signature(image=tf.constant(images))["probabilities"].numpy()
         return outputs
 
+    infer.owner = loaded  # type: ignore[attr-defined]  # it owns the weights: without it they are freed
     return infer

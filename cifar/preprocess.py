@@ -105,7 +105,9 @@ def _open(payload: bytes, max_pixels: int) -> Image.Image:
 
 def _begins_like_an_image(payload: bytes) -> bool:
     """Whether one of the decoders on the list claims the first bytes."""
-    return any(accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
+    return any(
+        accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS)
+    )
 
 
 def _orientation(image: Image.Image) -> int:

@@ -30,6 +30,11 @@ class ImageSpec(BaseModel):
     width: int = Field(ge=1)
     channels: Literal[1, 3]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
 
 class TensorInfo(BaseModel):
     """One input or output of a signature; `None` in `shape` is a free dimension."""
@@ -81,10 +86,12 @@ class Version:
 
     @property
     def name(self) -> str:
+        """The model's name, which is its folder's."""
         return self.manifest.name
 
     @property
     def number(self) -> int:
+        """The version, which is its folder's name."""
         return self.manifest.version
 
     def verify(self) -> None:
@@ -117,7 +124,9 @@ class Registry:
 
     def numbers(self) -> list[int]:
         """The complete versions, ascending. A folder without a manifest is an export that did not finish."""
-        return sorted(int(path.name) for path in self._folders() if _is_number(path.name) and (path / MANIFEST).is_file())
+        return sorted(
+            int(path.name) for path in self._folders() if _is_number(path.name) and (path / MANIFEST).is_file()
+        )
 
     def problems(self) -> dict[str, str]:
         """Folders that look like versions and are none: name to sentence. Hidden ones are exports under way."""
@@ -134,7 +143,9 @@ class Registry:
         if number is None and numbers:
             number = numbers[-1]
         if number is None:
-            raise VersionNotFound(f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME")
+            raise VersionNotFound(
+                f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME"
+            )
         path = self.base / str(number)
         if number not in numbers:
             if path.is_dir():

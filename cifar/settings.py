@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     )
 
     registry: Path = Field(ROOT / "saved_model", description="Folder of exported models: NAME/VERSION/.")
-    model_name: str = Field("cifar_classifier", min_length=1, description="The model to serve, a folder in the registry.")
+    model_name: str = Field(
+        "cifar_classifier", min_length=1, description="The model to serve, a folder in the registry."
+    )
     model_version: int | None = Field(
         None,
         ge=1,
@@ -43,16 +45,24 @@ class Settings(BaseSettings):
     )
 
     default_top_k: int = Field(3, ge=1, description="How many labels an answer ranks when the caller does not say.")
-    max_body_bytes: int = Field(20 * 1024**2, ge=1024, description="Largest request body, uploads to the page included.")
+    max_body_bytes: int = Field(
+        20 * 1024**2, ge=1024, description="Largest request body, uploads to the page included."
+    )
     max_image_pixels: int = Field(
         50_000_000, ge=1024, description="Largest width x height, read from the header before decoding."
     )
-    max_loaded_versions: int = Field(2, ge=1, description="Versions kept in memory: the default one and those asked for.")
+    max_loaded_versions: int = Field(
+        2, ge=1, description="Versions kept in memory: the default one and those asked for."
+    )
     max_concurrent_predictions: int = Field(
         8, ge=1, description="Images decoded and classified at once in one process; others wait."
     )
-    upload_lifetime_seconds: int = Field(3600, ge=60, description="Age at which a file uploaded to the page is deleted.")
-    cors_origins: list[str] = Field([], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].')
+    upload_lifetime_seconds: int = Field(
+        3600, ge=60, description="Age at which a file uploaded to the page is deleted."
+    )
+    cors_origins: list[str] = Field(
+        [], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].'
+    )
 
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(

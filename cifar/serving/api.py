@@ -74,7 +74,9 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 _PREDICT_DOC: dict[str, Any] = {
-    "parameters": [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _PARAMETERS.items()],
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _PARAMETERS.items()
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -136,7 +138,9 @@ async def _read(request: Request) -> tuple[bytes | None, dict[str, str]]:
     if kind.startswith("image/") or kind == "application/octet-stream":
         return await request.body() or None, parameters
     if kind != "multipart/form-data":
-        raise MissingImage(f"Expected multipart/form-data with a file field `image`, or an image/* body; got {kind or 'no Content-Type'}.")
+        raise MissingImage(
+            f"Expected multipart/form-data with a file field `image`, or an image/* body; got {kind or 'no Content-Type'}."
+        )
     async with request.form(max_files=1, max_fields=len(_PARAMETERS)) as form:
         parameters |= {name: value for name, value in form.items() if name in _PARAMETERS and isinstance(value, str)}
         image = form.get("image")
@@ -160,7 +164,10 @@ def _add_health(api: FastAPI, classifier: Classifier) -> None:
     def ready() -> dict[str, Any]:
         """The model is loaded and warmed up. Send traffic only then."""
         classifier.versions.check_ready()
-        return {"status": "ready", "model": {"name": classifier.versions.default.name, "version": classifier.versions.default.number}}
+        return {
+            "status": "ready",
+            "model": {"name": classifier.versions.default.name, "version": classifier.versions.default.number},
+        }
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -186,5 +193,5 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
-        log.exception("request %s failed", request.state.request_id, exc_info=error)
+        log.error("request %s failed", request.state.request_id, exc_info=error)
         return respond(request, CifarError("Something went wrong on our side. Tell the operator this request id."))

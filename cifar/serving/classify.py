@@ -62,7 +62,9 @@ class Classifier:
             CifarError: see `preprocess` and `LoadedVersions.get`.
         """
         if payload is None:
-            raise MissingImage("No image came. Send one as the file field `image`, or as the body with Content-Type image/*.")
+            raise MissingImage(
+                "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
+            )
         wanted = _integer("top_k", top_k)
         predictor = self.versions.get(_integer("version", version))
         count = min(self._settings.default_top_k, len(predictor.class_names)) if wanted is None else wanted

@@ -39,6 +39,7 @@ class GradioGuard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
         if scope["type"] != "http" or not scope["path"].startswith(_PREFIX):
             await self.app(scope, receive, send)
             return
@@ -66,7 +67,9 @@ def _check_call(body: bytes) -> None:
     uploads = Path(get_upload_folder()).resolve()
     for path in _named_files(call):
         if not Path(path).resolve().is_relative_to(uploads):
-            raise BadRequest("A file must be uploaded to /gradio_api/upload first: a path on the server or a URL is not accepted.")
+            raise BadRequest(
+                "A file must be uploaded to /gradio_api/upload first: a path on the server or a URL is not accepted."
+            )
 
 
 def _named_files(node: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -28,6 +29,7 @@ class RequestId:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on under its id."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -55,6 +57,7 @@ class BodyLimit:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, counting its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -81,10 +84,8 @@ class BodyLimit:
                 started = started or message["type"] == "http.response.start"
                 await send(message)
 
-        try:
+        with suppress(_LimitReached):
             await self.app(scope, receive_limited, send_unless_exceeded)
-        except _LimitReached:
-            pass
         if exceeded and not started:
             await self._refuse(scope, receive, send)
 

@@ -27,29 +27,6 @@ _CSS = (Path(__file__).parent / "page.css").read_text()
 _INTRO = "# CIFAR Space\nDrop a photo, paste one, or use the camera. The model answers with the most likely of its {count} classes: {names}."
 
 
-class Photo(gr.Image):
-    """A `gr.Image` that hands on the bytes of the file as they came.
-
-    Gradio would open the picture first, without our pixel limit, and with errors and an idea of colour of its own.
-    """
-
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, payload: ImageData | None) -> bytes | None:  # type: ignore[override]
-        return Path(payload.path).read_bytes() if payload and payload.path else None
-
-
-class Integer(gr.Number):
-    """A `gr.Number` that leaves the checking to the classifier, so that page and API say the same sentence."""
-
-    def get_block_name(self) -> str:
-        return "number"
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
-
-
 def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> FastAPI:
     """Mount the page at `/` of `api`, behind the guard."""
     # Innermost, so that the request id and the body limit come first; `add_middleware` would put it outermost.
@@ -57,7 +34,7 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
     page = create_page(classifier, settings)
     # Gradio checks which files a call may name only once this is set, and mounting does not set it.
     page.has_launched = True
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         api,
         page,
         path="/",
@@ -71,6 +48,7 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
         run_history=False,
         footer_links=["api"],
     )
+    return mounted
 
 
 def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
@@ -84,13 +62,22 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     ) as page:
         gr.Markdown(_INTRO.format(count=classes, names=", ".join(manifest.class_names)))
         with gr.Row():
-            photo = Photo(label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[])
+            photo = gr.Image(
+                label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[]
+            )
+            # Gradio would open the picture first: without our pixel limit, and with errors and an idea of colour of its own.
+            photo.preprocess = _file_bytes
             with gr.Column():
                 notice = gr.HTML(visible=False, elem_id="notice", label="Message", padding=False)
                 label = gr.Label(label="Answer", elem_id="answer")
                 details = gr.HTML(visible=False, elem_id="details", label="Details", padding=False)
                 top_k = gr.Slider(
-                    1, classes, value=min(settings.default_top_k, classes), step=1, label="Labels to show", elem_id="top-k"
+                    1,
+                    classes,
+                    value=min(settings.default_top_k, classes),
+                    step=1,
+                    label="Labels to show",
+                    elem_id="top-k",
                 )
                 version = gr.Dropdown(visible=False, label="Model version", elem_id="version", interactive=True)
         if examples := _examples(settings.examples):
@@ -112,6 +99,10 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
         page.load(lambda: _version_choices(classifier), None, version, queue=False, api_visibility="private")
         _add_endpoint(classifier, settings, photo)
     return page
+
+
+def _file_bytes(uploaded: ImageData | None) -> bytes | None:
+    return Path(uploaded.path).read_bytes() if uploaded and uploaded.path else None
 
 
 def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
@@ -146,11 +137,14 @@ def _data_url(pixels: np.ndarray) -> str:
 def _version_choices(classifier: Classifier) -> Any:
     """The versions to choose from, read anew each time the page opens; no choice is shown where there is none."""
     default = classifier.versions.default.number
-    choices = [(f"{number} (default)" if number == default else str(number), number) for number in classifier.versions.registry.numbers()]
+    choices = [
+        (f"{number} (default)" if number == default else str(number), number)
+        for number in classifier.versions.registry.numbers()
+    ]
     return gr.update(choices=choices[::-1], value=default, visible=len(choices) > 1)
 
 
-def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> None:
+def _add_endpoint(classifier: Classifier, settings: Settings, photo: gr.Image) -> None:
     """The endpoint `/predict(image, top_k, version)`, with the same answer as `POST /predict`."""
 
     def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
@@ -166,9 +160,12 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> N
         except CifarError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    parameters = [gr.Number(precision=0, visible=False, label=name) for name in ("top_k", "version")]
+    for parameter in parameters:
+        parameter.preprocess = lambda value: value  # the classifier checks it, so that every API says the same sentence
     gr.Button(visible=False).click(
         predict,
-        [photo, Integer(precision=0, visible=False, label="top_k"), Integer(precision=0, visible=False, label="version")],
+        [photo, *parameters],
         gr.JSON(visible=False, label="answer"),
         api_name="predict",
         concurrency_limit=settings.max_concurrent_predictions,

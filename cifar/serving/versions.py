@@ -41,7 +41,7 @@ class LoadedVersions:
         try:
             self._load(self.default)
         except CifarError as error:
-            log.error("version %s cannot be served: %s", self.default.number, error)
+            log.exception("version %s cannot be served", self.default.number)
             self._failure = error
 
     def get(self, number: int | None = None) -> Predictor:

@@ -55,13 +55,11 @@ class Dataset:
         """SHA-256 over the training pixels, labels and class names: equal data has equal fingerprints."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for array in (self.train_images, self.train_labels):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
-def load_dataset(
-    source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE
-) -> Dataset:
+def load_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> Dataset:
     """Read a whole data set into memory.
 
     Args:
@@ -91,7 +89,9 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     """What a data set holds: sizes, and images by class for each part."""
 
     def counts(labels: np.ndarray) -> dict[str, int]:
-        return dict(zip(dataset.class_names, np.bincount(labels, minlength=len(dataset.class_names)).tolist(), strict=True))
+        return dict(
+            zip(dataset.class_names, np.bincount(labels, minlength=len(dataset.class_names)).tolist(), strict=True)
+        )
 
     return {
         "source": dataset.source,
@@ -244,7 +244,9 @@ def _read_split(
     height, width, channels = image_shape
     for i, (file, _) in enumerate(tqdm(files, desc=f"reading {folder}", unit=" images", disable=None, leave=False)):
         try:
-            images[i] = preprocess(file.read_bytes(), height=height, width=width, channels=channels, max_pixels=max_pixels)
+            images[i] = preprocess(
+                file.read_bytes(), height=height, width=width, channels=channels, max_pixels=max_pixels
+            )
         except (CifarError, OSError) as error:
             raise DataError(f"{file}: {error} Or remove it from the folder.") from error
     return images, np.array([label for _, label in files], np.int64)

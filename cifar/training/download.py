@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import httpx
 from tqdm import tqdm
@@ -56,7 +57,9 @@ def fetch_cifar10(
         part.unlink()
         failures.append(f"{httpx.URL(url).host}: delivered a file with another SHA-256")
     raise DataError(
-        "CIFAR-10 could not be fetched. " + "; ".join(failures) + ". Check the network and run the command again (it goes on "
+        "CIFAR-10 could not be fetched. "
+        + "; ".join(failures)
+        + ". Check the network and run the command again (it goes on "
         f"where it stopped), or fetch cifar-10-python.tar.gz elsewhere and name it: --data PATH, or put it at {target}."
     )
 
@@ -78,7 +81,13 @@ def _download(url: str, part: Path, settings: Settings) -> None:
             have = 0  # this host ignores ranges and sends the whole file
         total = have + int(response.headers.get("content-length", 0))
         bar = tqdm(
-            total=total or None, initial=have, unit="B", unit_scale=True, disable=None, desc=httpx.URL(url).host, leave=False
+            total=total or None,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            disable=None,
+            desc=httpx.URL(url).host,
+            leave=False,
         )
         with part.open("ab" if have else "wb") as file, bar:
             _copy(response, file, bar, settings)
@@ -86,7 +95,7 @@ def _download(url: str, part: Path, settings: Settings) -> None:
             raise httpx.ReadError(f"closed the connection after {part.stat().st_size:,} of {total:,} bytes")
 
 
-def _copy(response: httpx.Response, file, bar: tqdm, settings: Settings) -> None:  # type: ignore[no-untyped-def, type-arg]
+def _copy(response: httpx.Response, file: BinaryIO, bar: tqdm[NoReturn], settings: Settings) -> None:
     window_start, window_bytes = time.monotonic(), 0
     for chunk in response.iter_raw():
         file.write(chunk)
@@ -95,5 +104,7 @@ def _copy(response: httpx.Response, file, bar: tqdm, settings: Settings) -> None
         elapsed = time.monotonic() - window_start
         if elapsed >= settings.download_stall_seconds:
             if (rate := window_bytes / elapsed) < settings.download_min_bytes_per_second:
-                raise _TooSlow(f"delivered {rate:,.0f} bytes a second, under the limit of {settings.download_min_bytes_per_second:,}")
+                raise _TooSlow(
+                    f"delivered {rate:,.0f} bytes a second, under the limit of {settings.download_min_bytes_per_second:,}"
+                )
             window_start, window_bytes = time.monotonic(), 0

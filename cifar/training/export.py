@@ -65,7 +65,7 @@ def _expected(source: ExportSource) -> np.ndarray:
     low, high = source.input_range
     images = np.stack(list(source.images.values())).astype(np.float32)
     outputs = source.model(images / 255 * (high - low) + low, training=False)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(outputs) if source.logits else outputs)
+    probabilities: np.ndarray = keras.ops.convert_to_numpy(keras.ops.softmax(outputs) if source.logits else outputs)
     if not np.isfinite(probabilities).all():
         raise ExportError("The model answers NaN or infinity: its training failed, or --input-range is wrong.")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
@@ -123,11 +123,15 @@ def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dic
     """
     images = np.stack(list(source.images.values()))
     files = tf.constant([_png(image) for image in images])
-    one_by_one = [signatures["serving_uint8"](image=tf.constant(image[None]))["probabilities"].numpy() for image in images]
+    one_by_one = [
+        signatures["serving_uint8"](image=tf.constant(image[None]))["probabilities"].numpy() for image in images
+    ]
     answers = {
         "serving_uint8": signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy(),
         "serving_uint8, one by one": np.concatenate(one_by_one),
-        "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255)["probabilities"].numpy(),
+        "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255)[
+            "probabilities"
+        ].numpy(),
         "serving_bytes": signatures["serving_bytes"](image_bytes=files)["probabilities"].numpy(),
     }
     worst = 0.0
@@ -151,10 +155,14 @@ def _png(image: np.ndarray) -> bytes:
 
 def _signatures(signatures: Any) -> dict[str, SignatureInfo]:
     def describe(specs: dict[str, tf.TensorSpec]) -> dict[str, TensorInfo]:
-        return {name: TensorInfo(dtype=spec.dtype.name, shape=spec.shape.as_list()) for name, spec in sorted(specs.items())}
+        return {
+            name: TensorInfo(dtype=spec.dtype.name, shape=spec.shape.as_list()) for name, spec in sorted(specs.items())
+        }
 
     return {
-        name: SignatureInfo(inputs=describe(function.structured_input_signature[1]), outputs=describe(function.structured_outputs))
+        name: SignatureInfo(
+            inputs=describe(function.structured_input_signature[1]), outputs=describe(function.structured_outputs)
+        )
         for name, function in sorted(signatures.items())
         if name.startswith("serving_")
     }

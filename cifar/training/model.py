@@ -34,9 +34,7 @@ def tutorial(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model
 ARCHITECTURES: dict[str, Callable[[tuple[int, int, int], int], keras.Model]] = {"tutorial": tutorial}
 
 
-def build_model(
-    arch: str, num_classes: int, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE
-) -> keras.Model:
+def build_model(arch: str, num_classes: int, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> keras.Model:
     """Make a new, untrained network.
 
     Returns:

@@ -13,7 +13,9 @@ def save_curves(history: Sequence[dict[str, float]], path: Path) -> None:
     """Draw loss and accuracy by epoch, training against validation, and save them as a PNG."""
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, name, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
+    for axes, name, label in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True
+    ):
         axes.plot(epochs, [row[name] for row in history], "o-", markersize=3, label="training (dropout on)")
         axes.plot(epochs, [row[f"val_{name}"] for row in history], "o-", markersize=3, label="validation")
         axes.set(xlabel="epoch", ylabel=label)

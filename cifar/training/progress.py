@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import keras
 from tqdm import tqdm
@@ -17,9 +17,11 @@ class Progress:
         self._epochs = epochs
         self._epochs_done = epochs_done
         self._bar = tqdm(unit=" batches", disable=None, leave=False)
-        self.callback = keras.callbacks.LambdaCallback(on_train_begin=self._size_bar, on_train_batch_end=self._batch_done)
+        self.callback = keras.callbacks.LambdaCallback(
+            on_train_begin=self._size_bar, on_train_batch_end=self._batch_done
+        )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -38,11 +40,11 @@ class Progress:
             file=sys.stderr,
         )
 
-    def _size_bar(self, logs: dict[str, Any] | None = None) -> None:
+    def _size_bar(self, _logs: dict[str, Any] | None = None) -> None:
         steps = self.callback.params["steps"]
         if steps and self._bar.total is None:
             self._bar.total = steps * self._epochs
             self._bar.initial = self._bar.n = steps * self._epochs_done
 
-    def _batch_done(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def _batch_done(self, _batch: int, _logs: dict[str, Any] | None = None) -> None:
         self._bar.update()

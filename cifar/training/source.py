@@ -77,7 +77,9 @@ def read_source(
         class_names=names,
         input_range=input_range or (INPUT_RANGE if run or _rescales(model) else (0.0, 1.0)),
         logits=logits,
-        images=_run_samples(path) if run and images is None else _read_images(images or settings.examples, model, settings),
+        images=_run_samples(path)
+        if run and images is None
+        else _read_images(images or settings.examples, model, settings),
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
     )
@@ -85,7 +87,8 @@ def read_source(
 
 def _read_run(run: Path) -> dict[str, Any]:
     try:
-        return json.loads((run / "config.json").read_text()) | {"metrics": json.loads((run / "metrics.json").read_text())}
+        config: dict[str, Any] = json.loads((run / "config.json").read_text())
+        return config | {"metrics": json.loads((run / "metrics.json").read_text())}
     except FileNotFoundError as error:
         raise ExportError(
             f"{run} is not a finished run: it has no {Path(error.filename).name}. Finish it: python -m cifar train ... --resume"
@@ -103,7 +106,9 @@ def _load_model(path: Path) -> keras.Model:
 
 def _check_shapes(model: keras.Model) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ExportError(f"A model with one input and one output is expected; this has {len(model.inputs)} and {len(model.outputs)}.")
+        raise ExportError(
+            f"A model with one input and one output is expected; this has {len(model.inputs)} and {len(model.outputs)}."
+        )
     shape = model.input_shape
     if len(shape) != 4 or None in shape[1:] or shape[3] not in {1, 3}:
         raise ExportError(f"The input must be (batch, height, width, 1 or 3 channels) with fixed sizes; it is {shape}.")
@@ -114,7 +119,9 @@ def _check_shapes(model: keras.Model) -> None:
 def _cifar_names(model: keras.Model) -> tuple[str, ...]:
     if model.input_shape[1:] == IMAGE_SHAPE and model.output_shape[1] == len(CLASS_NAMES):
         return CLASS_NAMES
-    raise ExportError(f"The model has {model.output_shape[1]} classes and no names for them. Name them in order: --classes A,B,...")
+    raise ExportError(
+        f"The model has {model.output_shape[1]} classes and no names for them. Name them in order: --classes A,B,..."
+    )
 
 
 def _rescales(model: keras.Model) -> bool:
@@ -138,5 +145,7 @@ def _read_images(folder: Path, model: keras.Model, settings: Settings) -> dict[s
         except CifarError:
             continue  # a README or a licence beside the images
     if not found:
-        raise ExportError(f"{folder} holds no image to compare the export on. Name a folder of real images: --images DIR")
+        raise ExportError(
+            f"{folder} holds no image to compare the export on. Name a folder of real images: --images DIR"
+        )
     return found

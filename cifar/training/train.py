@@ -1,13 +1,13 @@
 """Fit a network to a data set, in a run folder that survives interruption.
 
-    runs/NAME/
-      config.json        settings, data and library versions; written first
-      checkpoint.keras   network, optimizer and random state after the last whole epoch
-      history.csv        a row for each epoch
-      model.keras        the result (and model.h5 on request)
-      samples.npz        held-out images for the export's comparison
-      curves.png         loss and accuracy by epoch
-      metrics.json       what was measured; written last: a run without it is not finished
+runs/NAME/
+  config.json        settings, data and library versions; written first
+  checkpoint.keras   network, optimizer and random state after the last whole epoch
+  history.csv        a row for each epoch
+  model.keras        the result (and model.h5 on request)
+  samples.npz        held-out images for the export's comparison
+  curves.png         loss and accuracy by epoch
+  metrics.json       what was measured; written last: a run without it is not finished
 """
 
 from __future__ import annotations
@@ -75,15 +75,27 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
         TrainingError: the folder exists, is no run, or was made with other settings or data; or the loss became NaN.
         KeyboardInterrupt: passed on; the last whole epoch is kept.
     """
-    _open_run(run, _describe(config, dataset), resume=resume)
+    _open_folder(run, _describe(config, dataset), resume=resume)
     if (run / "metrics.json").exists():
         return run / "model.keras"
     keras.utils.set_random_seed(config.seed)
-    fit, held_out = split_validation(dataset.train_labels, config.validation_split, config.seed)
-    model, history = _start(config, dataset, run)
-    started = time.monotonic()
-    _fit_epochs(model, history, config, dataset, fit, held_out, run)
-    return _finish(model, history, dataset, held_out, run, h5=h5, seconds=time.monotonic() - started)
+    work = _Work(config, dataset, run, *split_validation(dataset.train_labels, config.validation_split, config.seed))
+    model, history = _start(work)
+    _fit_epochs(work, model, history)
+    return _finish(work, model, history, h5=h5)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all steps of one run share."""
+
+    config: TrainConfig
+    dataset: Dataset
+    run: Path
+    fit: np.ndarray
+    """Positions of the images to fit."""
+    held_out: np.ndarray
+    """Positions of the images for validation."""
 
 
 def _describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -101,21 +113,26 @@ def _describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _open_run(run: Path, description: dict[str, Any], *, resume: bool) -> None:
+def _open_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:
     config_file = run / "config.json"
     if not resume:
         try:
             run.mkdir(parents=True)
         except FileExistsError:
             raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.") from None
-        write_whole(config_file, json.dumps({"created": datetime.now(UTC).isoformat(timespec="seconds"), **description}, indent=2))
+        write_whole(
+            config_file,
+            json.dumps({"created": datetime.now(UTC).isoformat(timespec="seconds"), **description}, indent=2),
+        )
         return
     if not config_file.is_file():
         raise TrainingError(f"{run} is no run: it has no config.json. Start one without --resume.")
     before = json.loads(config_file.read_text())
     differences = _differences(before, description)
     if differences:
-        raise TrainingError(f"{run} was made with other settings: {'; '.join(differences)}. Repeat them, or start another run.")
+        raise TrainingError(
+            f"{run} was made with other settings: {'; '.join(differences)}. Repeat them, or start another run."
+        )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -125,39 +142,29 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
 
 
-def _start(config: TrainConfig, dataset: Dataset, run: Path) -> tuple[keras.Model, list[dict[str, float]]]:
+def _start(work: _Work) -> tuple[keras.Model, list[dict[str, float]]]:
     """A new model, or the last whole epoch's with its history."""
-    checkpoint = run / "checkpoint.keras"
+    config, dataset = work.config, work.dataset
+    checkpoint = work.run / "checkpoint.keras"
     if checkpoint.exists():
         model = keras.saving.load_model(checkpoint)
-        epochs_done = int(model.optimizer.iterations) // _steps(config, dataset)
-        return model, _read_history(run / "history.csv")[:epochs_done]
+        steps_an_epoch = -(-len(work.fit) // config.batch_size)
+        epochs_done = int(model.optimizer.iterations) // steps_an_epoch
+        return model, _read_history(work.run / "history.csv")[:epochs_done]
     model = build_model(config.arch, len(dataset.class_names), image_shape=dataset.image_shape)
-    model.compile(keras.optimizers.Adam(config.learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(config.learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     return model, []
 
 
-def _steps(config: TrainConfig, dataset: Dataset) -> int:
-    """Optimizer steps in one epoch."""
-    fit, _ = split_validation(dataset.train_labels, config.validation_split, config.seed)
-    return -(-len(fit) // config.batch_size)
-
-
-def _fit_epochs(
-    model: keras.Model,
-    history: list[dict[str, float]],
-    config: TrainConfig,
-    dataset: Dataset,
-    fit: np.ndarray,
-    held_out: np.ndarray,
-    run: Path,
-) -> None:
-    """Train epoch by epoch; after each, the checkpoint and the history are replaced as wholes."""
-    validation = dataset.train_images[held_out], dataset.train_labels[held_out]
-    progress = Progress(config.epochs, epochs_done=len(history))
-    with progress:
+def _fit_epochs(work: _Work, model: keras.Model, history: list[dict[str, float]]) -> None:
+    """Train epoch by epoch; after each, the history and the checkpoint are replaced as wholes."""
+    config, dataset, run = work.config, work.dataset, work.run
+    validation = dataset.train_images[work.held_out], dataset.train_labels[work.held_out]
+    with Progress(config.epochs, epochs_done=len(history)) as progress:
         for epoch in range(len(history), config.epochs):
-            order = np.random.default_rng((config.seed, epoch)).permutation(fit)
+            order = np.random.default_rng((config.seed, epoch)).permutation(work.fit)
             started = time.monotonic()
             result = model.fit(
                 dataset.train_images[order],
@@ -181,26 +188,20 @@ def _fit_epochs(
             progress.epoch_done(row)
 
 
-def _finish(
-    model: keras.Model,
-    history: list[dict[str, float]],
-    dataset: Dataset,
-    held_out: np.ndarray,
-    run: Path,
-    *,
-    h5: bool,
-    seconds: float,
-) -> Path:
+def _finish(work: _Work, model: keras.Model, history: list[dict[str, float]], *, h5: bool) -> Path:
+    """Measure the result and write it; `metrics.json` last."""
+    dataset, run = work.dataset, work.run
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
-        "validation_images": len(held_out),
+        "validation_images": len(work.held_out),
         "parameters": model.count_params(),
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
     }
-    if len(dataset.test_labels):
+    if tests := len(dataset.test_labels):
         loss, accuracy = model.evaluate(dataset.test_images, dataset.test_labels, batch_size=500, verbose=0)
-        metrics |= {"test_accuracy": round(accuracy, 4), "test_loss": round(loss, 4), "test_images": len(dataset.test_labels)}
-    np.savez_compressed(run / "samples.npz", images=dataset.train_images[held_out[_spread(len(held_out))]])
+        metrics |= {"test_accuracy": round(accuracy, 4), "test_loss": round(loss, 4), "test_images": tests}
+    samples = work.held_out[_spread(len(work.held_out))]
+    np.savez_compressed(run / "samples.npz", images=dataset.train_images[samples])
     save_curves(history, run / "curves.png")
     if h5:
         _save_model(model, run / "model.h5")

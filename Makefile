@@ -1,0 +1,69 @@
+# Two commands to know: `make run` and `make test`. Both set up what they need in .venv, once.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT_SHOWN := $(or $(CIFAR_PORT),$(PORT),7860)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast lint format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
+	@echo "==> Serving at http://localhost:$(PORT_SHOWN) (the page is there in about 10 seconds; Ctrl-C stops it)"
+	@$(BIN)/python app.py
+
+test: $(VENV)/development-ready ## run every test
+	@echo "==> Running every test (make test-fast leaves out the slow ones)"
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/development-ready ## run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/development-ready ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/development-ready ## mend style where a machine can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/development-ready ## measure; PHOTOS=DIR holds photographs by class
+	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(or $(PHOTOS),../shared/data/photos/in)
+
+lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+
+clean: ## remove .venv and caches, keep data, runs and models
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/serving-ready: requirements.txt | $(VENV)/bin/pip
+	@echo "==> Installing what serving and training need (1.5 GB on disk, a few minutes, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/development-ready: requirements-dev.txt $(VENV)/serving-ready
+	@echo "==> Installing what tests and checks need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/bin/pip:
+	@echo "==> Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed. Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory .venv-package
+	@$(PYTHON) -m venv $(VENV)
+
+# Debian and Ubuntu keep a part of Python's venv in a package of its own.
+.PHONY: .venv-package
+.venv-package:
+	@package=python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo; \
+	else echo "Python's venv is missing. Install it, then run make again: sudo apt-get install $$package"; exit 1; fi; \
+	echo "==> Installing $$package"; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null
