@@ -1,8 +1,9 @@
 """Which way of bringing a photo to the model's size scores best, and what reduced-scale JPEG decoding changes.
 
-    python benchmarks/preprocessing.py --photos DIR [--version N]
+    python benchmarks/preprocessing.py --photos DIR
 
-DIR holds photographs by class, `DIR/<class>/*.jpg`. Prints Markdown; DESIGN.md quotes it.
+DIR holds photographs by class, `DIR/<class>/*.jpg`. Every version in the registry is asked, and means are over all of
+them: one model on a hundred photos says little. Prints Markdown; DESIGN.md quotes it.
 """
 
 from __future__ import annotations
@@ -43,43 +44,40 @@ MARGINS = (2, 3, 4, 8)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--version", type=int)
     arguments = parser.parse_args()
     settings = load_settings()
-    predictor = Predictor.load(Registry(settings.registry, settings.model_name).get(arguments.version))
-    photos = [
-        (file, file.parent.name)
-        for file in sorted(arguments.photos.glob("*/*.jpg"))
-        if file.parent.name in predictor.class_names
-    ]
-    labels = np.array([predictor.class_names.index(name) for _, name in photos])
+    registry = Registry(settings.registry, settings.model_name)
+    predictors = [Predictor.load(registry.get(number)) for number in registry.numbers()]
+    names, spec = predictors[0].class_names, predictors[0].image
+    photos = [file for file in sorted(arguments.photos.glob("*/*.jpg")) if file.parent.name in names]
+    labels = np.array([names.index(file.parent.name) for file in photos])
 
     def answers(encode: Callable[[Path], bytes]) -> np.ndarray:
-        pixels = [
-            module.preprocess(encode(file), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
-            for file, _ in photos
-        ]
-        return predictor.probabilities(np.stack(pixels))
+        """Probabilities `(models, photos, classes)`."""
+        limit = settings.max_image_pixels
+        pixels = [module.preprocess(encode(file), **spec.model_dump(), max_pixels=limit) for file in photos]
+        return np.stack([predictor.probabilities(np.stack(pixels)) for predictor in predictors])
 
-    print(f"{len(photos)} photos of {len(set(labels))} classes, version {predictor.version.number}\n")
-    print("| fit | filter | accuracy, mean over classes | of all photos |\n|---|---|---|---|")
+    print(f"{len(photos)} photos of {len(set(labels))} classes, {len(predictors)} models\n")
+    print("| fit | filter | accuracy of all photos | mean over classes |\n|---|---|---|---|")
+    default = module._RESAMPLE
     for fit in FITS:
         for module._RESAMPLE in FILTERS:
-            correct = answers(lambda file, fit=fit: _png(fit(Image.open(file).convert("RGB")))).argmax(axis=1) == labels
-            mean = np.mean([correct[labels == label].mean() for label in np.unique(labels)])
-            print(f"| {fit.__name__} | {module._RESAMPLE.name.lower()} | {mean:.3f} | {correct.mean():.3f} |")
-    module._RESAMPLE = Image.Resampling.BICUBIC
+            correct = answers(lambda file, fit=fit: _png(fit(Image.open(file).convert("RGB")))).argmax(axis=2) == labels
+            by_class = np.mean([correct[:, labels == label].mean() for label in np.unique(labels)])
+            print(f"| {fit.__name__} | {module._RESAMPLE.name.lower()} | {correct.mean():.3f} | {by_class:.3f} |")
+    module._RESAMPLE = default
 
     print("\n| long side | margin | other label | largest change of a probability | mean |\n|---|---|---|---|---|")
     for side in (320, 1280):
         module._DRAFT_MARGIN = 10**6
-        whole = answers(lambda file, side=side: _enlarged(file, side, "JPEG"))
+        whole = answers(lambda file, side=side: _jpeg(file, side))
         for module._DRAFT_MARGIN in MARGINS:
-            reduced = answers(lambda file, side=side: _enlarged(file, side, "JPEG"))
-            change = np.abs(reduced - whole).max(axis=1)
-            flips = (reduced.argmax(axis=1) != whole.argmax(axis=1)).sum()
+            reduced = answers(lambda file, side=side: _jpeg(file, side))
+            change = np.abs(reduced - whole).max(axis=2)
+            flips = (reduced.argmax(axis=2) != whole.argmax(axis=2)).sum()
             print(
-                f"| {side} | {module._DRAFT_MARGIN} | {flips} of {len(photos)} | {change.max():.4f} | {change.mean():.4f} |"
+                f"| {side} | {module._DRAFT_MARGIN} | {flips} of {change.size} | {change.max():.4f} | {change.mean():.4f} |"
             )
 
 
@@ -89,11 +87,12 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _enlarged(file: Path, side: int, encoder: str) -> bytes:
+def _jpeg(file: Path, side: int) -> bytes:
+    """The photo as a JPEG whose long side is `side`."""
     image = Image.open(file).convert("RGB")
     scale = side / max(image.size)
     buffer = io.BytesIO()
-    image.resize((round(image.width * scale), round(image.height * scale))).save(buffer, encoder, quality=90)
+    image.resize((round(image.width * scale), round(image.height * scale))).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

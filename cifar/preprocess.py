@@ -19,8 +19,8 @@ pillow_heif.register_heif_opener()
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """The decoders an upload can reach. Pillow knows dozens more; an attacker should not."""
 
-_RESAMPLE = Image.Resampling.BICUBIC
-_DRAFT_MARGIN = 4
+_RESAMPLE = Image.Resampling.BILINEAR
+_DRAFT_MARGIN = 8
 """A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
 
 _EXIF_ORIENTATION = 0x0112

@@ -32,7 +32,7 @@ from cifar.training.source import ExportSource
 TOLERANCE = 5e-5
 """Largest accepted difference of a probability: half of the last digit that answers show."""
 
-PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bicubic), uint8"
+PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bilinear), uint8"
 
 
 def export(source: ExportSource, registry: Path, name: str) -> Version:
@@ -94,7 +94,7 @@ def _write_saved_model(source: ExportSource, folder: Path) -> None:
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         # decode_jpeg reads PNG too; the accurate transform is the one that Pillow uses
         image = tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
-        resized = tf.image.resize(image, (height, width), method="bicubic", antialias=True)
+        resized = tf.image.resize(image, (height, width), method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
     def from_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,0 +1,115 @@
+"""What several test files need: settings that touch nothing of the user's, a small version, running servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from cifar.settings import ROOT, Settings
+
+# Settings of the machine must not reach the tests; Gradio's uploads go to a folder of their own.
+for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
+    del os.environ[name]
+os.environ["GRADIO_TEMP_DIR"] = str(ROOT / ".pytest_cache" / "gradio")
+Settings.model_config["env_file"] = None
+
+SHARED = ROOT.parent / "shared"
+"""Larger data for those who have it; the default tests pass without."""
+
+
+def need(program: str) -> str:
+    """The path of a system program. Without it the test is skipped, or under CI=true fails."""
+    if path := shutil.which(program):
+        return path
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{program} is not installed; .ci/run should have done it")
+    pytest.skip(f"{program} is not installed: apt-get install {program}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with an empty registry and an empty cache."""
+    return Settings(registry=tmp_path / "registry", data_cache=tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[TestClient]:
+    """The whole app with the shipped model, in this process, ready."""
+    from app import create_app
+
+    with TestClient(create_app(Settings()), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def wait_until_ready(client: TestClient | httpx.Client) -> None:
+    """Wait until the model is loaded; its absence for two minutes is a failure."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if client.get("/readyz").status_code == httpx.codes.OK:
+                return
+        except httpx.ConnectError:
+            pass
+        time.sleep(0.2)
+    pytest.fail("the server was not ready within two minutes")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python app.py` as a user starts it, on a free port; yields its address."""
+    folder = tmp_path_factory.mktemp("server")
+    with (folder / "log").open("w") as log, _app(log, folder) as process:
+        address = f"http://127.0.0.1:{process.port}"
+        with httpx.Client(base_url=address) as client:
+            wait_until_ready(client)
+        yield address
+    text = (folder / "log").read_text()
+    assert "Traceback" not in text, text[-3000:]
+
+
+class _app:  # noqa: N801 - reads as a function where it is used
+    """`python app.py` as a context: ended by SIGTERM, which must suffice."""
+
+    def __init__(self, log, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = {**os.environ, "PORT": str(self.port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def small_version(tmp_path_factory: pytest.TempPathFactory):
+    """Version 1 of a 64x64 model of 3 classes, made by Keras 2, exported by our own command's function."""
+    from cifar.training.export import export
+    from cifar.training.source import read_source
+
+    settings = Settings(registry=tmp_path_factory.mktemp("small"))
+    source = read_source(
+        ROOT / "tests/data/keras2_64px_3classes_logits.h5",
+        settings,
+        class_names=("circle", "square", "star"),
+        logits=True,
+    )
+    return export(source, settings.registry, "shapes")
