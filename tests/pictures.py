@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:  # noqa: A002
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     """The file that Pillow writes."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image
 from pictures import corners, encoded, noise, png_of_100_megapixels, truncated_jpeg
+from PIL import Image
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.preprocess import FORMATS, preprocess

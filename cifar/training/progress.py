@@ -10,16 +10,14 @@ import keras
 from tqdm import tqdm
 
 
-class Progress:
+class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """A bar over all batches of all epochs. Without a terminal only the epoch lines are written."""
 
     def __init__(self, epochs: int, *, epochs_done: int) -> None:
+        super().__init__()
         self._epochs = epochs
         self._epochs_done = epochs_done
         self._bar = tqdm(unit=" batches", disable=None, leave=False)
-        self.callback = keras.callbacks.LambdaCallback(
-            on_train_begin=self._size_bar, on_train_batch_end=self._batch_done
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -28,6 +26,16 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Learn the number of batches, which Keras knows only now."""
+        if self._bar.total is None:
+            self._bar.total = self.params["steps"] * self._epochs
+            self._bar.initial = self._bar.n = self.params["steps"] * self._epochs_done
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Move the bar."""
+        self._bar.update()
 
     def epoch_done(self, row: dict[str, float]) -> None:
         """Write one line: loss, accuracy, validation accuracy, and the time left at this epoch's pace."""
@@ -39,12 +47,3 @@ class Progress:
             + (f", about {left // 60} min {left % 60} s left" if left else ""),
             file=sys.stderr,
         )
-
-    def _size_bar(self, _logs: dict[str, Any] | None = None) -> None:
-        steps = self.callback.params["steps"]
-        if steps and self._bar.total is None:
-            self._bar.total = steps * self._epochs
-            self._bar.initial = self._bar.n = steps * self._epochs_done
-
-    def _batch_done(self, _batch: int, _logs: dict[str, Any] | None = None) -> None:
-        self._bar.update()

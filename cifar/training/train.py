@@ -2,7 +2,7 @@
 
 runs/NAME/
   config.json        settings, data and library versions; written first
-  checkpoint.keras   network, optimizer and random state after the last whole epoch
+  checkpoint.keras   network and optimizer after the last whole epoch
   history.csv        a row for each epoch
   model.keras        the result (and model.h5 on request)
   samples.npz        held-out images for the export's comparison
@@ -58,8 +58,8 @@ class TrainConfig:
 def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = False, h5: bool = False) -> Path:
     """Train, or go on training, in the folder `run`.
 
-    A run that was interrupted and resumed gives the same weights as one that was not: the order of images depends on
-    seed and epoch alone, and the checkpoint holds the optimizer's and dropout's state.
+    A run that was interrupted and resumed gives the same weights as one that was not: the order of images and what
+    dropout drops depend on seed and epoch alone, and the checkpoint holds the optimizer's state.
 
     Args:
         config: the run's settings.
@@ -137,7 +137,7 @@ def _open_folder(run: Path, description: dict[str, Any], *, resume: bool) -> Non
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     pairs = [(f"--{key.replace('_', '-')}", before["config"].get(key), value) for key, value in now["config"].items()]
-    pairs += [(f"data {key}", before["data"].get(key), now["data"][key]) for key in ("fingerprint", "train_images")]
+    pairs += [(f"data {key}", before["data"].get(key), now["data"][key]) for key in ("train_images", "fingerprint")]
     pairs += [(key, before.get(key), now[key]) for key in ("class_names", "image_shape")]
     return [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
 
@@ -164,7 +164,9 @@ def _fit_epochs(work: _Work, model: keras.Model, history: list[dict[str, float]]
     validation = dataset.train_images[work.held_out], dataset.train_labels[work.held_out]
     with Progress(config.epochs, epochs_done=len(history)) as progress:
         for epoch in range(len(history), config.epochs):
-            order = np.random.default_rng((config.seed, epoch)).permutation(work.fit)
+            random = np.random.default_rng((config.seed, epoch))
+            order = random.permutation(work.fit)
+            _seed_dropout(model, random)
             started = time.monotonic()
             result = model.fit(
                 dataset.train_images[order],
@@ -172,7 +174,7 @@ def _fit_epochs(work: _Work, model: keras.Model, history: list[dict[str, float]]
                 batch_size=config.batch_size,
                 shuffle=False,
                 validation_data=validation,
-                callbacks=[progress.callback],
+                callbacks=[progress],
                 verbose=0,
             )
             row = {"epoch": epoch + 1, **{name: values[0] for name, values in result.history.items()}}
@@ -186,6 +188,13 @@ def _fit_epochs(work: _Work, model: keras.Model, history: list[dict[str, float]]
             _write_history(run / "history.csv", history)
             _save_model(model, run / "checkpoint.keras")
             progress.epoch_done(row)
+
+
+def _seed_dropout(model: keras.Model, random: np.random.Generator) -> None:
+    """Start every random layer anew: Keras does not save their state, so a resumed run could not go on from it."""
+    for variable in model.variables:
+        if variable.path.endswith("seed_generator_state"):
+            variable.assign(random.integers(0, 2**32, variable.shape, np.uint32))
 
 
 def _finish(work: _Work, model: keras.Model, history: list[dict[str, float]], *, h5: bool) -> Path:
@@ -203,9 +212,9 @@ def _finish(work: _Work, model: keras.Model, history: list[dict[str, float]], *,
     samples = work.held_out[_spread(len(work.held_out))]
     np.savez_compressed(run / "samples.npz", images=dataset.train_images[samples])
     save_curves(history, run / "curves.png")
-    if h5:
-        _save_model(model, run / "model.h5")
     _save_model(model, run / "model.keras")
+    if h5:  # last: Keras 3.15 writes a broken .keras file after an .h5 file of the same model
+        _save_model(model, run / "model.h5")
     write_whole(run / "metrics.json", json.dumps(metrics, indent=2))
     (run / "checkpoint.keras").unlink()
     return run / "model.keras"
