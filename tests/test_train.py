@@ -170,7 +170,8 @@ def test_resuming_with_other_settings_or_data_says_which_differ(tmp_path):
     """The sentence names each difference, old and new."""
     train(TrainConfig(epochs=1), colours(60), tmp_path / "run")
     with pytest.raises(
-        TrainingError, match="--epochs was 1, is 2; --seed was 0, is 9; data train_images was 60, is 90; data fingerprint"
+        TrainingError,
+        match="--epochs was 1, is 2; --seed was 0, is 9; data train_images was 60, is 90; data fingerprint",
     ) as caught:
         train(TrainConfig(epochs=2, seed=9), colours(90), tmp_path / "run", resume=True)
     assert "--batch-size" not in str(caught.value)

@@ -1,0 +1,178 @@
+"""`python -m cifar`: data to stdout, words to stderr, exit status 0, 1 or 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHARED
+from pictures import encoded, noise
+
+from cifar.settings import ROOT
+
+COMMANDS = ["data", "train", "export", "inspect", "evaluate", "predict", "models", "serve"]
+
+
+def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cifar", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    """`--help` is enough to start."""
+    result = cifar(command, "--help")
+    assert result.returncode == 0
+    assert f"example: python -m cifar {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["train"], ["export", "x", "--input-range", "1"], ["export", "x", "--classes", "a,a"], ["predict"]],
+)
+def test_wrong_use_exits_with_2_and_says_how(arguments):
+    """The usage line comes with the complaint."""
+    result = cifar(*arguments)
+    assert result.returncode == 2
+    assert "usage: cifar" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "nowhere"], "'nowhere' is no data set"),
+        (["predict", "nowhere.jpg"], "nowhere.jpg cannot be read: No such file"),
+        (["predict", "README.md"], "README.md: The file's content is not an image"),
+        (["predict", "examples/cat.jpg", "--version", "99"], "no version 99"),
+        (["predict", "examples/cat.jpg", "--top-k", "0"], "top_k must be from 1 to 10"),
+        (["inspect", "saved_model/cifar_classifier/99"], "is not there"),
+        (["inspect", "saved_model/cifar_classifier"], "whole number"),
+        (["export", "nowhere"], "is not there"),
+        (["evaluate", "--data", "nowhere"], "is no data set"),
+    ],
+)
+def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
+    """No stack trace, nothing on stdout."""
+    result = cifar(*arguments)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_wrong_setting_names_the_variable():
+    """Somebody who misspells a number reads which one."""
+    for name, value in (("CIFAR_MAX_BODY_BYTES", "lots"), ("PORT", "99999"), ("MODEL_VERSION", "latest")):
+        result = cifar("models", **{name: value})
+        assert result.returncode == 1
+        assert name.removeprefix("CIFAR_") in result.stderr
+        assert value in result.stderr
+
+
+def test_a_version_that_is_pinned_but_missing_ends_the_server_at_once():
+    """`MODEL_VERSION=7 python app.py` says so, and does not start."""
+    result = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env={**os.environ, "MODEL_VERSION": "7", "PORT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "cifar_classifier has no version 7; there are: 1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_predict_prints_labels_as_a_table_and_as_json():
+    """Both hold the same."""
+    table = cifar("predict", "examples/cat.jpg", "examples/ship.jpg", "--top-k", 2)
+    assert [line.split("\t")[1].split()[0] for line in table.stdout.splitlines()] == ["cat", "ship"]
+    rows = json.loads(cifar("predict", "examples/cat.jpg", "--top-k", 2, "--json").stdout)
+    assert rows[0]["top_k"][0]["label"] == "cat"
+    assert len(rows[0]["top_k"]) == 2
+
+
+def test_inspect_shows_signatures_shapes_sizes_and_files():
+    """As a table and as JSON; a changed file is found."""
+    table = cifar("inspect", "saved_model/cifar_classifier/1").stdout
+    for words in ("serving_bytes", "n x 32 x 32 x 3", "uint8", "variables/variables.index", "bytes"):
+        assert words in table
+    report = json.loads(cifar("inspect", "saved_model/cifar_classifier/1", "--json").stdout)
+    assert report["signatures"]["serving_default"]["inputs"]["input_image"]["dtype"] == "float32"
+    assert report["bytes"] == sum(file["bytes"] for file in report["files"].values())
+
+
+def test_models_lists_the_versions_and_says_what_is_none(tmp_path):
+    """What is wrong in the registry is said, on stderr."""
+    rows = json.loads(cifar("models", "list", "--json").stdout)
+    assert [row["version"] for row in rows] == [1]
+    (tmp_path / "cifar_classifier" / "v1").mkdir(parents=True)
+    result = cifar("models", CIFAR_REGISTRY=tmp_path)
+    assert result.returncode == 0
+    assert "v1 is not a version" in result.stderr
+
+
+@pytest.mark.slow
+def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
+    """data, train, export, predict: with three classes of one's own, at 48 pixels."""
+    data = tmp_path / "shapes"
+    for part, count in (("train", 20), ("test", 5)):
+        for seed, name in enumerate(("circle", "square", "star")):
+            folder = data / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{i}.png").write_bytes(
+                    encoded(noise(60, 60, seed=seed).point(lambda value, i=i: value // (1 + i % 3)))
+                )
+    registry = tmp_path / "registry"
+    settings = {"CIFAR_REGISTRY": registry, "CIFAR_MODEL_NAME": "shapes"}
+    held = json.loads(cifar("data", data, "--json").stdout)
+    assert held["train_images_by_class"] == {"circle": 20, "square": 20, "star": 20}
+    run = tmp_path / "run"
+    trained = cifar("train", "--data", data, "--out", run, "--epochs", 8, "--image-size", 48, "--batch-size", 8)
+    assert trained.returncode == 0, trained.stderr
+    assert Path(trained.stdout.strip()) == run / "model.keras"
+    exported = cifar("export", run, **settings)
+    assert Path(exported.stdout.strip()) == registry / "shapes" / "1", exported.stderr
+    report = json.loads(cifar("evaluate", "--data", data, "--json", **settings).stdout)
+    assert report["images"] == 15
+    assert report["accuracy"] > 0.8
+    answer = json.loads(cifar("predict", data / "test" / "star" / "0.png", "--json", **settings).stdout)
+    assert answer[0]["top_k"][0]["label"] == "star"
+
+
+def test_evaluate_refuses_a_data_set_of_other_classes(tmp_path):
+    """Accuracy over classes that the model does not know would mean nothing."""
+    for part in ("train", "test"):
+        for name in ("left", "right"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "0.png").write_bytes(encoded(noise()))
+    result = cifar("evaluate", "--data", tmp_path)
+    assert result.returncode == 1
+    assert "has the classes left, right; the version has airplane" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_shipped_model_has_the_accuracy_of_its_manifest(tmp_path):
+    """10,000 test images through the Predictor give the figure that manifest and model card state."""
+    source = SHARED / "data" / "cifar10-images.tar.xz"
+    if not source.exists():
+        pytest.skip("the JPEG edition of CIFAR-10 is not here")
+    subprocess.run(["tar", "-xJf", source, "-C", tmp_path], check=True)
+    report = json.loads(cifar("evaluate", "--data", tmp_path / "cifar10-images", "--version", 1, "--json").stdout)
+    manifest = json.loads((ROOT / "saved_model/cifar_classifier/1/manifest.json").read_text())
+    assert report["images"] == 10_000
+    assert report["accuracy"] == pytest.approx(manifest["metrics"]["test_accuracy"], abs=2e-4)
