@@ -106,7 +106,9 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
             raise CifarError(f"{file} cannot be read: {error.strerror}.") from error
         except CifarError as error:
             raise type(error)(f"{file}: {error}") from error
-        (prediction,) = predictor.predict(pixels[None], top_k=arguments.top_k or settings.default_top_k)
+        (prediction,) = predictor.predict(
+            pixels[None], top_k=settings.default_top_k if arguments.top_k is None else arguments.top_k
+        )
         rows.append(
             {"image": str(file), "top_k": [{"label": label, "score": score} for label, score in prediction.top_k]}
         )

@@ -7,6 +7,9 @@ a line on stderr and exit status 1.
     CifarError                       500  internal_error
     ├── BadRequest                   400  bad_request
     │   └── MissingImage             400  missing_image
+    ├── RouteClosed                  404  not_found
+    ├── MethodNotAllowed             405  method_not_allowed
+    ├── CallFailed                   422  call_failed
     ├── BadParameter                 422  bad_parameter
     ├── TooLarge                     413  too_large
     │   ├── BodyTooLarge             413  body_too_large
@@ -23,6 +26,9 @@ a line on stderr and exit status 1.
 """
 
 from __future__ import annotations
+
+OUR_FAULT = "Something went wrong on our side. Tell the operator the request's id."
+"""All that a caller learns of an error without a sentence of its own."""
 
 
 class CifarError(Exception):
@@ -44,6 +50,27 @@ class MissingImage(BadRequest):
     """The request holds no image."""
 
     code = "missing_image"
+
+
+class RouteClosed(CifarError):
+    """There is such a route in Gradio, but not here."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(CifarError):
+    """The route is there, with another method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class CallFailed(CifarError):
+    """A call to one of Gradio's endpoints was answered with a sentence, or did not fit the endpoint."""
+
+    code = "call_failed"
+    status = 422
 
 
 class BadParameter(CifarError):

@@ -13,6 +13,7 @@ import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from cifar.screening import excess, tiff_excess
 
 pillow_heif.register_heif_opener()
 
@@ -22,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 _RESAMPLE = Image.Resampling.BILINEAR
 _DRAFT_MARGIN = 8
 """A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
+
+_MAX_SIDE = 65_535
+"""No camera makes longer sides, and resampling a picture of 50,000,000 x 1 takes gigabytes."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -82,6 +86,10 @@ def _open(payload: bytes, max_pixels: int) -> Image.Image:
     """Read the header only, and refuse what is no image on the list or holds too many pixels."""
     if not payload:
         raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
+    if too_much := excess(payload):
+        raise UnreadableImage(
+            f"The file has {too_much}. Open the picture in an editor, save it, and send the new file."
+        )
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -96,9 +104,9 @@ def _open(payload: bytes, max_pixels: int) -> Image.Image:
         ) from error
     except Exception as error:  # as above: a hostile header can raise nearly anything
         raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
-    if image.width * image.height > max_pixels:
+    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise ImageTooLarge(
-            f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} are accepted. Scale it down."
+            f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
         )
     return image
 
@@ -112,6 +120,9 @@ def _begins_like_an_image(payload: bytes) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is absent or damaged: that is no reason to refuse a photo."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and tiff_excess(exif.removeprefix(b"Exif\0\0")):
+        return 1
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # hostile EXIF raises struct.error, SyntaxError, OverflowError, ...

@@ -7,6 +7,7 @@ environment wins. `.env.example` lists them all, and a test keeps that list comp
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
         7860, ge=0, le=65535, validation_alias=AliasChoices("CIFAR_PORT", "PORT"), description="Port to listen on."
     )
     examples: Path = Field(ROOT / "examples", description="Folder of sample images for the page and for export checks.")
+    uploads: Path = Field(
+        Path(tempfile.gettempdir()) / "cifar-space", description="Folder for files uploaded to the page; swept by age."
+    )
     data_cache: Path = Field(
         Path("~/.keras/datasets").expanduser(), description="Where CIFAR-10 is fetched to; Keras looks there too."
     )
@@ -47,6 +51,9 @@ class Settings(BaseSettings):
     default_top_k: int = Field(3, ge=1, description="How many labels an answer ranks when the caller does not say.")
     max_body_bytes: int = Field(
         20 * 1024**2, ge=1024, description="Largest request body, uploads to the page included."
+    )
+    max_call_bytes: int = Field(
+        64 * 1024, ge=1024, description="Largest JSON body of a call to the page; images come by upload."
     )
     max_image_pixels: int = Field(
         50_000_000, ge=1024, description="Largest width x height, read from the header before decoding."
@@ -57,6 +64,8 @@ class Settings(BaseSettings):
     max_concurrent_predictions: int = Field(
         8, ge=1, description="Images decoded and classified at once in one process; others wait."
     )
+    max_queued_calls: int = Field(100, ge=1, description="Calls by gradio_client waiting in one process.")
+    max_page_sessions: int = Field(1000, ge=1, description="Open pages remembered in one process; the oldest go first.")
     upload_lifetime_seconds: int = Field(
         3600, ge=60, description="Age at which a file uploaded to the page is deleted."
     )
@@ -83,6 +92,11 @@ def load_settings() -> Settings:
         field = str(first["loc"][0])
         variable = field if field.isupper() else f"CIFAR_{field.upper()}"
         raise SettingsError(f"{variable}={first['input']!r} is not usable: {first['msg']}.") from error
+
+
+def set_upload_folder(folder: Path) -> None:
+    """Tell Gradio where uploads go; it reads this when a page is made."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
 def quiet_tensorflow() -> None:

@@ -31,7 +31,19 @@ def test_every_setting_is_documented_with_its_default():
 
 def test_every_setting_has_a_description_and_every_limit_a_unit():
     """A number without a unit is a question."""
-    units = ("_bytes", "_pixels", "_seconds", "_per_second", "_versions", "_predictions", "_top_k", "_version", "port")
+    units = (
+        "_bytes",
+        "_pixels",
+        "_seconds",
+        "_per_second",
+        "_versions",
+        "_predictions",
+        "_calls",
+        "_sessions",
+        "_top_k",
+        "_version",
+        "port",
+    )
     for name, field in Settings.model_fields.items():
         assert field.description, name
         if field.annotation in {int, float}:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from cifar import __version__
-from cifar.errors import BadParameter, BadRequest, CifarError, MissingImage
+from cifar.errors import OUR_FAULT, BadParameter, BadRequest, CifarError, MissingImage
 from cifar.serving.classify import Classifier
 from cifar.serving.middleware import BodyLimit, RequestId, error_response
 from cifar.settings import Settings
@@ -141,6 +141,13 @@ async def _read(request: Request) -> tuple[bytes | None, dict[str, str]]:
         raise MissingImage(
             f"Expected multipart/form-data with a file field `image`, or an image/* body; got {kind or 'no Content-Type'}."
         )
+    try:
+        return await _read_form(request, parameters)
+    except UnicodeError as error:  # a charset that is none
+        raise BadRequest("The form's charset cannot be read; leave it out.") from error
+
+
+async def _read_form(request: Request, parameters: dict[str, str]) -> tuple[bytes | None, dict[str, str]]:
     async with request.form(max_files=1, max_fields=len(_PARAMETERS)) as form:
         parameters |= {name: value for name, value in form.items() if name in _PARAMETERS and isinstance(value, str)}
         image = form.get("image")
@@ -194,4 +201,4 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("request %s failed", request.state.request_id, exc_info=error)
-        return respond(request, CifarError("Something went wrong on our side. Tell the operator this request id."))
+        return respond(request, CifarError(OUR_FAULT))

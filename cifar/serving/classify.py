@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from cifar.predictor import Prediction
 from cifar.preprocess import preprocess
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,6 @@ def _integer(name: str, value: object) -> int | None:
     """What a form, a JSON body or a slider sent as a whole number."""
     if value is None or value == "":
         return None
-    try:
-        number = int(str(value), 10)
-    except ValueError:
-        number = None
-    if number is None or isinstance(value, bool) or abs(number) > 10**9:
+    if isinstance(value, bool) or not _WHOLE_NUMBER.fullmatch(str(value)):
         raise BadParameter(f"{name} must be a whole number; got {str(value)[:40]!r}.")
-    return number
+    return int(str(value))

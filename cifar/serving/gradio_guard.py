@@ -1,75 +1,134 @@
-"""What stands in front of Gradio's own routes.
+"""What stands around Gradio's own routes.
 
 Gradio reads files for its callers: a path on this server, or a URL that it fetches, in any input that looks like a file
-(`FileData`), and any URL named to `/gradio_api/file=`. None of that is needed here. Files come by upload only, and only
-the routes that the page and the clients use are open.
+(`FileData`), and any URL named to `/gradio_api/file=`. None of that is needed here: files come by upload only, and only
+the routes that the page and the clients use are open. And Gradio answers 500 to a call that it did not expect; here it
+is the caller's mistake, unless our own function says that it is ours.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gradio.utils import get_upload_folder
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar.errors import BadRequest, CifarError
+from cifar.errors import OUR_FAULT, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
 from cifar.serving.middleware import error_response
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "/gradio_api/"
 _OPEN = re.compile(
-    r"/gradio_api/(info|openapi\.json|app_id|startup-events|theme\.css|upload|upload_progress|cancel|reset|login_check|token|user"
-    r"|heartbeat/\w+|queue/(join|data|status)|(run|api)/\w+|call/(v2/)?\w+(/\w+)?|file=(?!\s*[a-zA-Z][\w+.-]*:).*)/?"
+    r"/gradio_api/(info|openapi\.json|app_id|startup-events|theme\.css|upload|upload_progress|cancel|reset|login_check"
+    r"|token|user|heartbeat/[\w-]+|queue/(join|data|status)|(run|api)/\w+|call/(v2/)?\w+(/\w+)?"
+    r"|file=(?!\s*[a-zA-Z][\w+.-]*:).*)/?"
 )
-
-
-class _RouteClosed(CifarError):
-    code = "not_found"
-    status = 404
+_UPLOAD = "/gradio_api/upload"
+_SESSION_HASH = re.compile(r"[\w-]{1,64}")
 
 
 class GradioGuard:
-    """Closes the routes of Gradio that nobody here needs, and checks the files that calls name."""
+    """An ASGI app around Gradio's."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, gradio: ASGIApp, *, own_paths: set[str], file_roots: list[Path], max_call_bytes: int) -> None:
+        """Guard `gradio`.
+
+        Args:
+            gradio: the mounted app.
+            own_paths: paths of the API; what arrives here for one of them came with a wrong method.
+            file_roots: folders whose files a call may name.
+            max_call_bytes: largest JSON body of a call.
+        """
+        self.gradio = gradio
+        self._own_paths = own_paths
+        self._file_roots = [root.resolve() for root in file_roots]
+        self._max_call_bytes = max_call_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
-        if scope["type"] != "http" or not scope["path"].startswith(_PREFIX):
-            await self.app(scope, receive, send)
+        """Answer a request, or let Gradio answer it."""
+        if scope["type"] != "http":
+            await self.gradio(scope, receive, send)
             return
         try:
-            if not _OPEN.fullmatch(scope["path"]):
-                raise _RouteClosed("This route is closed.")
-            if scope["method"] == "POST" and not scope["path"].rstrip("/").endswith("/upload"):
-                body = await Request(scope, receive).body()
-                _check_call(body)
-                receive = _replay(body, receive)
+            receive = await self._checked(scope, receive)
         except CifarError as error:
             await error_response(error, scope["state"]["request_id"])(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        await self._answer(scope, receive, send)
 
+    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        """Refuse what Gradio should not see; the request may be read from what is returned."""
+        path: str = scope["path"]
+        if path in self._own_paths:
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {path}; see /docs.")
+        if path.startswith(_PREFIX) and not _OPEN.fullmatch(path):
+            raise RouteClosed("There is nothing at this address.")
+        del MutableHeaders(scope=scope)["x-gradio-server"]  # it would make Gradio name another server as itself
+        if scope["method"] != "POST" or path.rstrip("/") == _UPLOAD:
+            return receive
+        body = await self._read_call(scope, receive)
+        self._check_call(body)
+        return _replay(body, receive)
 
-def _check_call(body: bytes) -> None:
-    """Refuse a call that is no JSON object, or names a file that was not uploaded."""
-    try:
-        call = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from error
-    if not isinstance(call, dict):
-        raise BadRequest("The body must be a JSON object.")
-    uploads = Path(get_upload_folder()).resolve()
-    for path in _named_files(call):
-        if not Path(path).resolve().is_relative_to(uploads):
+    async def _read_call(self, scope: Scope, receive: Receive) -> bytes:
+        body = b""
+        async for piece in Request(scope, receive).stream():
+            body += piece
+            if len(body) > self._max_call_bytes:
+                raise TooLarge(f"A call has at most {self._max_call_bytes:,} bytes; images go to {_UPLOAD} first.")
+        return body
+
+    def _check_call(self, body: bytes) -> None:
+        """Refuse a call that is no JSON object, or names a file that was not uploaded."""
+        try:
+            call = json.loads(body or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise BadRequest("The body is not JSON.") from error
+        if not isinstance(call, dict):
+            raise BadRequest("The body must be a JSON object.")
+        session = call.get("session_hash")
+        if session is not None and not (isinstance(session, str) and _SESSION_HASH.fullmatch(session)):
+            raise BadRequest("session_hash must be 1 to 64 letters, digits, - or _.")
+        if not all(map(self._is_served_file, _named_files(call))):
             raise BadRequest(
-                "A file must be uploaded to /gradio_api/upload first: a path on the server or a URL is not accepted."
+                f"A file must be uploaded to {_UPLOAD} first: a path on the server or a URL is not accepted."
             )
+
+    def _is_served_file(self, path: str) -> bool:
+        try:
+            file = Path(path).resolve()
+        except (ValueError, OSError):  # a null byte, a name that is too long
+            return False
+        return any(file.is_relative_to(root) for root in self._file_roots)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Gradio answer, save with 500: then the answer is one of our errors."""
+        failure: bytearray | None = None
+
+        async def send_unless_failed(message: Message) -> None:
+            nonlocal failure
+            if message["type"] == "http.response.start" and message["status"] == 500:
+                failure = bytearray()
+            elif failure is None:
+                await send(message)
+            else:
+                failure += message.get("body", b"")
+
+        try:
+            await self.gradio(scope, receive, send_unless_failed)
+        except Exception as error:
+            if failure is None:
+                raise
+            log.warning("Gradio could not make sense of %s %r: %r", scope["method"], scope["path"], type(error))
+        if failure is not None:
+            await error_response(_as_error(bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
 
 
 def _named_files(node: Any) -> Iterator[str]:
@@ -83,6 +142,19 @@ def _named_files(node: Any) -> Iterator[str]:
             stack.extend(node.values())
         elif isinstance(node, list):
             stack.extend(node)
+
+
+def _as_error(body: bytes) -> CifarError:
+    """What a 500 of Gradio's says: our function's sentence, or nothing, when the call never came that far."""
+    try:
+        sentence = json.loads(body).get("error")
+    except (ValueError, AttributeError):
+        sentence = None
+    if sentence == OUR_FAULT:
+        return CifarError(OUR_FAULT)
+    return CallFailed(
+        sentence or "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
+    )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import html
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from fastapi import FastAPI
-from gradio.data_classes import ImageData
 from PIL import Image
-from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
 
-from cifar.errors import CifarError
+from cifar.errors import OUR_FAULT, CifarError
 from cifar.serving.classify import Classification, Classifier
+from cifar.serving.components import Choice, Integer, Photo
 from cifar.serving.gradio_guard import GradioGuard
-from cifar.settings import Settings
+from cifar.serving.uploads import sweep_while_serving
+from cifar.settings import Settings, set_upload_folder
+
+log = logging.getLogger(__name__)
 
 _SYSTEM_FONTS = ["system-ui", "sans-serif"]
 _THEME = gr.themes.Default(primary_hue="teal", font=_SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
@@ -28,13 +32,15 @@ _INTRO = "# CIFAR Space\nDrop a photo, paste one, or use the camera. The model a
 
 
 def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> FastAPI:
-    """Mount the page at `/` of `api`, behind the guard."""
-    # Innermost, so that the request id and the body limit come first; `add_middleware` would put it outermost.
-    api.user_middleware.append(Middleware(GradioGuard))
+    """Mount the page at `/` of `api`, behind the guard, and keep its upload folder clean."""
+    set_upload_folder(settings.uploads)
     page = create_page(classifier, settings)
+    page.queue(max_size=settings.max_queued_calls)
+    page.state_session_capacity = settings.max_page_sessions
     # Gradio checks which files a call may name only once this is set, and mounting does not set it.
     page.has_launched = True
-    mounted: FastAPI = gr.mount_gradio_app(
+    own_paths = {route.path for route in api.routes if isinstance(route, Route)}
+    gr.mount_gradio_app(
         api,
         page,
         path="/",
@@ -48,25 +54,26 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
         run_history=False,
         footer_links=["api"],
     )
-    return mounted
+    mounted = next(route for route in api.routes if isinstance(route, Mount))
+    mounted.app = GradioGuard(
+        mounted.app, own_paths=own_paths, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
+    )
+    sweep_while_serving(
+        api, settings.uploads, max_age_seconds=settings.upload_lifetime_seconds, keep=_example_files(page)
+    )
+    return api
 
 
 def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     """Lay out the page and wire it."""
     manifest = classifier.versions.default.manifest
     classes = len(manifest.class_names)
-    with gr.Blocks(
-        title="CIFAR Space",
-        analytics_enabled=False,
-        delete_cache=(min(settings.upload_lifetime_seconds, 600), settings.upload_lifetime_seconds),
-    ) as page:
+    with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as page:
         gr.Markdown(_INTRO.format(count=classes, names=", ".join(manifest.class_names)))
         with gr.Row():
-            photo = gr.Image(
+            photo = Photo(
                 label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[]
             )
-            # Gradio would open the picture first: without our pixel limit, and with errors and an idea of colour of its own.
-            photo.preprocess = _file_bytes
             with gr.Column():
                 notice = gr.HTML(visible=False, elem_id="notice", label="Message", padding=False)
                 label = gr.Label(label="Answer", elem_id="answer")
@@ -79,7 +86,7 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
                     label="Labels to show",
                     elem_id="top-k",
                 )
-                version = gr.Dropdown(visible=False, label="Model version", elem_id="version", interactive=True)
+                version = Choice(visible=False, label="Model version", elem_id="version", interactive=True)
         if examples := _examples(settings.examples):
             gr.Examples(examples, photo, label="Examples from CIFAR-10's test images", examples_per_page=len(examples))
 
@@ -101,8 +108,12 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     return page
 
 
-def _file_bytes(uploaded: ImageData | None) -> bytes | None:
-    return Path(uploaded.path).read_bytes() if uploaded and uploaded.path else None
+def _sentence(error: Exception) -> str:
+    """What a person reads of an error; what has no sentence is logged."""
+    if isinstance(error, CifarError):
+        return str(error)
+    log.error("a call to the page failed", exc_info=error)
+    return OUR_FAULT
 
 
 def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
@@ -112,8 +123,8 @@ def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: in
         return nothing, None, nothing
     try:
         answer = classifier.classify(payload, top_k=wanted, version=number)
-    except CifarError as error:
-        problem = f'<p class="problem" role="alert">{html.escape(str(error))}</p>'
+    except Exception as error:
+        problem = f'<p class="problem" role="alert">{html.escape(_sentence(error))}</p>'
         return gr.update(value=problem, visible=True), None, nothing
     return nothing, dict(answer.prediction.top_k), gr.update(value=_details(answer), visible=True)
 
@@ -144,7 +155,7 @@ def _version_choices(classifier: Classifier) -> Any:
     return gr.update(choices=choices[::-1], value=default, visible=len(choices) > 1)
 
 
-def _add_endpoint(classifier: Classifier, settings: Settings, photo: gr.Image) -> None:
+def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> None:
     """The endpoint `/predict(image, top_k, version)`, with the same answer as `POST /predict`."""
 
     def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
@@ -157,12 +168,10 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: gr.Image) -
         """
         try:
             return classifier.classify(image, top_k=top_k, version=version).as_json()
-        except CifarError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(_sentence(error), print_exception=False) from error
 
-    parameters = [gr.Number(precision=0, visible=False, label=name) for name in ("top_k", "version")]
-    for parameter in parameters:
-        parameter.preprocess = lambda value: value  # the classifier checks it, so that every API says the same sentence
+    parameters = [Integer(precision=0, visible=False, label=name) for name in ("top_k", "version")]
     gr.Button(visible=False).click(
         predict,
         [photo, *parameters],
@@ -174,3 +183,9 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: gr.Image) -
 
 def _examples(folder: Path) -> list[str]:
     return [str(file) for file in sorted(folder.glob("*.jpg"))] if folder.is_dir() else []
+
+
+def _example_files(page: gr.Blocks) -> set[Path]:
+    """Gradio's copies of the examples, which must outlive the uploads beside them."""
+    components = [part for block in page.blocks.values() for part in (block, *getattr(block, "_components", ()))]
+    return {Path(file) for component in components for file in getattr(component, "keep_in_cache", ())}

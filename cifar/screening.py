@@ -1,0 +1,99 @@
+"""What is refused before a decoder sees it: files built so that reading them costs far more than they weigh.
+
+Pillow walks a file's structure in Python, without a limit on its steps, and a pixel limit does not help there: one
+JPEG of 19 MB with 250,000 scans keeps a core busy for hours, a TIFF of 18 MB whose tags all point at the same bytes
+takes 6 GB. Each walk below stops at its own limit. Limits are far above what cameras and editors write.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+MAX_JPEG_SCANS = 64
+"""A progressive JPEG has about ten."""
+MAX_JPEG_SEGMENTS = 2_000
+MAX_JPEG_FILL_BYTES = 4_096
+MAX_PNG_CHUNKS = 20_000
+MAX_GIF_BLOCKS = 2_000
+"""Blocks of 255 bytes before the first frame: comments and the like."""
+MAX_TIFF_TAGS = 1_000
+
+_NEXT_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+"""In compressed data 0xFF is followed by 0 or a restart marker; anything else ends the scan."""
+_TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+
+
+def excess(payload: bytes) -> str:
+    """What the file has too much of, in words; empty when it may be decoded."""
+    if payload.startswith(b"\xff\xd8"):
+        return _jpeg_excess(payload)
+    if payload.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _counted(_png_chunks(payload), MAX_PNG_CHUNKS, "PNG chunks")
+    if payload.startswith((b"GIF87a", b"GIF89a")):
+        return _counted(_gif_blocks(payload), MAX_GIF_BLOCKS, "GIF blocks before the first frame")
+    return tiff_excess(payload)
+
+
+def tiff_excess(data: bytes) -> str:
+    """The same for a TIFF file, or for EXIF, which is one; empty for anything else."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 8:
+        return ""
+    version, directory = struct.unpack_from(f"{order}HI", data, 2)
+    if version == 43:
+        return "bytes allowed for: it is a BigTIFF, made for files over 4 GB"
+    if version != 42 or directory + 2 > len(data):
+        return ""
+    (tags,) = struct.unpack_from(f"{order}H", data, directory)
+    if tags > MAX_TIFF_TAGS:
+        return f"more than {MAX_TIFF_TAGS} TIFF tags"
+    entries = data[directory + 2 : directory + 2 + 12 * tags]
+    whole = entries[: len(entries) // 12 * 12]
+    announced = sum(
+        count * _TIFF_UNIT_BYTES.get(kind, 0) for _, kind, count, _ in struct.iter_unpack(f"{order}HHI4s", whole)
+    )
+    return "TIFF tags that announce more bytes than the file has" if announced > len(data) else ""
+
+
+def _counted(steps: Iterator[None], limit: int, what: str) -> str:
+    return next((f"more than {limit} {what}" for count, _ in enumerate(steps, 1) if count > limit), "")
+
+
+def _jpeg_excess(payload: bytes) -> str:
+    """Walk from marker to marker up to the end of the image; what follows it is never read."""
+    at, scans = 2, 0
+    for _ in range(MAX_JPEG_SEGMENTS):
+        marker = _NEXT_JPEG_MARKER.search(payload, at)
+        if marker is None or marker[0].endswith(b"\xd9"):
+            return ""
+        if len(marker[0]) > MAX_JPEG_FILL_BYTES:
+            return f"more than {MAX_JPEG_FILL_BYTES} JPEG fill bytes"
+        scans += marker[0].endswith(b"\xda")
+        if scans > MAX_JPEG_SCANS:
+            return f"more than {MAX_JPEG_SCANS} JPEG scans"
+        if marker.end() + 2 > len(payload):
+            return ""
+        at = marker.end() + int.from_bytes(payload[marker.end() : marker.end() + 2])
+    return f"more than {MAX_JPEG_SEGMENTS} JPEG segments"
+
+
+def _png_chunks(payload: bytes) -> Iterator[None]:
+    at = 8
+    while at + 8 <= len(payload) and payload[at + 4 : at + 8] != b"IEND":
+        yield
+        at += 12 + int.from_bytes(payload[at : at + 4])
+
+
+def _gif_blocks(payload: bytes) -> Iterator[None]:
+    """The blocks of all extensions before the first frame."""
+    if len(payload) < 13:
+        return
+    at = 13 + (3 << (payload[10] & 7) + 1 if payload[10] & 0x80 else 0)
+    while at + 2 < len(payload) and payload[at] == 0x21:
+        at += 2
+        while at < len(payload) and payload[at]:
+            yield
+            at += 1 + payload[at]
+        at += 1

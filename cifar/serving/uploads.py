@@ -1,0 +1,51 @@
+"""Nothing that was uploaded to the page stays: files are deleted by age, whichever process wrote them.
+
+Gradio's own `delete_cache` knows only what its process accepted: an upload that was cut off, or taken by another
+worker, would stay for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from fastapi import FastAPI
+
+
+def sweep(folder: Path, *, max_age_seconds: float, keep: Collection[Path] = ()) -> None:
+    """Delete the files under `folder` that are older, and the folders that are empty then.
+
+    Args:
+        folder: the upload folder; it need not exist.
+        max_age_seconds: since a file was last written.
+        keep: files to leave, such as the page's examples.
+    """
+    oldest = time.time() - max_age_seconds
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        with suppress(OSError):  # another process may be faster; a folder in use is not empty
+            if path.is_dir():
+                path.rmdir()
+            elif path not in keep and path.stat().st_mtime < oldest:
+                path.unlink()
+
+
+def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int, keep: Collection[Path]) -> None:
+    """Sweep when the server starts and then four times in the age limit, until it stops."""
+    inner = api.router.lifespan_context
+
+    async def sweep_forever() -> None:
+        while True:
+            await asyncio.to_thread(sweep, folder, max_age_seconds=max_age_seconds, keep=keep)
+            await asyncio.sleep(max_age_seconds / 4)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[object]:
+        async with inner(app) as state:
+            task = asyncio.create_task(sweep_forever())
+            yield state
+            task.cancel()
+
+    api.router.lifespan_context = lifespan  # type: ignore[assignment]
