@@ -48,5 +48,6 @@ else:
     def __getattr__(name: str) -> FastAPI:
         """Make `app:app` when a server asks for it; importing this file for `create_app` makes nothing."""
         if name == "app":
-            return _start()[1]
+            globals()["app"] = made = _start()[1]
+            return made
         raise AttributeError(name)

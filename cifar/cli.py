@@ -15,7 +15,7 @@ from typing import Any
 
 from cifar import __version__
 from cifar.errors import CifarError
-from cifar.registry import Registry
+from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, load_settings
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments, load_settings())
-    except CifarError as error:
+    except (CifarError, OSError) as error:
         print(f"cifar: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,7 +56,7 @@ def _train(arguments: argparse.Namespace, settings: Settings) -> None:
     try:
         print(train(config, dataset, arguments.out, resume=arguments.resume, h5=arguments.h5))
     except KeyboardInterrupt:
-        _say(f"Stopped. The last whole epoch is kept in {arguments.out}; go on with the same command and --resume.")
+        _say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
         raise
 
 
@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.training.data import load_dataset
     from cifar.training.evaluate import evaluate
 
-    version = _registry(settings).get(arguments.version)
+    version = _chosen_version(arguments, settings)
     spec = version.manifest.image
     dataset = load_dataset(arguments.data, settings, image_shape=(spec.height, spec.width, spec.channels))
     _print(evaluate(Predictor.load(version), dataset), arguments.json)
@@ -97,7 +97,8 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.predictor import Predictor
     from cifar.preprocess import preprocess
 
-    predictor = Predictor.load(_registry(settings).get(arguments.version))
+    predictor = Predictor.load(_chosen_version(arguments, settings))
+    top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
     rows: list[dict[str, Any]] = []
     for file in arguments.images:
         try:
@@ -106,9 +107,7 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
             raise CifarError(f"{file} cannot be read: {error.strerror}.") from error
         except CifarError as error:
             raise type(error)(f"{file}: {error}") from error
-        (prediction,) = predictor.predict(
-            pixels[None], top_k=settings.default_top_k if arguments.top_k is None else arguments.top_k
-        )
+        (prediction,) = predictor.predict(pixels[None], top_k=top_k)
         rows.append(
             {"image": str(file), "top_k": [{"label": label, "score": score} for label, score in prediction.top_k]}
         )
@@ -121,6 +120,7 @@ def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def _models(arguments: argparse.Namespace, settings: Settings) -> None:
     registry = _registry(settings)
+    problems = registry.problems()
     rows: list[dict[str, Any]] = [
         {
             "version": version.number,
@@ -129,7 +129,7 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
             "image": "x".join(map(str, version.manifest.image.shape)),
             "test_accuracy": version.manifest.metrics.get("test_accuracy"),
         }
-        for version in map(registry.get, registry.numbers())
+        for version in (registry.get(number) for number in registry.numbers() if str(number) not in problems)
     ]
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -137,7 +137,7 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
         print(*rows[0], sep="\t")
         for row in rows:
             print(*row.values(), sep="\t")
-    for problem in registry.problems().values():
+    for problem in problems.values():
         _say(problem)
 
 
@@ -151,6 +151,11 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
         port=arguments.port if arguments.port is not None else settings.port,
         log_config=None,
     )
+
+
+def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
+    """The version named, else the one that the server would serve."""
+    return _registry(settings).get(settings.model_version if arguments.version is None else arguments.version)
 
 
 def _registry(settings: Settings) -> Registry:
@@ -222,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         "--input-range",
         type=_range,
         metavar="LOW,HIGH",
-        help="the pixel range the model takes, such as 0,1 or 0,255 or -1,1",
+        help="the pixel range the model takes, such as 0,1 or 0,255 or (with the =) --input-range=-1,1",
     )
     export.add_argument(
         "--images", type=Path, metavar="DIR", help="images to compare the export on (default: examples/)"
@@ -286,17 +291,23 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 
 def _version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", type=int, metavar="N", help="the version (default: the highest)")
+    parser.add_argument("--version", type=int, metavar="N", help="the version (default: the one that would be served)")
 
 
 def _image_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
-        type=int,
+        type=_size,
         default=32,
         metavar="PIXELS",
         help="side that an image folder's pictures get (default: %(default)s)",
     )
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096; got {text!r}")
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,10 @@ from cifar.errors import BadParameter, VersionUnusable
 from cifar.registry import ImageSpec, Version
 from cifar.settings import quiet_tensorflow
 
+_CANNOT_ANSWER = (
+    "{0.name} version {0.number} is as it was exported, but TensorFlow cannot run it ({1}). Export it again."
+)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -50,7 +54,10 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Answer once, so that no user waits for what happens only the first time."""
-        self.probabilities(np.zeros((1, *self.image.shape), np.uint8))
+        try:
+            self.predict(np.zeros((1, *self.image.shape), np.uint8), top_k=1)
+        except Exception as error:
+            raise VersionUnusable(_CANNOT_ANSWER.format(self.version, type(error).__name__)) from error
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class for each image.
@@ -70,6 +77,10 @@ class Predictor:
                 f"got {images.dtype} of shape {images.shape}."
             )
         return self._infer(images)
+
+    def at_most(self, top_k: int) -> int:
+        """`top_k`, or the number of classes when that is less: for a default that nobody chose for this model."""
+        return min(top_k, len(self.class_names))
 
     def predict(self, images: np.ndarray, *, top_k: int) -> list[Prediction]:
         """Classify images; the one call behind page, API and command line.
@@ -97,14 +108,12 @@ def _load_saved_model(version: Version) -> Callable[[np.ndarray], np.ndarray]:
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(version.path))
-        signature = loaded.signatures["serving_uint8"]
+        loaded = tf.saved_model.load(str(version.path))  # owns the weights, so `infer` must hold it
     except Exception as error:  # TensorFlow raises whatever its file formats raise
-        raise VersionUnusable(f"TensorFlow cannot load {version.path}: {error}") from error
+        raise VersionUnusable(_CANNOT_ANSWER.format(version, type(error).__name__)) from error
 
     def infer(images: np.ndarray) -> np.ndarray:
-        outputs: np.ndarray = signature(image=tf.constant(images))["probabilities"].numpy()
+        outputs: np.ndarray = loaded.signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
         return outputs
 
-    infer.owner = loaded  # type: ignore[attr-defined]  # it owns the weights: without it they are freed
     return infer

@@ -10,15 +10,17 @@ SHA-256 that its manifest states.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cifar.errors import VersionNotFound, VersionUnusable
+from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 class ImageSpec(BaseModel):
@@ -68,6 +70,7 @@ class Manifest(BaseModel):
     created: str = Field(description="UTC, ISO 8601.")
     class_names: list[str] = Field(min_length=2)
     image: ImageSpec
+    input_range: tuple[float, float] = Field(description="What the Keras model takes for black and white.")
     preprocessing: str
     metrics: dict[str, Any]
     training: dict[str, Any]
@@ -104,12 +107,19 @@ class Version:
         for relative, info in listed.items():
             file = self.path / relative
             if not file.is_file():
-                raise VersionUnusable(f"{file} is listed in {MANIFEST} but missing. {_EXPORT_AGAIN}")
+                raise VersionUnusable(f"{self._shown(relative)} is listed in {MANIFEST} but missing. {_EXPORT_AGAIN}")
             if sha256(file) != info.sha256:
-                raise VersionUnusable(f"{file} is not the file that was exported: its SHA-256 differs. {_EXPORT_AGAIN}")
+                raise VersionUnusable(
+                    f"{self._shown(relative)} is not the file that was exported: its SHA-256 differs. {_EXPORT_AGAIN}"
+                )
         for file in model_files(self.path):
-            if file.relative_to(self.path).as_posix() not in listed:
-                raise VersionUnusable(f"{file} is not listed in {MANIFEST}. {_EXPORT_AGAIN}")
+            relative = file.relative_to(self.path).as_posix()
+            if relative not in listed:
+                raise VersionUnusable(f"{self._shown(relative)} is not listed in {MANIFEST}. {_EXPORT_AGAIN}")
+
+    def _shown(self, relative: str) -> str:
+        """A file's path within the registry: callers over HTTP need not know where that is."""
+        return f"{self.name}/{self.number}/{relative}"
 
 
 _EXPORT_AGAIN = "Restore the version, or remove its folder and export again."
@@ -119,17 +129,19 @@ class Registry:
     """The versions of one model, read from disk at every call: what is there is what counts."""
 
     def __init__(self, root: Path, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise BadParameter(f"A model's name has letters, digits, '.', '-' and '_', and is a folder; got {name!r}.")
         self.base = root / name
         self.name = name
 
     def numbers(self) -> list[int]:
         """The complete versions, ascending. A folder without a manifest is an export that did not finish."""
         return sorted(
-            int(path.name) for path in self._folders() if _is_number(path.name) and (path / MANIFEST).is_file()
+            int(path.name) for path in self._folders() if is_version_number(path.name) and (path / MANIFEST).is_file()
         )
 
     def problems(self) -> dict[str, str]:
-        """Folders that look like versions and are none: name to sentence. Hidden ones are exports under way."""
+        """Folders that are no usable version, by their manifest: name to sentence. Hidden ones are exports under way."""
         return {path.name: sentence for path in self._folders() if (sentence := self._problem(path))}
 
     def get(self, number: int | None = None) -> Version:
@@ -152,10 +164,10 @@ class Registry:
                 raise VersionUnusable(self._problem(path))
             there = ", ".join(map(str, numbers)) or "none"
             raise VersionNotFound(f"{self.name} has no version {number}; there are: {there}.")
-        version = Version(path, _read_manifest(path / MANIFEST))
+        version = Version(path, _read_manifest(path / MANIFEST, shown=f"{self.name}/{number}/{MANIFEST}"))
         if (version.name, version.number) != (self.name, number):
             raise VersionUnusable(
-                f"{path / MANIFEST} belongs to {version.name} version {version.number}: a version must not be moved or renamed."
+                f"{self.name}/{number} holds {version.name} version {version.number}: a version must not be moved or renamed."
             )
         return version
 
@@ -165,7 +177,7 @@ class Registry:
         Raises:
             VersionUnusable: the name is not a whole number, or see `get`.
         """
-        if not _is_number(folder_name):
+        if not is_version_number(folder_name):
             raise VersionUnusable(self._problem(self.base / folder_name))
         return self.get(int(folder_name))
 
@@ -175,10 +187,16 @@ class Registry:
         return sorted(path for path in self.base.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     def _problem(self, path: Path) -> str:
-        if not _is_number(path.name):
-            return f"{path} is not a version: the folder's name must be a whole number like 1 or 12."
+        if not is_version_number(path.name):
+            return f"{self.name}/{path.name} is not a version: the folder's name must be a whole number like 1 or 12."
         if not (path / MANIFEST).is_file():
-            return f"{path} has no {MANIFEST}, so its export did not finish. Remove it and export again."
+            return (
+                f"{self.name}/{path.name} has no {MANIFEST}, so its export did not finish. Remove it and export again."
+            )
+        try:
+            self.get(int(path.name))
+        except VersionUnusable as error:
+            return str(error)
         return ""
 
 
@@ -193,14 +211,17 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _is_number(name: str) -> bool:
+def is_version_number(name: str) -> bool:
+    """Whether a folder's name is that of a version: 1, 2, 3, ... in plain digits."""
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
-def _read_manifest(file: Path) -> Manifest:
+def _read_manifest(file: Path, *, shown: str) -> Manifest:
     try:
         return Manifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise VersionUnusable(f"{file} is not a usable manifest: {where}: {first['msg']}. {_EXPORT_AGAIN}") from error
+        raise VersionUnusable(f"{shown} is not a usable manifest: {where}: {first['msg']}. {_EXPORT_AGAIN}") from error
+    except OSError as error:
+        raise VersionUnusable(f"{shown} cannot be read: {error.strerror}.") from error

@@ -15,12 +15,13 @@ MAX_JPEG_SCANS = 64
 """A progressive JPEG has about ten."""
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 4_096
+"""Between two segments before the first scan, where there should be none."""
 MAX_PNG_CHUNKS = 20_000
 MAX_GIF_BLOCKS = 2_000
-"""Blocks of 255 bytes before the first frame: comments and the like."""
+"""Extensions, their blocks of 255 bytes, and stray bytes before the first frame."""
 MAX_TIFF_TAGS = 1_000
 
-_NEXT_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """In compressed data 0xFF is followed by 0 or a restart marker; anything else ends the scan."""
 _TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 
@@ -66,11 +67,11 @@ def _jpeg_excess(payload: bytes) -> str:
     at, scans = 2, 0
     for _ in range(MAX_JPEG_SEGMENTS):
         marker = _NEXT_JPEG_MARKER.search(payload, at)
-        if marker is None or marker[0].endswith(b"\xd9"):
-            return ""
-        if len(marker[0]) > MAX_JPEG_FILL_BYTES:
+        if not scans and (marker.start() if marker else len(payload)) - at > MAX_JPEG_FILL_BYTES:
             return f"more than {MAX_JPEG_FILL_BYTES} JPEG fill bytes"
-        scans += marker[0].endswith(b"\xda")
+        if marker is None or marker[0] == b"\xff\xd9":
+            return ""
+        scans += marker[0] == b"\xff\xda"
         if scans > MAX_JPEG_SCANS:
             return f"more than {MAX_JPEG_SCANS} JPEG scans"
         if marker.end() + 2 > len(payload):
@@ -87,11 +88,15 @@ def _png_chunks(payload: bytes) -> Iterator[None]:
 
 
 def _gif_blocks(payload: bytes) -> Iterator[None]:
-    """The blocks of all extensions before the first frame."""
+    """What Pillow steps over before the first frame: extensions, their blocks, stray bytes."""
     if len(payload) < 13:
         return
     at = 13 + (3 << (payload[10] & 7) + 1 if payload[10] & 0x80 else 0)
-    while at + 2 < len(payload) and payload[at] == 0x21:
+    while at < len(payload) and payload[at] not in b",;":
+        yield
+        if payload[at] != ord("!"):
+            at += 1
+            continue
         at += 2
         while at < len(payload) and payload[at]:
             yield

@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cifar.errors import SettingsError
@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     """The configuration of one process, checked when it is made."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CIFAR_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="CIFAR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
     registry: Path = Field(ROOT / "saved_model", description="Folder of exported models: NAME/VERSION/.")
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         64 * 1024, ge=1024, description="Largest JSON body of a call to the page; images come by upload."
     )
     max_image_pixels: int = Field(
-        50_000_000, ge=1024, description="Largest width x height, read from the header before decoding."
+        50_000_000, ge=1024, le=89_000_000, description="Largest width x height, read from the header before decoding."
     )
     max_loaded_versions: int = Field(
         2, ge=1, description="Versions kept in memory: the default one and those asked for."
@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         300_000, ge=0, description="A host slower than this over one window is given up for the next."
     )
 
+    @field_validator("registry", "uploads", "examples", "data_cache")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
 
 def load_settings() -> Settings:
     """Read the settings from the environment and `.env`.
@@ -95,7 +100,7 @@ def load_settings() -> Settings:
 
 
 def set_upload_folder(folder: Path) -> None:
-    """Tell Gradio where uploads go; it reads this when a page is made."""
+    """Tell Gradio where uploads go. It asks whenever it needs to know, so one process has one such folder."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 

@@ -38,7 +38,15 @@ def test_every_command_has_help_with_an_example(command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["train"], ["export", "x", "--input-range", "1"], ["export", "x", "--classes", "a,a"], ["predict"]],
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["export", "x", "--input-range", "1"],
+        ["export", "x", "--classes", "a,a"],
+        ["predict"],
+        ["data", "x", "--image-size", "0"],
+    ],
 )
 def test_wrong_use_exits_with_2_and_says_how(arguments):
     """The usage line comes with the complaint."""
@@ -59,6 +67,8 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
         (["inspect", "saved_model/cifar_classifier/99"], "is not there"),
         (["inspect", "saved_model/cifar_classifier"], "whole number"),
         (["export", "nowhere"], "is not there"),
+        (["export", "tests/data/keras2_tutorial.h5", "--name", "a/b"], "A model's name has letters"),
+        (["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set"),
         (["evaluate", "--data", "nowhere"], "is no data set"),
     ],
 )

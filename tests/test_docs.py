@@ -29,6 +29,17 @@ def test_every_setting_is_documented_with_its_default():
     assert documented == defaults
 
 
+def test_the_documented_defaults_can_be_uncommented_as_they_are(tmp_path, monkeypatch):
+    """A copy of `.env.example` with every line active changes nothing."""
+    active = (ROOT / ".env.example").read_text().replace("\n#CIFAR_", "\nCIFAR_")
+    (tmp_path / ".env").write_text(active)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("CIFAR_UPLOADS")
+    from_file = Settings(_env_file=tmp_path / ".env").model_dump()
+    relative = {name: value.resolve() for name, value in from_file.items() if name in {"registry", "examples"}}
+    assert from_file | relative == Settings().model_dump()
+
+
 def test_every_setting_has_a_description_and_every_limit_a_unit():
     """A number without a unit is a question."""
     units = (
@@ -76,8 +87,8 @@ def test_what_the_readme_links_to_is_there():
 def test_every_make_target_of_the_readme_exists():
     """`make help` lists them all."""
     helped = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert f"make {target}" in helped, target
+    for target in re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", README, re.MULTILINE):
+        assert f"make {''.join(target)}" in helped, target
 
 
 def test_settings_are_the_only_configuration():

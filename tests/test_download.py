@@ -126,6 +126,15 @@ def test_a_half_download_is_never_taken_for_a_whole_one(settings):
     assert [path.name for path in settings.data_cache.iterdir()] == ["cifar-10-batches-py-target_archive.part"]
 
 
+def test_what_a_wrong_host_began_is_not_held_against_a_good_one(settings):
+    """Half of another file lies there; the good host delivers all of it once more."""
+    settings.data_cache.mkdir(parents=True)
+    (settings.data_cache / "cifar-10-batches-py-target_archive.part").write_bytes(b"wrong" * 1000)
+    with host(WholeFile) as (url, ranges):
+        assert fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256).read_bytes() == CONTENT
+    assert ranges == ["bytes=5000-", ""]
+
+
 def test_offline_says_what_each_host_answered_and_two_ways_out(settings):
     """No network is no stack trace."""
     with pytest.raises(DataError, match="could not be fetched") as caught:

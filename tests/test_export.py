@@ -36,7 +36,6 @@ def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
     """Floats, bytes of pixels and encoded files: one network, one answer, for one image as for seven."""
     version = export(tutorial, settings.registry, "net")
     signatures = tf.saved_model.load(str(version.path)).signatures
-    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
     files = [encoded(noise(32, 32, seed=i)) for i in range(7)]
     images = np.stack([np.asarray(noise(32, 32, seed=i)) for i in range(7)])
     by_pixels = signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar.errors import VersionNotFound, VersionUnusable
+from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 from cifar.registry import Registry
 
 
@@ -98,7 +98,7 @@ def test_a_missing_file_and_a_file_too_many_are_found(registry):
 def test_a_version_that_was_renamed_is_refused(registry):
     """Version 1 copied to 5 would answer under a number that its manifest denies."""
     shutil.copytree(registry.base / "1", registry.base / "5")
-    with pytest.raises(VersionUnusable, match="belongs to shapes version 1"):
+    with pytest.raises(VersionUnusable, match="holds shapes version 1"):
         registry.get(5)
 
 
@@ -106,8 +106,22 @@ def test_a_version_that_was_renamed_is_refused(registry):
 def test_a_manifest_that_cannot_be_read_is_named(registry, content):
     """The sentence names the file."""
     (registry.base / "1" / "manifest.json").write_text(content)
-    with pytest.raises(VersionUnusable, match=r"1/manifest\.json is not a usable manifest"):
+    with pytest.raises(VersionUnusable, match=r"shapes/1/manifest\.json is not a usable manifest"):
         registry.get()
+
+
+def test_a_broken_version_does_not_hide_the_others(registry):
+    """One bad manifest among the versions is a problem of that one."""
+    (add_version(registry, 2) / "manifest.json").write_text("{")
+    assert "not a usable manifest" in registry.problems()["2"]
+    assert registry.get(1).number == 1
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "a b"])
+def test_a_models_name_is_a_folders_name(tmp_path, name):
+    """Nothing outside the registry can be named."""
+    with pytest.raises(BadParameter, match="A model's name"):
+        Registry(tmp_path, name)
 
 
 def test_an_export_under_way_is_invisible(registry):

@@ -162,6 +162,7 @@ def test_a_run_killed_at_any_moment_can_be_resumed(tmp_path):
 def test_a_folder_that_exists_is_not_overwritten(tmp_path):
     """Somebody's run is worth more than a typing error."""
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match=r"run exists. Choose another --out, or go on with it: --resume"):
         train(CONFIG, colours(), tmp_path / "run")
 
@@ -184,18 +185,32 @@ def test_resuming_what_is_no_run_says_so(tmp_path):
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    """Asking twice is harmless."""
+    """Asking twice is harmless; asking for an .h5 file then gives one."""
     train(TrainConfig(epochs=1), colours(60), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     train(TrainConfig(epochs=1), colours(60), tmp_path / "run", resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    train(TrainConfig(epochs=1), colours(60), tmp_path / "run", resume=True, h5=True)
+    assert (tmp_path / "run" / "model.h5").exists()
 
 
-def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path):
+def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     """A learning rate far too high is said to be one."""
-    with pytest.raises(TrainingError, match="Try a smaller --learning-rate"):
-        train(TrainConfig(epochs=3, learning_rate=1e30), colours(60), tmp_path / "run")
+    fit = keras.Sequential.fit
+
+    def explode_in_epoch_two(self, *arguments, **options):
+        if self.optimizer.iterations > 0:
+            self.optimizer.learning_rate = 1e30
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(keras.Sequential, "fit", explode_in_epoch_two)
+    with pytest.raises(TrainingError, match=r"in epoch [23]; the [12] before are kept in .*--learning-rate"):
+        train(TrainConfig(epochs=4), colours(60), tmp_path / "run")
+    monkeypatch.undo()
     assert not (tmp_path / "run" / "model.keras").exists()
+    assert all(
+        np.isfinite(w).all() for w in keras.saving.load_model(tmp_path / "run" / "checkpoint.keras").get_weights()
+    )
 
 
 def test_progress_names_epoch_accuracy_and_time_left(tmp_path, capfd):

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from cifar import __version__
-from cifar.errors import OUR_FAULT, BadParameter, BadRequest, CifarError, MissingImage
+from cifar.errors import OUR_FAULT, BadParameter, BadRequest, CifarError, MethodNotAllowed, MissingImage, RouteClosed
 from cifar.serving.classify import Classifier
 from cifar.serving.middleware import BodyLimit, RequestId, error_response
 from cifar.settings import Settings
@@ -107,9 +107,9 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         summary="Classify images with a versioned Keras model.",
         lifespan=lifespan,
     )
+    api.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     # Gradio reflects any origin, with credentials, unless the app around it has a CORS policy of its own.
     api.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"])
-    api.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     api.add_middleware(RequestId)
     _add_error_handlers(api)
     _add_health(api, classifier)
@@ -157,18 +157,20 @@ async def _read_form(request: Request, parameters: dict[str, str]) -> tuple[byte
 
 
 def _add_health(api: FastAPI, classifier: Classifier) -> None:
+    """Coroutines, all three: in the thread pool they would wait behind the images."""
+
     @api.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         """Whether the process answers, and whether the model is loaded."""
         return {"status": "healthy", "model_loaded": classifier.versions.ready}
 
     @api.get("/healthz")
-    def alive() -> dict[str, str]:
+    async def alive() -> dict[str, str]:
         """The process is alive. Restart it when this fails."""
         return {"status": "alive"}
 
     @api.get("/readyz", responses={503: {"model": Error}})
-    def ready() -> dict[str, Any]:
+    async def ready() -> dict[str, Any]:
         """The model is loaded and warmed up. Send traffic only then."""
         classifier.versions.check_ready()
         return {
@@ -194,7 +196,8 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> JSONResponse:
-        response = respond(request, BadRequest(str(error.detail)))
+        known_status = {404: RouteClosed, 405: MethodNotAllowed}
+        response = respond(request, known_status.get(error.status_code, BadRequest)(str(error.detail)))
         response.status_code = error.status_code
         return response
 

@@ -70,7 +70,7 @@ class Classifier:
             )
         wanted = _integer("top_k", top_k)
         predictor = self.versions.get(_integer("version", version))
-        count = min(self._settings.default_top_k, len(predictor.class_names)) if wanted is None else wanted
+        count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         with self._places:
             pixels = preprocess(payload, **predictor.image.model_dump(), max_pixels=self._settings.max_image_pixels)
             started = time.perf_counter()

@@ -31,6 +31,7 @@ _OPEN = re.compile(
     r"|file=(?!\s*[a-zA-Z][\w+.-]*:).*)/?"
 )
 _UPLOAD = "/gradio_api/upload"
+_NO_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 
 
@@ -109,13 +110,14 @@ class GradioGuard:
         return any(file.is_relative_to(root) for root in self._file_roots)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let Gradio answer, save with 500: then the answer is one of our errors."""
+        """Let Gradio answer, save with an error: that leaves in the one shape of ours."""
         failure: bytearray | None = None
+        status = 500
 
         async def send_unless_failed(message: Message) -> None:
-            nonlocal failure
-            if message["type"] == "http.response.start" and message["status"] == 500:
-                failure = bytearray()
+            nonlocal failure, status
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                failure, status = bytearray(), message["status"]
             elif failure is None:
                 await send(message)
             else:
@@ -126,9 +128,12 @@ class GradioGuard:
         except Exception as error:
             if failure is None:
                 raise
-            log.warning("Gradio could not make sense of %s %r: %r", scope["method"], scope["path"], type(error))
+            log.warning("Gradio failed at %s %r: %r", scope["method"], scope["path"], type(error))
+            if isinstance(error, (OSError, MemoryError)):  # a full disk is no mistake of the caller's
+                log.exception("request %s failed", scope["state"]["request_id"])
+                failure = bytearray(json.dumps({"error": OUR_FAULT}).encode())
         if failure is not None:
-            await error_response(_as_error(bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
+            await error_response(_as_error(status, bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
 
 
 def _named_files(node: Any) -> Iterator[str]:
@@ -144,17 +149,20 @@ def _named_files(node: Any) -> Iterator[str]:
             stack.extend(node)
 
 
-def _as_error(body: bytes) -> CifarError:
-    """What a 500 of Gradio's says: our function's sentence, or nothing, when the call never came that far."""
+def _as_error(status: int, body: bytes) -> CifarError:
+    """What an error of Gradio's says: a sentence, or nothing, when a call never came to our function."""
     try:
-        sentence = json.loads(body).get("error")
+        answer = json.loads(body)
+        sentence = answer.get("error") or answer.get("detail")
     except (ValueError, AttributeError):
         sentence = None
     if sentence == OUR_FAULT:
         return CifarError(OUR_FAULT)
-    return CallFailed(
-        sentence or "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
-    )
+    if status in {403, 404}:
+        return RouteClosed("There is nothing at this address.")
+    error = CallFailed(sentence if isinstance(sentence, str) else _NO_FIT)
+    error.status = CallFailed.status if status == 500 else status
+    return error
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -17,7 +17,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
     """The one shape of an error: a sentence, a stable code, and the id to ask about."""
-    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    headers = {"X-Request-ID": request_id}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
     body = {"error": str(error), "code": error.code, "request_id": request_id}
     return JSONResponse(body, status_code=error.status, headers=headers)
 
@@ -62,7 +64,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and int(announced) > self.max_body_bytes:
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:
             await self._refuse(scope, receive, send)
             return
         received = 0

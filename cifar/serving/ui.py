@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _SYSTEM_FONTS = ["system-ui", "sans-serif"]
 _THEME = gr.themes.Default(primary_hue="teal", font=_SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+_NAMES_SHOWN = 20
 _CSS = (Path(__file__).parent / "page.css").read_text()
 
 _INTRO = "# CIFAR Space\nDrop a photo, paste one, or use the camera. The model answers with the most likely of its {count} classes: {names}."
@@ -54,7 +55,7 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
         run_history=False,
         footer_links=["api"],
     )
-    mounted = next(route for route in api.routes if isinstance(route, Mount))
+    mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
     mounted.app = GradioGuard(
         mounted.app, own_paths=own_paths, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
     )
@@ -69,7 +70,8 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     manifest = classifier.versions.default.manifest
     classes = len(manifest.class_names)
     with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as page:
-        gr.Markdown(_INTRO.format(count=classes, names=", ".join(manifest.class_names)))
+        names = ", ".join(manifest.class_names[:_NAMES_SHOWN]) + (", …" if classes > _NAMES_SHOWN else "")
+        gr.Markdown(_INTRO.format(count=classes, names=names))
         with gr.Row():
             photo = Photo(
                 label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[]
@@ -87,8 +89,8 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
                     elem_id="top-k",
                 )
                 version = Choice(visible=False, label="Model version", elem_id="version", interactive=True)
-        if examples := _examples(settings.examples):
-            gr.Examples(examples, photo, label="Examples from CIFAR-10's test images", examples_per_page=len(examples))
+        if examples := _examples(settings.examples, manifest.class_names):
+            gr.Examples(examples, photo, label="Examples", examples_per_page=len(examples))
 
         def show(payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
             return _show(classifier, payload, wanted, number)
@@ -181,8 +183,9 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> N
     )
 
 
-def _examples(folder: Path) -> list[str]:
-    return [str(file) for file in sorted(folder.glob("*.jpg"))] if folder.is_dir() else []
+def _examples(folder: Path, class_names: list[str]) -> list[str]:
+    """The sample images that are named after a class of the model: `cat.jpg`."""
+    return [str(file) for file in sorted(folder.glob("*")) if file.stem in class_names]
 
 
 def _example_files(page: gr.Blocks) -> set[Path]:

@@ -7,6 +7,7 @@ worker, would stay for good.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -16,20 +17,25 @@ from fastapi import FastAPI
 
 
 def sweep(folder: Path, *, max_age_seconds: float, keep: Collection[Path] = ()) -> None:
-    """Delete the files under `folder` that are older, and the folders that are empty then.
+    """Delete the files under `folder` that are older, and the empty folders that are.
 
     Args:
         folder: the upload folder; it need not exist.
         max_age_seconds: since a file was last written.
-        keep: files to leave, such as the page's examples.
+        keep: files to make young again, such as the page's examples, so that no other process deletes them either.
     """
     oldest = time.time() - max_age_seconds
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
-        with suppress(OSError):  # another process may be faster; a folder in use is not empty
-            if path.is_dir():
-                path.rmdir()
-            elif path not in keep and path.stat().st_mtime < oldest:
-                path.unlink()
+    with suppress(OSError):  # another process sweeps the same folder, and may be faster anywhere here
+        for file in keep:
+            os.utime(file)
+        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+            if path.lstat().st_mtime >= oldest:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int, keep: Collection[Path]) -> None:
@@ -45,7 +51,9 @@ def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int, kee
     async def lifespan(app: FastAPI) -> AsyncIterator[object]:
         async with inner(app) as state:
             task = asyncio.create_task(sweep_forever())
-            yield state
-            task.cancel()
+            try:
+                yield state
+            finally:
+                task.cancel()
 
     api.router.lifespan_context = lifespan  # type: ignore[assignment]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from cifar.errors import CifarError, NotReady
+from cifar.errors import OUR_FAULT, CifarError, NotReady, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry, Version
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class LoadedVersions:
-    """Loads versions once, keeps the default one, and drops those loaded first beyond the limit. Thread-safe."""
+    """Loads versions once, keeps the default one, and drops the longest unused beyond the limit. Thread-safe."""
 
     def __init__(self, registry: Registry, default: Version, *, max_loaded: int) -> None:
         self.registry = registry
@@ -33,16 +33,16 @@ class LoadedVersions:
         if self.ready:
             return
         if self._failure:
-            raise self._failure
+            raise type(self._failure)(*self._failure.args)  # a new one: each raise adds to an exception's traceback
         raise NotReady("The model is being loaded. Try again in a few seconds.")
 
     def load_default(self) -> None:
         """Load and warm up the default version; a failure is logged and kept for `check_ready`."""
         try:
             self._load(self.default)
-        except CifarError as error:
+        except Exception as error:
             log.exception("version %s cannot be served", self.default.number)
-            self._failure = error
+            self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
 
     def get(self, number: int | None = None) -> Predictor:
         """The default version's predictor, or another one's, loading it when need be.
@@ -52,23 +52,23 @@ class LoadedVersions:
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
         """
         self.check_ready()
-        if number is None:
-            number = self.default.number
-        return self._predictors.get(number) or self._load(self.registry.get(number))
+        if number in {None, self.default.number}:
+            return self._predictors[self.default.number]
+        return self._load(self.registry.get(number))
 
     def _load(self, version: Version) -> Predictor:
         with self._loading:
-            predictor = self._predictors.get(version.number)
+            predictor = self._predictors.pop(version.number, None)
             if predictor is None:
                 log.info("loading %s version %s", version.name, version.number)
                 predictor = Predictor.load(version)
-                self._predictors[version.number] = predictor
                 log.info("version %s is ready", version.number)
-                self._drop_unused(keep=version.number)
+            self._predictors[version.number] = predictor  # last: the order is that of use
+            self._drop_unused()
             return predictor
 
-    def _drop_unused(self, keep: int) -> None:
-        """Forget the versions loaded first, until the limit holds; requests in flight keep theirs alive."""
-        others = [number for number in self._predictors if number not in {self.default.number, keep}]
+    def _drop_unused(self) -> None:
+        """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""
+        others = [number for number in self._predictors if number != self.default.number]
         for number in others[: max(0, len(self._predictors) - self._max_loaded)]:
             del self._predictors[number]

@@ -70,15 +70,17 @@ def load_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int
     Raises:
         DataError: names the file that is wrong and the way out.
     """
+    path = Path(source).expanduser()
+    if source != "cifar10" and (path / "train").is_dir():
+        return _read_image_folder(path, image_shape, settings.max_image_pixels)
+    if image_shape != IMAGE_SHAPE:
+        raise DataError(f"{source} holds CIFAR's images of {IMAGE_SHAPE}; {image_shape} needs an image folder.")
     if source == "cifar10":
         return _read_archive(fetch_cifar10(settings), source)
-    path = Path(source).expanduser()
     if path.is_file():
         return _read_archive(path, source)
     if (path / _TEST_BATCH).is_file() or (path / _TRAIN_BATCHES[0]).is_file():
         return _from_batches(source, lambda name: _read_file(path / name))
-    if (path / "train").is_dir():
-        return _read_image_folder(path, image_shape, settings.max_image_pixels)
     raise DataError(
         f"{source!r} is no data set: expected `cifar10`, a cifar-10-python.tar.gz, its extracted {_BATCHES} folder, "
         "or an image folder with train/<class>/*."

@@ -47,15 +47,13 @@ def fetch_cifar10(
     failures = []
     for url in hosts:
         try:
-            _download(url, part, settings)
+            if _complete(url, part, settings, expected_sha256):
+                part.rename(target)
+                return target
         except (httpx.HTTPError, _TooSlow) as error:
             failures.append(f"{httpx.URL(url).host}: {error or type(error).__name__}")
-            continue
-        if sha256(part) == expected_sha256:
-            part.rename(target)
-            return target
-        part.unlink()
-        failures.append(f"{httpx.URL(url).host}: delivered a file with another SHA-256")
+        else:
+            failures.append(f"{httpx.URL(url).host}: delivered a file with another SHA-256")
     raise DataError(
         "CIFAR-10 could not be fetched. "
         + "; ".join(failures)
@@ -66,6 +64,18 @@ def fetch_cifar10(
 
 class _TooSlow(Exception):
     """A host delivers less than the named rate."""
+
+
+def _complete(url: str, part: Path, settings: Settings, expected_sha256: str) -> bool:
+    """Fetch what is missing; when the whole is wrong and another host began it, fetch it all again from this one."""
+    for resumed in (part.exists(), False):
+        _download(url, part, settings)
+        if sha256(part) == expected_sha256:
+            return True
+        part.unlink()
+        if not resumed:
+            break
+    return False
 
 
 def _download(url: str, part: Path, settings: Settings) -> None:

@@ -20,9 +20,11 @@ from cifar.registry import (
     FileInfo,
     ImageSpec,
     Manifest,
+    Registry,
     SignatureInfo,
     TensorInfo,
     Version,
+    is_version_number,
     model_files,
     sha256,
 )
@@ -47,7 +49,7 @@ def export(source: ExportSource, registry: Path, name: str) -> Version:
             by how much.
     """
     expected = _expected(source)
-    base = registry / name
+    base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=base))
     try:
@@ -179,6 +181,7 @@ def _publish(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=list(source.class_names),
         image=ImageSpec(height=height, width=width, channels=channels),
+        input_range=source.input_range,
         preprocessing=PREPROCESSING,
         metrics=source.metrics,
         training=source.training,
@@ -191,7 +194,7 @@ def _publish(
         },
     )
     while True:
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         target = base / str(manifest.version)
         try:
             folder.rename(target)
@@ -206,4 +209,4 @@ def _publish(
 
 def _next_number(base: Path) -> int:
     """One more than the highest number in use, complete or not: nothing is ever overwritten."""
-    return max((int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0) + 1
+    return max((int(path.name) for path in base.iterdir() if is_version_number(path.name)), default=0) + 1

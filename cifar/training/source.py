@@ -56,7 +56,7 @@ def read_source(
         settings: the folder of sample images and the pixel limit.
         class_names: in the order of the outputs. Default: the run's; CIFAR's for ten outputs of a 32x32 RGB model.
         input_range: values of a black and a white pixel. Default: the run's; (0, 255) for a model that begins by
-            rescaling; else (0, 1).
+            scaling 255 to 1; else (0, 1).
         images: a folder of real images for the comparison. Default: the run's held-out ones; else `settings.examples`.
         logits: the model ends in logits.
 
@@ -75,7 +75,7 @@ def read_source(
     return ExportSource(
         model=model,
         class_names=names,
-        input_range=input_range or (INPUT_RANGE if run or _rescales(model) else (0.0, 1.0)),
+        input_range=input_range or (INPUT_RANGE if run else _guess_range(model)),
         logits=logits,
         images=_run_samples(path)
         if run and images is None
@@ -105,6 +105,10 @@ def _load_model(path: Path) -> keras.Model:
 
 
 def _check_shapes(model: keras.Model) -> None:
+    if not getattr(model, "inputs", None):
+        raise ExportError(
+            "The model has never seen an input, so its size is unknown: call it once, or give it an Input layer."
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ExportError(
             f"A model with one input and one output is expected; this has {len(model.inputs)} and {len(model.outputs)}."
@@ -124,9 +128,20 @@ def _cifar_names(model: keras.Model) -> tuple[str, ...]:
     )
 
 
-def _rescales(model: keras.Model) -> bool:
-    """Whether the model scales raw pixels itself."""
-    return any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
+def _guess_range(model: keras.Model) -> tuple[float, float]:
+    """(0, 255) for a model that begins by scaling raw pixels to a white of 1, (0, 1) for one that scales nothing."""
+    first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+    if isinstance(first, keras.Model):
+        return _guess_range(first)
+    if not isinstance(first, keras.layers.Rescaling | keras.layers.Normalization):
+        return 0.0, 1.0
+    if isinstance(first, keras.layers.Rescaling) and np.allclose(
+        np.multiply(first.scale, 255) + first.offset, 1, atol=0.01
+    ):
+        return INPUT_RANGE
+    raise ExportError(
+        "The model begins by scaling its input in a way of its own. Say what it takes: --input-range=LOW,HIGH"
+    )
 
 
 def _run_samples(run: Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ runs/NAME/
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import time
@@ -77,6 +78,8 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
     """
     _open_folder(run, _describe(config, dataset), resume=resume)
     if (run / "metrics.json").exists():
+        if h5 and not (run / "model.h5").exists():
+            _save_model(keras.saving.load_model(run / "model.keras"), run / "model.h5")
         return run / "model.keras"
     keras.utils.set_random_seed(config.seed)
     work = _Work(config, dataset, run, *split_validation(dataset.train_labels, config.validation_split, config.seed))
@@ -116,17 +119,16 @@ def _describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 def _open_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:
     config_file = run / "config.json"
     if not resume:
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.") from None
-        write_whole(
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()):
+            raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.")
+        _write_whole(
             config_file,
             json.dumps({"created": datetime.now(UTC).isoformat(timespec="seconds"), **description}, indent=2),
         )
         return
     if not config_file.is_file():
-        raise TrainingError(f"{run} is no run: it has no config.json. Start one without --resume.")
+        raise TrainingError(f"{run} is no run: it has no config.json. Remove it, or choose another --out.")
     before = json.loads(config_file.read_text())
     differences = _differences(before, description)
     if differences:
@@ -181,7 +183,7 @@ def _fit_epochs(work: _Work, model: keras.Model, history: list[dict[str, float]]
             row["seconds"] = round(time.monotonic() - started, 2)
             if not np.isfinite(row["loss"]):
                 raise TrainingError(
-                    f"The loss became {row['loss']} in epoch {epoch + 1}; the epoch before is kept in {run}. "
+                    f"The loss became {row['loss']} in epoch {epoch + 1}; the {epoch} before are kept in {run}. "
                     "Try a smaller --learning-rate in a new run."
                 )
             history.append(row)
@@ -215,7 +217,7 @@ def _finish(work: _Work, model: keras.Model, history: list[dict[str, float]], *,
     _save_model(model, run / "model.keras")
     if h5:  # last: Keras 3.15 writes a broken .keras file after an .h5 file of the same model
         _save_model(model, run / "model.h5")
-    write_whole(run / "metrics.json", json.dumps(metrics, indent=2))
+    _write_whole(run / "metrics.json", json.dumps(metrics, indent=2))
     (run / "checkpoint.keras").unlink()
     return run / "model.keras"
 
@@ -232,7 +234,7 @@ def _save_model(model: keras.Model, path: Path) -> None:
     temporary.replace(path)
 
 
-def write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str) -> None:
     """Write a text file so that a crash leaves the old content or the new, never half of it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
@@ -243,12 +245,11 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    _write_whole(path, text.getvalue())
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:
