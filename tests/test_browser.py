@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import need
-from pictures import png_of_100_megapixels
+from pictures import encoded, png_of_100_megapixels
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cifar.settings import ROOT
@@ -151,3 +152,15 @@ def test_the_page_fits_its_window_in_light_and_dark(browser, server, scheme, wid
     assert abs(brightness[0] - brightness[1]) > 120
     assert (brightness[1] < 128) == (scheme == "dark")
     page.close()
+
+
+def test_a_picture_in_the_clipboard_can_be_pasted(page):
+    """Copy in one window, paste in this one."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async bytes => { const png = new Blob([new Uint8Array(bytes)], {type: "image/png"});
+        await navigator.clipboard.write([new ClipboardItem({"image/png": png})]); }""",
+        list(encoded(Image.open(EXAMPLES / "deer.jpg"))),
+    )
+    page.get_by_role("button", name="Paste from clipboard").click()
+    expect(page.locator("#answer h2")).to_have_text("deer")
