@@ -26,7 +26,8 @@ def create_app(settings: Settings) -> FastAPI:
     registry = Registry(settings.registry, settings.model_name)
     default = registry.get(settings.model_version)
     default.verify()
-    classifier = Classifier(LoadedVersions(registry, default, max_loaded=settings.max_loaded_versions), settings)
+    versions = LoadedVersions(registry, default, max_loaded=settings.max_loaded_versions, engine=settings.engine)
+    classifier = Classifier(versions, settings)
     return mount_page(create_api(classifier, settings), classifier, settings)
 
 

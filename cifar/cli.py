@@ -90,14 +90,14 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     version = _chosen_version(arguments, settings)
     spec = version.manifest.image
     dataset = load_dataset(arguments.data, settings, image_shape=(spec.height, spec.width, spec.channels))
-    _print(evaluate(Predictor.load(version), dataset), arguments.json)
+    _print(evaluate(Predictor.load(version, settings.engine), dataset), arguments.json)
 
 
 def _predict(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.predictor import Predictor
     from cifar.preprocess import preprocess
 
-    predictor = Predictor.load(_chosen_version(arguments, settings))
+    predictor = Predictor.load(_chosen_version(arguments, settings), settings.engine)
     top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
     rows: list[dict[str, Any]] = []
     for file in arguments.images:

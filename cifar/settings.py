@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
         ge=1,
         validation_alias=AliasChoices("CIFAR_MODEL_VERSION", "MODEL_VERSION"),
         description="The version to serve. Unset: the highest complete one.",
+    )
+    engine: Literal["auto", "tensorflow", "litert"] = Field(
+        "auto", description="What runs the model. auto: LiteRT where version and machine have it, else TensorFlow."
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers and Spaces need it
     port: int = Field(

@@ -74,6 +74,8 @@ def test_the_manifest_says_what_serving_and_a_reader_need(settings, tutorial):
     assert manifest["signatures"]["serving_bytes"]["outputs"]["classes"] == {"dtype": "string", "shape": [None, 10]}
     assert manifest["parity"]["images"] == 10
     assert manifest["parity"]["max_abs_difference"] < 1e-5
+    assert manifest["parity"]["litert_max_abs_difference"] < 1e-5
+    assert "assets.extra/model.tflite" in manifest["files"]
     assert manifest["libraries"]["keras"] == keras.__version__
     version.verify()
 
@@ -121,6 +123,29 @@ def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monke
     with pytest.raises(OSError, match="No space left"):
         export(tutorial, settings.registry, "net")
     assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_litert_file_that_disagrees_leaves_no_version(settings, tutorial, monkeypatch):
+    """Each engine is held to the same tolerance."""
+    monkeypatch.setattr(export_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
+    with pytest.raises(ExportError, match="LiteRT file differs from the model by nan"):
+        export(tutorial, settings.registry, "net")
+    assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):
+    """A Fourier transform of two dimensions is no LiteRT operation here; the version is whole without the file."""
+    pixels = keras.Input((8, 8, 3))
+    spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
+    keras.Model(pixels, outputs).save(tmp_path / "model.keras")
+    version = export(
+        read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c")), settings.registry, "fourier"
+    )
+    assert version.manifest.parity["litert_max_abs_difference"] is None
+    predictor = Predictor.load(version)
+    assert predictor.engine == "tensorflow"
+    assert predictor.predict(np.zeros((1, 8, 8, 3), np.uint8), top_k=1)
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cifar.engines import LITERT_FILE
 from cifar.errors import BadParameter, VersionUnusable
 from cifar.predictor import Predictor
-from cifar.registry import Registry
-from cifar.settings import Settings
+from cifar.registry import Registry, Version
+from cifar.settings import ROOT, Settings
 
 
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
+def load(engine: str) -> Predictor:
     settings = Settings()
-    return Predictor.load(Registry(settings.registry, settings.model_name).get(1))
+    return Predictor.load(Registry(settings.registry, settings.model_name).get(1), engine)
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "litert"])
+def predictor(request) -> Predictor:
+    """The shipped version on each engine."""
+    return load(request.param)
 
 
 @pytest.fixture
@@ -76,10 +87,51 @@ def test_threads_share_one_predictor_and_get_their_own_answers(predictor, images
 
 def test_a_changed_version_is_not_loaded(tmp_path, small_version):
     """Checksums are compared before TensorFlow sees a byte."""
-    import shutil
-
     folder = tmp_path / "shapes" / "1"
     shutil.copytree(small_version.path, folder)
     (folder / "saved_model.pb").write_bytes(b"not a graph")
     with pytest.raises(VersionUnusable, match="not the file that was exported"):
         Predictor.load(Registry(tmp_path, "shapes").get(1))
+
+
+def test_both_engines_give_the_same_answers(images):
+    """Within the tolerance that the export states."""
+    np.testing.assert_allclose(
+        load("litert").probabilities(images), load("tensorflow").probabilities(images), atol=5e-5
+    )
+
+
+def test_auto_takes_litert_where_the_version_has_its_file(tmp_path, small_version):
+    """And TensorFlow for a version without one, such as a network with operations that LiteRT lacks."""
+    assert load("auto").engine == "litert"
+    without = copy_without_litert(tmp_path, small_version)
+    assert Predictor.load(without, "auto").engine == "tensorflow"
+    with pytest.raises(VersionUnusable, match="but litert cannot run it"):
+        Predictor.load(without, "litert")
+
+
+def copy_without_litert(root: Path, version: Version) -> Version:
+    """The same version as an export that found no LiteRT for it would have left it."""
+    folder = root / "shapes" / "1"
+    shutil.copytree(version.path, folder, ignore=shutil.ignore_patterns("assets.extra"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"][LITERT_FILE]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Registry(root, "shapes").get(1)
+
+
+def test_serving_with_litert_imports_no_tensorflow():
+    """Where memory counts, TensorFlow need not even be installed: a fresh interpreter answers without it."""
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"  # as if they were not installed
+        "from cifar.cli import main; sys.exit(main(['predict', 'examples/cat.jpg']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[1] == "cat"
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    """The sentence says what to do."""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(VersionUnusable, match=r"engine tensorflow is not installed .* CIFAR_ENGINE=auto"):
+        load("tensorflow")

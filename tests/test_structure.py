@@ -15,7 +15,8 @@ from cifar.settings import ROOT
 FLOORS = [
     {"cifar", "cifar.errors", "cifar.settings", "cifar.screening"},
     {"cifar.preprocess", "cifar.registry"},
-    {"cifar.predictor", "cifar.inspection"},
+    {"cifar.engines", "cifar.inspection"},
+    {"cifar.predictor"},
     {"cifar.training", "cifar.serving"},
     {"cifar.cli"},
     {"cifar.__main__", "app"},

@@ -64,7 +64,9 @@ def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
     """Ten threads, one load."""
     loads = []
     load = Predictor.load
-    monkeypatch.setattr(Predictor, "load", lambda version: (loads.append(version.number), load(version))[1])
+    monkeypatch.setattr(
+        Predictor, "load", lambda version, engine: (loads.append(version.number), load(version, engine))[1]
+    )
     threads = [threading.Thread(target=versions.get, args=(3,)) for _ in range(10)]
     for thread in threads:
         thread.start()
@@ -96,7 +98,7 @@ def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
 def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
     """A library that is missing must not look like a model that is slow."""
 
-    def fail(_):
+    def fail(*_):
         raise ImportError("no TensorFlow here")
 
     monkeypatch.setattr(Predictor, "load", fail)
@@ -110,7 +112,7 @@ def test_a_version_that_cannot_answer_is_not_ready(registry):
     """Checksums are right, class names are not: found while warming up, not by the first user."""
     file = registry.base / "2" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": ["circle", "square"]}))
-    with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but TensorFlow cannot run it"):
+    with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
         Predictor.load(registry.get(2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from cifar.engines import Engine
 from cifar.errors import OUR_FAULT, CifarError, NotReady, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry, Version
@@ -15,10 +16,11 @@ log = logging.getLogger(__name__)
 class LoadedVersions:
     """Loads versions once, keeps the default one, and drops the longest unused beyond the limit. Thread-safe."""
 
-    def __init__(self, registry: Registry, default: Version, *, max_loaded: int) -> None:
+    def __init__(self, registry: Registry, default: Version, *, max_loaded: int, engine: Engine = "auto") -> None:
         self.registry = registry
         self.default = default
         self._max_loaded = max_loaded
+        self._engine = engine
         self._predictors: dict[int, Predictor] = {}
         self._loading = threading.Lock()
         self._failure: CifarError | None = None
@@ -61,8 +63,8 @@ class LoadedVersions:
             predictor = self._predictors.pop(version.number, None)
             if predictor is None:
                 log.info("loading %s version %s", version.name, version.number)
-                predictor = Predictor.load(version)
-                log.info("version %s is ready", version.number)
+                predictor = Predictor.load(version, self._engine)
+                log.info("version %s is ready on %s", version.number, predictor.engine)
             self._predictors[version.number] = predictor  # last: the order is that of use
             self._drop_unused()
             return predictor

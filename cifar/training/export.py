@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -13,7 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cifar.engines import LITERT_FILE, litert_from
 from cifar.errors import ExportError
 from cifar.registry import (
     MANIFEST,
@@ -30,6 +33,8 @@ from cifar.registry import (
 )
 from cifar.training.libraries import library_versions
 from cifar.training.source import ExportSource
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-5
 """Largest accepted difference of a probability: half of the last digit that answers show."""
@@ -57,6 +62,7 @@ def export(source: ExportSource, registry: Path, name: str) -> Version:
         _write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
         parity = _compare(source, expected, reloaded.signatures)
+        parity["litert_max_abs_difference"] = _write_litert(source, expected, reloaded.signatures, folder)
         return _publish(source, folder, base, parity, _signatures(reloaded.signatures))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,17 +142,43 @@ def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dic
         ].numpy(),
         "serving_bytes": signatures["serving_bytes"](image_bytes=files)["probabilities"].numpy(),
     }
-    worst = 0.0
-    for signature, answer in answers.items():
-        differences = np.abs(answer - expected).max(axis=1)
-        at = int(differences.argmax())
-        if not differences[at] <= TOLERANCE:  # written so that NaN fails too
-            raise ExportError(
-                f"The reloaded {signature} differs from the model by {differences[at]:.3g} on {list(source.images)[at]}; "
-                f"at most {TOLERANCE:g} is accepted. No version was written."
-            )
-        worst = max(worst, float(differences[at]))
+    worst = max(_largest_difference(source, name, answer, expected) for name, answer in answers.items())
     return {"images": len(images), "max_abs_difference": worst, "tolerance": TOLERANCE, "compared": list(answers)}
+
+
+def _write_litert(source: ExportSource, expected: np.ndarray, signatures: Any, folder: Path) -> float | None:
+    """Write the same network as a LiteRT file, run it, and hold it against the model.
+
+    Returns:
+        The largest difference, or None for a network that LiteRT cannot run: that one is served by TensorFlow alone.
+
+    Raises:
+        ExportError: LiteRT runs it, and disagrees; says on which image and by how much.
+    """
+    # Frozen first: converting a SavedModel or a live function gave a file without weights, which answers NaN.
+    frozen = convert_variables_to_constants_v2(signatures["serving_uint8"])
+    images = np.stack(list(source.images.values()))
+    try:
+        content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+        answer = litert_from(content)(images)
+    except Exception as error:  # an operation that LiteRT does not have; the converter raises several types
+        log.warning("LiteRT cannot run this network (%s); TensorFlow will serve it.", type(error).__name__)
+        return None
+    file = folder / LITERT_FILE
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    return _largest_difference(source, "LiteRT file", answer, expected)
+
+
+def _largest_difference(source: ExportSource, what: str, answer: np.ndarray, expected: np.ndarray) -> float:
+    differences = np.abs(answer - expected).max(axis=1)
+    at = int(differences.argmax())
+    if not differences[at] <= TOLERANCE:  # written so that NaN fails too
+        raise ExportError(
+            f"The reloaded {what} differs from the model by {differences[at]:.3g} on {list(source.images)[at]}; "
+            f"at most {TOLERANCE:g} is accepted. No version was written."
+        )
+    return float(differences[at])
 
 
 def _png(image: np.ndarray) -> bytes:

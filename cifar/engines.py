@@ -1,0 +1,112 @@
+"""What runs a version's network: TensorFlow its SavedModel, or LiteRT the file that was exported beside it.
+
+An engine is a function from `uint8` images `(n, height, width, channels)` to `float32` probabilities `(n, classes)`,
+safe to call from several threads. The libraries are imported when an engine is loaded, not before.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from importlib import util
+from typing import Literal
+
+import numpy as np
+
+from cifar.errors import VersionUnusable
+from cifar.registry import Version
+from cifar.settings import quiet_tensorflow
+
+Infer = Callable[[np.ndarray], np.ndarray]
+Engine = Literal["auto", "tensorflow", "litert"]
+
+LITERT_FILE = "assets.extra/model.tflite"
+"""Where a version keeps its LiteRT file; TensorFlow Serving passes over this folder."""
+
+
+def load_engine(version: Version, wanted: Engine) -> tuple[str, Infer]:
+    """Load a version's network.
+
+    Args:
+        version: verified files.
+        wanted: `auto` takes LiteRT where the version has its file and the library is installed, since it starts in a
+            tenth of a second, and TensorFlow otherwise.
+
+    Returns:
+        The engine's name, and the function.
+
+    Raises:
+        VersionUnusable: the engine cannot run this version, or is not installed; says what to do.
+    """
+    name = _choose(version) if wanted == "auto" else wanted
+    try:
+        return name, {"tensorflow": _load_tensorflow, "litert": _load_litert}[name](version)
+    except ModuleNotFoundError as error:
+        raise VersionUnusable(
+            f"The engine {name} is not installed ({error.name} is missing). Install it, or set CIFAR_ENGINE=auto."
+        ) from error
+    except Exception as error:  # the libraries raise whatever their file formats raise
+        raise VersionUnusable(cannot_run(version, name, error)) from error
+
+
+def cannot_run(version: Version, engine: str, error: Exception) -> str:
+    """The sentence for a version whose files are right and that fails all the same."""
+    return (
+        f"{version.name} version {version.number} is as it was exported, but {engine} cannot run it "
+        f"({type(error).__name__}). Export it again."
+    )
+
+
+def _choose(version: Version) -> str:
+    has_file = LITERT_FILE in version.manifest.files
+    return "litert" if has_file and util.find_spec("ai_edge_litert") else "tensorflow"
+
+
+def _load_tensorflow(version: Version) -> Infer:
+    quiet_tensorflow()
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(version.path))  # owns the weights, so `infer` must hold it
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        outputs: np.ndarray = loaded.signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
+        return outputs
+
+    return infer
+
+
+def _load_litert(version: Version) -> Infer:
+    if LITERT_FILE not in version.manifest.files:
+        raise FileNotFoundError(LITERT_FILE)
+    return litert_from((version.path / LITERT_FILE).read_bytes())
+
+
+def litert_from(content: bytes) -> Infer:
+    """Run a LiteRT file, one image at a time: on one thread a batch is no faster.
+
+    An interpreter serves one call at a time; there are as many as there were calls at once.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    idle: queue.SimpleQueue[tuple[Interpreter, int, int]] = queue.SimpleQueue()
+
+    def make() -> tuple[Interpreter, int, int]:
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter, interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        try:
+            held = idle.get_nowait()
+        except queue.Empty:
+            held = make()
+        interpreter, source, target = held
+        rows = []
+        for image in images:
+            interpreter.set_tensor(source, image[None])
+            interpreter.invoke()
+            rows.append(interpreter.get_tensor(target))
+        idle.put(held)
+        return np.concatenate(rows)
+
+    return infer
