@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
 PORT_SHOWN := $(or $(CIFAR_PORT),$(PORT),7860)
 
 .DEFAULT_GOAL := help
@@ -36,8 +37,9 @@ bench: $(VENV)/development-ready ## measure; PHOTOS=DIR holds photographs by cla
 	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(or $(PHOTOS),../shared/data/photos/in)
 
 lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url requirements.in -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-serve.in -c requirements.txt -o requirements-serve.txt
+	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove .venv and caches, keep data, runs and models
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

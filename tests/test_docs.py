@@ -72,10 +72,20 @@ def test_spaces_finds_what_it_needs_at_the_top_of_the_readme():
 
 def test_every_requirement_is_pinned():
     """The same versions next year: each line of both files names one."""
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-serve.txt", "requirements-dev.txt"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
         assert lines
         assert [line for line in lines if not re.match(r"[A-Za-z0-9._-]+==\S+", line)] == []
+
+
+def test_serving_alone_needs_the_same_pins_without_tensorflow():
+    """The small list is a part of the large one."""
+
+    def pins(name):
+        return set(re.findall(r"^[A-Za-z0-9._-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+
+    assert pins("requirements-serve.txt") < pins("requirements.txt")
+    assert not {pin for pin in pins("requirements-serve.txt") if pin.startswith(("tensorflow", "keras", "matplotlib"))}
 
 
 def test_what_the_readme_links_to_is_there():
