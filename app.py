@@ -34,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _start() -> tuple[Settings, FastAPI]:
     """Make the app from the environment; what is wrong with it ends the process with one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request between workers
     try:
         settings = load_settings()
         return settings, create_app(settings)

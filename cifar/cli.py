@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cifar import __version__
 from cifar.errors import CifarError
 from cifar.registry import Registry, Version
-from cifar.settings import ROOT, Settings, load_settings
+from cifar.settings import ROOT, Settings, load_settings, process_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,6 +143,8 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
+    if (workers := arguments.workers or settings.workers) > 1:
+        _become_gunicorn(workers, arguments, settings)
     import uvicorn
 
     uvicorn.run(
@@ -151,6 +154,18 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
         port=arguments.port if arguments.port is not None else settings.port,
         log_config=None,
     )
+
+
+def _become_gunicorn(workers: int, arguments: argparse.Namespace, settings: Settings) -> NoReturn:
+    """Replace this process by gunicorn, which reads the same settings."""
+    place = {
+        "HOST": arguments.host or settings.host,
+        "PORT": settings.port if arguments.port is None else arguments.port,
+    }
+    environment = {f"CIFAR_{name}": str(value) for name, value in {**place, "WORKERS": workers}.items()}
+    os.chdir(ROOT)
+    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+    os.execve(sys.executable, command, {**process_environment(), **environment})
 
 
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
@@ -269,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
     )
     serve.add_argument("--host", help="address to listen on (default: the setting CIFAR_HOST)")
+    serve.add_argument("--workers", type=_size, help="processes (default: the setting CIFAR_WORKERS)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the setting CIFAR_PORT)")
     return parser
 

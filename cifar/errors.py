@@ -19,6 +19,7 @@ a line on stderr and exit status 1.
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── NotReady                     503  not_ready
+    ├── WorkerGone                   503  worker_gone
     ├── DataError                         a data set cannot be used (command line only)
     ├── TrainingError                     a run cannot start or go on (command line only)
     ├── ExportError                       a model cannot become a version (command line only)
@@ -133,6 +134,14 @@ class NotReady(CifarError):
     code = "not_ready"
     status = 503
     retry_after_seconds = 5
+
+
+class WorkerGone(CifarError):
+    """The worker process that held a page's session has ended."""
+
+    code = "worker_gone"
+    status = 503
+    retry_after_seconds = 1
 
 
 class DataError(CifarError):

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     port: int = Field(
         7860, ge=0, le=65535, validation_alias=AliasChoices("CIFAR_PORT", "PORT"), description="Port to listen on."
     )
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve; more than one needs gunicorn.conf.py.")
+    worker_slot: int = Field(0, ge=0, description="This worker's number; gunicorn.conf.py sets it.")
+    worker_sockets: Path = Field(
+        Path(tempfile.gettempdir()) / "cifar-workers",
+        description="Folder of the workers' Unix sockets; gunicorn.conf.py sets it.",
+    )
     examples: Path = Field(ROOT / "examples", description="Folder of sample images for the page and for export checks.")
     uploads: Path = Field(
         Path(tempfile.gettempdir()) / "cifar-space", description="Folder for files uploaded to the page; swept by age."
@@ -111,3 +117,8 @@ def set_upload_folder(folder: Path) -> None:
 def quiet_tensorflow() -> None:
     """Keep TensorFlow's C++ greetings off stderr, unless the user asked for them. Must run before its import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def process_environment() -> dict[str, str]:
+    """What a process that replaces this one inherits."""
+    return dict(os.environ)

@@ -20,14 +20,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import OUR_FAULT, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
-from cifar.serving.middleware import error_response
+from cifar.serving.middleware import error_response, replay
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "/gradio_api/"
 _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|app_id|startup-events|theme\.css|upload|upload_progress|cancel|reset|login_check"
-    r"|token|user|heartbeat/[\w-]+|queue/(join|data|status)|(run|api)/\w+|call/(v2/)?\w+(/\w+)?"
+    r"|token|user|heartbeat/[\w-]+|queue/(join|data|status)|(run|api)/\w+|call/(v2/)?\w+(/[\w-]+)?"
     r"|file=(?!\s*[a-zA-Z][\w+.-]*:).*)/?"
 )
 _UPLOAD = "/gradio_api/upload"
@@ -76,7 +76,7 @@ class GradioGuard:
             return receive
         body = await self._read_call(scope, receive)
         self._check_call(body)
-        return _replay(body, receive)
+        return replay(body, receive)
 
     async def _read_call(self, scope: Scope, receive: Receive) -> bytes:
         body = b""
@@ -125,6 +125,9 @@ class GradioGuard:
 
         try:
             await self.gradio(scope, receive, send_unless_failed)
+        except CifarError as error:
+            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
         except Exception as error:
             if failure is None:
                 raise
@@ -163,17 +166,3 @@ def _as_error(status: int, body: bytes) -> CifarError:
     error = CallFailed(sentence if isinstance(sentence, str) else _NO_FIT)
     error.status = CallFailed.status if status == 500 else status
     return error
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once more, then what the server says (that the client left)."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

@@ -24,6 +24,20 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once more, then what the server says (that the client left)."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
 class RequestId:
     """Gives each request an id, the caller's when it is a harmless one, and sends it back as `X-Request-ID`."""
 

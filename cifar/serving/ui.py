@@ -16,6 +16,7 @@ from PIL import Image
 from starlette.routing import Mount, Route
 
 from cifar.errors import OUR_FAULT, CifarError
+from cifar.serving.affinity import SessionRouter, listen_for_other_workers
 from cifar.serving.classify import Classification, Classifier
 from cifar.serving.components import Choice, Integer, Photo
 from cifar.serving.gradio_guard import GradioGuard
@@ -56,6 +57,10 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
         footer_links=["api"],
     )
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
+    if settings.workers > 1:
+        slot, sockets = settings.worker_slot, settings.worker_sockets
+        mounted.app = SessionRouter(mounted.app, slot=slot, workers=settings.workers, sockets=sockets)
+        listen_for_other_workers(api, slot=slot, sockets=sockets)
     mounted.app = GradioGuard(
         mounted.app, own_paths=own_paths, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
     )

@@ -1,0 +1,56 @@
+"""How gunicorn runs the Space: `gunicorn -c gunicorn.conf.py app:app`, or `python -m cifar serve --workers N`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+
+# Importing Gradio takes seconds and 90 MB: done once, before the fork, it is shared. TensorFlow must not be.
+import gradio  # noqa: F401
+
+from cifar.settings import load_settings
+
+_settings = load_settings()
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.workers
+worker_class = "cifar.serving.worker.Worker"
+timeout = 60
+graceful_timeout = 30
+keepalive = 75
+max_requests = 100_000
+max_requests_jitter = 10_000
+
+if "CIFAR_WORKER_SOCKETS" not in os.environ:  # gunicorn reads this file again on SIGHUP: one folder for all that
+    os.environ["CIFAR_WORKER_SOCKETS"] = tempfile.mkdtemp(prefix="cifar-workers-")
+_slot_of_worker: dict[int, int] = {}
+"""By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
+
+
+def when_ready(server):
+    """Leave what was imported out of garbage collection, so that its pages stay shared."""
+    gc.freeze()
+
+
+def pre_fork(server, worker):
+    """Give the worker a free slot; on a reload all are, and the old workers keep theirs until they go."""
+    taken = list(_slot_of_worker.values())
+    _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
+
+
+def post_fork(server, worker):
+    """Tell the worker its slot."""
+    os.environ["CIFAR_WORKERS"] = str(server.num_workers)
+    os.environ["CIFAR_WORKER_SLOT"] = str(_slot_of_worker[worker.age])
+
+
+def child_exit(server, worker):
+    """Free the slot."""
+    _slot_of_worker.pop(worker.age, None)
+
+
+def on_exit(server):
+    """Remove the sockets."""
+    shutil.rmtree(os.environ["CIFAR_WORKER_SOCKETS"], ignore_errors=True)

@@ -1,0 +1,222 @@
+"""Four workers as gunicorn runs them: every client works, whichever worker it meets, and a death costs little."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need, wait_until_ready
+from gradio_client import Client, handle_file
+from playwright.sync_api import expect, sync_playwright
+
+from cifar import CLASS_NAMES
+from cifar.settings import ROOT
+
+WORKERS = 4
+EXAMPLES = ROOT / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    address: str
+    process: subprocess.Popen
+    log: Path
+
+    def workers(self) -> set[int]:
+        """The process ids of its workers."""
+        listed = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return {int(pid) for pid in listed.stdout.split()}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`python -m cifar serve --workers 4` on a free port; ended by SIGTERM, which must suffice."""
+    folder = tmp_path_factory.mktemp("workers")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "cifar", "serve", "--workers", str(WORKERS), "--port", str(port)]
+    environment = {**os.environ, "CIFAR_UPLOADS": str(folder / "uploads"), "TMPDIR": str(folder)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        server = Server(f"http://127.0.0.1:{port}", process, folder / "log")
+        with httpx.Client(base_url=server.address) as client:
+            wait_until_ready(client)
+        wait_for_workers(server, WORKERS)
+        yield server
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0
+    assert list(folder.glob("cifar-workers-*")) == [], "the sockets are gone"
+
+
+def wait_for_workers(server: Server, ready: int) -> None:
+    """Wait until as many have said that their version is ready."""
+    deadline = time.monotonic() + 60
+    while server.log.read_text().count("version 1 is ready") < ready:
+        assert time.monotonic() < deadline, server.log.read_text()[-2000:]
+        time.sleep(0.1)
+
+
+def classify(server: Server, i: int) -> bool:
+    """One request over a connection of its own: whether its answer was the right one."""
+    content = (EXAMPLES / f"{CLASS_NAMES[i % 10]}.jpg").read_bytes()
+    response = httpx.post(f"{server.address}/predict", files={"image": content}, timeout=30)
+    return response.status_code == 200 and response.json()["predicted_class"] == CLASS_NAMES[i % 10]
+
+
+def owner(session: str) -> int:
+    return zlib.crc32(session.encode()) % WORKERS
+
+
+def test_every_call_of_every_gradio_client_comes_back_with_its_own_answer(server):
+    """Eight clients, 160 calls, four workers, no sticky proxy: plain Gradio answers none."""
+
+    def run(k: int) -> int:
+        client = Client(server.address, verbose=False)
+        right = 0
+        for i in range(20):
+            name = CLASS_NAMES[(i + k) % 10]
+            answer = client.predict(handle_file(EXAMPLES / f"{name}.jpg"), top_k=2, api_name="/predict")
+            right += answer["predicted_class"] == name
+        return right
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(run, range(8))) == 160
+
+
+def test_a_call_by_curl_finds_its_event_wherever_it_asks(server):
+    """`POST /call/predict` and then `GET /call/predict/EVENT`, each on a connection of its own, twelve times."""
+    for i in range(12):
+        name = CLASS_NAMES[i % 10]
+        files = {"files": (f"{name}.jpg", (EXAMPLES / f"{name}.jpg").read_bytes())}
+        (path,) = httpx.post(f"{server.address}/gradio_api/upload", files=files).json()
+        image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        call = httpx.post(f"{server.address}/gradio_api/call/predict", json={"data": [image, 1, None]})
+        event = call.json()["event_id"]
+        assert re.fullmatch(r"[0-3]-[0-9a-f]{32}", event)
+        answer = httpx.get(f"{server.address}/gradio_api/call/predict/{event}", timeout=30).text
+        assert "event: complete" in answer
+        assert json.loads(answer.split("data: ")[-1])[0]["predicted_class"] == name
+
+
+def test_the_progress_of_an_upload_is_told_by_whichever_worker_is_asked(server):
+    """Upload and progress name the same id, and meet."""
+    for _ in range(6):
+        upload = uuid.uuid4().hex
+        files = {"files": ("a.jpg", (EXAMPLES / "cat.jpg").read_bytes())}
+        with ThreadPoolExecutor(1) as pool:
+            address = f"{server.address}/gradio_api/upload_progress?upload_id={upload}"
+            told = pool.submit(httpx.get, address, timeout=20)
+            httpx.post(f"{server.address}/gradio_api/upload?upload_id={upload}", files=files)
+            assert "done" in told.result().text
+
+
+def test_eight_pages_at_once_get_their_answers(server):
+    """Real browsers, each its own session."""
+    path = need("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        pages = [browser.new_context().new_page() for _ in range(8)]
+        for page in pages:
+            page.goto(server.address)
+        for i, page in enumerate(pages):
+            expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=60_000)
+            page.set_input_files("#photo input[type=file]", EXAMPLES / f"{CLASS_NAMES[i]}.jpg")
+        for i, page in enumerate(pages):
+            expect(page.locator("#answer h2")).to_have_text(CLASS_NAMES[i], timeout=30_000)
+        browser.close()
+
+
+def test_requests_spread_over_the_workers(server):
+    """Each worker answers some of 80 connections."""
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda i: classify(server, i), range(80)))
+
+
+def test_a_worker_forked_shares_what_was_imported_and_no_tensorflow(server):
+    """With LiteRT no process ever maps TensorFlow, and the parent least of all."""
+    for pid in {server.process.pid, *server.workers()}:
+        assert "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
+    """SIGHUP: new workers are there before the old ones go, and each finishes what it began."""
+    before = server.workers()
+    stop = threading.Event()
+    results = []
+
+    def load(k: int) -> None:
+        i = k
+        while not stop.is_set() and i < 3000:
+            results.append(classify(server, i))
+            i += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(load, k) for k in range(4)]
+        ready = server.log.read_text().count("version 1 is ready")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for_workers(server, ready + WORKERS)
+        deadline = time.monotonic() + 60
+        while server.workers() & before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        stop.set()
+        for run in runs:
+            run.result()
+    assert not server.workers() & before
+    assert len(server.workers()) == WORKERS
+    assert len(results) > 20
+    assert all(results)
+    client = Client(server.address, verbose=False)
+    assert client.predict(handle_file(EXAMPLES / "ship.jpg"), api_name="/predict")["predicted_class"] == "ship"
+
+
+def test_a_worker_killed_takes_its_own_sessions_and_no_other(server):
+    """SIGKILL: another worker takes its slot, and soon every session, of each slot, is answered again."""
+    links = {path.name: path.resolve() for path in server.log.parent.glob("cifar-workers-*/?.sock")}
+    victim_slot = 2
+    victim = int(re.search(r"-(\d+)\.sock", links[f"{victim_slot}.sock"].name)[1])
+    ready = server.log.read_text().count("version 1 is ready")
+    os.kill(victim, signal.SIGKILL)
+    wait_for_workers(server, ready + 1)
+    assert victim not in server.workers()
+    assert len(server.workers()) == WORKERS
+    seen = set()
+    for _ in range(40):
+        session = str(uuid.uuid4())
+        if owner(session) in seen:
+            continue
+        seen.add(owner(session))
+        joined = httpx.post(
+            f"{server.address}/gradio_api/queue/join",
+            json={"data": [None, None, None], "fn_index": _predict_index(server), "session_hash": session},
+            timeout=30,
+        )
+        assert joined.status_code == 200, joined.text
+        stream = httpx.get(f"{server.address}/gradio_api/queue/data", params={"session_hash": session}, timeout=30).text
+        assert "No image came" in stream
+    assert seen == set(range(WORKERS))
+
+
+def _predict_index(server: Server) -> int:
+    dependencies = httpx.get(f"{server.address}/config").json()["dependencies"]
+    return next(d["id"] for d in dependencies if d["api_name"] == "predict")
