@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
-PORT_SHOWN := $(or $(CIFAR_PORT),$(PORT),7860)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast lint format bench lock clean
@@ -14,7 +13,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
-	@echo "==> Serving at http://localhost:$(PORT_SHOWN) (the page is there in about 10 seconds; Ctrl-C stops it)"
+	@echo "==> Starting the server; Ctrl-C stops it"
 	@$(BIN)/python app.py
 
 test: $(VENV)/development-ready ## run every test
@@ -25,6 +24,7 @@ test-fast: $(VENV)/development-ready ## run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/development-ready ## check style and types
+	@rm -f cifar/serving/components.pyi  # Gradio's; mypy would read it in place of the source
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,8 +33,9 @@ format: $(VENV)/development-ready ## mend style where a machine can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/development-ready ## measure; PHOTOS=DIR holds photographs by class
-	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(or $(PHOTOS),../shared/data/photos/in)
+bench: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
+	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench PHOTOS=DIR, with DIR/cat/*.jpg, ..."; exit 1; }
+	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(PHOTOS)
 
 lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
 	$(COMPILE) requirements.in -o requirements.txt

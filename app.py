@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 
 import uvicorn
@@ -42,9 +43,22 @@ def _start() -> tuple[Settings, FastAPI]:
         sys.exit(f"cifar: {error}")
 
 
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything is promised."""
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=2048)
+    except OSError as error:
+        sys.exit(
+            f"cifar: cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another: PORT=7861"
+        )
+
+
 if __name__ == "__main__":
     settings, app = _start()
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
+    with _listen(settings) as listener:
+        print(f"==> Serving at http://localhost:{listener.getsockname()[1]}", file=sys.stderr)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        server.run(sockets=[listener])
 else:
 
     def __getattr__(name: str) -> FastAPI:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def main() -> None:
     predictors = [Predictor.load(registry.get(number)) for number in registry.numbers()]
     names, spec = predictors[0].class_names, predictors[0].image
     photos = [file for file in sorted(arguments.photos.glob("*/*.jpg")) if file.parent.name in names]
+    if not photos:
+        sys.exit(f"{arguments.photos} holds no <class>/*.jpg of the model's classes: {', '.join(names)}.")
     labels = np.array([names.index(file.parent.name) for file in photos])
 
     def answers(encode: Callable[[Path], bytes]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from cifar.settings import ROOT, Settings, load_settings, process_environment
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="cifar: %(message)s")
     try:
         arguments.run(arguments, load_settings())
     except (CifarError, OSError) as error:
@@ -138,34 +140,21 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
         print(*rows[0], sep="\t")
         for row in rows:
             print(*row.values(), sep="\t")
+    if not rows:
+        _say(f"There is no version of {settings.model_name} in {settings.registry}.")
     for problem in problems.values():
         _say(problem)
 
 
-def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
-    if (workers := arguments.workers or settings.workers) > 1:
-        _become_gunicorn(workers, arguments, settings)
-    import uvicorn
-
-    uvicorn.run(
-        "app:app",
-        app_dir=str(ROOT),
-        host=arguments.host or settings.host,
-        port=arguments.port if arguments.port is not None else settings.port,
-        log_config=None,
-    )
-
-
-def _become_gunicorn(workers: int, arguments: argparse.Namespace, settings: Settings) -> NoReturn:
-    """Replace this process by gunicorn, which reads the same settings."""
-    place = {
-        "HOST": arguments.host or settings.host,
-        "PORT": settings.port if arguments.port is None else arguments.port,
-    }
-    environment = {f"CIFAR_{name}": str(value) for name, value in {**place, "WORKERS": workers}.items()}
+def _serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
+    """Replace this process by the server, which reads the same settings."""
+    workers = arguments.workers or settings.workers
+    port = settings.port if arguments.port is None else arguments.port
+    chosen = {"HOST": arguments.host or settings.host, "PORT": port, "WORKERS": workers}
+    environment = {f"CIFAR_{name}": str(value) for name, value in chosen.items()}
+    command = ["app.py"] if workers == 1 else ["-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
     os.chdir(ROOT)
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
-    os.execve(sys.executable, command, {**process_environment(), **environment})
+    os.execve(sys.executable, [sys.executable, *command], {**process_environment(), **environment})
 
 
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
@@ -237,7 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("source", type=Path, help="a run folder, a .keras file or an .h5 file (Keras 2 or 3)")
     export.add_argument("--name", help="the model's name in the registry (default: the setting CIFAR_MODEL_NAME)")
-    export.add_argument("--classes", type=_names, metavar="A,B,...", help="class names in the order of the outputs")
+    export.add_argument(
+        "--classes",
+        type=_names,
+        metavar="A,B,...",
+        help="class names in the order of the outputs (default: the run's; CIFAR's for 10 outputs at 32x32)",
+    )
     export.add_argument(
         "--input-range",
         type=_range,

@@ -31,6 +31,7 @@ def as_text(report: dict[str, Any]) -> str:
         f"{report['name']} version {report['version']}, exported {report['created']}, {report['bytes']:,} bytes",
         f"classes ({len(report['class_names'])}): {', '.join(report['class_names'])}",
         f"input: {_shape(list(report['image'].values()))} pixels; {report['preprocessing']}",
+        f"input range of the Keras model: {report['input_range'][0]:g} to {report['input_range'][1]:g}",
         f"parity: {report['parity']['max_abs_difference']:.2g} at most over {report['parity']['images']} images",
     ]
     lines += [f"{name}: {value}" for name, value in report["metrics"].items()]

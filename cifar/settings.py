@@ -6,13 +6,16 @@ environment wins. `.env.example` lists them all, and a test keeps that list comp
 
 from __future__ import annotations
 
+import difflib
 import os
 import tempfile
 from pathlib import Path
 from typing import Literal
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 
 from cifar.errors import SettingsError
 
@@ -50,7 +53,10 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "cifar-workers",
         description="Folder of the workers' Unix sockets; gunicorn.conf.py sets it.",
     )
-    examples: Path = Field(ROOT / "examples", description="Folder of sample images for the page and for export checks.")
+    examples: Path = Field(
+        ROOT / "examples",
+        description="Folder of sample images: for export checks, and on the page those named after a class.",
+    )
     uploads: Path = Field(
         Path(tempfile.gettempdir()) / "cifar-space", description="Folder for files uploaded to the page; swept by age."
     )
@@ -100,13 +106,23 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: names the first variable that is wrong, what came and what was expected.
     """
+    given = {**dotenv_values(".env"), **os.environ}
+    known = {f"CIFAR_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(given):
+        if name.startswith("CIFAR_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise SettingsError(f"There is no setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0])
-        variable = field if field.isupper() else f"CIFAR_{field.upper()}"
+        field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
+        variable = next((name for name in (f"CIFAR_{field}", field) if given.get(name)), field)
         raise SettingsError(f"{variable}={first['input']!r} is not usable: {first['msg']}.") from error
+    except SourceError as error:  # a list that is no JSON
+        raise SettingsError(
+            f'CIFAR_CORS_ORIGINS must be a JSON list such as ["https://a.example"]: {error}.'
+        ) from error
 
 
 def set_upload_folder(folder: Path) -> None:
@@ -115,7 +131,7 @@ def set_upload_folder(folder: Path) -> None:
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow's C++ greetings off stderr, unless the user asked for them. Must run before its import."""
+    """Keep most of TensorFlow's C++ greetings off stderr (not those before its logging is set up). Must run before its import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,11 +85,33 @@ def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
 
 def test_a_wrong_setting_names_the_variable():
     """Somebody who misspells a number reads which one."""
-    for name, value in (("CIFAR_MAX_BODY_BYTES", "lots"), ("PORT", "99999"), ("MODEL_VERSION", "latest")):
+    for name, value in (
+        ("CIFAR_MAX_BODY_BYTES", "lots"),
+        ("PORT", "99999"),
+        ("MODEL_VERSION", "latest"),
+        ("CIFAR_CORS_ORIGINS", "https://a.example"),
+    ):
         result = cifar("models", **{name: value})
         assert result.returncode == 1
-        assert name.removeprefix("CIFAR_") in result.stderr
-        assert value in result.stderr
+        assert re.search(rf"^cifar: {name}\b", result.stderr, re.MULTILINE), result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_misspelt_setting_is_not_passed_over():
+    """The sentence has the name that was meant."""
+    result = cifar("models", CIFAR_MODLE_NAME="shapes")
+    assert result.returncode == 1
+    assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_promised():
+    """And the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = cifar("serve", "--host", "127.0.0.1", "--port", port)
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: " in result.stderr
+    assert "Serving at" not in result.stderr
 
 
 def test_a_version_that_is_pinned_but_missing_ends_the_server_at_once():

@@ -54,6 +54,8 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "_top_k",
         "_version",
         "port",
+        "workers",
+        "_slot",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name

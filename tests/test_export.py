@@ -239,5 +239,5 @@ def test_a_file_that_is_no_model_is_refused(settings, tmp_path):
             read_source(tmp_path / name, settings)
     with pytest.raises(ExportError, match="not there"):
         read_source(tmp_path / "gone.keras", settings)
-    with pytest.raises(ExportError, match=r"not a finished run: it has no config\.json"):
+    with pytest.raises(ExportError, match=r"no run folder: it has no config\.json"):
         read_source(tmp_path, settings)

@@ -65,6 +65,13 @@ def test_a_bad_file_is_an_error_with_a_sentence_for_gradio_client_too(client, tm
         client.predict(handle_file(tmp_path / "bad.png"), api_name="/predict")
 
 
+def test_a_path_that_was_not_wrapped_is_told_how(client):
+    """The commonest mistake with gradio_client."""
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        client.predict(str(CAT), api_name="/predict")
+    assert "handle_file('photo.jpg')" in caught.value.response.text
+
+
 def call_with_path(server: str, path: str, **more) -> list[httpx.Response]:
     """Send a file that was not uploaded through every route that takes one."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}

@@ -161,12 +161,12 @@ def test_a_tiff_of_random_bytes_after_its_magic_raises_our_errors_alone():
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "\u20ac".encode().decode("latin-1")])
-def test_a_form_in_a_charset_that_is_none_is_a_400(api, charset):
-    """`charset=undefined` makes Python's codecs raise."""
+def test_a_form_in_a_charset_that_is_none_is_the_callers_mistake(api, charset):
+    """`charset=undefined` makes Python's codecs raise; others make a name of nonsense."""
     body = b'--x\r\nContent-Disposition: form-data; name="\xe9"\r\n\r\na\r\n--x--\r\n'
     kind = f"multipart/form-data; boundary=x; charset={charset}".encode("latin-1")
     response = api.post("/predict", content=body, headers={"Content-Type": kind})
-    assert response.status_code == 400
+    assert response.status_code in {400, 422}
 
 
 @pytest.mark.parametrize("path", ["\0", "/tmp/x\0", "\ud800", "a/" * 20_000, "", ".", "~"])
@@ -223,7 +223,9 @@ def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method,
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/predict/", "/v1/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
+)
 def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
     """And nothing of the path comes back."""
     response = httpx.get(server + path)

@@ -60,7 +60,7 @@ def test_a_network_that_cannot_be_built_is_refused(arch, classes, shape, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"validation_split": 1.0}]
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"validation_split": 1.0}, {"arch": "resnet"}]
 )
 def test_a_setting_out_of_range_is_refused_before_anything_is_written(wrong):
     """Nothing half-started."""

@@ -148,8 +148,10 @@ async def _read(request: Request) -> tuple[bytes | None, dict[str, str]]:
 
 
 async def _read_form(request: Request, parameters: dict[str, str]) -> tuple[bytes | None, dict[str, str]]:
-    async with request.form(max_files=1, max_fields=len(_PARAMETERS)) as form:
+    async with request.form(max_files=1, max_fields=10) as form:
         parameters |= {name: value for name, value in form.items() if name in _PARAMETERS and isinstance(value, str)}
+        if unknown := [name for name in form if name != "image" and name not in _PARAMETERS]:
+            raise BadParameter(f"There is no field {unknown[0]!r}; there are: image, {', '.join(_PARAMETERS)}.")
         image = form.get("image")
         if isinstance(image, str):
             raise MissingImage("The field `image` came as text; send it as a file, as `curl -F image=@photo.jpg` does.")

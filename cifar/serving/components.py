@@ -23,6 +23,14 @@ class Photo(gr.Image):
         """The front end's name for it."""
         return "image"
 
+    def example_payload(self) -> Any:
+        """What the page's examples of code send: a file of the caller's."""
+        return {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+
+    def example_value(self) -> Any:
+        """The same, as a word."""
+        return "photo.jpg"
+
     def preprocess(self, payload: ImageData | None) -> bytes | None:
         """The uploaded file's content, or None."""
         if payload is None or payload.path is None:
@@ -39,6 +47,18 @@ class Integer(gr.Number):
     def get_block_name(self) -> str:
         """The front end's name for it."""
         return "number"
+
+    def preprocess(self, payload: Any) -> Any:
+        """What came."""
+        return payload
+
+
+class Slider(gr.Slider):
+    """Hands on a number that was typed beside the slider, so that a wrong one gets a sentence in place."""
+
+    def get_block_name(self) -> str:
+        """The front end's name for it."""
+        return "slider"
 
     def preprocess(self, payload: Any) -> Any:
         """What came."""

@@ -72,7 +72,7 @@ class GradioGuard:
         if path.startswith(_PREFIX) and not _OPEN.fullmatch(path):
             raise RouteClosed("There is nothing at this address.")
         del MutableHeaders(scope=scope)["x-gradio-server"]  # it would make Gradio name another server as itself
-        if scope["method"] != "POST" or path.rstrip("/") == _UPLOAD:
+        if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == _UPLOAD:
             return receive
         body = await self._read_call(scope, receive)
         self._check_call(body)
@@ -97,6 +97,9 @@ class GradioGuard:
         session = call.get("session_hash")
         if session is not None and not (isinstance(session, str) and _SESSION_HASH.fullmatch(session)):
             raise BadRequest("session_hash must be 1 to 64 letters, digits, - or _.")
+        data = call.get("data")
+        if isinstance(data, list) and data and isinstance(data[0], str):
+            raise BadRequest("The image came as text. In Python, wrap its path: handle_file('photo.jpg').")
         if not all(map(self._is_served_file, _named_files(call))):
             raise BadRequest(
                 f"A file must be uploaded to {_UPLOAD} first: a path on the server or a URL is not accepted."

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from cifar.errors import OUR_FAULT, CifarError
 from cifar.serving.affinity import SessionRouter, listen_for_other_workers
 from cifar.serving.classify import Classification, Classifier
-from cifar.serving.components import Choice, Integer, Photo
+from cifar.serving.components import Choice, Integer, Photo, Slider
 from cifar.serving.gradio_guard import GradioGuard
 from cifar.serving.uploads import sweep_while_serving
 from cifar.settings import Settings, set_upload_folder
@@ -85,7 +85,7 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
                 notice = gr.HTML(visible=False, elem_id="notice", label="Message", padding=False)
                 label = gr.Label(label="Answer", elem_id="answer")
                 details = gr.HTML(visible=False, elem_id="details", label="Details", padding=False)
-                top_k = gr.Slider(
+                top_k = Slider(
                     1,
                     classes,
                     value=min(settings.default_top_k, classes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from cifar.preprocess import preprocess
 from cifar.settings import Settings
 from cifar.training.keras2 import load_h5
 from cifar.training.train import INPUT_RANGE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ def read_source(
     _check_shapes(model)
     model = keras.Model(model.inputs[0], model.outputs[0])  # one tensor in, one out, however it was built
     names = class_names or tuple(run.get("class_names", ())) or _cifar_names(model)
+    taken = input_range or (INPUT_RANGE if run else _guess_range(model))
+    if not run and not (class_names and input_range):
+        log.warning(
+            "Taking a black pixel as %g, a white one as %g, and the classes as %s. --input-range and --classes say otherwise.",
+            *taken,
+            ", ".join(names),
+        )
     if len(names) != model.output_shape[-1]:
         raise ExportError(
             f"{path} has {model.output_shape[-1]} outputs; {len(names)} class names were given. Name one for each: --classes A,B,..."
@@ -75,7 +85,7 @@ def read_source(
     return ExportSource(
         model=model,
         class_names=names,
-        input_range=input_range or (INPUT_RANGE if run else _guess_range(model)),
+        input_range=taken,
         logits=logits,
         images=_run_samples(path)
         if run and images is None
@@ -86,6 +96,8 @@ def read_source(
 
 
 def _read_run(run: Path) -> dict[str, Any]:
+    if not (run / "config.json").is_file():
+        raise ExportError(f"{run} is no run folder: it has no config.json. Name a run, a .keras or an .h5 file.")
     try:
         config: dict[str, Any] = json.loads((run / "config.json").read_text())
         return config | {"metrics": json.loads((run / "metrics.json").read_text())}

@@ -28,7 +28,7 @@ import numpy as np
 from cifar.errors import BadParameter, TrainingError
 from cifar.training.data import Dataset, split_validation
 from cifar.training.libraries import library_versions
-from cifar.training.model import build_model
+from cifar.training.model import ARCHITECTURES, build_model
 from cifar.training.plots import save_curves
 from cifar.training.progress import Progress
 
@@ -52,6 +52,8 @@ class TrainConfig:
         for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 1e-12)):
             if getattr(self, name) < low:
                 raise BadParameter(f"{name} must be positive; got {getattr(self, name)}.")
+        if self.arch not in ARCHITECTURES:
+            raise BadParameter(f"There is no architecture {self.arch!r}; there are: {', '.join(ARCHITECTURES)}.")
         if not 0 < self.validation_split < 1:
             raise BadParameter(f"validation_split is a share between 0 and 1; got {self.validation_split}.")
 
@@ -119,7 +121,10 @@ def _describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 def _open_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:
     config_file = run / "config.json"
     if not resume:
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise TrainingError(f"{run} is a file; name a folder with --out.") from None
         if any(run.iterdir()):
             raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.")
         _write_whole(
