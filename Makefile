@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench lock clean
+.PHONY: help run test test-fast lint format bench bench-photos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ format: $(VENV)/development-ready ## mend style where a machine can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
-	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench PHOTOS=DIR, with DIR/cat/*.jpg, ..."; exit 1; }
+bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 8 minutes)
+	PYTHONPATH=. $(BIN)/python benchmarks/serving.py
+
+bench-photos: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
+	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench-photos PHOTOS=DIR"; exit 1; }
 	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(PHOTOS)
 
 lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
