@@ -13,9 +13,10 @@ import pytest
 from conftest import wait_until_ready
 from fastapi.testclient import TestClient
 from pictures import encoded, noise
+from PIL import Image
 
 from app import create_app
-from cifar.errors import NotReady, VersionNotFound, VersionUnusable
+from cifar.errors import BadParameter, NotReady, VersionNotFound, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry
 from cifar.serving.classify import Classifier
@@ -150,6 +151,22 @@ def test_no_more_pictures_than_the_setting_are_worked_on_at_once(versions):
     for thread in threads:
         thread.join()
     assert counting.most == 2
+
+
+def test_a_small_image_on_a_quick_version_is_classified_at_once_and_like_any_other(versions):
+    """The same answer, without a thread; a large file, a large picture and a slow version take the other way."""
+    classifier = Classifier(versions, Settings())
+    small, wide, heavy = encoded(noise(40, 40)), encoded(Image.new("RGB", (500, 500))), encoded(noise(120, 120))
+    assert len(wide) < 16_384 < len(heavy)
+    versions.get().quick = True
+    at_once, in_thread = classifier.classify_at_once(small, top_k="2"), classifier.classify(small, top_k="2")
+    assert at_once.as_json() == in_thread.as_json()
+    assert classifier.classify_at_once(wide) is None
+    assert classifier.classify_at_once(heavy) is None
+    with pytest.raises(BadParameter):
+        classifier.classify_at_once(small, top_k="9")
+    versions.get().quick = False
+    assert classifier.classify_at_once(small) is None
 
 
 def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):

@@ -123,9 +123,10 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     async def predict(request: Request) -> dict[str, Any]:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
         payload, parameters = await _read(request)
-        answer = await run_in_threadpool(
-            classifier.classify, payload, top_k=parameters.get("top_k"), version=parameters.get("version")
-        )
+        top_k, version = parameters.get("top_k"), parameters.get("version")
+        answer = None if version else classifier.classify_at_once(payload, top_k=top_k)
+        if answer is None:
+            answer = await run_in_threadpool(classifier.classify, payload, top_k=top_k, version=version)
         return {**answer.as_json(), "request_id": request.state.request_id}
 
     return api

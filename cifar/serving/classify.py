@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from cifar.errors import BadParameter, MissingImage
-from cifar.predictor import Prediction
+from cifar.errors import BadParameter, ImageTooLarge, MissingImage
+from cifar.predictor import Prediction, Predictor
 from cifar.preprocess import preprocess
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
 
+_AT_ONCE_BYTES = 16_384
+_AT_ONCE_PIXELS = 128 * 128
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -70,12 +72,35 @@ class Classifier:
             )
         wanted = _integer("top_k", top_k)
         predictor = self.versions.get(_integer("version", version))
-        count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         with self._places:
-            pixels = preprocess(payload, **predictor.image.model_dump(), max_pixels=self._settings.max_image_pixels)
-            started = time.perf_counter()
-            (prediction,) = predictor.predict(pixels[None], top_k=count)
-            inference_ms = (time.perf_counter() - started) * 1000
+            return self._classify(predictor, payload, wanted, self._settings.max_image_pixels)
+
+    def classify_at_once(self, payload: bytes | None, *, top_k: object = None) -> Classification | None:
+        """Classify a small image with the default version, when that waits for nothing and takes about a millisecond.
+
+        An event loop may call this itself: handing such an image to a thread costs more than classifying it.
+
+        Returns:
+            None where `classify` in a thread is due: a large file or picture, or a version that is not loaded or is slow.
+
+        Raises:
+            CifarError: as `classify`.
+        """
+        predictor = self.versions.default_if_loaded()
+        if payload is None or len(payload) > _AT_ONCE_BYTES or predictor is None or not predictor.quick:
+            return None
+        pixels = min(_AT_ONCE_PIXELS, self._settings.max_image_pixels)
+        try:
+            return self._classify(predictor, payload, _integer("top_k", top_k), pixels)
+        except ImageTooLarge:  # known from the header alone
+            return None
+
+    def _classify(self, predictor: Predictor, payload: bytes, wanted: int | None, max_pixels: int) -> Classification:
+        count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
+        pixels = preprocess(payload, **predictor.image.model_dump(), max_pixels=max_pixels)
+        started = time.perf_counter()
+        (prediction,) = predictor.predict(pixels[None], top_k=count)
+        inference_ms = (time.perf_counter() - started) * 1000
         return Classification(predictor.version.name, predictor.version.number, prediction, pixels, inference_ms)
 
 

@@ -46,6 +46,10 @@ class LoadedVersions:
             log.exception("version %s cannot be served", self.default.number)
             self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
 
+    def default_if_loaded(self) -> Predictor | None:
+        """The default version's predictor, without waiting."""
+        return self._predictors.get(self.default.number)
+
     def get(self, number: int | None = None) -> Predictor:
         """The default version's predictor, or another one's, loading it when need be.
 
