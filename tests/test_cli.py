@@ -68,9 +68,15 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
         (["predict", "examples/cat.jpg", "--top-k", "0"], "top_k must be from 1 to 10"),
         (["inspect", "saved_model/cifar_classifier/99"], "is not there"),
         (["inspect", "saved_model/cifar_classifier"], "whole number"),
-        (["export", "nowhere"], "is not there"),
-        (["export", "tests/data/keras2_tutorial.h5", "--name", "a/b"], "A model's name has letters"),
-        (["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set"),
+        pytest.param(["export", "nowhere"], "is not there", marks=pytest.mark.slow),
+        pytest.param(
+            ["export", "tests/data/keras2_tutorial.h5", "--name", "a/b"],
+            "A model's name has letters",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set", marks=pytest.mark.slow
+        ),
         (["evaluate", "--data", "nowhere"], "is no data set"),
     ],
 )

@@ -93,6 +93,7 @@ def test_training_lowers_the_loss_and_writes_a_whole_run(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     """A run can be repeated."""
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
