@@ -55,6 +55,8 @@ def _listen(settings: Settings) -> socket.socket:
 
 if __name__ == "__main__":
     settings, app = _start()
+    if settings.workers > 1:
+        sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
         print(f"==> Serving at http://localhost:{listener.getsockname()[1]}", file=sys.stderr)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))

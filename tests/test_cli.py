@@ -110,6 +110,16 @@ def test_a_misspelt_setting_is_not_passed_over():
     assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
 
 
+def test_several_workers_are_not_promised_by_one_process():
+    """`CIFAR_WORKERS=2 python app.py` would send half its sessions to a worker that is not there."""
+    environment = {**os.environ, "CIFAR_WORKERS": "2", "PORT": "0"}
+    result = subprocess.run(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 1
+    assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr
+
+
 def test_a_port_that_is_taken_is_said_before_anything_is_promised():
     """And the way out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
