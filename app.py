@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
     registry = Registry(settings.registry, settings.model_name)
     default = registry.get(settings.model_version)
     default.verify()
-    versions = LoadedVersions(registry, default, max_loaded=settings.max_loaded_versions, engine=settings.engine)
+    versions = LoadedVersions(registry, default, settings)
     classifier = Classifier(versions, settings)
     return mount_page(create_api(classifier, settings), classifier, settings)
 

@@ -6,9 +6,19 @@ import gc
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 
-# Importing Gradio takes seconds and 90 MB: done once, before the fork, it is shared. TensorFlow must not be.
-import gradio  # noqa: F401
+if "CIFAR_WORKER_FILES" not in os.environ:  # gunicorn reads this file again on SIGHUP: one folder for all that
+    os.environ["CIFAR_WORKER_FILES"] = tempfile.mkdtemp(prefix="cifar-workers-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["CIFAR_WORKER_FILES"]  # before anything imports its library
+
+# Imported before the fork, the Space's libraries are there at once and shared. TensorFlow must not be among them: it does
+# not survive a fork. A reload (SIGHUP) thus reads settings and models anew, but code only on a restart.
+import app  # noqa: F401
+
+with suppress(ModuleNotFoundError):
+    import ai_edge_litert.interpreter  # noqa: F401
+from prometheus_client import multiprocess
 
 from cifar.settings import load_settings
 
@@ -23,8 +33,6 @@ keepalive = 75
 max_requests = 100_000
 max_requests_jitter = 10_000
 
-if "CIFAR_WORKER_SOCKETS" not in os.environ:  # gunicorn reads this file again on SIGHUP: one folder for all that
-    os.environ["CIFAR_WORKER_SOCKETS"] = tempfile.mkdtemp(prefix="cifar-workers-")
 _slot_of_worker: dict[int, int] = {}
 """By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
 
@@ -47,10 +55,11 @@ def post_fork(server, worker):
 
 
 def child_exit(server, worker):
-    """Free the slot."""
+    """Free the slot; what the worker counted stays."""
     _slot_of_worker.pop(worker.age, None)
+    multiprocess.mark_process_dead(worker.pid)
 
 
 def on_exit(server):
-    """Remove the sockets."""
-    shutil.rmtree(os.environ["CIFAR_WORKER_SOCKETS"], ignore_errors=True)
+    """Remove the sockets and the counts."""
+    shutil.rmtree(os.environ["CIFAR_WORKER_FILES"], ignore_errors=True)

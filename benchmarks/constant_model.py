@@ -9,5 +9,5 @@ from cifar import predictor
 
 _ANSWER = np.full(10, 0.1, np.float32)
 
-predictor.load_engine = lambda *_: ("constant", lambda images: np.tile(_ANSWER, (len(images), 1)))
+predictor.load_engine = lambda *_, **__: ("constant", lambda images: np.tile(_ANSWER, (len(images), 1)))
 app = space.app

@@ -7,7 +7,9 @@ safe to call from several threads. The libraries are imported when an engine is 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import util
 from typing import Literal
 
@@ -20,15 +22,19 @@ from cifar.settings import quiet_tensorflow
 Infer = Callable[[np.ndarray], np.ndarray]
 Engine = Literal["auto", "tensorflow", "litert"]
 
+GAIN_FROM_BATCHES = frozenset({"tensorflow"})
+"""The engines that answer a batch in less time than its images one by one. On one thread LiteRT does not."""
+
 LITERT_FILE = "assets.extra/model.tflite"
 """Where a version keeps its LiteRT file; TensorFlow Serving passes over this folder."""
 
 
-def load_engine(version: Version, wanted: Engine) -> tuple[str, Infer]:
+def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str, Infer]:
     """Load a version's network.
 
     Args:
         version: verified files.
+        threads: how many TensorFlow computes with; LiteRT computes in its callers' threads.
         wanted: `auto` takes LiteRT where the version has its file and the library is installed, since it starts in a
             tenth of a second, and TensorFlow otherwise.
 
@@ -40,7 +46,7 @@ def load_engine(version: Version, wanted: Engine) -> tuple[str, Infer]:
     """
     name = _choose(version) if wanted == "auto" else wanted
     try:
-        return name, {"tensorflow": _load_tensorflow, "litert": _load_litert}[name](version)
+        return name, _load_tensorflow(version, threads) if name == "tensorflow" else _load_litert(version)
     except ModuleNotFoundError as error:
         raise VersionUnusable(
             f"The engine {name} is not installed ({error.name} is missing). Install it, or set CIFAR_ENGINE=auto."
@@ -62,17 +68,37 @@ def _choose(version: Version) -> str:
     return "litert" if has_file and util.find_spec("ai_edge_litert") else "tensorflow"
 
 
-def _load_tensorflow(version: Version) -> Infer:
+def _load_tensorflow(version: Version, threads: int) -> Infer:
     quiet_tensorflow()
-    import tensorflow as tf
+    with _without_keras():
+        import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(version.path))  # owns the weights, so `infer` must hold it
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)  # a chain of layers has nothing to run beside
+    except RuntimeError:  # TensorFlow computes already, for a version loaded before
+        pass
+    loaded = tf.saved_model.load(str(version.path))
+    signature = loaded.signatures["serving_uint8"]
 
-    def infer(images: np.ndarray) -> np.ndarray:
-        outputs: np.ndarray = loaded.signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
+    def infer(images: np.ndarray, _owner_of_the_weights: object = loaded) -> np.ndarray:
+        outputs: np.ndarray = signature(image=tf.constant(images))["probabilities"].numpy()
         return outputs
 
     return infer
+
+
+@contextmanager
+def _without_keras() -> Iterator[None]:
+    """Keep TensorFlow from importing Keras, which a SavedModel does not need: 65 MB and 0.7 s in each process."""
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow goes on when the import fails
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
 
 
 def _load_litert(version: Version) -> Infer:

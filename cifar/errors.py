@@ -19,6 +19,9 @@ a line on stderr and exit status 1.
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── NotReady                     503  not_ready
+    ├── Overloaded                   503  overloaded
+    │   └── WaitedTooLong            503  waited_too_long
+    ├── CallerLeft                   499  caller_left
     ├── WorkerGone                   503  worker_gone
     ├── DataError                         a data set cannot be used (command line only)
     ├── TrainingError                     a run cannot start or go on (command line only)
@@ -134,6 +137,27 @@ class NotReady(CifarError):
     code = "not_ready"
     status = 503
     retry_after_seconds = 5
+
+
+class Overloaded(CifarError):
+    """As many images wait as the setting `max_waiting_images` allows."""
+
+    code = "overloaded"
+    status = 503
+    retry_after_seconds = 1
+
+
+class WaitedTooLong(Overloaded):
+    """The image waited longer than the setting `max_wait_seconds` allows."""
+
+    code = "waited_too_long"
+
+
+class CallerLeft(CifarError):
+    """The caller closed the connection before the answer; nobody reads this."""
+
+    code = "caller_left"
+    status = 499
 
 
 class WorkerGone(CifarError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cifar.cpus import available_cpus
 from cifar.engines import Engine, Infer, cannot_run, load_engine
 from cifar.errors import BadParameter, VersionUnusable
 from cifar.registry import ImageSpec, Version
@@ -37,14 +38,19 @@ class Predictor:
         self._infer = infer
 
     @classmethod
-    def load(cls, version: Version, engine: Engine = "auto") -> Predictor:
+    def load(cls, version: Version, engine: Engine = "auto", *, threads: int | None = None) -> Predictor:
         """Verify, load and warm up a version: a tenth of a second with LiteRT, seconds with TensorFlow.
+
+        Args:
+            version: what to load.
+            engine: see `load_engine`.
+            threads: how many to compute with; None for as many as there are processors.
 
         Raises:
             VersionUnusable: a file is not what was exported, or the engine cannot run it.
         """
         version.verify()
-        name, infer = load_engine(version, engine)
+        name, infer = load_engine(version, engine, threads=threads or available_cpus())
         predictor = cls(version, infer, engine=name)
         predictor.warm_up()
         return predictor
@@ -100,11 +106,16 @@ class Predictor:
         Raises:
             BadParameter: `top_k` is out of range, or `images` has another dtype or shape.
         """
+        return [self.rank(row, top_k) for row in self.probabilities(images)]
+
+    def rank(self, probabilities: np.ndarray, top_k: int) -> Prediction:
+        """Name and order one row of `probabilities`.
+
+        Raises:
+            BadParameter: there are not `top_k` classes.
+        """
         if not 1 <= top_k <= len(self.class_names):
             raise BadParameter(f"top_k must be from 1 to {len(self.class_names)}, the number of classes; got {top_k}.")
-        return [self._rank(row, top_k) for row in self.probabilities(images)]
-
-    def _rank(self, probabilities: np.ndarray, top_k: int) -> Prediction:
         scores = dict(zip(self.class_names, probabilities.tolist(), strict=True))
         ranked = sorted(scores.items(), key=lambda item: -item[1])
         return Prediction(class_scores=scores, top_k=ranked[:top_k])

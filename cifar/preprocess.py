@@ -7,6 +7,8 @@ checked before a pixel is decoded.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pillow_heif
@@ -21,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """The decoders an upload can reach. Pillow knows dozens more; an attacker should not."""
 
 _RESAMPLE = Image.Resampling.BILINEAR
-_DRAFT_MARGIN = 8
+_DRAFT_MARGIN = 4
 """A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
 
 _MAX_SIDE = 65_535
@@ -61,10 +63,34 @@ def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pi
         UnreadableImage: empty, truncated or damaged.
         ImageTooLarge: width x height exceeds `max_pixels`; known before any pixel is decoded.
     """
+    return to_input(
+        open_image(payload, max_pixels=max_pixels, side=max(height, width)),
+        height=height,
+        width=width,
+        channels=channels,
+    )
+
+
+def open_image(payload: bytes, *, max_pixels: int, side: int) -> Image.Image:
+    """Read the header only: the first half of `preprocess`.
+
+    Args:
+        payload: the encoded file.
+        max_pixels: largest width x height of the picture.
+        side: the longer side of the model's input. A JPEG's decoder can scale by powers of two for free, and will.
+
+    Returns:
+        The picture, yet to be decoded, at the size it will be decoded to.
+    """
     image = _open(payload, max_pixels)
-    try:
-        # A JPEG decoder can scale by powers of two for free. Square, because EXIF may yet turn the picture.
-        image.draft(None, (_DRAFT_MARGIN * max(height, width),) * 2)
+    with _readable(image):
+        image.draft(None, (_DRAFT_MARGIN * side,) * 2)  # square, because EXIF may yet turn the picture
+    return image
+
+
+def to_input(image: Image.Image, *, height: int, width: int, channels: int) -> np.ndarray:
+    """Decode, turn, squash: the second half of `preprocess`."""
+    with _readable(image):
         image.load()
         orientation = _orientation(image)
         size = (height, width) if orientation in _SIDEWAYS else (width, height)
@@ -73,13 +99,21 @@ def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pi
             small = small.resize(size, _RESAMPLE)
         if orientation in _TRANSPOSE:
             small = small.transpose(_TRANSPOSE[orientation])
-        pixels = np.asarray(_on_white(small).convert("RGB" if channels == 3 else "L"))
+        mode = "RGB" if channels == 3 else "L"
+        opaque = _on_white(small)
+        content = (opaque if opaque.mode == mode else opaque.convert(mode)).tobytes()
+    return np.frombuffer(content, np.uint8).reshape(height, width, channels)
+
+
+@contextmanager
+def _readable(image: Image.Image) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # Pillow documents no closed list: damaged files raise a dozen types
         raise UnreadableImage(
             f"The {image.format} image cannot be decoded ({_reason(error)}); it may be truncated or damaged. "
             "Save it again and send the new file."
         ) from error
-    return pixels.reshape(height, width, channels)
 
 
 def _open(payload: bytes, max_pixels: int) -> Image.Image:

@@ -49,9 +49,9 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=1, le=256, description="Processes that serve; more than one needs gunicorn.conf.py.")
     worker_slot: int = Field(0, ge=0, description="This worker's number; gunicorn.conf.py sets it.")
-    worker_sockets: Path = Field(
+    worker_files: Path = Field(
         Path(tempfile.gettempdir()) / "cifar-workers",
-        description="Folder of the workers' Unix sockets; gunicorn.conf.py sets it.",
+        description="Folder of the workers' Unix sockets and counts; gunicorn.conf.py sets it.",
     )
     examples: Path = Field(
         ROOT / "examples",
@@ -77,9 +77,13 @@ class Settings(BaseSettings):
     max_loaded_versions: int = Field(
         2, ge=1, description="Versions kept in memory: the default one and those asked for."
     )
-    max_concurrent_predictions: int = Field(
-        8, ge=1, description="Images decoded and classified at once in one process; others wait."
+    max_batch_images: int = Field(
+        32, ge=1, description="Images given to the model at once, on engines that gain from it (TensorFlow)."
     )
+    max_waiting_images: int = Field(
+        256, ge=1, description="Images in one process that wait to be decoded or classified; more are answered 503."
+    )
+    max_wait_seconds: float = Field(30.0, gt=0, description="Longest wait of one image; then it is answered 503.")
     max_queued_calls: int = Field(100, ge=1, description="Calls by gradio_client waiting in one process.")
     max_page_sessions: int = Field(1000, ge=1, description="Open pages remembered in one process; the oldest go first.")
     upload_lifetime_seconds: int = Field(

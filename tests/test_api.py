@@ -190,7 +190,7 @@ def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
     """503 with Retry-After, for /readyz and for /predict; /healthz stays 200."""
     settings = Settings()
     registry = Registry(settings.registry, settings.model_name)
-    versions = LoadedVersions(registry, registry.get(1), max_loaded=1)
+    versions = LoadedVersions(registry, registry.get(1), settings)
     client = TestClient(create_api(Classifier(versions, settings), settings))  # without its lifespan nothing is loaded
     assert client.get("/healthz").status_code == 200
     assert client.get("/health").json()["model_loaded"] is False

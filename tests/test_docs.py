@@ -48,7 +48,7 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "_seconds",
         "_per_second",
         "_versions",
-        "_predictions",
+        "_images",
         "_calls",
         "_sessions",
         "_top_k",

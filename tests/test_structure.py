@@ -13,7 +13,7 @@ import pytest
 from cifar.settings import ROOT
 
 FLOORS = [
-    {"cifar", "cifar.errors", "cifar.settings", "cifar.screening"},
+    {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus"},
     {"cifar.preprocess", "cifar.registry"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},

@@ -13,10 +13,9 @@ import pytest
 from conftest import wait_until_ready
 from fastapi.testclient import TestClient
 from pictures import encoded, noise
-from PIL import Image
 
 from app import create_app
-from cifar.errors import BadParameter, NotReady, VersionNotFound, VersionUnusable
+from cifar.errors import NotReady, VersionNotFound, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry
 from cifar.serving.classify import Classifier
@@ -38,7 +37,7 @@ def registry(tmp_path: Path, small_version) -> Registry:
 @pytest.fixture
 def versions(registry) -> LoadedVersions:
     """Version 1 loaded as the default, room for two more."""
-    versions = LoadedVersions(registry, registry.get(1), max_loaded=3)
+    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=3))
     versions.load_default()
     return versions
 
@@ -58,16 +57,14 @@ def test_the_version_longest_unused_goes_first_and_the_default_never(versions):
     gc.collect()
     assert three() is None
     assert two() is not None
-    assert versions.get(1).version.number == 1
+    assert versions.get(1).predictor.version.number == 1
 
 
 def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
     """Ten threads, one load."""
     loads = []
     load = Predictor.load
-    monkeypatch.setattr(
-        Predictor, "load", lambda version, engine: (loads.append(version.number), load(version, engine))[1]
-    )
+    monkeypatch.setattr(Predictor, "load", lambda version, *_, **__: (loads.append(version.number), load(version))[1])
     threads = [threading.Thread(target=versions.get, args=(3,)) for _ in range(10)]
     for thread in threads:
         thread.start()
@@ -78,14 +75,14 @@ def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
 
 def test_until_the_default_is_loaded_nothing_is_answered(registry):
     """Alive is not ready."""
-    versions = LoadedVersions(registry, registry.get(1), max_loaded=1)
+    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
     with pytest.raises(NotReady):
         versions.get(2)
 
 
 def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
     """Changed after the start's check: the sentence is there for every probe, and grows no traceback."""
-    versions = LoadedVersions(registry, registry.get(1), max_loaded=1)
+    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
     (registry.base / "1" / "saved_model.pb").write_bytes(b"x")
     versions.load_default()
     errors = []
@@ -103,7 +100,7 @@ def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
         raise ImportError("no TensorFlow here")
 
     monkeypatch.setattr(Predictor, "load", fail)
-    versions = LoadedVersions(registry, registry.get(1), max_loaded=1)
+    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
     versions.load_default()
     with pytest.raises(VersionUnusable, match="our side"):
         versions.check_ready()
@@ -115,58 +112,6 @@ def test_a_version_that_cannot_answer_is_not_ready(registry):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": ["circle", "square"]}))
     with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
         Predictor.load(registry.get(2))
-
-
-def test_no_more_pictures_than_the_setting_are_worked_on_at_once(versions):
-    """The others wait, so that memory is bounded."""
-
-    class CountingPredictor:
-        """Counts how many are inside at once."""
-
-        inside = most = 0
-
-        def __init__(self, predictor):
-            self.predictor = predictor
-            self.lock = threading.Lock()
-
-        def __getattr__(self, name):
-            return getattr(self.predictor, name)
-
-        def predict(self, images, *, top_k):
-            with self.lock:
-                self.inside += 1
-                self.most = max(self.most, self.inside)
-            threading.Event().wait(0.01)
-            with self.lock:
-                self.inside -= 1
-            return self.predictor.predict(images, top_k=top_k)
-
-    counting = CountingPredictor(versions.get(1))
-    versions._predictors[1] = counting
-    classifier = Classifier(versions, Settings(max_concurrent_predictions=2))
-    payload = encoded(noise())
-    threads = [threading.Thread(target=classifier.classify, args=(payload,)) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counting.most == 2
-
-
-def test_a_small_image_on_a_quick_version_is_classified_at_once_and_like_any_other(versions):
-    """The same answer, without a thread; a large file, a large picture and a slow version take the other way."""
-    classifier = Classifier(versions, Settings())
-    small, wide, heavy = encoded(noise(40, 40)), encoded(Image.new("RGB", (500, 500))), encoded(noise(120, 120))
-    assert len(wide) < 16_384 < len(heavy)
-    versions.get().quick = True
-    at_once, in_thread = classifier.classify_at_once(small, top_k="2"), classifier.classify(small, top_k="2")
-    assert at_once.as_json() == in_thread.as_json()
-    assert classifier.classify_at_once(wide) is None
-    assert classifier.classify_at_once(heavy) is None
-    with pytest.raises(BadParameter):
-        classifier.classify_at_once(small, top_k="9")
-    versions.get().quick = False
-    assert classifier.classify_at_once(small) is None
 
 
 def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
@@ -217,7 +162,7 @@ def test_an_error_nobody_foresaw_is_a_500_with_an_id_and_no_details(registry, mo
     class FailingClassifier(Classifier):
         """Fails as a bug would."""
 
-        def classify(self, *_, **__):
+        async def classify(self, *_, **__):
             raise RuntimeError("secret detail")
 
     monkeypatch.setattr("app.Classifier", FailingClassifier)

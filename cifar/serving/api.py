@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,18 +11,32 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar import __version__
-from cifar.errors import OUR_FAULT, BadParameter, BadRequest, CifarError, MethodNotAllowed, MissingImage, RouteClosed
+from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
-from cifar.serving.middleware import BodyLimit, RequestId, error_response
+from cifar.serving.metrics import exposition
+from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response, header
+from cifar.serving.predict import PARAMETERS, PredictRoute
 from cifar.settings import Settings
 
-log = logging.getLogger(__name__)
+
+class Api(FastAPI):
+    """FastAPI with a way around it: its middleware and router take longer than the model."""
+
+    shortcut: ASGIApp
+    """Answers `POST /predict`, save from a page of another origin: CORS is the middleware's."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Choose the way."""
+        short = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
+        if short and not header(scope, b"origin"):
+            await self.shortcut(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class Ranked(BaseModel):
@@ -68,14 +81,9 @@ _ERRORS = {
     503: "Not ready; `Retry-After` says when to try again",
 }
 
-_PARAMETERS: dict[str, Any] = {
-    "top_k": {"type": "integer", "minimum": 1, "description": "How many classes to rank."},
-    "version": {"type": "integer", "minimum": 1, "description": "The model version to ask."},
-}
-
 _PREDICT_DOC: dict[str, Any] = {
     "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _PARAMETERS.items()
+        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in PARAMETERS.items()
     ],
     "requestBody": {
         "required": True,
@@ -84,7 +92,7 @@ _PREDICT_DOC: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}, **_PARAMETERS},
+                    "properties": {"image": {"type": "string", "format": "binary"}, **PARAMETERS},
                 }
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -101,7 +109,7 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         threading.Thread(target=classifier.versions.load_default, name="load-model", daemon=True).start()
         yield
 
-    api = FastAPI(
+    api = Api(
         title="CIFAR Space",
         version=__version__,
         summary="Classify images with a versioned Keras model.",
@@ -111,6 +119,8 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     # Gradio reflects any origin, with credentials, unless the app around it has a CORS policy of its own.
     api.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"])
     api.add_middleware(RequestId)
+    predict_route = PredictRoute(classifier)
+    api.shortcut = RequestId(BodyLimit(predict_route, max_body_bytes=settings.max_body_bytes))
     _add_error_handlers(api)
     _add_health(api, classifier)
 
@@ -120,43 +130,17 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
         openapi_extra=_PREDICT_DOC,
     )
-    async def predict(request: Request) -> dict[str, Any]:
+    async def predict(request: Request) -> Response:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
-        payload, parameters = await _read(request)
-        top_k, version = parameters.get("top_k"), parameters.get("version")
-        answer = None if version else classifier.classify_at_once(payload, top_k=top_k)
-        if answer is None:
-            answer = await run_in_threadpool(classifier.classify, payload, top_k=top_k, version=version)
-        return {**answer.as_json(), "request_id": request.state.request_id}
+        return Response(await predict_route.answer(request.scope, request.receive), media_type="application/json")
+
+    @api.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """What is counted, in Prometheus' text format."""
+        content, kind = exposition()
+        return Response(content, media_type=kind)
 
     return api
-
-
-async def _read(request: Request) -> tuple[bytes | None, dict[str, str]]:
-    """The image and the parameters, from a form or from a raw body and the query."""
-    parameters = {name: value for name, value in request.query_params.items() if name in _PARAMETERS}
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind.startswith("image/") or kind == "application/octet-stream":
-        return await request.body() or None, parameters
-    if kind != "multipart/form-data":
-        raise MissingImage(
-            f"Expected multipart/form-data with a file field `image`, or an image/* body; got {kind or 'no Content-Type'}."
-        )
-    try:
-        return await _read_form(request, parameters)
-    except UnicodeError as error:  # a charset that is none
-        raise BadRequest("The form's charset cannot be read; leave it out.") from error
-
-
-async def _read_form(request: Request, parameters: dict[str, str]) -> tuple[bytes | None, dict[str, str]]:
-    async with request.form(max_files=1, max_fields=10) as form:
-        parameters |= {name: value for name, value in form.items() if name in _PARAMETERS and isinstance(value, str)}
-        if unknown := [name for name in form if name != "image" and name not in _PARAMETERS]:
-            raise BadParameter(f"There is no field {unknown[0]!r}; there are: image, {', '.join(_PARAMETERS)}.")
-        image = form.get("image")
-        if isinstance(image, str):
-            raise MissingImage("The field `image` came as text; send it as a file, as `curl -F image=@photo.jpg` does.")
-        return await image.read() if isinstance(image, UploadFile) else None, parameters
 
 
 def _add_health(api: FastAPI, classifier: Classifier) -> None:
@@ -189,8 +173,9 @@ def _add_error_handlers(api: FastAPI) -> None:
         return error_response(error, request.state.request_id)
 
     @api.exception_handler(CifarError)
-    async def known(request: Request, error: CifarError) -> JSONResponse:
-        return respond(request, error)
+    @api.exception_handler(Exception)
+    async def known_or_not(request: Request, error: Exception) -> JSONResponse:
+        return any_error_response(error, request.state.request_id)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -203,8 +188,3 @@ def _add_error_handlers(api: FastAPI) -> None:
         response = respond(request, known_status.get(error.status_code, BadRequest)(str(error.detail)))
         response.status_code = error.status_code
         return response
-
-    @api.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("request %s failed", request.state.request_id, exc_info=error)
-        return respond(request, CifarError(OUR_FAULT))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from cifar.errors import BadParameter, ImageTooLarge, MissingImage
+from cifar.cpus import available_cpus
+from cifar.errors import BadParameter, CallerLeft, MissingImage, Overloaded, WaitedTooLong
 from cifar.predictor import Prediction, Predictor
-from cifar.preprocess import preprocess
-from cifar.serving.versions import LoadedVersions
+from cifar.preprocess import open_image, preprocess, to_input
+from cifar.serving.batcher import Answer
+from cifar.serving.metrics import IMAGES, REFUSED
+from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
 
-_AT_ONCE_BYTES = 16_384
-_AT_ONCE_PIXELS = 128 * 128
+_AT_ONCE_PIXELS = 256 * 256
+_AT_ONCE_BYTES = 16 * 1024
+_AT_ONCE_JPEG_BYTES = 128 * 1024
+"""Other formats may unpack a thousandfold."""
+Left = Callable[[], Awaitable[object]] | None
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -31,7 +41,7 @@ class Classification:
     seen: np.ndarray
     """The model's input, `(height, width, channels)` `uint8`."""
     inference_ms: float
-    """Milliseconds in the model alone, without decoding."""
+    """Milliseconds in the model, of the batch that the image was in."""
 
     def as_json(self) -> dict[str, Any]:
         """The answer as every API gives it."""
@@ -46,62 +56,124 @@ class Classification:
 
 
 class Classifier:
-    """Classifies uploaded files with the loaded versions. Safe to share between threads."""
+    """Classifies uploaded files with the loaded versions. Use it from one event loop."""
 
     def __init__(self, versions: LoadedVersions, settings: Settings) -> None:
         self.versions = versions
         self._settings = settings
-        self._places = threading.BoundedSemaphore(settings.max_concurrent_predictions)
+        self._decoders = ThreadPoolExecutor(max(2, available_cpus() // settings.workers), "decode")
+        self._waiting = 0
 
-    def classify(self, payload: bytes | None, *, top_k: object = None, version: object = None) -> Classification:
+    async def classify(
+        self,
+        payload: bytes | None,
+        *,
+        route: str,
+        top_k: object = None,
+        version: object = None,
+        left: Left = None,
+    ) -> Classification:
         """Classify one image file.
 
         Args:
             payload: the encoded file, as uploaded.
+            route: who asks, for fairness and the metrics: `rest`, `page` or `gradio`.
             top_k: how many classes to rank, an integer or its digits; None or "" for the setting.
             version: the version to ask, an integer or its digits; None or "" for the default one.
+            left: returns when the caller has left; asked only when there is something to wait for.
 
         Raises:
             MissingImage: there is no payload.
             BadParameter: `top_k` or `version` is no whole number or out of range.
+            Overloaded: too many images wait already, or this one waited too long.
+            CallerLeft: they did.
             CifarError: see `preprocess` and `LoadedVersions.get`.
         """
         if payload is None:
             raise MissingImage(
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
-        wanted = _integer("top_k", top_k)
-        predictor = self.versions.get(_integer("version", version))
-        with self._places:
-            return self._classify(predictor, payload, wanted, self._settings.max_image_pixels)
+        wanted, number = _integer("top_k", top_k), _integer("version", version)
+        served = self.versions.at_hand(number)
+        pixels = self._decode_at_once(payload, served.predictor) if served else None
+        if served and pixels is not None and served.predictor.quick:
+            answer = _ask(served.predictor, pixels)
+        else:
+            served, pixels, answer = await self._take_a_turn(payload, number, pixels, route, left)
+        predictor = served.predictor
+        count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
+        prediction = predictor.rank(answer.probabilities, count)
+        IMAGES.labels(route, predictor.version.number).inc()
+        return Classification(
+            predictor.version.name, predictor.version.number, prediction, pixels, answer.seconds * 1000
+        )
 
-    def classify_at_once(self, payload: bytes | None, *, top_k: object = None) -> Classification | None:
-        """Classify a small image with the default version, when that waits for nothing and takes about a millisecond.
-
-        An event loop may call this itself: handing such an image to a thread costs more than classifying it.
+    def _decode_at_once(self, payload: bytes, predictor: Predictor) -> np.ndarray | None:
+        """The model's input, when decoding takes about a millisecond: handing that to a thread would cost more.
 
         Returns:
-            None where `classify` in a thread is due: a large file or picture, or a version that is not loaded or is slow.
-
-        Raises:
-            CifarError: as `classify`.
+            None for anything larger, or slower: a progressive JPEG is decoded scan by scan.
         """
-        predictor = self.versions.default_if_loaded()
-        if payload is None or len(payload) > _AT_ONCE_BYTES or predictor is None or not predictor.quick:
+        if len(payload) > (_AT_ONCE_JPEG_BYTES if payload.startswith(b"\xff\xd8") else _AT_ONCE_BYTES):
             return None
-        pixels = min(_AT_ONCE_PIXELS, self._settings.max_image_pixels)
-        try:
-            return self._classify(predictor, payload, _integer("top_k", top_k), pixels)
-        except ImageTooLarge:  # known from the header alone
+        image = open_image(
+            payload, max_pixels=self._settings.max_image_pixels, side=max(predictor.image.height, predictor.image.width)
+        )
+        if image.width * image.height > _AT_ONCE_PIXELS or "progressive" in image.info:
             return None
+        spec = predictor.image
+        return to_input(image, height=spec.height, width=spec.width, channels=spec.channels)
 
-    def _classify(self, predictor: Predictor, payload: bytes, wanted: int | None, max_pixels: int) -> Classification:
-        count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
-        pixels = preprocess(payload, **predictor.image.model_dump(), max_pixels=max_pixels)
-        started = time.perf_counter()
-        (prediction,) = predictor.predict(pixels[None], top_k=count)
-        inference_ms = (time.perf_counter() - started) * 1000
-        return Classification(predictor.version.name, predictor.version.number, prediction, pixels, inference_ms)
+    async def _take_a_turn(
+        self, payload: bytes, number: int | None, pixels: np.ndarray | None, route: str, left: Left
+    ) -> tuple[Served, np.ndarray, Answer]:
+        """Wait for what is not at hand: the version, a thread to decode in, the model."""
+        async with self._place(route, left):
+            served = self.versions.at_hand(number)
+            if served is None:
+                served = await asyncio.to_thread(self.versions.get, number)
+            predictor = served.predictor
+            if pixels is None:
+                decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
+                pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode, payload)
+            if predictor.quick:
+                return served, pixels, _ask(predictor, pixels)
+            return served, pixels, await served.batcher.submit(pixels, route=route)
+
+    @asynccontextmanager
+    async def _place(self, route: str, left: Left) -> AsyncIterator[None]:
+        """A place among those who wait, for a limited time, given up when the caller leaves."""
+        most, seconds = self._settings.max_waiting_images, self._settings.max_wait_seconds
+        if self._waiting >= most:
+            REFUSED.labels(route, Overloaded.code).inc()
+            raise Overloaded(f"{most} images are waiting already. Try again in a moment.")
+        self._waiting += 1
+        watch = None
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                watch = asyncio.create_task(_expire_when(left, limit)) if left else None
+                yield
+        except TimeoutError as error:
+            if watch and watch.done():
+                raise CallerLeft("The caller left before the answer.") from error
+            REFUSED.labels(route, WaitedTooLong.code).inc()
+            raise WaitedTooLong(f"The image was not answered within {seconds:g} seconds. Try again later.") from error
+        finally:
+            self._waiting -= 1
+            if watch:
+                watch.cancel()
+
+
+async def _expire_when(left: Callable[[], Awaitable[object]], limit: asyncio.Timeout) -> None:
+    await left()
+    limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _ask(predictor: Predictor, pixels: np.ndarray) -> Answer:
+    """Ask the model here and now."""
+    started = time.perf_counter()
+    (row,) = predictor.probabilities(pixels[None])
+    return Answer(row, time.perf_counter() - started)
 
 
 def _integer(name: str, value: object) -> int | None:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import uuid
+import secrets
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar.errors import BodyTooLarge, CifarError
+from cifar.errors import OUR_FAULT, BodyTooLarge, CifarError
+
+log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
     """The one shape of an error: a sentence, a stable code, and the id to ask about."""
-    headers = {"X-Request-ID": request_id}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
+    headers = None if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
     body = {"error": str(error), "code": error.code, "request_id": request_id}
     return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def any_error_response(error: Exception, request_id: str) -> JSONResponse:
+    """The same for an error that nobody foresaw: the log has its trace, the caller its id."""
+    if not isinstance(error, CifarError):
+        log.error("request %s failed", request_id, exc_info=error)
+        error = CifarError(OUR_FAULT)
+    return error_response(error, request_id)
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request's header, `name` in lower case; empty where there is none."""
+    return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -49,20 +62,18 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = header(scope, b"x-request-id")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                # another worker may have answered under the same id
+                others = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                message["headers"] = [*others, (b"x-request-id", request_id.encode())]
             await send(message)
 
         await self.app(scope, receive, send_with_id)
-
-
-class _LimitReached(Exception):
-    """More bytes came than the limit; raised into whoever reads the body."""
 
 
 class BodyLimit:
@@ -77,9 +88,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        error = BodyTooLarge(f"The request's body exceeds {self.max_body_bytes:,} bytes. Send a smaller image.")
+        announced = header(scope, b"content-length")
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
-            await self._refuse(scope, receive, send)
+            await self._refuse(scope, receive, send, error)
             return
         received = 0
         exceeded = started = False
@@ -90,7 +102,7 @@ class BodyLimit:
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
                 exceeded = True
-                raise _LimitReached
+                raise error
             return message
 
         async def send_unless_exceeded(message: Message) -> None:
@@ -100,13 +112,12 @@ class BodyLimit:
                 started = started or message["type"] == "http.response.start"
                 await send(message)
 
-        with suppress(_LimitReached):
+        with suppress(BodyTooLarge):
             await self.app(scope, receive_limited, send_unless_exceeded)
         if exceeded and not started:
-            await self._refuse(scope, receive, send)
+            await self._refuse(scope, receive, send, error)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLarge(f"The request's body exceeds {self.max_body_bytes:,} bytes. Send a smaller image.")
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: BodyTooLarge) -> None:
         response = error_response(error, scope["state"]["request_id"])
         response.headers["Connection"] = "close"  # the rest of the body is not read
         await response(scope, receive, send)

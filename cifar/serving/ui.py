@@ -58,7 +58,7 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
     )
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
     if settings.workers > 1:
-        slot, sockets = settings.worker_slot, settings.worker_sockets
+        slot, sockets = settings.worker_slot, settings.worker_files
         mounted.app = SessionRouter(mounted.app, slot=slot, workers=settings.workers, sockets=sockets)
         listen_for_other_workers(api, slot=slot, sockets=sockets)
     mounted.app = GradioGuard(
@@ -97,8 +97,8 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
         if examples := _examples(settings.examples, manifest.class_names):
             gr.Examples(examples, photo, label="Examples", examples_per_page=len(examples))
 
-        def show(payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
-            return _show(classifier, payload, wanted, number)
+        async def show(payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
+            return await _show(classifier, payload, wanted, number)
 
         gr.on(
             [photo.change, top_k.release, version.input],
@@ -111,7 +111,7 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
             trigger_mode="always_last",
         )
         page.load(lambda: _version_choices(classifier), None, version, queue=False, api_visibility="private")
-        _add_endpoint(classifier, settings, photo)
+        _add_endpoint(classifier, photo)
     return page
 
 
@@ -123,13 +123,13 @@ def _sentence(error: Exception) -> str:
     return OUR_FAULT
 
 
-def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
+async def _show(classifier: Classifier, payload: bytes | None, wanted: int, number: int | None) -> tuple[Any, Any, Any]:
     """What the page shows: a message or none, the bars, and the details."""
     nothing = gr.update(value="", visible=False)
     if payload is None:
         return nothing, None, nothing
     try:
-        answer = classifier.classify(payload, top_k=wanted, version=number)
+        answer = await classifier.classify(payload, route="page", top_k=wanted, version=number)
     except Exception as error:
         problem = f'<p class="problem" role="alert">{html.escape(_sentence(error))}</p>'
         return gr.update(value=problem, visible=True), None, nothing
@@ -162,10 +162,10 @@ def _version_choices(classifier: Classifier) -> Any:
     return gr.update(choices=choices[::-1], value=default, visible=len(choices) > 1)
 
 
-def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> None:
+def _add_endpoint(classifier: Classifier, photo: Photo) -> None:
     """The endpoint `/predict(image, top_k, version)`, with the same answer as `POST /predict`."""
 
-    def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
+    async def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
         """Classify one image.
 
         Args:
@@ -174,7 +174,8 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> N
             version: the model version to ask.
         """
         try:
-            return classifier.classify(image, top_k=top_k, version=version).as_json()
+            answer = await classifier.classify(image, route="gradio", top_k=top_k, version=version)
+            return answer.as_json()
         except Exception as error:
             raise gr.Error(_sentence(error), print_exception=False) from error
 
@@ -184,7 +185,7 @@ def _add_endpoint(classifier: Classifier, settings: Settings, photo: Photo) -> N
         [photo, *parameters],
         gr.JSON(visible=False, label="answer"),
         api_name="predict",
-        concurrency_limit=settings.max_concurrent_predictions,
+        concurrency_limit=None,  # the classifier has its own
     )
 
 

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 
-from cifar.engines import Engine
+from cifar.cpus import available_cpus
+from cifar.engines import GAIN_FROM_BATCHES
 from cifar.errors import OUR_FAULT, CifarError, NotReady, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry, Version
+from cifar.serving.batcher import Batcher
+from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version in memory, and where images wait for it."""
+
+    predictor: Predictor
+    batcher: Batcher
 
 
 class LoadedVersions:
     """Loads versions once, keeps the default one, and drops the longest unused beyond the limit. Thread-safe."""
 
-    def __init__(self, registry: Registry, default: Version, *, max_loaded: int, engine: Engine = "auto") -> None:
+    def __init__(self, registry: Registry, default: Version, settings: Settings) -> None:
         self.registry = registry
         self.default = default
-        self._max_loaded = max_loaded
-        self._engine = engine
-        self._predictors: dict[int, Predictor] = {}
+        self._settings = settings
+        self._threads = max(1, available_cpus() // settings.workers)
+        self._served: dict[int, Served] = {}
         self._loading = threading.Lock()
         self._failure: CifarError | None = None
 
     @property
     def ready(self) -> bool:
         """Whether the default version is loaded and warmed up."""
-        return self.default.number in self._predictors
+        return self.default.number in self._served
 
     def check_ready(self) -> None:
         """Raise why the default version cannot answer: `NotReady`, or what made loading it fail."""
@@ -46,35 +58,43 @@ class LoadedVersions:
             log.exception("version %s cannot be served", self.default.number)
             self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
 
-    def default_if_loaded(self) -> Predictor | None:
-        """The default version's predictor, without waiting."""
-        return self._predictors.get(self.default.number)
+    def at_hand(self, number: int | None = None) -> Served | None:
+        """The default version when that is asked for; None for any other, which `get` may have to load.
 
-    def get(self, number: int | None = None) -> Predictor:
-        """The default version's predictor, or another one's, loading it when need be.
+        Raises:
+            NotReady: the default version is not loaded yet.
+        """
+        self.check_ready()
+        return self._served[self.default.number] if number in {None, self.default.number} else None
+
+    def get(self, number: int | None = None) -> Served:
+        """The default version, or another one, loading it when need be: that takes a thread for seconds.
 
         Raises:
             NotReady: the default version is not loaded yet.
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
         """
-        self.check_ready()
-        if number in {None, self.default.number}:
-            return self._predictors[self.default.number]
-        return self._load(self.registry.get(number))
+        return self.at_hand(number) or self._load(self.registry.get(number))
 
-    def _load(self, version: Version) -> Predictor:
+    def _load(self, version: Version) -> Served:
         with self._loading:
-            predictor = self._predictors.pop(version.number, None)
-            if predictor is None:
-                log.info("loading %s version %s", version.name, version.number)
-                predictor = Predictor.load(version, self._engine)
-                log.info("version %s is ready on %s", version.number, predictor.engine)
-            self._predictors[version.number] = predictor  # last: the order is that of use
+            served = self._served.pop(version.number, None) or self._load_now(version)
+            self._served[version.number] = served  # last: the order is that of use
             self._drop_unused()
-            return predictor
+            return served
+
+    def _load_now(self, version: Version) -> Served:
+        log.info("loading %s version %s", version.name, version.number)
+        predictor = Predictor.load(version, self._settings.engine, threads=self._threads)
+        log.info("version %s is ready on %s", version.number, predictor.engine)
+        if predictor.engine in GAIN_FROM_BATCHES:
+            batcher = Batcher(predictor.probabilities, largest=self._settings.max_batch_images)
+        else:
+            batcher = Batcher(predictor.probabilities, largest=1, parallel=self._threads)
+        return Served(predictor, batcher)
 
     def _drop_unused(self) -> None:
         """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""
-        others = [number for number in self._predictors if number != self.default.number]
-        for number in others[: max(0, len(self._predictors) - self._max_loaded)]:
-            del self._predictors[number]
+        others = [number for number in self._served if number != self.default.number]
+        for number in others[: max(0, len(self._served) - self._settings.max_loaded_versions)]:
+            del self._served[number]

@@ -1,0 +1,50 @@
+"""How many processors this process may use: what a container grants, not what the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_V2 = "sys/fs/cgroup"
+_V1 = "sys/fs/cgroup/cpu"
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Processors by affinity, or by the cgroup's quota where that is less; at least 1.
+
+    Args:
+        root: where `proc` and `sys` are mounted.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, `cpu.max`.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> list[float]:
+    """The quotas of this process's groups and of each one above them, in processors."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    groups = {Path(line.split(":", 2)[-1].strip("/")) for line in [*lines, "/"]}
+    folders = {folder for group in groups for folder in (group, *group.parents)}
+    found = [read(root / mount / folder) for folder in folders for mount, read in ((_V2, _v2), (_V1, _v1))]
+    return [quota for quota in found if quota]
+
+
+def _v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # "max": no quota
+        return None
+
+
+def _v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+    except (OSError, ValueError):
+        return None
