@@ -15,7 +15,7 @@ import re
 import socket
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -36,6 +36,7 @@ _CALL = re.compile(r"/gradio_api/call/(?:v2/)?\w+/?")
 _EVENT = re.compile(r"(/gradio_api/call/(?:v2/)?\w+/)(\d+)-(\w+)")
 _FORWARDED = b"x-cifar-forwarded"
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", _FORWARDED})
+_GONE = "The worker that held this session has gone."
 _CONNECT_RETRIES = 5
 """With httpx's waits of 0, 0.5, 1, 2 and 4 seconds: a worker that died is back by then."""
 
@@ -101,32 +102,31 @@ class SessionRouter:
         """Pass the request on and the answer back, as it comes, until either side leaves."""
         address = f"http://worker{scope['raw_path'].decode()}?{scope['query_string'].decode()}"
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
-        started = False
         try:
-            async with self._client(owner).stream(
+            request = self._client(owner).build_request(
                 scope["method"], address, headers=[*headers, (_FORWARDED, b"1")], content=content
-            ) as answer:
-                raw = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() not in _HOP_BY_HOP]
-                await send({"type": "http.response.start", "status": answer.status_code, "headers": raw})
-                started = True
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
-                    async for piece in answer.aiter_raw():
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    tasks.cancel_scope.cancel()
-            await send({"type": "http.response.body"})
+            )
+            answer = await self._client(owner).send(request, stream=True)
         except httpx.TransportError as error:
-            if not started:
-                raise WorkerGone(
-                    "The worker that held this session has gone. Reload the page, or call again."
-                ) from error
-            # Gradio's clients read this event as the end of their call, with a reason.
-            gone = {
-                "msg": "unexpected_error",
-                "success": False,
-                "message": "The worker that held this session has gone.",
-            }
-            await send({"type": "http.response.body", "body": f"data: {json.dumps(gone)}\n\n".encode()})
+            raise WorkerGone(f"{_GONE} Reload the page, or call again.") from error
+        async with aclosing(answer), anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
+            raw = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() not in _HOP_BY_HOP]
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": raw})
+            async for piece in _pieces(answer):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            tasks.cancel_scope.cancel()
+        await send({"type": "http.response.body"})
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The answer as it comes; when its worker dies, a last event that Gradio's clients read as the end, with a reason."""
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    except httpx.TransportError:
+        gone = {"msg": "unexpected_error", "success": False, "message": _GONE}
+        yield f"data: {json.dumps(gone)}\n\n".encode()
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,7 +107,10 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=classifier.versions.load_default, name="load-model", daemon=True).start()
+        loading = threading.Thread(target=classifier.versions.load_default, name="load-model", daemon=True)
+        loading.start()
+        if settings.workers > 1:  # a worker that is not ready must not take requests from those that are
+            await asyncio.to_thread(loading.join)
         yield
 
     api = Api(
