@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench bench-photos lock clean
+.PHONY: help run test test-fast lint format bench bench-peers bench-photos lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
 	@echo "==> Starting the server; Ctrl-C stops it"
@@ -35,6 +35,11 @@ format: $(VENV)/development-ready ## mend style where a machine can
 
 bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 8 minutes)
 	PYTHONPATH=. $(BIN)/python benchmarks/serving.py
+
+bench-peers: $(VENV)/development-ready ## the same beside plain Gradio, LitServe and BentoML (into .venv-peers)
+	@test -x .venv-peers/bin/bentoml || { $(PYTHON) -m venv .venv-peers && \
+		.venv-peers/bin/pip install --quiet -r benchmarks/peers/requirements.txt; }
+	PYTHONPATH=. $(BIN)/python benchmarks/serving.py --peers .venv-peers/bin/python
 
 bench-photos: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
 	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench-photos PHOTOS=DIR"; exit 1; }

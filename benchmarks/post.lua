@@ -1,10 +1,9 @@
--- Sends one file again and again as the form field `image`, and prints what happened as JSON.
+-- Sends one request body again and again, and prints what happened as JSON. Arguments: the file, its Content-Type.
 function init(args)
   local file = io.open(args[1], "rb")
   wrk.method = "POST"
-  wrk.headers["Content-Type"] = "multipart/form-data; boundary=part"
-  wrk.body = '--part\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
-    .. "Content-Type: application/octet-stream\r\n\r\n" .. file:read("*a") .. "\r\n--part--\r\n"
+  wrk.headers["Content-Type"] = args[2]
+  wrk.body = file:read("*a")
   file:close()
 end
 

@@ -1,15 +1,17 @@
 """How fast the Space answers, beside the tutorial's stack, in one run on one machine.
 
-    python benchmarks/serving.py [--seconds 3] [--rounds 2] [--out benchmarks/results]
+    python benchmarks/serving.py [--seconds 3] [--rounds 2] [--out benchmarks/results] [--peers PYTHON]
 
 Each system serves the same SavedModel in turn; rounds are interleaved, so that a slow minute of the machine meets all
 of them. `wrk` drives it over loopback for a bounded time. Prints Markdown and saves it with the raw figures as JSON.
-Ratios are to the tutorial's stack in the same round; quote those, not the requests a second.
+Ratios are to the tutorial's stack in the same round; quote those, not the requests a second. With `--peers`, the Python of
+an environment that has them, plain Gradio, LitServe and BentoML are measured in place of the Space's variants.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import json
 import os
@@ -19,9 +21,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,38 +38,74 @@ from cifar.training.libraries import library_versions
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 7990
 CONNECTIONS = (1, 8, 64)
+FORM = "multipart/form-data; boundary=part"
+JSON = "application/json"
 LONGEST_START_SECONDS = 120
 REFERENCE = "tutorial, 4 sync workers"
 
 
 @dataclass(frozen=True)
 class System:
-    """A server to start: what gunicorn runs, and its settings."""
+    """A server to start: its command and settings, and how its route is asked."""
 
     name: str
-    arguments: tuple[str, ...]
+    command: tuple[str, ...]
     settings: dict[str, str] = field(default_factory=dict)
+    route: str = "/predict"
+    kind: str = FORM
+
+
+def gunicorn(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "gunicorn", *arguments)
 
 
 def space(workers: int, engine: str) -> System:
     settings = {"CIFAR_WORKERS": str(workers), "CIFAR_ENGINE": engine}
     return System(
-        f"Space, {engine}, {workers} worker{'s' * (workers > 1)}", ("-c", "gunicorn.conf.py", "app:app"), settings
+        f"Space, {engine}, {workers} worker{'s' * (workers > 1)}",
+        gunicorn("-c", "gunicorn.conf.py", "app:app"),
+        settings,
     )
 
 
+TUTORIAL = System(
+    REFERENCE, gunicorn("-c", "/dev/null", "-w", "4", "-b", f"127.0.0.1:{PORT}", "benchmarks.tutorial_stack:app")
+)
 SYSTEMS = (
-    System(REFERENCE, ("-c", "/dev/null", "-w", "4", "-b", f"127.0.0.1:{PORT}", "benchmarks.tutorial_stack:app")),
+    TUTORIAL,
+    space(2, "tensorflow"),
     space(4, "tensorflow"),
     space(1, "litert"),
     space(2, "litert"),
     space(4, "litert"),
-    System("constant, 2 workers", ("-c", "gunicorn.conf.py", "benchmarks.constant_model:app"), {"CIFAR_WORKERS": "2"}),
+    System(
+        "constant, 2 workers",
+        gunicorn("-c", "gunicorn.conf.py", "benchmarks.constant_model:app"),
+        {"CIFAR_WORKERS": "2"},
+    ),
 )
 
 
-def payloads(folder: Path) -> dict[str, Path]:
-    """A small picture, a web picture and a phone's, from one blurred noise."""
+def peers(python: str) -> tuple[System, ...]:
+    """Beside the tutorial's stack and the Space: what others would take, each as its documentation shows."""
+    service = ("-m", "bentoml", "serve", "benchmarks.peers.bento:Classify", "--host", "127.0.0.1", "--port", str(PORT))
+    return (
+        TUTORIAL,
+        space(2, "litert"),
+        space(2, "tensorflow"),
+        System("LitServe", (python, "benchmarks/peers/lit.py", str(PORT))),
+        System("BentoML, 2 workers", (python, *service)),
+        System(
+            "plain Gradio",
+            (python, "benchmarks/peers/plain_gradio.py", str(PORT)),
+            route="/gradio_api/run/predict",
+            kind=JSON,
+        ),
+    )
+
+
+def payloads(folder: Path) -> dict[str, dict[str, Path]]:
+    """A small picture, a web picture and a phone's, from one blurred noise: request bodies by kind."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     made = {}
     for name, size, encoder in (
@@ -76,42 +115,56 @@ def payloads(folder: Path) -> dict[str, Path]:
     ):
         buffer = io.BytesIO()
         noise.resize(size, Image.Resampling.BICUBIC).save(buffer, encoder, quality=90)
-        made[name] = folder / name.replace(" ", "-")
-        made[name].write_bytes(buffer.getvalue())
+        made[name] = {kind: folder / f"{name}-{i}".replace(" ", "-") for i, kind in enumerate((FORM, JSON))}
+        head = b'--part\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
+        head += f"Content-Type: image/{encoder.lower()}\r\n\r\n".encode()
+        made[name][FORM].write_bytes(head + buffer.getvalue() + b"\r\n--part--\r\n")
+        url = f"data:image/{encoder.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        made[name][JSON].write_text(json.dumps({"data": [{"url": url, "meta": {"_type": "gradio.FileData"}}]}))
     return made
 
 
 @contextmanager
-def running(system: System, probe: Path) -> Iterator[tuple[int, float]]:
+def running(system: System, probe: dict[str, Path]) -> Iterator[tuple[int, float]]:
     """Start a system; yields its process id and the seconds to its first answer."""
     environment = {**os.environ, **system.settings, "CIFAR_PORT": str(PORT), "CIFAR_HOST": "127.0.0.1"}
-    command = [sys.executable, "-m", "gunicorn", *system.arguments]
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        system.command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        while not answers(probe):
+        while not answers(system, probe):
             if process.poll() is not None or time.monotonic() - started > LONGEST_START_SECONDS:
-                sys.exit(f"{system.name} did not start: {' '.join(command)}")
+                sys.exit(f"{system.name} did not start: {' '.join(system.command)}")
             time.sleep(0.05)
         yield process.pid, time.monotonic() - started
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):  # some leave children behind
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def answers(probe: Path) -> bool:
+def answers(system: System, probe: dict[str, Path]) -> bool:
+    content, headers = probe[system.kind].read_bytes(), {"Content-Type": system.kind}
     try:
-        response = httpx.post(f"http://127.0.0.1:{PORT}/predict", files={"image": probe.read_bytes()}, timeout=30)
+        response = httpx.post(f"http://127.0.0.1:{PORT}{system.route}", content=content, headers=headers, timeout=30)
     except httpx.TransportError:
         return False
     return response.status_code == httpx.codes.OK
 
 
-def drive(payload: Path, connections: int, seconds: int) -> dict[str, float]:
+def drive(system: System, payload: dict[str, Path], connections: int, seconds: int) -> dict[str, float]:
     """Load for a bounded time with `wrk`."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", "benchmarks/post.lua"]
     result = subprocess.run(
-        [*command, f"http://127.0.0.1:{PORT}/predict", "--", str(payload)],
+        [*command, f"http://127.0.0.1:{PORT}{system.route}", "--", str(payload[system.kind]), system.kind],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,24 +176,24 @@ def drive(payload: Path, connections: int, seconds: int) -> dict[str, float]:
 
 
 def memory_mb(pid: int) -> float:
-    """PSS over a process and its children: shared pages are counted once."""
+    """PSS over a process and all below it: shared pages are counted once."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
-    kilobytes = 0
-    for process in (str(pid), *children):
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kilobytes / 1024
+    return own + sum(memory_mb(int(child)) for child in children)
 
 
-def measure(systems: tuple[System, ...], files: dict[str, Path], rounds: int, seconds: int) -> list[dict[str, object]]:
+def measure(
+    systems: tuple[System, ...], files: dict[str, dict[str, Path]], rounds: int, seconds: int
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for round_ in range(rounds):
         for system in systems:
             with running(system, files["32x32 PNG"]) as (pid, first_answer):
-                drive(files["32x32 PNG"], 8, 1)  # warm
+                drive(system, files["32x32 PNG"], 8, 1)  # warm
                 for payload, file in files.items():
                     for connections in CONNECTIONS:
-                        figures = drive(file, connections, seconds)
+                        figures = drive(system, file, connections, seconds)
                         rows.append(
                             {
                                 "round": round_,
@@ -162,7 +215,7 @@ def measure(systems: tuple[System, ...], files: dict[str, Path], rounds: int, se
     return rows
 
 
-def as_markdown(rows: list[dict[str, object]], systems: tuple[System, ...], files: dict[str, Path]) -> str:
+def as_markdown(rows: list[dict[str, object]], systems: tuple[System, ...], files: dict[str, dict[str, Path]]) -> str:
     """A table for each load: medians over the rounds, least and most, and the ratio to the tutorial's stack."""
 
     def values(system: str, figure: str, **load: object) -> list[float]:
@@ -209,16 +262,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="of load for each figure")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--peers", help="Python of an environment that has gradio, litserve, bentoml and tensorflow")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    files = payloads(arguments.out)
-    try:
-        rows = measure(SYSTEMS, files, arguments.rounds, arguments.seconds)
-    finally:
-        for file in files.values():
-            file.unlink()
+    systems, name = (peers(arguments.peers), "peers") if arguments.peers else (SYSTEMS, "serving")
+    with tempfile.TemporaryDirectory() as folder:
+        files = payloads(Path(folder))
+        rows = measure(systems, files, arguments.rounds, arguments.seconds)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": platform.machine(),
@@ -229,9 +281,9 @@ def main() -> None:
     }
     head = f"{about['date']}, {about['cores']} cores {about['processor']}, {arguments.rounds} rounds of {arguments.seconds} s; medians, least and most; "
     head += "ratios to the tutorial's stack in the same round.\n"
-    text = head + as_markdown(rows, SYSTEMS, files) + "\n"
-    (arguments.out / "serving.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1))
-    (arguments.out / "serving.md").write_text(text)
+    text = head + as_markdown(rows, systems, files) + "\n"
+    (arguments.out / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+    (arguments.out / f"{name}.md").write_text(text)
     print(text)
 
 

@@ -20,22 +20,26 @@ from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
 from cifar.serving.metrics import exposition
-from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response, header
+from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response
 from cifar.serving.predict import PARAMETERS, PredictRoute
 from cifar.settings import Settings
 
 
 class Api(FastAPI):
-    """FastAPI with a way around it: its middleware and router take longer than the model."""
+    """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
-    shortcut: ASGIApp
-    """Answers `POST /predict`, save from a page of another origin: CORS is the middleware's."""
+    front: ASGIApp
+    """Request id, CORS and limits; then `choose`."""
+    predict_route: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Choose the way."""
-        short = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
-        if short and not header(scope, b"origin"):
-            await self.shortcut(scope, receive, send)
+        """Let a request pass the front; everything else is the framework's."""
+        await (self.front if scope["type"] == "http" else super().__call__)(scope, receive, send)
+
+    async def choose(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer `POST /predict` here: the framework's router and responses take longer than the model."""
+        if scope["path"] == "/predict" and scope["method"] == "POST":
+            await self.predict_route(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -119,12 +123,12 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         summary="Classify images with a versioned Keras model.",
         lifespan=lifespan,
     )
-    api.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
-    # Gradio reflects any origin, with credentials, unless the app around it has a CORS policy of its own.
-    api.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"])
-    api.add_middleware(RequestId)
-    predict_route = PredictRoute(classifier)
-    api.shortcut = RequestId(BodyLimit(predict_route, max_body_bytes=settings.max_body_bytes))
+    api.predict_route = PredictRoute(classifier)
+    limited = BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes)
+    cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
+    api.front = RequestId(CORSMiddleware(limited, **cors))
+    # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
+    api.add_middleware(CORSMiddleware, **cors)
     _add_error_handlers(api)
     _add_health(api, classifier)
 
@@ -134,9 +138,9 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
         openapi_extra=_PREDICT_DOC,
     )
-    async def predict(request: Request) -> Response:
+    async def predict() -> None:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
-        return Response(await predict_route.answer(request.scope, request.receive), media_type="application/json")
+        raise NotImplementedError  # documented here, answered by `PredictRoute`
 
     @api.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -1,8 +1,7 @@
 """`POST /predict`: the route that programs call most, answered without the framework around it.
 
 Its middleware, router, form reader and response objects take several times as long as the model. So this reads and
-writes the HTTP messages itself, and `Api` hands it the request before the framework sees it. FastAPI still documents the
-route, and answers it with the same `answer` where its middleware is needed.
+writes the HTTP messages itself, and `Api` hands it the request before the framework sees it. FastAPI documents the route.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class PredictRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         try:
-            body = await self.answer(scope, receive)
+            body = await self._answer(scope, receive)
         except Exception as error:
             await any_error_response(error, scope["state"]["request_id"])(scope, receive, send)
             return
@@ -42,12 +41,7 @@ class PredictRoute:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def answer(self, scope: Scope, receive: Receive) -> bytes:
-        """The answer's JSON.
-
-        Raises:
-            CifarError: see `Classifier.classify`; MissingImage or BadRequest for another kind of body.
-        """
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         image, parameters = _read(await _body(receive), scope)
         answer = await self._classifier.classify(
             image,
