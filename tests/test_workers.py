@@ -84,10 +84,10 @@ def wait_for_workers(server: Server, ready: int) -> None:
         time.sleep(0.1)
 
 
-def classify(server: Server, i: int) -> bool:
-    """One request over a connection of its own: whether its answer was the right one."""
+def classify(server: Server, i: int, client: httpx.Client | None = None) -> bool:
+    """One request, over a connection of its own or the client's: whether its answer was the right one."""
     content = (EXAMPLES / f"{CLASS_NAMES[i % 10]}.jpg").read_bytes()
-    response = httpx.post(f"{server.address}/predict", files={"image": content}, timeout=30)
+    response = (client or httpx).post(f"{server.address}/predict", files={"image": content}, timeout=30)
     return response.status_code == 200 and response.json()["predicted_class"] == CLASS_NAMES[i % 10]
 
 
@@ -238,9 +238,10 @@ def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
 
     def load(k: int) -> None:
         i = k
-        while not stop.is_set() and i < 3000:
-            results.append(classify(server, i))
-            i += 1
+        with httpx.Client() as client:  # it keeps its connection, and the old worker has to close that in time
+            while not stop.is_set() and i < 20_000:
+                results.append(classify(server, i, client))
+                i += 1
 
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(load, k) for k in range(4)]

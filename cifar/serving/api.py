@@ -20,7 +20,7 @@ from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
 from cifar.serving.metrics import exposition
-from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response
+from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, closing, error_response
 from cifar.serving.predict import PARAMETERS, PredictRoute
 from cifar.settings import Settings
 
@@ -31,10 +31,15 @@ class Api(FastAPI):
     front: ASGIApp
     """Request id, CORS and limits; then `choose`."""
     predict_route: ASGIApp
+    draining = False
+    """Set when the server is about to end: every connection is closed with its next answer, and none in between."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass the front; everything else is the framework's."""
-        await (self.front if scope["type"] == "http" else super().__call__)(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        else:
+            await self.front(scope, receive, closing(send) if self.draining else send)
 
     async def choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /predict` here: the framework's router and responses take longer than the model."""

@@ -51,6 +51,17 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+def closing(send: Send) -> Send:
+    """Sends the answer as the last one of its connection."""
+
+    async def send_last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return send_last
+
+
 class RequestId:
     """Gives each request an id, the caller's when it is a harmless one, and sends it back as `X-Request-ID`."""
 

@@ -11,13 +11,14 @@ from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 _LAST_REQUESTS_SECONDS = 1.0
-"""Time for what was accepted to be read: uvicorn closes a connection whose request has not come in yet."""
+"""Time for each connection's next request: uvicorn closes one whose request it has not read yet."""
 
 
 class _GentleServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()  # accept no more
+        self.config.app.draining = True  # type: ignore[union-attr]  # it is `Api`
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         await super().shutdown(sockets)
 
