@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cifar.cpus import available_cpus
-from cifar.engines import Engine, Infer, cannot_run, load_engine
+from cifar.engines import GAIN_FROM_BATCHES, Engine, Infer, cannot_run, load_engine
 from cifar.errors import BadParameter, VersionUnusable
 from cifar.registry import ImageSpec, Version
 
@@ -33,7 +33,7 @@ class Predictor:
         self.version = version
         self.engine = engine
         self.quick = False
-        """Whether one image takes so little that a thread for it would cost more; known after `warm_up`."""
+        """Whether to ask for one image at once: waiting for others, or for a thread, would cost more. Known after `warm_up`."""
         self.class_names = version.manifest.class_names
         self._infer = infer
 
@@ -71,7 +71,7 @@ class Predictor:
                 seconds.append(time.perf_counter() - started)
         except Exception as error:
             raise VersionUnusable(cannot_run(self.version, self.engine, error)) from error
-        self.quick = min(seconds) < _QUICK_SECONDS
+        self.quick = min(seconds) < _QUICK_SECONDS and self.engine not in GAIN_FROM_BATCHES
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class for each image.
