@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from cifar.errors import CifarError
 from cifar.registry import Registry
 from cifar.serving.api import create_api
+from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
+from cifar.serving.redis import shared_redis
 from cifar.serving.ui import mount_page
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings, load_settings
@@ -28,8 +30,10 @@ def create_app(settings: Settings) -> FastAPI:
     default = registry.get(settings.model_version)
     default.verify()
     versions = LoadedVersions(registry, default, settings)
-    classifier = Classifier(versions, settings)
-    return mount_page(create_api(classifier, settings), classifier, settings)
+    redis = shared_redis(settings)
+    cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
+    classifier = Classifier(versions, settings, cache)
+    return mount_page(create_api(classifier, settings, redis=redis), classifier, settings)
 
 
 def _start() -> tuple[Settings, FastAPI]:
@@ -59,7 +63,7 @@ if __name__ == "__main__":
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
         print(f"==> Serving at http://localhost:{listener.getsockname()[1]}", file=sys.stderr)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, forwarded_allow_ips=settings.trusted_proxies))
         server.run(sockets=[listener])
 else:
 

@@ -27,6 +27,7 @@ _settings = load_settings()
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
 worker_class = "cifar.serving.worker.Worker"
+forwarded_allow_ips = _settings.trusted_proxies
 timeout = 60
 graceful_timeout = 30
 keepalive = 75

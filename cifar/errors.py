@@ -19,6 +19,7 @@ a line on stderr and exit status 1.
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── NotReady                     503  not_ready
+    ├── RateLimited                  429  rate_limited
     ├── Overloaded                   503  overloaded
     │   └── WaitedTooLong            503  waited_too_long
     ├── CallerLeft                   499  caller_left
@@ -137,6 +138,13 @@ class NotReady(CifarError):
     code = "not_ready"
     status = 503
     retry_after_seconds = 5
+
+
+class RateLimited(CifarError):
+    """The caller asked more often than the settings `rate_limit_...` allow."""
+
+    code = "rate_limited"
+    status = 429
 
 
 class Overloaded(CifarError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -84,10 +85,37 @@ class Settings(BaseSettings):
         256, ge=1, description="Images in one process that wait to be decoded or classified; more are answered 503."
     )
     max_wait_seconds: float = Field(30.0, gt=0, description="Longest wait of one image; then it is answered 503.")
+    rate_limit_predict: str = Field(
+        "", description="Most POST /predict of one caller, such as 600/minute. Empty: no limit."
+    )
+    rate_limit_page: str = Field(
+        "", description="Most calls and uploads to the page of one caller, such as 120/minute. Empty: no limit."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses or networks whose X-Forwarded-For names the client, separated by commas; * for all.",
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="redis://HOST:6379/0: limits and answers shared by all workers and hosts. Unset: by process."
+    )
+    redis_timeout_seconds: float = Field(0.2, gt=0, description="Longest wait for Redis; then it is done without.")
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
+    breaker_recovery_seconds: int = Field(10, ge=1, description="Time until a dependency that was left alone is tried.")
+    cache_images: int = Field(1000, ge=0, description="Answers kept in one process by the image's digest. 0: no cache.")
+    cache_lifetime_seconds: int = Field(3600, ge=1, description="How long Redis keeps an answer.")
     max_queued_calls: int = Field(100, ge=1, description="Calls by gradio_client waiting in one process.")
     max_page_sessions: int = Field(1000, ge=1, description="Open pages remembered in one process; the oldest go first.")
     upload_lifetime_seconds: int = Field(
         3600, ge=60, description="Age at which a file uploaded to the page is deleted."
+    )
+    frame_ancestors: list[str] = Field(
+        [],
+        description='Sites that may show the page in a frame, as JSON: ["https://a.example"]. On Spaces, theirs may.',
+    )
+    space_id: str = Field(
+        "",
+        validation_alias=AliasChoices("CIFAR_SPACE_ID", "SPACE_ID"),
+        description="The name of this Space; Hugging Face sets it where it hosts one.",
     )
     cors_origins: list[str] = Field(
         [], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].'
@@ -97,6 +125,13 @@ class Settings(BaseSettings):
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."
     )
+
+    @field_validator("rate_limit_predict", "rate_limit_page")
+    @classmethod
+    def _is_a_rate(cls, text: str) -> str:
+        if text and not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", text):
+            raise ValueError("expected NUMBER/second, /minute, /hour or /day, such as 600/minute")
+        return text
 
     @field_validator("registry", "uploads", "examples", "data_cache")
     @classmethod
@@ -124,9 +159,9 @@ def load_settings() -> Settings:
         variable = next((name for name in (f"CIFAR_{field}", field) if given.get(name)), field)
         raise SettingsError(f"{variable}={first['input']!r} is not usable: {first['msg']}.") from error
     except SourceError as error:  # a list that is no JSON
-        raise SettingsError(
-            f'CIFAR_CORS_ORIGINS must be a JSON list such as ["https://a.example"]: {error}.'
-        ) from error
+        named = re.search(r'field "(\w+)"', str(error))
+        variable = f"CIFAR_{named[1].upper()}" if named else "A list"
+        raise SettingsError(f'{variable} must be a JSON list such as ["https://a.example"]: {error}.') from error
 
 
 def set_upload_folder(folder: Path) -> None:

@@ -11,13 +11,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from cifar.serving.cache import AnswerCache
 from cifar.settings import ROOT, Settings
+
+NO_CACHE = AnswerCache(images=0, lifetime_seconds=1, redis=None)
 
 # Settings of the machine must not reach the tests; uploads go to a folder of their own.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
@@ -36,6 +40,36 @@ def need(program: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{program} is not installed; .ci/run should have done it")
     pytest.skip(f"{program} is not installed: apt-get install {program}")
+
+
+@contextmanager
+def real_redis(folder: Path, port: int = 0) -> Iterator[str]:
+    """A real Redis without persistence; yields its address."""
+    port = port or free_port()
+    command = [need("redis-server"), "--port", str(port), "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            assert time.monotonic() < deadline, "Redis did not start"
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

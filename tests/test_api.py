@@ -9,6 +9,7 @@ import time
 
 import httpx
 import pytest
+from conftest import NO_CACHE
 from fastapi.testclient import TestClient
 from pictures import encoded, noise, png_of_100_megapixels, truncated_jpeg
 
@@ -178,7 +179,11 @@ def test_health_says_alive_ready_and_loaded(api):
     """Three questions, three routes."""
     assert api.get("/health").json() == {"status": "healthy", "model_loaded": True}
     assert api.get("/healthz").json() == {"status": "alive"}
-    assert api.get("/readyz").json() == {"status": "ready", "model": {"name": "cifar_classifier", "version": 1}}
+    assert api.get("/readyz").json() == {
+        "status": "ready",
+        "without": [],
+        "model": {"name": "cifar_classifier", "version": 1},
+    }
 
 
 def test_the_page_is_there_for_head_too(api):
@@ -191,7 +196,9 @@ def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
     settings = Settings()
     registry = Registry(settings.registry, settings.model_name)
     versions = LoadedVersions(registry, registry.get(1), settings)
-    client = TestClient(create_api(Classifier(versions, settings), settings))  # without its lifespan nothing is loaded
+    client = TestClient(
+        create_api(Classifier(versions, settings, NO_CACHE), settings)
+    )  # without its lifespan nothing is loaded
     assert client.get("/healthz").status_code == 200
     assert client.get("/health").json()["model_loaded"] is False
     for response in (client.get("/readyz"), post(client)):

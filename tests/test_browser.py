@@ -25,11 +25,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser, server) -> Iterator[Page]:
-    """The page, opened and ready; afterwards: no script error, and no request to another host."""
+    """The page, opened and ready; afterwards: no script error, nothing that the policy forbids, no request to another host."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto(server)
     expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=30_000)
     yield page

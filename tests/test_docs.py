@@ -49,6 +49,7 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "_per_second",
         "_versions",
         "_images",
+        "_failures",
         "_calls",
         "_sessions",
         "_top_k",

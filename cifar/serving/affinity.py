@@ -34,8 +34,7 @@ _SESSION_IN_QUERY = re.compile(r"/gradio_api/(queue/data|upload|upload_progress)
 _HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 _CALL = re.compile(r"/gradio_api/call/(?:v2/)?\w+/?")
 _EVENT = re.compile(r"(/gradio_api/call/(?:v2/)?\w+/)(\d+)-(\w+)")
-_FORWARDED = b"x-cifar-forwarded"
-_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", _FORWARDED})
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _GONE = "The worker that held this session has gone."
 _CONNECT_RETRIES = 5
 """With httpx's waits of 0, 0.5, 1, 2 and 4 seconds: a worker that died is back by then."""
@@ -61,7 +60,7 @@ class SessionRouter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer here, or have the session's worker answer."""
-        if scope["type"] != "http" or _FORWARDED in dict(scope["headers"]):
+        if scope["type"] != "http" or scope["state"].get("from_worker"):
             await self.gradio(scope, receive, send)
             return
         body: bytes | None = None
@@ -103,9 +102,7 @@ class SessionRouter:
         address = f"http://worker{scope['raw_path'].decode()}?{scope['query_string'].decode()}"
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
         try:
-            request = self._client(owner).build_request(
-                scope["method"], address, headers=[*headers, (_FORWARDED, b"1")], content=content
-            )
+            request = self._client(owner).build_request(scope["method"], address, headers=headers, content=content)
             answer = await self._client(owner).send(request, stream=True)
         except httpx.TransportError as error:
             raise WorkerGone(f"{_GONE} Reload the page, or call again.") from error
@@ -181,13 +178,26 @@ async def _stream(body: bytes | None, receive: Receive) -> AsyncIterator[bytes]:
         more = message.get("more_body", False)
 
 
+class _FromWorker:
+    """Marks requests that another worker passed on: they have been counted, and are answered here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["from_worker"] = True
+        await self.app(scope, receive, send)
+
+
 class _SocketServer(uvicorn.Server):
     """A second server in a worker's loop, at a socket whose name says whose it is; signals are the first one's."""
 
     def __init__(self, app: FastAPI, *, slot: int, sockets: Path) -> None:
         self._own = sockets / f"{slot}-{os.getpid()}.sock"
         self._shared = sockets / f"{slot}.sock"
-        super().__init__(uvicorn.Config(app, uds=str(self._own), lifespan="off", log_config=None, access_log=False))
+        super().__init__(
+            uvicorn.Config(_FromWorker(app), uds=str(self._own), lifespan="off", log_config=None, access_log=False)
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and only then take over the slot's name: in one step, whoever held it."""

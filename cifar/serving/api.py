@@ -19,9 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
+from cifar.serving.headers import SecurityHeaders
+from cifar.serving.limits import RateLimit
 from cifar.serving.metrics import exposition
 from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, closing, error_response
 from cifar.serving.predict import PARAMETERS, PredictRoute
+from cifar.serving.redis import SharedRedis
+from cifar.serving.remote import Remote
 from cifar.settings import Settings
 
 
@@ -29,7 +33,7 @@ class Api(FastAPI):
     """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
     front: ASGIApp
-    """Request id, CORS and limits; then `choose`."""
+    """Request id, headers, CORS and limits; then `choose`."""
     predict_route: ASGIApp
     draining = False
     """Set when the server is about to end: every connection is closed with its next answer, and none in between."""
@@ -111,7 +115,7 @@ _PREDICT_DOC: dict[str, Any] = {
 }
 
 
-def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
+def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis | None = None) -> FastAPI:
     """Make the API. The model is loaded in the background when the server starts; `/readyz` says when it is there."""
 
     @asynccontextmanager
@@ -121,6 +125,8 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         if settings.workers > 1:  # a worker that is not ready must not take requests from those that are
             await asyncio.to_thread(loading.join)
         yield
+        if redis:
+            await redis.client.aclose()
 
     api = Api(
         title="CIFAR Space",
@@ -129,13 +135,13 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     api.predict_route = PredictRoute(classifier)
-    limited = BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes)
+    limited = RateLimit(BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes), settings, redis=redis)
     cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
-    api.front = RequestId(CORSMiddleware(limited, **cors))
+    api.front = RequestId(SecurityHeaders(CORSMiddleware(limited, **cors), settings))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
     _add_error_handlers(api)
-    _add_health(api, classifier)
+    _add_health(api, classifier, [redis.remote] if redis else [])
 
     @api.post(
         "/predict",
@@ -156,7 +162,7 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     return api
 
 
-def _add_health(api: FastAPI, classifier: Classifier) -> None:
+def _add_health(api: FastAPI, classifier: Classifier, remotes: list[Remote]) -> None:
     """Coroutines, all three: in the thread pool they would wait behind the images."""
 
     @api.get("/health")
@@ -171,10 +177,11 @@ def _add_health(api: FastAPI, classifier: Classifier) -> None:
 
     @api.get("/readyz", responses={503: {"model": Error}})
     async def ready() -> dict[str, Any]:
-        """The model is loaded and warmed up. Send traffic only then."""
+        """The model is loaded and warmed up. Send traffic only then. `without` names what does not answer and is done without."""
         classifier.versions.check_ready()
         return {
             "status": "ready",
+            "without": [remote.name for remote in remotes if remote.failing],
             "model": {"name": classifier.versions.default.name, "version": classifier.versions.default.number},
         }
 

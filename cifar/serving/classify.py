@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from cifar.errors import BadParameter, CallerLeft, MissingImage, Overloaded, Wai
 from cifar.predictor import Prediction, Predictor
 from cifar.preprocess import open_image, preprocess, to_input
 from cifar.serving.batcher import Answer
+from cifar.serving.cache import AnswerCache, Kept
 from cifar.serving.metrics import IMAGES, REFUSED
-from cifar.serving.versions import LoadedVersions, Served
+from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
 
 _AT_ONCE_PIXELS = 256 * 256
@@ -40,8 +41,8 @@ class Classification:
     prediction: Prediction
     seen: np.ndarray
     """The model's input, `(height, width, channels)` `uint8`."""
-    inference_ms: float
-    """Milliseconds in the model, of the batch that the image was in."""
+    inference_ms: float | None
+    """Milliseconds in the model, of the batch that the image was in; None for an answer that was kept."""
 
     def as_json(self) -> dict[str, Any]:
         """The answer as every API gives it."""
@@ -55,12 +56,19 @@ class Classification:
         }
 
 
+class _Result(NamedTuple):
+    predictor: Predictor
+    kept: Kept
+    seconds: float | None
+
+
 class Classifier:
     """Classifies uploaded files with the loaded versions. Use it from one event loop."""
 
-    def __init__(self, versions: LoadedVersions, settings: Settings) -> None:
+    def __init__(self, versions: LoadedVersions, settings: Settings, cache: AnswerCache) -> None:
         self.versions = versions
         self._settings = settings
+        self._cache = cache
         self._decoders = ThreadPoolExecutor(max(2, available_cpus() // settings.workers), "decode")
         self._waiting = 0
 
@@ -95,27 +103,60 @@ class Classifier:
             )
         wanted, number = _integer("top_k", top_k), _integer("version", version)
         served = self.versions.at_hand(number)
-        pixels = self._decode_at_once(payload, served.predictor) if served else None
-        if served and pixels is not None and served.predictor.quick:
-            answer = _ask(served.predictor, pixels)
-        else:
-            served, pixels, answer = await self._take_a_turn(payload, number, pixels, route, left)
-        predictor = served.predictor
+        result = self._at_once(payload, served.predictor) if served else None
+        predictor, kept, seconds = result or await self._in_turn(payload, number, route, left)
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
-        prediction = predictor.rank(answer.probabilities, count)
-        IMAGES.labels(route, predictor.version.number).inc()
+        prediction = predictor.rank(kept.probabilities, count)
+        version = predictor.version
+        IMAGES.labels(route, version.number).inc()
         return Classification(
-            predictor.version.name, predictor.version.number, prediction, pixels, answer.seconds * 1000
+            version.name, version.number, prediction, kept.pixels, None if seconds is None else seconds * 1000
         )
+
+    def _at_once(self, payload: bytes, predictor: Predictor) -> _Result | None:
+        """The answer for a small file of a quick model; None for anything else."""
+        if not predictor.quick or len(payload) > _at_once_bytes(payload):
+            return None
+        key = self._cache.key(payload, predictor)
+        if kept := self._cache.here(key):
+            return _Result(predictor, kept, None)
+        pixels = self._decode_at_once(payload, predictor)
+        if pixels is None:
+            return None
+        answer = _ask(predictor, pixels)
+        kept = Kept(pixels, answer.probabilities)
+        self._cache.keep(key, kept)
+        return _Result(predictor, kept, answer.seconds)
+
+    async def _in_turn(self, payload: bytes, number: int | None, route: str, left: Left) -> _Result:
+        """Wait for what is not at hand: the version, a thread to decode in, the model."""
+        run = asyncio.get_running_loop().run_in_executor
+        async with self._place(route, left):
+            served = self.versions.at_hand(number)
+            if served is None:
+                served = await asyncio.to_thread(self.versions.get, number)
+            predictor = served.predictor
+            small = len(payload) <= _at_once_bytes(payload)
+            digest = partial(self._cache.key, payload, predictor)
+            key = digest() if small else await run(self._decoders, digest)
+            if kept := self._cache.here(key) or await self._cache.elsewhere(key, predictor):
+                return _Result(predictor, kept, None)
+            pixels = self._decode_at_once(payload, predictor) if small else None
+            if pixels is None:
+                decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
+                pixels = await run(self._decoders, decode, payload)
+            answer = _ask(predictor, pixels) if predictor.quick else await served.batcher.submit(pixels, route=route)
+            kept = Kept(pixels, answer.probabilities)
+            self._cache.keep(key, kept)
+            self._cache.share(key, kept)
+            return _Result(predictor, kept, answer.seconds)
 
     def _decode_at_once(self, payload: bytes, predictor: Predictor) -> np.ndarray | None:
         """The model's input, when decoding takes about a millisecond: handing that to a thread would cost more.
 
         Returns:
-            None for anything larger, or slower: a progressive JPEG is decoded scan by scan.
+            None for more pixels, or a slower way: a progressive JPEG is decoded scan by scan.
         """
-        if len(payload) > (_AT_ONCE_JPEG_BYTES if payload.startswith(b"\xff\xd8") else _AT_ONCE_BYTES):
-            return None
         image = open_image(
             payload, max_pixels=self._settings.max_image_pixels, side=max(predictor.image.height, predictor.image.width)
         )
@@ -123,22 +164,6 @@ class Classifier:
             return None
         spec = predictor.image
         return to_input(image, height=spec.height, width=spec.width, channels=spec.channels)
-
-    async def _take_a_turn(
-        self, payload: bytes, number: int | None, pixels: np.ndarray | None, route: str, left: Left
-    ) -> tuple[Served, np.ndarray, Answer]:
-        """Wait for what is not at hand: the version, a thread to decode in, the model."""
-        async with self._place(route, left):
-            served = self.versions.at_hand(number)
-            if served is None:
-                served = await asyncio.to_thread(self.versions.get, number)
-            predictor = served.predictor
-            if pixels is None:
-                decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
-                pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode, payload)
-            if predictor.quick:
-                return served, pixels, _ask(predictor, pixels)
-            return served, pixels, await served.batcher.submit(pixels, route=route)
 
     @asynccontextmanager
     async def _place(self, route: str, left: Left) -> AsyncIterator[None]:
@@ -167,6 +192,11 @@ class Classifier:
 async def _expire_when(left: Callable[[], Awaitable[object]], limit: asyncio.Timeout) -> None:
     await left()
     limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _at_once_bytes(payload: bytes) -> int:
+    """Up to how many bytes such a file counts as small."""
+    return _AT_ONCE_JPEG_BYTES if payload.startswith(b"\xff\xd8") else _AT_ONCE_BYTES
 
 
 def _ask(predictor: Predictor, pixels: np.ndarray) -> Answer:

@@ -7,6 +7,7 @@ from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
     multiprocess,
@@ -25,6 +26,16 @@ WAIT_SECONDS = Histogram(
 IMAGES = Counter("cifar_images_total", "Images classified.", ["route", "version"])
 REFUSED = Counter(
     "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
+)
+
+RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
+CACHE = Counter("cifar_cache_total", "Answers looked up by the image's digest.", ["store", "result"])
+REMOTE_FAILURES = Counter("cifar_remote_failures_total", "Calls that a dependency did not answer.", ["dependency"])
+BREAKER_OPEN = Gauge(
+    "cifar_breaker_open",
+    "Whether a dependency is left alone because it does not answer: 1 if any worker leaves it.",
+    ["dependency"],
+    multiprocess_mode="livemax",
 )
 
 _SEVERAL_PROCESSES = ValueClass.__name__ == "MmapedValue"

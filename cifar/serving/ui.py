@@ -138,10 +138,11 @@ async def _show(classifier: Classifier, payload: bytes | None, wanted: int, numb
 
 def _details(answer: Classification) -> str:
     height, width = answer.seen.shape[:2]
+    took = "answered before" if answer.inference_ms is None else f"{answer.inference_ms:.1f} ms in the model"
     return (
         f'<figure class="seen"><img src="{_data_url(answer.seen)}" alt="The photo at {width} x {height} pixels">'
         f"<figcaption>What the model saw: {width} x {height} pixels<br>"
-        f"{html.escape(answer.model_name)}, version {answer.version}<br>{answer.inference_ms:.1f} ms in the model</figcaption></figure>"
+        f"{html.escape(answer.model_name)}, version {answer.version}<br>{took}</figcaption></figure>"
     )
 
 

@@ -1,0 +1,69 @@
+"""What browsers are told not to do with our answers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cifar.settings import Settings
+
+_POLICY = {
+    "default-src": "'self'",
+    # Gradio's page holds inline scripts and styles, and compiles templates.
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "media-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+_SPACES = ["https://huggingface.co", "https://*.hf.space"]
+"""Hugging Face shows a Space in a frame."""
+_VIEWER = {  # of /docs, which FastAPI loads from there
+    "script-src": "'self' 'unsafe-inline' https://cdn.jsdelivr.net",
+    "style-src": "'self' 'unsafe-inline' https://cdn.jsdelivr.net",
+    "img-src": "'self' data: https://fastapi.tiangolo.com",
+}
+
+
+class SecurityHeaders:
+    """Adds them to every answer that does not have its own."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        ancestors = settings.frame_ancestors or (_SPACES if settings.space_id else [])
+        frames = " ".join(ancestors) or "'self'"
+        common = {
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "strict-origin-when-cross-origin",
+            "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+        }
+        if not ancestors:
+            common["x-frame-options"] = "SAMEORIGIN"
+        self._page = _encoded(common | {"content-security-policy": _policy(_POLICY, frames)})
+        self._docs = _encoded(common | {"content-security-policy": _policy(_POLICY | _VIEWER, frames)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its answer back with them."""
+        headers = self._docs if scope["path"] == "/docs" else self._page
+        await self.app(scope, receive, partial(_send_with, headers, send))
+
+
+def _policy(directives: dict[str, str], frames: str) -> str:
+    return "; ".join(f"{name} {value}" for name, value in {**directives, "frame-ancestors": frames}.items())
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+async def _send_with(headers: list[tuple[bytes, bytes]], send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        own = {name.lower() for name, _ in message["headers"]}
+        message["headers"] = [*message["headers"], *(pair for pair in headers if pair[0] not in own)]
+    await send(message)
