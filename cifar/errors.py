@@ -32,6 +32,9 @@ a line on stderr and exit status 1.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
 OUR_FAULT = "Something went wrong on our side. Tell the operator the request's id."
 """All that a caller learns of an error without a sentence of its own."""
 
@@ -42,6 +45,8 @@ class CifarError(Exception):
     code = "internal_error"
     status = 500
     retry_after_seconds: int | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    """More of the answer's headers."""
 
 
 class BadRequest(CifarError):
@@ -69,6 +74,10 @@ class MethodNotAllowed(CifarError):
 
     code = "method_not_allowed"
     status = 405
+
+    def __init__(self, sentence: str, allowed: Collection[str]) -> None:
+        super().__init__(sentence)
+        self.headers = {"Allow": ", ".join(sorted(allowed))}
 
 
 class CallFailed(CifarError):

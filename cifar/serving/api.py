@@ -23,7 +23,7 @@ from cifar.serving.headers import SecurityHeaders
 from cifar.serving.limits import RateLimit
 from cifar.serving.metrics import exposition
 from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, closing, error_response
-from cifar.serving.predict import PARAMETERS, PredictRoute
+from cifar.serving.predict import PredictRoute
 from cifar.serving.redis import SharedRedis
 from cifar.serving.remote import Remote
 from cifar.settings import Settings
@@ -92,27 +92,41 @@ _ERRORS = {
     413: "Body or image too large",
     415: "Not an image in a supported format",
     422: "The image cannot be decoded, or a parameter is wrong",
-    503: "Not ready; `Retry-After` says when to try again",
+    429: "Too many requests; `Retry-After` says when to try again",
+    503: "Not ready, or overloaded; `Retry-After` says when to try again",
 }
 
-_PREDICT_DOC: dict[str, Any] = {
-    "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in PARAMETERS.items()
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}, **PARAMETERS},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+
+def _predict_doc(classes: int) -> dict[str, Any]:
+    """What OpenAPI says of the parameters and bodies of `POST /predict`."""
+    parameters: dict[str, Any] = {
+        "top_k": {"type": "integer", "minimum": 1, "maximum": classes, "description": "How many classes to rank."},
+        "version": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 999_999_999,
+            "description": "The model version to ask.",
         },
-    },
-}
+    }
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in parameters.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": {"type": "string", "format": "binary"}, **parameters},
+                        "additionalProperties": False,
+                    }
+                },
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+    }
 
 
 def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis | None = None) -> FastAPI:
@@ -147,7 +161,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         "/predict",
         response_model=Answer,
         responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
-        openapi_extra=_PREDICT_DOC,
+        openapi_extra=_predict_doc(len(classifier.versions.default.manifest.class_names)),
     )
     async def predict() -> None:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
@@ -204,7 +218,9 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> JSONResponse:
-        known_status = {404: RouteClosed, 405: MethodNotAllowed}
-        response = respond(request, known_status.get(error.status_code, BadRequest)(str(error.detail)))
+        sentence = str(error.detail)
+        if error.status_code == 405:
+            return respond(request, MethodNotAllowed(sentence, (error.headers or {}).get("Allow", "").split(", ")))
+        response = respond(request, (RouteClosed if error.status_code == 404 else BadRequest)(sentence))
         response.status_code = error.status_code
         return response

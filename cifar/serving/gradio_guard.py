@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 class GradioGuard:
     """An ASGI app around Gradio's."""
 
-    def __init__(self, gradio: ASGIApp, *, own_paths: set[str], file_roots: list[Path], max_call_bytes: int) -> None:
+    def __init__(
+        self, gradio: ASGIApp, *, own_paths: Mapping[str, Collection[str]], file_roots: list[Path], max_call_bytes: int
+    ) -> None:
         """Guard `gradio`.
 
         Args:
             gradio: the mounted app.
-            own_paths: paths of the API; what arrives here for one of them came with a wrong method.
+            own_paths: paths of the API and their methods; what arrives here for one of them came with another.
             file_roots: folders whose files a call may name.
             max_call_bytes: largest JSON body of a call.
         """
@@ -68,7 +70,7 @@ class GradioGuard:
         """Refuse what Gradio should not see; the request may be read from what is returned."""
         path: str = scope["path"]
         if path in self._own_paths:
-            raise MethodNotAllowed(f"{scope['method']} is not a method of {path}; see /docs.")
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {path}; see /docs.", self._own_paths[path])
         if path.startswith(_PREFIX) and not _OPEN.fullmatch(path):
             raise RouteClosed("There is nothing at this address.")
         del MutableHeaders(scope=scope)["x-gradio-server"]  # it would make Gradio name another server as itself

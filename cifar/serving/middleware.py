@@ -19,7 +19,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
     """The one shape of an error: a sentence, a stable code, and the id to ask about."""
-    headers = None if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    headers = dict(error.headers)
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
     body = {"error": str(error), "code": error.code, "request_id": request_id}
     return JSONResponse(body, status_code=error.status, headers=headers)
 

@@ -7,7 +7,6 @@ writes the HTTP messages itself, and `Api` hands it the request before the frame
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
@@ -15,13 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from cifar.errors import BadParameter, CallerLeft, MissingImage
 from cifar.serving.classify import Classifier
-from cifar.serving.forms import read_form
+from cifar.serving.forms import Part, read_form
 from cifar.serving.middleware import any_error_response, header
 
-PARAMETERS: dict[str, Any] = {
-    "top_k": {"type": "integer", "minimum": 1, "description": "How many classes to rank."},
-    "version": {"type": "integer", "minimum": 1, "description": "The model version to ask."},
-}
+PARAMETERS = ("top_k", "version")
 
 
 class PredictRoute:
@@ -71,8 +67,10 @@ async def _until_gone(receive: Receive) -> None:
 
 def _read(body: bytes, scope: Scope) -> tuple[bytes | None, dict[str, str]]:
     """The image and the parameters, from a form or from a raw body and the query."""
-    query = parse_qsl(scope["query_string"].decode("latin-1")) if scope["query_string"] else []
-    parameters = {name: value for name, value in query if name in PARAMETERS}
+    parameters: dict[str, str] = {}
+    if scope["query_string"]:
+        for name, value in parse_qsl(scope["query_string"].decode("latin-1")):
+            _set(parameters, name, value)
     content_type = header(scope, b"content-type")
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
@@ -84,13 +82,21 @@ def _read(body: bytes, scope: Scope) -> tuple[bytes | None, dict[str, str]]:
     image = None
     for part in read_form(body, content_type):
         if part.name == "image":
-            if not part.is_file:
-                raise MissingImage(
-                    "The field `image` came as text; send it as a file, as `curl -F image=@photo.jpg` does."
-                )
-            image = part.content
+            image = _file(part)
         elif part.name in PARAMETERS:
-            parameters[part.name] = part.content.decode("utf-8", "replace")
+            _set(parameters, part.name, part.content.decode("utf-8", "replace"))
         else:
             raise BadParameter(f"There is no field {part.name!r}; there are: image, {', '.join(PARAMETERS)}.")
     return image, parameters
+
+
+def _set(parameters: dict[str, str], name: str, value: str) -> None:
+    """Take a parameter; who says two things must choose."""
+    if name in PARAMETERS and parameters.setdefault(name, value) != value:
+        raise BadParameter(f"{name} came twice, with two values; send one.")
+
+
+def _file(part: Part) -> bytes:
+    if not part.is_file:
+        raise MissingImage("The field `image` came as text; send it as a file, as `curl -F image=@photo.jpg` does.")
+    return part.content

@@ -41,7 +41,7 @@ def mount_page(api: FastAPI, classifier: Classifier, settings: Settings) -> Fast
     page.state_session_capacity = settings.max_page_sessions
     # Gradio checks which files a call may name only once this is set, and mounting does not set it.
     page.has_launched = True
-    own_paths = {route.path for route in api.routes if isinstance(route, Route)}
+    own_paths = {route.path: route.methods or () for route in api.routes if isinstance(route, Route)}
     gr.mount_gradio_app(
         api,
         page,
