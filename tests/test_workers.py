@@ -75,7 +75,7 @@ def running(folder: Path, *, workers: int, **settings: str) -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=40)
-        assert code == 0
+        assert code in {0, -signal.SIGTERM}, "gunicorn ends with 0, one process by the signal it was sent"
     assert list(folder.glob("cifar-workers-*")) == [], "the sockets are gone"
 
 
