@@ -21,6 +21,7 @@ from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed,
 from cifar.serving.classify import Classifier
 from cifar.serving.metrics import exposition
 from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response
+from cifar.serving.observe import Observe
 from cifar.serving.predict import PARAMETERS, PredictRoute
 from cifar.settings import Settings
 
@@ -29,7 +30,7 @@ class Api(FastAPI):
     """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
     front: ASGIApp
-    """Request id, CORS and limits; then `choose`."""
+    """Request id, counts and log, CORS and limits; then `choose`."""
     predict_route: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,7 +127,13 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     api.predict_route = PredictRoute(classifier)
     limited = BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes)
     cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
-    api.front = RequestId(CORSMiddleware(limited, **cors))
+    observed = Observe(
+        CORSMiddleware(limited, **cors),
+        api.routes,
+        sockets=settings.worker_files,
+        access_log=settings.access_log,
+    )
+    api.front = RequestId(observed)
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
     _add_error_handlers(api)

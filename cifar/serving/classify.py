@@ -104,6 +104,7 @@ class Classifier:
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(answer.probabilities, count)
         IMAGES.labels(route, predictor.version.number).inc()
+        served.counts.add(*prediction.top_k[0])
         return Classification(
             predictor.version.name, predictor.version.number, prediction, pixels, answer.seconds * 1000
         )
