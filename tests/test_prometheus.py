@@ -71,7 +71,7 @@ def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
 @pytest.mark.slow
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
-    """promtool plays hours of metrics in a moment."""
+    """Promtool plays hours of metrics in a moment."""
     for kind, fires in (("fires", True), ("silent", False)):
         file = DEPLOY / "tests" / f"{alert}.{kind}.yml"
         cases = [case for group in yaml.safe_load(file.read_text())["tests"] for case in group["alert_rule_test"]]
