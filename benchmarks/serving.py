@@ -60,7 +60,7 @@ def gunicorn(*arguments: str) -> tuple[str, ...]:
 
 
 def space(workers: int, engine: str) -> System:
-    settings = {"CIFAR_WORKERS": str(workers), "CIFAR_ENGINE": engine}
+    settings = {"CIFAR_WORKERS": str(workers), "CIFAR_ENGINE": engine, "CIFAR_ACCESS_LOG": "false"}
     return System(
         f"Space, {engine}, {workers} worker{'s' * (workers > 1)}",
         gunicorn("-c", "gunicorn.conf.py", "app:app"),
@@ -81,7 +81,7 @@ SYSTEMS = (
     System(
         "constant, 2 workers",
         gunicorn("-c", "gunicorn.conf.py", "benchmarks.constant_model:app"),
-        {"CIFAR_WORKERS": "2"},
+        {"CIFAR_WORKERS": "2", "CIFAR_ACCESS_LOG": "false"},
     ),
 )
 

@@ -67,12 +67,15 @@ def running(folder: Path, *, workers: int, **settings: str) -> Iterator[Server]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         server = Server(f"http://127.0.0.1:{port}", process, folder / "log")
-        with httpx.Client(base_url=server.address) as client:
-            wait_until_ready(client)
-        wait_for_workers(server, workers)
-        yield server
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=40) == 0
+        try:
+            with httpx.Client(base_url=server.address) as client:
+                wait_until_ready(client)
+            wait_for_workers(server, workers)
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            ended = process.wait(timeout=40)
+        assert ended == 0
     assert list(folder.glob("cifar-workers-*")) == [], "the sockets are gone"
 
 
