@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import logging.config
 import socket
 import sys
 
@@ -14,6 +14,7 @@ from cifar.registry import Registry
 from cifar.serving.api import create_api
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
+from cifar.serving.logs import log_config
 from cifar.serving.redis import shared_redis
 from cifar.serving.ui import mount_page
 from cifar.serving.versions import LoadedVersions
@@ -38,10 +39,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _start() -> tuple[Settings, FastAPI]:
     """Make the app from the environment; what is wrong with it ends the process with one sentence."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request between workers
     try:
         settings = load_settings()
+        logging.config.dictConfig(log_config(settings))
         return settings, create_app(settings)
     except CifarError as error:
         sys.exit(f"cifar: {error}")
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     if settings.workers > 1:
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
-        print(f"==> Serving at http://localhost:{listener.getsockname()[1]}", file=sys.stderr)
+        logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, forwarded_allow_ips=settings.trusted_proxies))
         server.run(sockets=[listener])
 else:

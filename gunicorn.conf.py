@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
 from prometheus_client import multiprocess
 
+from cifar.serving import metrics
+from cifar.serving.logs import log_config
 from cifar.settings import load_settings
 
 _settings = load_settings()
@@ -33,6 +36,7 @@ graceful_timeout = 30
 keepalive = 75
 max_requests = 100_000
 max_requests_jitter = 10_000
+logconfig_dict = log_config(_settings)
 
 _slot_of_worker: dict[int, int] = {}
 """By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
@@ -47,18 +51,22 @@ def pre_fork(server, worker):
     """Give the worker a free slot; on a reload all are, and the old workers keep theirs until they go."""
     taken = list(_slot_of_worker.values())
     _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
+    # The files of its counts: those of a worker that has gone, so that files do not gather with every restart.
+    files = {living.count_files for living in server.WORKERS.values()}
+    worker.count_files = next(name for n in itertools.count() if (name := f"{server.pid}-{n}") not in files)
 
 
 def post_fork(server, worker):
     """Tell the worker its slot."""
     os.environ["CIFAR_WORKERS"] = str(server.num_workers)
     os.environ["CIFAR_WORKER_SLOT"] = str(_slot_of_worker[worker.age])
+    metrics.count_in(worker.count_files)
 
 
 def child_exit(server, worker):
-    """Free the slot; what the worker counted stays."""
+    """Free the slot; what the worker counted stays, what it held (its gauges) goes."""
     _slot_of_worker.pop(worker.age, None)
-    multiprocess.mark_process_dead(worker.pid)
+    multiprocess.mark_process_dead(worker.count_files)
 
 
 def on_exit(server):

@@ -41,6 +41,8 @@ CONNECTIONS = (1, 8, 64)
 FORM = "multipart/form-data; boundary=part"
 JSON = "application/json"
 LONGEST_START_SECONDS = 120
+PLAIN = {"CIFAR_CACHE_IMAGES": "0", "CIFAR_ACCESS_LOG": "false"}
+"""The load is one image, which a cache would answer; and the other systems write no line for a request."""
 REFERENCE = "tutorial, 4 sync workers"
 
 
@@ -60,7 +62,7 @@ def gunicorn(*arguments: str) -> tuple[str, ...]:
 
 
 def space(workers: int, engine: str) -> System:
-    settings = {"CIFAR_WORKERS": str(workers), "CIFAR_ENGINE": engine, "CIFAR_CACHE_IMAGES": "0"}  # it is one image
+    settings = {"CIFAR_WORKERS": str(workers), "CIFAR_ENGINE": engine, **PLAIN}
     return System(
         f"Space, {engine}, {workers} worker{'s' * (workers > 1)}",
         gunicorn("-c", "gunicorn.conf.py", "app:app"),
@@ -81,7 +83,7 @@ SYSTEMS = (
     System(
         "constant, 2 workers",
         gunicorn("-c", "gunicorn.conf.py", "benchmarks.constant_model:app"),
-        {"CIFAR_WORKERS": "2", "CIFAR_CACHE_IMAGES": "0"},
+        {"CIFAR_WORKERS": "2", **PLAIN},
     ),
 )
 

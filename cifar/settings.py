@@ -121,6 +121,14 @@ class Settings(BaseSettings):
         [], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].'
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How log lines look: for people, or one JSON object each."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe lines of our own; health checks and assets are at debug."
+    )
+    access_log: bool = Field(True, description="Whether each request gets a line.")
+
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."

@@ -95,7 +95,7 @@ def wait_until_ready(client: TestClient | httpx.Client) -> None:
         try:
             if client.get("/readyz").status_code == httpx.codes.OK:
                 return
-        except httpx.ConnectError:
+        except httpx.TransportError:  # nobody listens yet, or TensorFlow is being imported
             pass
         time.sleep(0.2)
     pytest.fail("the server was not ready within two minutes")

@@ -17,6 +17,7 @@ from cifar.predictor import Predictor
 from cifar.registry import Registry
 from cifar.serving.batcher import Batcher
 from cifar.serving.classify import Classifier
+from cifar.serving.metrics import VersionCounts
 from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
 
@@ -48,7 +49,7 @@ def model(versions) -> GatedModel:
     """A slow model in place of the loaded one."""
     model = GatedModel()
     predictor = Predictor(versions.default, model, engine="gated")
-    versions._served[1] = Served(predictor, Batcher(model, largest=1))
+    versions._served[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
     return model
 
 

@@ -23,6 +23,7 @@ from cifar.serving.headers import SecurityHeaders
 from cifar.serving.limits import RateLimit
 from cifar.serving.metrics import exposition
 from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, closing, error_response
+from cifar.serving.observe import Observe
 from cifar.serving.predict import PredictRoute
 from cifar.serving.redis import SharedRedis
 from cifar.serving.remote import Remote
@@ -33,7 +34,7 @@ class Api(FastAPI):
     """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
     front: ASGIApp
-    """Request id, headers, CORS and limits; then `choose`."""
+    """Request id, counts and log, headers, CORS and limits; then `choose`."""
     predict_route: ASGIApp
     draining = False
     """Set when the server is about to end: every connection is closed with its next answer, and none in between."""
@@ -151,7 +152,8 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     api.predict_route = PredictRoute(classifier)
     limited = RateLimit(BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes), settings, redis=redis)
     cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
-    api.front = RequestId(SecurityHeaders(CORSMiddleware(limited, **cors), settings))
+    secured = SecurityHeaders(CORSMiddleware(limited, **cors), settings)
+    api.front = RequestId(Observe(secured, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
     _add_error_handlers(api)

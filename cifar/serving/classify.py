@@ -21,7 +21,7 @@ from cifar.preprocess import open_image, preprocess, to_input
 from cifar.serving.batcher import Answer
 from cifar.serving.cache import AnswerCache, Kept
 from cifar.serving.metrics import IMAGES, REFUSED
-from cifar.serving.versions import LoadedVersions
+from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
 
 _AT_ONCE_PIXELS = 256 * 256
@@ -57,7 +57,7 @@ class Classification:
 
 
 class _Result(NamedTuple):
-    predictor: Predictor
+    served: Served
     kept: Kept
     seconds: float | None
 
@@ -103,30 +103,33 @@ class Classifier:
             )
         wanted, number = _integer("top_k", top_k), _integer("version", version)
         served = self.versions.at_hand(number)
-        result = self._at_once(payload, served.predictor) if served else None
-        predictor, kept, seconds = result or await self._in_turn(payload, number, route, left)
+        result = self._at_once(payload, served) if served else None
+        served, kept, seconds = result or await self._in_turn(payload, number, route, left)
+        predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.probabilities, count)
         version = predictor.version
         IMAGES.labels(route, version.number).inc()
+        served.counts.add(*prediction.top_k[0])
         return Classification(
             version.name, version.number, prediction, kept.pixels, None if seconds is None else seconds * 1000
         )
 
-    def _at_once(self, payload: bytes, predictor: Predictor) -> _Result | None:
+    def _at_once(self, payload: bytes, served: Served) -> _Result | None:
         """The answer for a small file of a quick model; None for anything else."""
+        predictor = served.predictor
         if not predictor.quick or len(payload) > _at_once_bytes(payload):
             return None
         key = self._cache.key(payload, predictor)
         if kept := self._cache.here(key):
-            return _Result(predictor, kept, None)
+            return _Result(served, kept, None)
         pixels = self._decode_at_once(payload, predictor)
         if pixels is None:
             return None
         answer = _ask(predictor, pixels)
         kept = Kept(pixels, answer.probabilities)
         self._cache.keep(key, kept)
-        return _Result(predictor, kept, answer.seconds)
+        return _Result(served, kept, answer.seconds)
 
     async def _in_turn(self, payload: bytes, number: int | None, route: str, left: Left) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
@@ -140,7 +143,7 @@ class Classifier:
             digest = partial(self._cache.key, payload, predictor)
             key = digest() if small else await run(self._decoders, digest)
             if kept := self._cache.here(key) or await self._cache.elsewhere(key, predictor):
-                return _Result(predictor, kept, None)
+                return _Result(served, kept, None)
             pixels = self._decode_at_once(payload, predictor) if small else None
             if pixels is None:
                 decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
@@ -149,7 +152,7 @@ class Classifier:
             kept = Kept(pixels, answer.probabilities)
             self._cache.keep(key, kept)
             self._cache.share(key, kept)
-            return _Result(predictor, kept, answer.seconds)
+            return _Result(served, kept, answer.seconds)
 
     def _decode_at_once(self, payload: bytes, predictor: Predictor) -> np.ndarray | None:
         """The model's input, when decoding takes about a millisecond: handing that to a thread would cost more.

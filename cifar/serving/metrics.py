@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
@@ -11,9 +14,24 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
-from prometheus_client.values import ValueClass
 
+from cifar.errors import Overloaded, WaitedTooLong
+
+_SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
+_files = "parent"
+
+if _SEVERAL_PROCESSES:  # before the first metric: see `count_in`
+    values.ValueClass = values.MultiProcessValue(lambda: _files)  # type: ignore[no-untyped-call]
+
+REQUESTS = Counter("request_count", "Requests answered.", ["method", "endpoint", "status"])
+LATENCY = Histogram(
+    "request_latency_seconds",
+    "Time from a request's head to its answer's.",
+    ["method", "endpoint"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
 BATCH_SIZE = Histogram(
     "cifar_batch_images", "Images that the model was given at once.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
@@ -24,9 +42,18 @@ WAIT_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IMAGES = Counter("cifar_images_total", "Images classified.", ["route", "version"])
+PREDICTIONS = Counter("cifar_predictions_total", "Images by the class they were given.", ["version", "label"])
+CONFIDENCE = Histogram(
+    "cifar_confidence",
+    "Probability of the class that was given.",
+    ["version"],
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
+)
 REFUSED = Counter(
     "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
 )
+for _labels in product(("rest", "page", "gradio"), (Overloaded.code, WaitedTooLong.code)):
+    REFUSED.labels(*_labels)  # a rate does not see the first of what was never there
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
 CACHE = Counter("cifar_cache_total", "Answers looked up by the image's digest.", ["store", "result"])
@@ -38,7 +65,46 @@ BREAKER_OPEN = Gauge(
     multiprocess_mode="livemax",
 )
 
-_SEVERAL_PROCESSES = ValueClass.__name__ == "MmapedValue"
+# "live": what a process that has ended held, nobody holds.
+WORKERS = Gauge("cifar_workers", "Workers that are there.", multiprocess_mode="livesum")
+WORKERS_READY = Gauge(
+    "cifar_workers_ready", "Workers that have loaded their default version.", multiprocess_mode="livesum"
+)
+LOADED = Gauge(
+    "cifar_model_loaded",
+    "Workers that have a version in memory, and what runs it there.",
+    ["name", "version", "engine"],
+    multiprocess_mode="livesum",
+)
+LOAD_SECONDS = Histogram(
+    "cifar_model_load_seconds",
+    "Time to verify, load and warm up a version.",
+    ["version", "engine"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+
+class VersionCounts:
+    """Counts the answers of one version. Classes never given are there too, as zero: so many classes there are."""
+
+    def __init__(self, version: int, class_names: Iterable[str]) -> None:
+        self._given = {name: PREDICTIONS.labels(version, name) for name in class_names}
+        self._confidence = CONFIDENCE.labels(version)
+
+    def add(self, label: str, score: float) -> None:
+        """Count one answer."""
+        self._given[label].inc()
+        self._confidence.observe(score)
+
+
+def count_in(files: str) -> None:
+    """Write this process's counts to files of that name; no two processes may at once.
+
+    A process may go on with the files of one that has ended. By default they would bear the process's id: each restart
+    would leave two more, and all of them are read whenever Prometheus asks.
+    """
+    global _files  # noqa: PLW0603 - the library asks a function without arguments
+    _files = files
 
 
 def exposition() -> tuple[bytes, str]:

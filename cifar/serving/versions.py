@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 
 from cifar.cpus import available_cpus
@@ -12,6 +13,7 @@ from cifar.errors import OUR_FAULT, CifarError, NotReady, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry, Version
 from cifar.serving.batcher import Batcher
+from cifar.serving.metrics import LOAD_SECONDS, LOADED, WORKERS, WORKERS_READY, VersionCounts
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class Served:
 
     predictor: Predictor
     batcher: Batcher
+    counts: VersionCounts
 
 
 class LoadedVersions:
@@ -52,8 +55,10 @@ class LoadedVersions:
 
     def load_default(self) -> None:
         """Load and warm up the default version; a failure is logged and kept for `check_ready`."""
+        WORKERS.set(1)
         try:
             self._load(self.default)
+            WORKERS_READY.set(1)
         except Exception as error:
             log.exception("version %s cannot be served", self.default.number)
             self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
@@ -85,16 +90,20 @@ class LoadedVersions:
 
     def _load_now(self, version: Version) -> Served:
         log.info("loading %s version %s", version.name, version.number)
+        started = time.perf_counter()
         predictor = Predictor.load(version, self._settings.engine, threads=self._threads)
+        LOAD_SECONDS.labels(version.number, predictor.engine).observe(time.perf_counter() - started)
+        LOADED.labels(version.name, version.number, predictor.engine).set(1)
         log.info("version %s is ready on %s", version.number, predictor.engine)
         if predictor.engine in GAIN_FROM_BATCHES:
             batcher = Batcher(predictor.probabilities, largest=self._settings.max_batch_images)
         else:
             batcher = Batcher(predictor.probabilities, largest=1, parallel=self._threads)
-        return Served(predictor, batcher)
+        return Served(predictor, batcher, VersionCounts(version.number, predictor.class_names))
 
     def _drop_unused(self) -> None:
         """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""
         others = [number for number in self._served if number != self.default.number]
         for number in others[: max(0, len(self._served) - self._settings.max_loaded_versions)]:
-            del self._served[number]
+            dropped = self._served.pop(number).predictor
+            LOADED.labels(dropped.version.name, number, dropped.engine).set(0)
