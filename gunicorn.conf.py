@@ -32,6 +32,7 @@ graceful_timeout = 30
 keepalive = 75
 max_requests = 100_000
 max_requests_jitter = 10_000
+control_socket_disable = True  # it would stand in the home folder, which a container may not write to
 
 _slot_of_worker: dict[int, int] = {}
 """By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
