@@ -1,17 +1,4 @@
-"""Fill in nginx.conf: `render.py nginx.conf > FOLDER/nginx.conf`. A wrong value ends it with a sentence that names it.
-
-    PORT                          where nginx listens for HTTP
-    NGINX_TLS_PORT                and for HTTPS, when NGINX_TLS_FOLDER holds tls.crt and tls.key
-    NGINX_TLS_FOLDER              where certificate and key are mounted
-    NGINX_UPSTREAM                HOST:PORT of gunicorn; each address of the name is used
-    NGINX_HOSTS                   the names we go by, separated by commas; empty: whatever the client says
-    NGINX_TRUSTED_PROXIES         networks whose X-Forwarded-For and -Proto are believed, separated by commas
-    NGINX_METRICS_FROM            networks that may read /metrics; nobody else does
-    NGINX_CONNECTIONS_PER_ADDRESS requests of one client address under way at once; more are answered 429
-    NGINX_DRAIN_SECONDS           on a stop, longest wait for requests under way
-    NGINX_RUN_FOLDER              nginx's own files
-    CIFAR_MAX_BODY_BYTES          largest body, here as in the app
-"""
+"""Fill in nginx.conf: `render.py nginx.conf > FOLDER/nginx.conf`. `.env.example` explains the variables."""
 
 import ipaddress
 import os
@@ -24,7 +11,7 @@ DEFAULTS = {
     "PORT": "7860",
     "NGINX_TLS_PORT": "7443",
     "NGINX_TLS_FOLDER": "/etc/cifar/tls",
-    "NGINX_UPSTREAM": "127.0.0.1:8000",
+    "NGINX_UPSTREAM": "127.0.0.1:7861",
     "NGINX_HOSTS": "",
     "NGINX_TRUSTED_PROXIES": "",
     "NGINX_METRICS_FROM": "",
