@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import suppress
 
@@ -20,9 +21,14 @@ with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
 from prometheus_client import multiprocess
 
+from cifar.errors import CifarError, SettingsError
+from cifar.registry import Registry
 from cifar.settings import load_settings
 
-_settings = load_settings()
+try:
+    _settings = load_settings()
+except SettingsError as error:
+    sys.exit(f"cifar: {error}")
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
@@ -36,6 +42,14 @@ control_socket_disable = True  # it would stand in the home folder, which a cont
 
 _slot_of_worker: dict[int, int] = {}
 """By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
+
+
+def on_starting(server):
+    """End at once where there is nothing to serve: workers that cannot start would be replaced for ever."""
+    try:
+        Registry(_settings.registry, _settings.model_name).get(_settings.model_version).verify()
+    except CifarError as error:
+        sys.exit(f"cifar: {error}")
 
 
 def when_ready(server):

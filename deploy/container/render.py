@@ -16,7 +16,7 @@ DEFAULTS = {
     "NGINX_TRUSTED_PROXIES": "",
     "NGINX_METRICS_FROM": "",
     "NGINX_CONNECTIONS_PER_ADDRESS": "128",
-    "NGINX_DRAIN_SECONDS": "7",
+    "NGINX_DRAIN_SECONDS": "5",
     "NGINX_RUN_FOLDER": "/tmp/nginx",  # noqa: S108 - the container's own
     "CIFAR_MAX_BODY_BYTES": "20971520",
 }
