@@ -8,7 +8,7 @@ FROM python:3.11-slim AS runtime
 # hadolint ignore=DL3008  # Debian's security fixes are wanted, and Debian keeps no old versions to pin
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends nginx tini \
- && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/debconf/*-old /etc/nginx/sites-enabled /var/www/html \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* /etc/nginx/sites-enabled /var/www/html \
  && useradd --uid 1000 --create-home cifar
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -32,10 +32,11 @@ LABEL org.opencontainers.image.title="CIFAR Space" \
 FROM python:3.11-slim AS serve-packages
 WORKDIR /opt/venv/lib/python3.11/site-packages
 COPY requirements-serve.txt /build/
-# Left out: Gradio's server-side renderer and the sources of its page, and the libraries' own tests. Nobody here uses them.
+# Left out: Gradio's server-side renderer, its video cutter, the sources of its page, and the libraries' own tests.
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements-serve.txt \
- && rm -rf gradio/templates/node gradio/_frontend_code gradio/test_data gradio/media_assets pandas/tests \
+ && rm -rf gradio/templates/node gradio/_frontend_code gradio/test_data gradio/media_assets \
+           gradio/templates/frontend/static/ffmpeg pandas/tests \
  && find numpy -type d -name tests -prune -exec rm -rf {} +
 
 FROM serve-packages AS full-packages

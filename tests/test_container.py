@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from gradio_client import Client, handle_file
 from nginx import free_port
 from pictures import encoded, noise
 
-from cifar import __version__
+from cifar import CLASS_NAMES, __version__
 from cifar.settings import ROOT
 
 IMAGE = "localhost/cifar-space:test"
@@ -119,22 +119,30 @@ class Container:
 
 
 @contextmanager
-def running(engine: Engine, image: str, *options: str, **environment: str) -> Iterator[Container]:
-    """A container as an operator runs it, on free ports of this machine; removed afterwards."""
-    port, inner = free_port(), free_port()
-    name = f"cifar-test-{port}"
-    given = {"PORT": str(port), "CIFAR_PORT": str(inner), **environment}
-    variables = [part for key, value in given.items() for part in ("--env", f"{key}={value}")]
-    engine("run", "--detach", "--name", name, "--network", "host", *LOCKED_IN, *variables, *options, image)
-    container = Container(engine, name, f"http://127.0.0.1:{port}")
+def started(
+    container: Container, image: str, settings: dict[str, str], *options: str, command: Sequence[str] = ()
+) -> Iterator[None]:
+    """Run it as an operator does, until it is ready; it is removed afterwards."""
+    variables = [f"--env={key}={value}" for key, value in settings.items()]
+    given = ["--detach", "--name", container.name, "--network", "host", *LOCKED_IN, *variables, *options]
+    container.engine("run", *given, image, *command)
     try:
         deadline = time.monotonic() + 60
         while not ready(container.address):
             assert time.monotonic() < deadline, container.log()
             time.sleep(0.2)
-        yield container
+        yield
     finally:
-        engine("rm", "--force", name)
+        container.engine("rm", "--force", container.name)
+
+
+@contextmanager
+def running(engine: Engine, image: str) -> Iterator[Container]:
+    """The whole service in one container, on free ports of this machine."""
+    port = free_port()
+    container = Container(engine, f"cifar-test-{port}", f"http://127.0.0.1:{port}")
+    with started(container, image, {"PORT": str(port), "CIFAR_PORT": str(free_port())}):
+        yield container
 
 
 def ready(address: str) -> bool:
@@ -237,10 +245,8 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
     """Large images under way, a page open, a client that keeps asking: each gets its answer, or is told that nobody listens."""
     slow = encoded(noise(6000, 5000), "JPEG", quality=60)
     with running(engine, image) as container:
-        under_way = threading.Barrier(9)
 
         def ask(_: int) -> int:
-            under_way.wait()
             return httpx.post(f"{container.address}/predict", files={"image": slow}, timeout=60).status_code
 
         def stay() -> None:
@@ -251,11 +257,7 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
         with ThreadPoolExecutor(9) as pool:
             asked = [pool.submit(ask, i) for i in range(8)]
             page = pool.submit(stay)
-            under_way.wait()
-            deadline = time.monotonic() + 30
-            while container.sh("ls /tmp/nginx/bodies | wc -l").stdout.strip() == "" and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(0.5)
+            wait(asked, return_when=FIRST_COMPLETED)  # so that all have arrived
             still = sum(not answer.done() for answer in asked)
             began = time.monotonic()
             engine("stop", "--time", str(GRACE_SECONDS), container.name)
@@ -280,20 +282,34 @@ def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
         assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_nginx_and_app_run_in_containers_of_their_own(engine, image):
-    """As compose runs them: the same image, twice, and three gunicorns behind one nginx would be no different."""
+def test_three_apps_behind_one_nginx_keep_sessions_and_stand_in_for_each_other(engine, image):
+    """`compose up --scale app=3`: a name with three addresses. A caller stays with one; when it dies, others answer."""
     port = str(free_port())
-    with running(engine, image, CIFAR_PORT=port) as both:
-        name = f"{both.name}-front"
-        front = str(free_port())
-        variables = ["--env", f"PORT={front}", "--env", f"NGINX_UPSTREAM=127.0.0.1:{port}"]
-        command = ["deploy/container/start", "nginx"]
-        engine("run", "--detach", "--name", name, "--network", "host", *LOCKED_IN, *variables, image, *command)
-        try:
-            deadline = time.monotonic() + 20
-            while not ready(f"http://127.0.0.1:{front}"):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            assert engine("exec", name, "python", "deploy/container/health.py").returncode == 0
-        finally:
-            engine("rm", "--force", name)
+    apps = [f"127.0.0.{i}" for i in (2, 3, 4)]
+    with ExitStack() as stack:
+        for address in apps:
+            settings = {"CIFAR_HOST": address, "CIFAR_PORT": port, "CIFAR_WORKERS": "1"}
+            app = Container(engine, f"cifar-test-{port}-{address}", f"http://{address}:{port}")
+            stack.enter_context(started(app, image, settings, command=["deploy/container/start", "app"]))
+        front_port = str(free_port())
+        front = Container(engine, f"cifar-test-{front_port}", f"http://127.0.0.1:{front_port}")
+        names = [f"--add-host=app:{address}" for address in apps]
+        settings = {"PORT": front_port, "NGINX_UPSTREAM": f"app:{port}"}
+        stack.enter_context(started(front, image, settings, *names, command=["deploy/container/start", "nginx"]))
+        client = Client(front.address, verbose=False)
+        for name in CLASS_NAMES:
+            answer = client.predict(handle_file(ROOT / f"examples/{name}.jpg"), api_name="/predict")
+            assert answer["predicted_class"] == name
+        assert front.sh("python deploy/container/health.py").returncode == 0
+
+        def answered(caller: int) -> int:
+            transport = httpx.HTTPTransport(local_address=f"127.0.2.{caller}")
+            with httpx.Client(transport=transport, timeout=30) as http:
+                cat = (ROOT / "examples/cat.jpg").read_bytes()
+                return http.post(f"{front.address}/predict", files={"image": cat}).status_code
+
+        assert {answered(caller) for caller in range(1, 31)} == {200}
+        used = set(re.findall(r'"upstream":"(127\.0\.0\.\d):', front.log()))
+        assert used == set(apps)
+        engine("kill", f"cifar-test-{port}-{apps[0]}")
+        assert {answered(caller) for caller in range(1, 31)} == {200}
