@@ -35,6 +35,15 @@ def free_port() -> int:
             return port
 
 
+def certificate_in(folder: Path) -> Path:
+    """The folder, with a self-signed certificate for localhost in it, and its key."""
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "tls.key"]
+    command = [need("openssl"), "req", "-x509", *subject, *key, "-out", folder / "tls.crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
 @dataclass
 class Nginx:
     """A running nginx."""

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from conftest import need
 from gradio_client import Client, handle_file
-from nginx import Nginx, running_nginx
+from nginx import Nginx, certificate_in, running_nginx
 from playwright.sync_api import sync_playwright
 from test_workers import Server, classify, running, wait_for_workers
 
@@ -54,13 +54,7 @@ def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> Path:
-    """A folder with a self-signed certificate for localhost, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "tls.key"]
-    command = [need("openssl"), "req", "-x509", *subject, *key, "-out", folder / "tls.crt"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    return certificate_in(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from nginx import Nginx, running_nginx
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, StreamReset
+from nginx import Nginx, certificate_in, running_nginx
 from test_workers import classify, running
 
 from cifar import CLASS_NAMES
@@ -21,13 +25,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory) -> Iterator[Nginx]:
-    """Nginx in front of two workers, everything by default."""
-    with (
-        running(tmp_path_factory.mktemp("app"), workers=2) as app,
-        running_nginx(tmp_path_factory.mktemp("front"), app.address.removeprefix("http://")) as nginx,
-    ):
+def upstream(tmp_path_factory) -> Iterator[str]:
+    """Two workers."""
+    with running(tmp_path_factory.mktemp("app"), workers=2) as app:
         assert "# HELP" in httpx.get(f"{app.address}/metrics").text, "who came through would see it"
+        yield app.address.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
+    """Nginx in front of them, everything by default."""
+    with running_nginx(tmp_path_factory.mktemp("front"), upstream) as nginx:
+        yield nginx
+
+
+@pytest.fixture(scope="module")
+def secure(upstream, tmp_path_factory) -> Iterator[Nginx]:
+    """The same with HTTPS, and so HTTP/2."""
+    certificate = certificate_in(tmp_path_factory.mktemp("certificate"))
+    with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
         yield nginx
 
 
@@ -115,6 +131,67 @@ def test_no_request_is_smuggled_past_nginx(front, name):
         mine = uuid.uuid4().hex
         answer = httpx.get(f"{front.address}/health", headers={"X-Request-ID": mine})
         assert (answer.status_code, answer.headers["X-Request-ID"]) == (200, mine)
+
+
+HTTP2 = {
+    "chunked": ([("transfer-encoding", "chunked")], END + SMUGGLED),
+    "a length too short": ([("content-length", "0")], SMUGGLED),
+    "a length too long": ([("content-length", "5000")], SMUGGLED),
+    "two lengths": ([("content-length", "0"), ("content-length", str(len(SMUGGLED)))], SMUGGLED),
+    "a line end in a value": ([("x-a", "b\r\ntransfer-encoding: chunked")], END + SMUGGLED),
+    "a line end in a name": ([("x-a: b\r\ntransfer-encoding", "chunked")], END + SMUGGLED),
+    "a null in a value": ([("x-a", "b\0c")], SMUGGLED),
+    "a colon in a name": ([("transfer-encoding: chunked\r\nx", "y")], END + SMUGGLED),
+    "capitals in a name": ([("Transfer-Encoding", "chunked")], END + SMUGGLED),
+    "a request line in the path": ([(":path", "/health HTTP/1.1\r\nHost: a\r\n\r\nGET /metrics")], b""),
+    "a request line in the method": ([(":method", "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\nGET")], b""),
+    "a line end in the host": ([(":authority", "localhost\r\nX: y")], b""),
+    "two hosts": ([("host", "evil.example")], b""),
+}
+
+
+@pytest.mark.parametrize("name", HTTP2)
+def test_no_request_is_smuggled_on_the_way_from_http_2(front, secure, name):
+    """What HTTP/2 can say and HTTP/1.1 would read otherwise is refused, or is plain content."""
+    headers, body = HTTP2[name]
+    received = exchange_http2(secure.tls_port, dict(headers[:1]), headers, body)
+    assert received.startswith((b"400 ", b"405 ", b"reset")), "refused, or by the app as the POST that it was"
+    assert b"# HELP" not in received
+    assert b"evil" not in received
+    for _ in range(6):
+        mine = uuid.uuid4().hex
+        answer = httpx.get(f"{front.address}/health", headers={"X-Request-ID": mine})
+        assert (answer.status_code, answer.headers["X-Request-ID"]) == (200, mine)
+
+
+def exchange_http2(port: int, first: dict[str, str], headers: list[tuple[str, str]], body: bytes) -> bytes:
+    """POST over HTTP/2 with headers that a decent library refuses to send; all content that came back, and the status."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    careless = H2Configuration(header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False)
+    h2 = H2Connection(careless)
+    usual = {":method": "POST", ":scheme": "https", ":authority": "localhost", ":path": "/config"}
+    pseudo = [(name, first.get(name, value)) for name, value in usual.items()]
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.settimeout(0.5)
+        h2.initiate_connection()
+        h2.send_headers(1, [*pseudo, *(pair for pair in headers if pair[0] not in usual)])
+        h2.send_data(1, body, end_stream=True)
+        connection.sendall(h2.data_to_send())
+        received = b""
+        try:
+            while part := connection.recv(65536):
+                for event in h2.receive_data(part):
+                    received += b"reset" if isinstance(event, (StreamReset, ConnectionTerminated)) else b""
+                    received += getattr(event, "data", b"") or b""
+                    received += b" ".join(value for _, value in getattr(event, "headers", None) or [])
+        except (TimeoutError, ConnectionError):
+            pass
+        return received
 
 
 def test_the_host_of_an_absolute_address_is_not_believed(front):
