@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import suppress
 
@@ -21,11 +22,16 @@ with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
 from prometheus_client import multiprocess
 
+from cifar.errors import CifarError, SettingsError
+from cifar.registry import Registry
 from cifar.serving import metrics
 from cifar.serving.logs import log_config
 from cifar.settings import load_settings
 
-_settings = load_settings()
+try:
+    _settings = load_settings()
+except SettingsError as error:
+    sys.exit(f"cifar: {error}")
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
@@ -37,9 +43,18 @@ keepalive = 75
 max_requests = 100_000
 max_requests_jitter = 10_000
 logconfig_dict = log_config(_settings)
+control_socket_disable = True  # it would stand in the home folder, which a container may not write to
 
 _slot_of_worker: dict[int, int] = {}
 """By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
+
+
+def on_starting(server):
+    """End at once where there is nothing to serve: workers that cannot start would be replaced for ever."""
+    try:
+        Registry(_settings.registry, _settings.model_name).get(_settings.model_version).verify()
+    except CifarError as error:
+        sys.exit(f"cifar: {error}")
 
 
 def when_ready(server):
