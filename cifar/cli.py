@@ -146,6 +146,43 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
         _say(problem)
 
 
+def _keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import create
+
+    print(create(_keys_file(settings), arguments.name, arguments.scopes))
+    _say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
+
+
+def _keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import PREFIX, read
+
+    columns = ("name", "key", "scopes", "created")
+    rows = [
+        dict(zip(columns, (entry.name, f"{PREFIX}{entry.id}_…", ",".join(entry.scopes), entry.created), strict=True))
+        for entry in read(_keys_file(settings))
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        for row in (columns, *(row.values() for row in rows)):
+            print(*row, sep="\t")
+    else:
+        _say("There is no key.")
+
+
+def _keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import revoke
+
+    revoke(_keys_file(settings), arguments.name)
+    _say(f"The key {arguments.name} is no longer valid; running servers know in {settings.api_keys_reload_seconds:g} s.")
+
+
+def _keys_file(settings: Settings) -> Path:
+    if settings.api_keys_file is None:
+        raise CifarError("Set CIFAR_API_KEYS_FILE to the file that holds the keys' hashes, such as api-keys.json.")
+    return settings.api_keys_file
+
+
 def _serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
     """Replace this process by the server, which reads the same settings."""
     workers = arguments.workers or settings.workers
@@ -274,6 +311,19 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     _json(models)
 
+    keys = _command(commands, "keys", _keys_list, "make, list and revoke API keys", "cifar keys create ci")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = _command(
+        actions, "create", _keys_create, "make a key and print it, this once", "cifar keys create ci --scopes predict"
+    )
+    create.add_argument("name", metavar="NAME", help="who the key is for")
+    create.add_argument(
+        "--scopes", type=_scopes, default=("predict",), metavar="A,B", help="predict, feedback, admin (default: predict)"
+    )
+    _json(_command(actions, "list", _keys_list, "names and scopes of the keys there are", "cifar keys list"))
+    revoke = _command(actions, "revoke", _keys_revoke, "make a key invalid", "cifar keys revoke ci")
+    revoke.add_argument("name", metavar="NAME", help="the name it was made under")
+
     serve = _command(
         commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
     )
@@ -325,6 +375,10 @@ def _names(text: str) -> tuple[str, ...]:
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"expected at least two different names separated by commas; got {text!r}")
     return names
+
+
+def _scopes(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _range(text: str) -> tuple[float, float]:

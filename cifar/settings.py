@@ -208,6 +208,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def signs_in(self) -> bool:
+        """Whether callers must say who they are."""
+        return any((self.api_keys_file, self.jwt_secret, self.jwks_url, self.oidc_provider_url))
+
+    @property
     def page_url(self) -> str | None:
         """Where browsers find the page, without a slash at the end."""
         return self.public_url or (f"https://{self.space_host}" if self.space_host else None)

@@ -22,6 +22,7 @@ from cifar.serving.classify import Classifier
 from cifar.serving.metrics import exposition
 from cifar.serving.middleware import BodyLimit, RequestId, any_error_response, error_response
 from cifar.serving.predict import PARAMETERS, PredictRoute
+from cifar.serving.signin import DOCUMENTED, add_sign_in
 from cifar.settings import Settings
 
 
@@ -29,16 +30,16 @@ class Api(FastAPI):
     """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
     front: ASGIApp
-    """Request id, CORS and limits; then `choose`."""
+    """Request id, CORS, sign-in and limits; then `choose`."""
     predict_route: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass the front; everything else is the framework's."""
-        await (self.front if scope["type"] == "http" else super().__call__)(scope, receive, send)
+        await (super().__call__ if scope["type"] == "lifespan" else self.front)(scope, receive, send)
 
     async def choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /predict` here: the framework's router and responses take longer than the model."""
-        if scope["path"] == "/predict" and scope["method"] == "POST":
+        if scope["path"] == "/predict" and scope["type"] == "http" and scope["method"] == "POST":
             await self.predict_route(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -79,6 +80,8 @@ class Error(BaseModel):
 
 _ERRORS = {
     400: "No image, or a malformed body",
+    401: "Sign-in is on, and the caller is not known",
+    403: "The caller lacks the scope `predict`",
     404: "No such version",
     413: "Body or image too large",
     415: "Not an image in a supported format",
@@ -125,10 +128,15 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     )
     api.predict_route = PredictRoute(classifier)
     limited = BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes)
-    cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
-    api.front = RequestId(CORSMiddleware(limited, **cors))
+    cors: dict[str, Any] = {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["Authorization", "X-API-Key"],
+    }
+    api.front = RequestId(CORSMiddleware(add_sign_in(limited, api, settings), **cors))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
+    secured = DOCUMENTED if settings.signs_in else []
     _add_error_handlers(api)
     _add_health(api, classifier)
 
@@ -136,13 +144,14 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
         "/predict",
         response_model=Answer,
         responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
+        dependencies=secured,
         openapi_extra=_PREDICT_DOC,
     )
     async def predict() -> None:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
         raise NotImplementedError  # documented here, answered by `PredictRoute`
 
-    @api.get("/metrics", response_class=Response)
+    @api.get("/metrics", response_class=Response, dependencies=secured)
     async def metrics() -> Response:
         """What is counted, in Prometheus' text format."""
         content, kind = exposition()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 from circuitbreaker import CircuitBreaker, CircuitBreakerError
 
@@ -30,7 +30,9 @@ class PublicKeys:
     answer, they are used for a while.
     """
 
-    def __init__(self, url: str, settings: Settings, *, name: str = "jwks", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, settings: Settings, *, name: str = "jwks", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Fetch from `url` when a key is first asked for; the breaker around that is called `name`."""
         self._url = url
         self._settings = settings
@@ -38,7 +40,7 @@ class PublicKeys:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._running: asyncio.Task[None] | None = None
-        self._tls = httpx.create_ssl_context()  # made once: it reads every certificate authority of the machine
+        self._tls = httpx2.create_ssl_context()  # made once: it reads every certificate authority of the machine
         self.breaker = CircuitBreaker(
             failure_threshold=settings.provider_max_failures,
             recovery_timeout=settings.provider_retry_seconds,
@@ -86,7 +88,7 @@ class PublicKeys:
 
     async def _fetch(self) -> None:
         self._tried_at = self._clock()
-        async with httpx.AsyncClient(verify=self._tls, timeout=self._settings.provider_timeout_seconds) as client:
+        async with httpx2.AsyncClient(verify=self._tls, timeout=self._settings.provider_timeout_seconds) as client:
             answer = await asyncio.wait_for(client.get(self._url), self._settings.provider_timeout_seconds)
         answer.raise_for_status()
         keys = dict(filter(None, map(_usable, answer.json()["keys"])))
