@@ -149,32 +149,26 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
 def _keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.serving.api_keys import create
 
-    print(create(_keys_file(settings), arguments.name, arguments.scopes))
+    print(create(_keys_file(settings), arguments.name, arguments.scopes.split(",")))
     _say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
 
 
 def _keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
-    from cifar.serving.api_keys import PREFIX, read
+    from cifar.serving.api_keys import listed
 
-    columns = ("name", "key", "scopes", "created")
-    rows = [
-        dict(zip(columns, (entry.name, f"{PREFIX}{entry.id}_…", ",".join(entry.scopes), entry.created), strict=True))
-        for entry in read(_keys_file(settings))
-    ]
+    rows = listed(_keys_file(settings))
     if arguments.json:
         print(json.dumps(rows, indent=2))
-    elif rows:
-        for row in (columns, *(row.values() for row in rows)):
-            print(*row, sep="\t")
-    else:
-        _say("There is no key.")
+        return
+    for row in (["name", "key", "scopes", "created"], *(row.values() for row in rows)):
+        print(*row, sep="\t")
 
 
 def _keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.serving.api_keys import revoke
 
     revoke(_keys_file(settings), arguments.name)
-    _say(f"The key {arguments.name} is no longer valid; running servers know in {settings.api_keys_reload_seconds:g} s.")
+    _say(f"The key {arguments.name} is revoked; running servers notice within {settings.api_keys_reload_seconds:g} s.")
 
 
 def _keys_file(settings: Settings) -> Path:
@@ -311,18 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     _json(models)
 
-    keys = _command(commands, "keys", _keys_list, "make, list and revoke API keys", "cifar keys create ci")
-    actions = keys.add_subparsers(required=True, metavar="ACTION")
-    create = _command(
-        actions, "create", _keys_create, "make a key and print it, this once", "cifar keys create ci --scopes predict"
-    )
-    create.add_argument("name", metavar="NAME", help="who the key is for")
-    create.add_argument(
-        "--scopes", type=_scopes, default=("predict",), metavar="A,B", help="predict, feedback, admin (default: predict)"
-    )
-    _json(_command(actions, "list", _keys_list, "names and scopes of the keys there are", "cifar keys list"))
-    revoke = _command(actions, "revoke", _keys_revoke, "make a key invalid", "cifar keys revoke ci")
-    revoke.add_argument("name", metavar="NAME", help="the name it was made under")
+    _add_keys(commands)
 
     serve = _command(
         commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
@@ -331,6 +314,21 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", type=_size, help="processes (default: the setting CIFAR_WORKERS)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the setting CIFAR_PORT)")
     return parser
+
+
+def _add_keys(commands: Any) -> None:
+    keys = _command(commands, "keys", _keys_list, "make, list and revoke API keys", "cifar keys create ci")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = _command(
+        actions, "create", _keys_create, "make a key and print it, this once", "cifar keys create ci --scopes predict"
+    )
+    create.add_argument("name", metavar="NAME", help="who the key is for")
+    create.add_argument(
+        "--scopes", default="predict", metavar="A,B", help="predict, feedback, admin (default: predict)"
+    )
+    _json(_command(actions, "list", _keys_list, "names and scopes of the keys there are", "cifar keys list"))
+    revoke = _command(actions, "revoke", _keys_revoke, "make a key invalid", "cifar keys revoke ci")
+    revoke.add_argument("name", metavar="NAME", help="the name it was made under")
 
 
 _SOURCE_HELP = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*"
@@ -375,10 +373,6 @@ def _names(text: str) -> tuple[str, ...]:
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"expected at least two different names separated by commas; got {text!r}")
     return names
-
-
-def _scopes(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
 
 
 def _range(text: str) -> tuple[float, float]:

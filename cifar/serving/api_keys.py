@@ -111,6 +111,19 @@ def read(file: Path) -> list[Entry]:
         raise KeysError(f"The file of API keys, {file}, is damaged: {error.errors()[0]['msg']}.") from error
 
 
+def listed(file: Path) -> list[dict[str, str]]:
+    """What may be shown of the keys: names, beginnings, scopes, days. As `read`, it raises KeysError."""
+    return [
+        {
+            "name": entry.name,
+            "key": f"{PREFIX}{entry.id}_…",
+            "scopes": ",".join(entry.scopes),
+            "created": entry.created,
+        }
+        for entry in read(file)
+    ]
+
+
 def create(file: Path, name: str, scopes: Sequence[str]) -> str:
     """Add a key and return it: the one time that anybody sees it.
 
