@@ -70,9 +70,12 @@ def running(folder: Path, *, workers: int, **settings: str) -> Iterator[Server]:
         with httpx.Client(base_url=server.address) as client:
             wait_until_ready(client)
         wait_for_workers(server, workers)
-        yield server
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=40) == 0
+        try:
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            ended = process.wait(timeout=40)
+        assert ended == 0
     assert list(folder.glob("cifar-workers-*")) == [], "the sockets are gone"
 
 
