@@ -13,9 +13,11 @@ import httpx
 import pytest
 from conftest import _app, need, wait_until_ready
 from fastapi.testclient import TestClient
+from gradio_client import Client, handle_file
 from identities import EC_KEY, ISSUER, OneUserProvider, public, serving
 from itsdangerous import TimestampSigner
 from playwright.sync_api import expect, sync_playwright
+from test_workers import running
 
 from app import create_app
 from cifar.serving.oidc import _own_path
@@ -311,6 +313,29 @@ def test_spaces_settings_are_enough(monkeypatch):
     settings = Settings()
     assert settings.signs_in
     assert settings.page_url == "https://someone-cifar.hf.space"
+
+
+@pytest.mark.slow
+def test_a_session_holds_at_every_worker(provider, tmp_path):
+    """Begun at one worker, finished at another, used at all: each call on a connection of its own."""
+    provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
+    environment = {
+        "CIFAR_PUBLIC_URL": "http://localhost",
+        "CIFAR_OIDC_PROVIDER_URL": provider.address,
+        "CIFAR_OIDC_CLIENT_ID": provider.CLIENT[0],
+        "CIFAR_OIDC_CLIENT_SECRET": provider.CLIENT[1],
+    }
+    with running(tmp_path, workers=3, **environment) as server:
+        for _ in range(6):
+            begun = httpx.get(f"{server.address}/signin")
+            cookies = dict(begun.cookies)
+            callback = httpx.get(begun.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+            finished = httpx.get(f"{server.address}{callback}", cookies=cookies)
+            assert finished.headers["Location"] == "/"
+        client = Client(server.address, httpx_kwargs={"cookies": dict(finished.cookies)}, verbose=False)
+        for _ in range(12):
+            answer = client.predict(handle_file(ROOT / "examples" / "cat.jpg"), api_name="/predict")
+            assert answer["predicted_class"] == "cat"
 
 
 @pytest.mark.slow
