@@ -146,6 +146,37 @@ def _models(arguments: argparse.Namespace, settings: Settings) -> None:
         _say(problem)
 
 
+def _keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import create
+
+    print(create(_keys_file(settings), arguments.name, arguments.scopes.split(",")))
+    _say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
+
+
+def _keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import listed
+
+    rows = listed(_keys_file(settings))
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in (["name", "key", "scopes", "created"], *(row.values() for row in rows)):
+        print(*row, sep="\t")
+
+
+def _keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
+    from cifar.serving.api_keys import revoke
+
+    revoke(_keys_file(settings), arguments.name)
+    _say(f"The key {arguments.name} is revoked; running servers notice within {settings.api_keys_reload_seconds:g} s.")
+
+
+def _keys_file(settings: Settings) -> Path:
+    if settings.api_keys_file is None:
+        raise CifarError("Set CIFAR_API_KEYS_FILE to the file that holds the keys' hashes, such as api-keys.json.")
+    return settings.api_keys_file
+
+
 def _serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
     """Replace this process by the server, which reads the same settings."""
     workers = arguments.workers or settings.workers
@@ -274,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     _json(models)
 
+    _add_keys(commands)
+
     serve = _command(
         commands, "serve", _serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
     )
@@ -281,6 +314,21 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", type=_size, help="processes (default: the setting CIFAR_WORKERS)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the setting CIFAR_PORT)")
     return parser
+
+
+def _add_keys(commands: Any) -> None:
+    keys = _command(commands, "keys", _keys_list, "make, list and revoke API keys", "cifar keys create ci")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = _command(
+        actions, "create", _keys_create, "make a key and print it, this once", "cifar keys create ci --scopes predict"
+    )
+    create.add_argument("name", metavar="NAME", help="who the key is for")
+    create.add_argument(
+        "--scopes", default="predict", metavar="A,B", help="predict, feedback, admin (default: predict)"
+    )
+    _json(_command(actions, "list", _keys_list, "names and scopes of the keys there are", "cifar keys list"))
+    revoke = _command(actions, "revoke", _keys_revoke, "make a key invalid", "cifar keys revoke ci")
+    revoke.add_argument("name", metavar="NAME", help="the name it was made under")
 
 
 _SOURCE_HELP = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*"

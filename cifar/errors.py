@@ -7,6 +7,11 @@ a line on stderr and exit status 1.
     CifarError                       500  internal_error
     ├── BadRequest                   400  bad_request
     │   └── MissingImage             400  missing_image
+    ├── NotSignedIn                  401  not_signed_in
+    │   ├── InvalidCredentials       401  invalid_credentials
+    │   └── SignInFailed             401  sign_in_failed
+    ├── MissingScope                 403  missing_scope
+    ├── SignInUnavailable            503  sign_in_unavailable
     ├── RouteClosed                  404  not_found
     ├── MethodNotAllowed             405  method_not_allowed
     ├── CallFailed                   422  call_failed
@@ -27,6 +32,7 @@ a line on stderr and exit status 1.
     ├── DataError                         a data set cannot be used (command line only)
     ├── TrainingError                     a run cannot start or go on (command line only)
     ├── ExportError                       a model cannot become a version (command line only)
+    ├── KeysError                         an API key cannot be made or revoked (command line only)
     └── SettingsError                     a setting is wrong (at start only)
 """
 
@@ -60,6 +66,40 @@ class MissingImage(BadRequest):
     """The request holds no image."""
 
     code = "missing_image"
+
+
+class NotSignedIn(CifarError):
+    """The route is for callers who say who they are, and this one did not."""
+
+    code = "not_signed_in"
+    status = 401
+
+
+class InvalidCredentials(NotSignedIn):
+    """The key or token is none of ours, or no longer; the sentence never says which part of it was wrong."""
+
+    code = "invalid_credentials"
+
+
+class SignInFailed(NotSignedIn):
+    """A person's sign-in at the provider did not come to an end that can be trusted."""
+
+    code = "sign_in_failed"
+
+
+class MissingScope(CifarError):
+    """The caller is known, but may not do this."""
+
+    code = "missing_scope"
+    status = 403
+
+
+class SignInUnavailable(CifarError):
+    """Who the caller is cannot be told now: the host of the public keys, or the provider, does not answer."""
+
+    code = "sign_in_unavailable"
+    status = 503
+    retry_after_seconds = 30
 
 
 class RouteClosed(CifarError):
@@ -201,6 +241,12 @@ class ExportError(CifarError):
     """A model cannot become a version."""
 
     code = "export_failed"
+
+
+class KeysError(CifarError):
+    """An API key cannot be made or revoked."""
+
+    code = "bad_key"
 
 
 class SettingsError(CifarError):

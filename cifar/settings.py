@@ -1,7 +1,8 @@
 """Every path and every limit, each with its unit in its name. Only this file reads the environment.
 
 A setting `x` is the variable `CIFAR_X`, from the environment or from a file `.env` in the working folder; the
-environment wins. `.env.example` lists them all, and a test keeps that list complete.
+environment wins. `.env.example` lists them all, and a test keeps that list complete. A secret may also be in a file: for a secret
+`x`, the variable `CIFAR_X_FILE` names the file that holds it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import difflib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -28,7 +31,13 @@ class Settings(BaseSettings):
     """The configuration of one process, checked when it is made."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CIFAR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="CIFAR_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # an error about a secret must not show it
     )
 
     registry: Path = Field(ROOT / "saved_model", description="Folder of exported models: NAME/VERSION/.")
@@ -128,6 +137,64 @@ class Settings(BaseSettings):
         "info", description="The least severe lines of our own; health checks and assets are at debug."
     )
     access_log: bool = Field(True, description="Whether each request gets a line.")
+    api_keys_file: Path | None = Field(
+        None, description="File of API keys, written by `python -m cifar keys`. Set: callers must sign in."
+    )
+    api_keys_reload_seconds: float = Field(
+        1.0, ge=0, description="Time within which running workers notice a key made or revoked."
+    )
+    max_token_bytes: int = Field(8192, ge=256, description="Longest API key or bearer token that is looked at.")
+    jwt_secret: SecretStr | None = Field(
+        None, description="Secret of HS256 bearer tokens, 32 characters or more. Set: callers must sign in."
+    )
+    jwks_url: str | None = Field(
+        None, description="Where the public keys of RS256 and ES256 bearer tokens are. Set: callers must sign in."
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="Who must have issued a bearer token (`iss`).")
+    jwt_audience: str | None = Field(None, min_length=1, description="Whom a bearer token must be for (`aud`).")
+    clock_skew_seconds: float = Field(
+        30.0, ge=0, le=300, description="How far the clock of a token's issuer may be from ours."
+    )
+    jwks_cache_seconds: float = Field(300.0, gt=0, description="Age at which public keys are fetched again.")
+    jwks_stale_seconds: float = Field(
+        3600.0, gt=0, description="Age up to which public keys are used while their host does not answer."
+    )
+    jwks_refetch_seconds: float = Field(
+        30.0, gt=0, description="Least time between two fetches because of a key that is not known."
+    )
+    provider_timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest wait for a host of public keys or a sign-in provider."
+    )
+    provider_max_failures: int = Field(
+        5, ge=1, description="Failures in a row after which that host is left alone for a while."
+    )
+    provider_retry_seconds: int = Field(30, ge=1, description="How long it is left alone.")
+    oidc_provider_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CIFAR_OIDC_PROVIDER_URL", "OPENID_PROVIDER_URL"),
+        description="OpenID Connect provider where people sign in to the page. Set: callers must sign in.",
+    )
+    oidc_client_id: str | None = Field(
+        None,
+        min_length=1,
+        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_ID", "OAUTH_CLIENT_ID"),
+        description="What the provider calls this service.",
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_SECRET", "OAUTH_CLIENT_SECRET"),
+        description="What the provider knows this service by. Cookies are signed with a key made from it.",
+    )
+    public_url: str | None = Field(
+        None, description="Where browsers find the page: https://cifar.example. On Spaces it is known."
+    )
+    space_host: str | None = Field(
+        None, validation_alias=AliasChoices("CIFAR_SPACE_HOST", "SPACE_HOST"), description="Set by Hugging Face Spaces."
+    )
+    oidc_scopes: list[Literal["predict", "feedback", "admin"]] = Field(
+        ["predict", "feedback"], description="What people who sign in to the page may do, as JSON."
+    )
+    session_seconds: int = Field(8 * 3600, ge=60, description="How long a person stays signed in to the page.")
 
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
@@ -141,10 +208,65 @@ class Settings(BaseSettings):
             raise ValueError("expected NUMBER/second, /minute, /hour or /day, such as 600/minute")
         return text
 
-    @field_validator("registry", "uploads", "examples", "data_cache")
+    @field_validator("registry", "uploads", "examples", "data_cache", "api_keys_file")
     @classmethod
-    def _expand_home(cls, path: Path) -> Path:
-        return path.expanduser()
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser()
+
+    @field_validator("jwt_secret", "oidc_client_secret")
+    @classmethod
+    def _refuse_weak_secrets(cls, secret: SecretStr | None) -> SecretStr | None:
+        """Who sees one signature can try secrets for as long as they like."""
+        if secret and len(secret) < _MIN_SECRET_CHARACTERS:
+            raise ValueError(f"expected at least {_MIN_SECRET_CHARACTERS} characters; got {len(secret)}")
+        return secret
+
+    @field_validator("jwks_url", "oidc_provider_url", "public_url")
+    @classmethod
+    def _refuse_plain_http(cls, url: str | None) -> str | None:
+        """Who can change an answer on its way could sign in as anybody."""
+        parts = urlsplit(url or "")
+        if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _THIS_MACHINE)):
+            raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
+        return url and url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _refuse_half_a_sign_in(self) -> Self:
+        """A service that was meant to be closed must not start open."""
+        tokens = {"CIFAR_JWT_ISSUER": self.jwt_issuer, "CIFAR_JWT_AUDIENCE": self.jwt_audience}
+        if self.jwt_secret and self.jwks_url:
+            raise ValueError("Set CIFAR_JWT_SECRET or CIFAR_JWKS_URL, not both: tokens are of one kind.")
+        if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
+            raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
+        if self.jwt_secret or self.jwks_url:
+            _require("Bearer tokens need", tokens)
+        people = {
+            "CIFAR_OIDC_PROVIDER_URL": self.oidc_provider_url,
+            "CIFAR_OIDC_CLIENT_ID": self.oidc_client_id,
+            "CIFAR_OIDC_CLIENT_SECRET": self.oidc_client_secret,
+        }
+        if any(people.values()):
+            _require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
+        return self
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether callers must say who they are."""
+        return any((self.api_keys_file, self.jwt_secret, self.jwks_url, self.oidc_provider_url))
+
+    @property
+    def page_url(self) -> str | None:
+        """Where browsers find the page, without a slash at the end."""
+        return self.public_url or (f"https://{self.space_host}" if self.space_host else None)
+
+
+_MIN_SECRET_CHARACTERS = 32
+_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+
+
+def _require(words: str, values: Mapping[str, object]) -> None:
+    if missing := [name for name, value in values.items() if not value]:
+        raise ValueError(f"{words} {' and '.join(missing)} too.")
 
 
 def load_settings() -> Settings:
@@ -155,21 +277,49 @@ def load_settings() -> Settings:
     """
     given = {**dotenv_values(".env"), **os.environ}
     known = {f"CIFAR_{name.upper()}" for name in Settings.model_fields}
+    secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
     for name in sorted(given):
-        if name.startswith("CIFAR_") and name not in known:
+        if name.startswith("CIFAR_") and name not in known | secret_files.keys():
             close = difflib.get_close_matches(name, known, n=1)
             raise SettingsError(f"There is no setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
+    read = {name: _read_secret(file, given) for file, name in secret_files.items() if given.get(file)}
     try:
-        return Settings()
+        return Settings(**read)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
-        variable = next((name for name in (f"CIFAR_{field}", field) if given.get(name)), field)
-        raise SettingsError(f"{variable}={first['input']!r} is not usable: {first['msg']}.") from error
-    except SourceError as error:  # a list that is no JSON
-        named = re.search(r'field "(\w+)"', str(error))
-        variable = f"CIFAR_{named[1].upper()}" if named else "A list"
-        raise SettingsError(f'{variable} must be a JSON list such as ["https://a.example"]: {error}.') from error
+        raise _as_settings_error(error, given) from error
+    except SourceError as error:  # a list that is no JSON; which, only the message tells
+        field = str(error).partition('"')[2].partition('"')[0].upper()
+        raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
+
+
+def _secrets() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
+
+
+def _read_secret(variable: str, given: Mapping[str, str | None]) -> str:
+    """A secret from the file that `variable` names."""
+    if given.get(variable.removesuffix("_FILE")):
+        raise SettingsError(f"Set {variable} or {variable.removesuffix('_FILE')}, not both.")
+    try:
+        secret = Path(given[variable] or "").expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={given[variable]!r} cannot be read: {type(error).__name__}.") from error
+    if not secret:
+        raise SettingsError(f"{variable}={given[variable]!r} is empty.")
+    return secret
+
+
+def _as_settings_error(error: ValidationError, given: Mapping[str, str | None]) -> SettingsError:
+    """The first thing that is wrong, with the variable's name; a secret is not shown."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        return SettingsError(first["msg"].removeprefix("Value error, "))
+    field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
+    alias = Settings.model_fields[field.lower()].validation_alias
+    others = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
+    variable = next((name for name in (f"CIFAR_{field}", *others, f"CIFAR_{field}_FILE") if given.get(name)), field)
+    came = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
+    return SettingsError(f"{came} is not usable: {first['msg'].removeprefix('Value error, ')}.")
 
 
 def set_upload_folder(folder: Path) -> None:

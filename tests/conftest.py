@@ -118,11 +118,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class _app:  # noqa: N801 - reads as a function where it is used
     """`python app.py` as a context: ended by SIGTERM, which must suffice."""
 
-    def __init__(self, log, folder: Path) -> None:
+    def __init__(self, log, folder: Path, **settings: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        environment = {**os.environ, "PORT": str(self.port), "CIFAR_UPLOADS": str(folder / "uploads")}
+        environment = {**os.environ, "PORT": str(self.port), "CIFAR_UPLOADS": str(folder / "uploads"), **settings}
         self.process = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )

@@ -51,6 +51,7 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "_images",
         "_failures",
         "_calls",
+        "_failures",
         "_sessions",
         "_top_k",
         "_version",

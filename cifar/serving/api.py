@@ -27,6 +27,7 @@ from cifar.serving.observe import Observe
 from cifar.serving.predict import PredictRoute
 from cifar.serving.redis import SharedRedis
 from cifar.serving.remote import Remote
+from cifar.serving.signin import DOCUMENTED, add_sign_in
 from cifar.settings import Settings
 
 
@@ -34,21 +35,21 @@ class Api(FastAPI):
     """FastAPI behind what every request passes, and with a way around it for the route that is called most."""
 
     front: ASGIApp
-    """Request id, counts and log, headers, CORS and limits; then `choose`."""
+    """Request id, counts and log, headers, CORS, sign-in and limits; then `choose`."""
     predict_route: ASGIApp
     draining = False
     """Set when the server is about to end: every connection is closed with its next answer, and none in between."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass the front; everything else is the framework's."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
         else:
             await self.front(scope, receive, closing(send) if self.draining else send)
 
     async def choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /predict` here: the framework's router and responses take longer than the model."""
-        if scope["path"] == "/predict" and scope["method"] == "POST":
+        if scope["path"] == "/predict" and scope["type"] == "http" and scope["method"] == "POST":
             await self.predict_route(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -89,6 +90,8 @@ class Error(BaseModel):
 
 _ERRORS = {
     400: "No image, or a malformed body",
+    401: "Sign-in is on, and the caller is not known",
+    403: "The caller lacks the scope `predict`",
     404: "No such version",
     413: "Body or image too large",
     415: "Not an image in a supported format",
@@ -151,11 +154,16 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     )
     api.predict_route = PredictRoute(classifier)
     limited = RateLimit(BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes), settings, redis=redis)
-    cors: dict[str, Any] = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"]}
-    secured = SecurityHeaders(CORSMiddleware(limited, **cors), settings)
-    api.front = RequestId(Observe(secured, api.routes, access_log=settings.access_log))
+    cors: dict[str, Any] = {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["Authorization", "X-API-Key"],
+    }
+    answered = SecurityHeaders(CORSMiddleware(add_sign_in(limited, api, settings), **cors), settings)
+    api.front = RequestId(Observe(answered, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
+    secured = DOCUMENTED if settings.signs_in else []
     _add_error_handlers(api)
     _add_health(api, classifier, [redis.remote] if redis else [])
 
@@ -163,13 +171,14 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         "/predict",
         response_model=Answer,
         responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
+        dependencies=secured,
         openapi_extra=_predict_doc(len(classifier.versions.default.manifest.class_names)),
     )
     async def predict() -> None:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
         raise NotImplementedError  # documented here, answered by `PredictRoute`
 
-    @api.get("/metrics", response_class=Response)
+    @api.get("/metrics", response_class=Response, dependencies=secured)
     async def metrics() -> Response:
         """What is counted, in Prometheus' text format."""
         content, kind = exposition()

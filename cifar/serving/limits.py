@@ -21,7 +21,7 @@ from cifar.settings import Settings
 
 def route_group(scope: Scope) -> str | None:
     """Which limit a request counts for: `predict`, `page` (everything of Gradio's that does work), or none."""
-    if scope["method"] != "POST":
+    if scope["type"] != "http" or scope["method"] != "POST":
         return None
     if scope["path"] == "/predict":
         return "predict"

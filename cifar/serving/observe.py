@@ -107,6 +107,9 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have a request answered. Its time ends with the answer's head: a stream may last for hours."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         started = time.perf_counter()
         request_id.set(scope["state"]["request_id"])
         if scope["state"].get("from_worker"):  # it was counted where it arrived

@@ -77,6 +77,8 @@ def create_page(classifier: Classifier, settings: Settings) -> gr.Blocks:
     with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as page:
         names = ", ".join(manifest.class_names[:_NAMES_SHOWN]) + (", …" if classes > _NAMES_SHOWN else "")
         gr.Markdown(_INTRO.format(count=classes, names=names))
+        if settings.oidc_provider_url:
+            gr.HTML('<a href="/signout">Sign out</a>', elem_id="sign-out", padding=False)
         with gr.Row():
             photo = Photo(
                 label="Photo", sources=["upload", "clipboard", "webcam"], height=360, elem_id="photo", buttons=[]
