@@ -172,7 +172,7 @@ def test_the_documentation_lists_the_routes_and_their_errors(api):
     assert api.get("/docs").status_code == 200
     predict = api.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
-    assert set(predict["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "503"}
+    assert set(predict["responses"]) == {*("200", "400", "401", "403", "404", "413", "415", "422", "429", "503")}
 
 
 def test_health_says_alive_ready_and_loaded(api):

@@ -26,7 +26,7 @@ from test_workers import running
 from app import create_app
 from cifar.errors import InvalidCredentials, KeysError
 from cifar.serving.api_keys import ApiKeys, create, read, revoke
-from cifar.serving.signin import POLICY, needed
+from cifar.serving.signin import POLICY, SignIn, needed
 from cifar.settings import ROOT, Settings
 
 CAT = ROOT / "examples" / "cat.jpg"
@@ -169,23 +169,32 @@ def test_without_a_setting_nothing_asks_and_nothing_is_loaded():
         "import sys; from app import create_app; from cifar.settings import Settings; app = create_app(Settings())\n"
         "names, part = [], app.front\n"
         "while hasattr(part, 'app'): names.append(type(part).__name__); part = part.app\n"
-        "print(names, [name for name in ('jwt', 'authlib', 'circuitbreaker', 'itsdangerous') if name in sys.modules])"
+        "print(names, [name for name in ('jwt', 'authlib', 'itsdangerous') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "['RequestId', 'CORSMiddleware', 'BodyLimit'] []"
+    chain = ["RequestId", "Observe", "SecurityHeaders", "CORSMiddleware", "RateLimit", "BodyLimit"]
+    assert result.stdout.strip() == f"{chain} []"
+
+
+def chain_of(part):
+    """The middlewares of the front, outermost first."""
+    while hasattr(part, "app"):
+        yield part
+        part = part.app
 
 
 def test_the_caller_is_noted_for_who_comes_after(keys, key):
     """Rate limits go by this name, which no caller can choose."""
     seen = []
     api = create_app(Settings(api_keys_file=keys, jwt_secret=SECRET, jwt_issuer=ISSUER, jwt_audience=AUDIENCE))
-    inner = api.front.app.app.app
+    guard = next(part for part in chain_of(api.front) if isinstance(part, SignIn))
+    inner = guard.app
 
     async def note(scope, receive, send):
         seen.append(scope["state"].get("caller"))
         await inner(scope, receive, send)
 
-    api.front.app.app.app = note
+    guard.app = note
     with TestClient(api) as client:
         client.get("/docs", headers=bearer(key["caller"]))
         client.get("/docs", headers=bearer(encode(claims(sub="key:caller"), SECRET, "HS256")))
