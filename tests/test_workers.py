@@ -57,13 +57,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def running(folder: Path, *, workers: int, **settings: str) -> Iterator[Server]:
-    """`python -m cifar serve --workers N` on a free port; ended by SIGTERM, which must suffice."""
+def running(folder: Path, *, workers: int, target: str | None = None, **settings: str) -> Iterator[Server]:
+    """`python -m cifar serve --workers N`, or gunicorn with another target, on a free port; SIGTERM must suffice to end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "cifar", "serve", "--workers", str(workers), "--port", str(port)]
     environment = {**os.environ, "CIFAR_UPLOADS": str(folder / "uploads"), "TMPDIR": str(folder), **settings}
+    if target:
+        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", target]
+        environment |= {"CIFAR_WORKERS": str(workers), "CIFAR_PORT": str(port)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         server = Server(f"http://127.0.0.1:{port}", process, folder / "log")
@@ -208,7 +211,7 @@ def test_under_load_each_answer_is_the_one_of_its_image_alone(server):
 def test_tensorflow_answers_in_batches_what_it_answers_alone(tmp_path):
     """Two workers, both engines' road: batches were formed, and no answer went to a neighbour."""
     payloads = mixed_payloads()
-    with running(tmp_path, workers=2, CIFAR_ENGINE="tensorflow") as server:
+    with running(tmp_path, workers=2, target="tests.patient_app:app", CIFAR_ENGINE="tensorflow") as server:
         alone = [scores(httpx.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
         for i, answer in enumerate(ask_all(server.address, payloads, 600)):
             assert answer == pytest.approx(alone[i % len(payloads)], abs=2e-5)
