@@ -62,6 +62,7 @@ class OneUserProvider(FastAPI):
         asked: how often each path was asked for.
         lies: claims that take the place of the true ones in the next ID token.
         status: the status of every answer, when it is not 200.
+        issuer: who it says that it is, when that is not true.
         keys: what `/jwks` lists.
     """
 
@@ -72,6 +73,7 @@ class OneUserProvider(FastAPI):
         self.asked: dict[str, int] = {}
         self.lies: dict[str, object] = {}
         self.status = 200
+        self.issuer: str | None = None
         self.keys = [public(RSA_KEY, "first")]
         self._codes: dict[str, dict[str, str]] = {}
         self.middleware("http")(self._count)
@@ -89,7 +91,7 @@ class OneUserProvider(FastAPI):
     async def _describe(self, request: Request) -> dict[str, object]:
         here = str(request.base_url).rstrip("/")
         return {
-            "issuer": here,
+            "issuer": self.issuer or here,
             "authorization_endpoint": f"{here}/authorize",
             "token_endpoint": f"{here}/token",
             "jwks_uri": f"{here}/jwks",

@@ -170,7 +170,9 @@ def test_a_callback_that_was_changed_signs_nobody_in(browser, change):
 def test_an_id_token_that_is_not_for_this_sign_in_signs_nobody_in(browser, provider, lies):
     """The provider's word counts when it is the provider's, for us, about now, and an answer to what we asked."""
     provider.lies = lies
-    assert sign_in(browser).status_code == 401
+    callback = to_provider(browser)
+    assert browser.get(callback).status_code == 401
+    assert "was not begun in this browser" in browser.get(callback).text, "there is one try"
     assert not is_signed_in(browser)
 
 
@@ -299,6 +301,16 @@ def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider):
             assert sign_in(client).status_code == 303
     finally:
         provider.status = 200
+
+
+def test_a_provider_that_says_it_is_another_is_not_believed(provider):
+    """Its document decides who signs and where our secret is sent."""
+    provider.issuer = "https://another.example"
+    try:
+        with TestClient(create_app(settings_for(provider)), base_url="http://localhost", follow_redirects=False) as new:
+            assert new.get("/signin").json()["code"] == "sign_in_unavailable"
+    finally:
+        provider.issuer = None
 
 
 def test_spaces_settings_are_enough(monkeypatch):

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
 from identities import AUDIENCE, ISSUER, SECRET, OneUserProvider, claims
 from jwt import encode
+from pydantic import ValidationError
 from starlette.routing import Mount
 from starlette.websockets import WebSocketDisconnect
 from test_workers import running
@@ -281,6 +282,9 @@ def test_a_websocket_needs_a_caller_too(closed):
         [("X-API-Key", "wrong"), ("Authorization", "Bearer {good}")],
         [("X-API-Key", ""), ("Authorization", "Bearer {good}")],
         [("Authorization", "Bearer {good}x")],
+        [("Authorization", "Bearer {other}")],
+        [("X-API-Key", "{other}")],
+        [("X-API-Key", "{mixed}")],
         [("Authorization", "Bearer x{good}")],
         [("Authorization", "Bearer {upper}")],
         [("Authorization", "Bearer")],
@@ -296,7 +300,13 @@ def test_a_websocket_needs_a_caller_too(closed):
 def test_a_key_counts_only_whole_and_only_once(closed, key, headers):
     """Two of them are a mistake or an attack, and a wrong one is not saved by a right one."""
     good = key["boss"]
-    sent = [(name, value.format(good=good, upper=good.upper())) for name, value in headers]
+    start, secret = good[:23], good[23:]
+    wrong = {
+        "upper": good.upper(),
+        "other": start + ("B" if secret[0] == "A" else "A") + secret[1:],
+        "mixed": start + key["critic"][23:],
+    }
+    sent = [(name, value.format(good=good, **wrong)) for name, value in headers]
     answer = closed.get("/docs", headers=sent)
     assert answer.status_code == 401
     assert good not in answer.text
@@ -480,6 +490,9 @@ def test_settings_do_not_show_their_secrets():
     """Somebody logs the settings one day."""
     settings = Settings(jwt_secret=SECRET, jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
     assert SECRET not in repr(settings) + str(settings) + str(settings.model_dump()) + settings.model_dump_json()
+    with pytest.raises(ValidationError) as wrong:
+        Settings(jwt_secret="hunter2")  # noqa: S106 - too short to be one
+    assert "hunter2" not in str(wrong.value)
 
 
 # --- several workers ----------------------------------------------------------------------------------------------------
