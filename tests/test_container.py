@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -20,7 +21,7 @@ import httpx
 import pytest
 from conftest import SHARED
 from gradio_client import Client, handle_file
-from nginx import free_port
+from nginx import certificate_in, free_port
 from pictures import encoded, noise
 
 from cifar import CLASS_NAMES, __version__
@@ -266,6 +267,43 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
             assert page.exception() is None or isinstance(page.exception(), httpx.RemoteProtocolError)
         assert still >= 2, "the stop came in the middle"
         assert container.exit_code() == 0, "137 would mean that the grace was not enough"
+
+
+def test_a_certificate_that_is_mounted_is_used(engine, image, tmp_path):
+    """HTTPS at NGINX_TLS_PORT, and plain HTTP only says where to go."""
+    certificate_in(tmp_path)
+    tmp_path.chmod(0o755)
+    (tmp_path / "tls.key").chmod(0o644)
+    port, tls_port = free_port(), free_port()
+    container = Container(engine, f"cifar-test-{port}", f"http://127.0.0.1:{port}")
+    settings = {"PORT": str(port), "NGINX_TLS_PORT": str(tls_port), "CIFAR_PORT": str(free_port())}
+    with started(container, image, settings, f"--volume={tmp_path}:/etc/cifar/tls:ro"):
+        trusted = ssl.create_default_context(cafile=tmp_path / "tls.crt")
+        assert httpx.get(f"https://localhost:{tls_port}/health", verify=trusted).json()["model_loaded"]
+        assert httpx.get(container.address).status_code == 308
+        assert container.sh("python deploy/container/health.py").returncode == 0
+
+
+def test_a_reload_reaches_both_and_loses_no_request(engine, image):
+    """SIGHUP to the container: new workers of nginx and of gunicorn, and every request meanwhile is answered."""
+    with running(engine, image) as container:
+
+        def workers() -> set[str]:
+            found = container.sh(
+                "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -qE 'worker|gunicorn' && echo $p; done"
+            )
+            return set(found.stdout.split())
+
+        before = workers()
+        engine("kill", "--signal", "HUP", container.name)
+        statuses = set()
+        deadline = time.monotonic() + 40
+        with httpx.Client(timeout=30) as client:
+            while len(workers() - before) < 4 or len(workers() & before) > 1:
+                assert time.monotonic() < deadline, container.log()
+                for _ in range(10):
+                    statuses.add(client.get(f"{container.address}/readyz").status_code)
+        assert statuses == {200}, container.log()
 
 
 def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
