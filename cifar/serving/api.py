@@ -80,14 +80,14 @@ class Error(BaseModel):
 
 _ERRORS = {
     400: "No image, or a malformed body",
+    401: "Sign-in is on, and the caller is not known",
+    403: "The caller lacks the scope `predict`",
     404: "No such version",
     413: "Body or image too large",
     415: "Not an image in a supported format",
     422: "The image cannot be decoded, or a parameter is wrong",
     503: "Not ready; `Retry-After` says when to try again",
 }
-
-_SIGN_IN_ERRORS = {401: "The caller is not known", 403: "The caller lacks the scope `predict`"}
 
 _PREDICT_DOC: dict[str, Any] = {
     "parameters": [
@@ -136,14 +136,14 @@ def create_api(classifier: Classifier, settings: Settings) -> FastAPI:
     api.front = RequestId(CORSMiddleware(add_sign_in(limited, api, settings), **cors))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
-    secured, errors = (DOCUMENTED, _ERRORS | _SIGN_IN_ERRORS) if settings.signs_in else ([], _ERRORS)
+    secured = DOCUMENTED if settings.signs_in else []
     _add_error_handlers(api)
     _add_health(api, classifier)
 
     @api.post(
         "/predict",
         response_model=Answer,
-        responses={status: {"model": Error, "description": text} for status, text in errors.items()},
+        responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
         dependencies=secured,
         openapi_extra=_PREDICT_DOC,
     )
