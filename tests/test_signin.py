@@ -208,6 +208,7 @@ def test_openapi_says_how_to_sign_in_only_where_one_must(closed, api, key):
     """Generated clients know both headers; without sign-in they are not asked for a key."""
     described = closed.get("/openapi.json", headers=bearer(key["boss"])).json()
     assert described["paths"]["/predict"]["post"]["security"] == [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+    assert {"401", "403"} <= described["paths"]["/predict"]["post"]["responses"].keys()
     assert "security" not in described["paths"]["/health"]["get"]
     assert "securitySchemes" not in api.get("/openapi.json").json()["components"]
 
