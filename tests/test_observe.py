@@ -174,8 +174,10 @@ def test_no_line_is_written_where_the_access_log_is_off(caplog):
 
 
 @pytest.fixture
-def logged(capsys):
+def logged(capsys, monkeypatch):
     """A function that logs by our configuration and returns what was written; the configuration goes again."""
+    # A new configuration closes all handlers there are, and TensorFlow's closes pytest's own stderr with it.
+    monkeypatch.setattr(logging, "_handlerList", [])
     root, ours = logging.getLogger(), logging.getLogger("cifar")
     before = root.handlers[:], root.level, ours.level
 
