@@ -312,7 +312,7 @@ def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, fr
         for run in runs:
             run.result()
     print(f"{len(answered)} answered, broken: {broken}")
-    assert len(answered) > 100
+    assert len(answered) > 20
     assert all(answered)
     assert len(broken) <= 2, "one worker writes one answer at a time"
     assert all("without sending complete message body" in error for error in broken)
