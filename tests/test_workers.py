@@ -211,7 +211,7 @@ def test_under_load_each_answer_is_the_one_of_its_image_alone(server):
 def test_tensorflow_answers_in_batches_what_it_answers_alone(tmp_path):
     """Two workers, both engines' road: batches were formed, and no answer went to a neighbour."""
     payloads = mixed_payloads()
-    with running(tmp_path, workers=2, target="tests.patient_app:app", CIFAR_ENGINE="tensorflow") as server:
+    with running(tmp_path, workers=2, CIFAR_ENGINE="tensorflow", CIFAR_CACHE_IMAGES="0") as server:
         alone = [scores(httpx.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
         for i, answer in enumerate(ask_all(server.address, payloads, 600)):
             assert answer == pytest.approx(alone[i % len(payloads)], abs=2e-5)
