@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import free_port, real_redis
+from conftest import free_port, need, real_redis
 from hostile_files import hostile_files, whole_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -172,6 +172,38 @@ def test_a_full_disk_costs_uploads_and_nothing_else(tmp_path):
             assert upload(server) == 200
     finally:
         subprocess.run(["umount", uploads], check=True)
+
+
+def test_a_clock_that_jumps_a_day_costs_no_answer(tmp_path):
+    """Forward, back and forward again while callers ask: answers stay right, limits and the cache go on."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        need("faketime")  # skips here, fails in CI
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    payloads = mixed_payloads()
+    settings = {
+        "LD_PRELOAD": str(libraries[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as with a real jump: that clock only ever runs on
+        "CIFAR_RATE_LIMIT_PREDICT": "1000000/minute",
+    }
+    with running(tmp_path, workers=1, **settings) as server:
+        alone = ask_all(server.address, payloads, len(payloads))
+        for jump in ("+1d", "-1d", "+2d", "+0"):
+            before = date_of(server)
+            clock.write_text(jump)
+            deadline = time.monotonic() + 20
+            while date_of(server) == before:  # the server looks at its clock once a second
+                assert time.monotonic() < deadline, "the server's clock did not jump"
+                assert ask_all(server.address, payloads, len(payloads)) == alone
+            assert ask_all(server.address, payloads, 4 * len(payloads)) == alone * 4
+
+
+def date_of(server: Server) -> str:
+    """The day that the server believes in."""
+    return httpx.get(f"{server.address}/readyz").headers["date"][:16]
 
 
 def upload(server: Server) -> int:
