@@ -174,9 +174,8 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         dependencies=secured,
         openapi_extra=_predict_doc(len(classifier.versions.default.manifest.class_names)),
     )
-    async def predict() -> None:
+    async def predict() -> None:  # documented here, answered by `PredictRoute`
         """Classify one image: a multipart field `image`, or the file itself as the body."""
-        raise NotImplementedError  # documented here, answered by `PredictRoute`
 
     @api.get("/metrics", response_class=Response, dependencies=secured)
     async def metrics() -> Response:
