@@ -33,7 +33,7 @@ format: $(VENV)/development-ready ## mend style where a machine can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 8 minutes)
+bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 10 minutes)
 	PYTHONPATH=. $(BIN)/python benchmarks/serving.py
 
 bench-peers: $(VENV)/development-ready ## the same beside plain Gradio, LitServe and BentoML (into .venv-peers)
