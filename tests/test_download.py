@@ -101,6 +101,7 @@ def test_a_good_host_fills_the_cache_where_keras_looks_and_is_asked_once(setting
     assert len(ranges) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [HangsUpHalfway, Trickles, AnotherFile, NotFound])
 def test_a_bad_host_is_given_up_for_the_next(settings, bad):
     """Whatever is wrong with the first, the file is whole in the end."""

@@ -27,6 +27,9 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Mode": "navig
 COOKIE = "cifar_session"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def provider() -> Iterator[OneUserProvider]:
     """A provider that serves for all tests."""

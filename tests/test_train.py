@@ -111,6 +111,7 @@ class StopsInEpochTwo(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeypatch):
     """Same images in the same order, same dropout, same optimizer state: the same weights to the last bit."""
     train(CONFIG, colours(), tmp_path / "whole")
@@ -195,6 +196,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert (tmp_path / "run" / "model.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     """A learning rate far too high is said to be one."""
     fit = keras.Sequential.fit
