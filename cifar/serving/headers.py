@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
+from cifar.serving.middleware import with_headers
 from cifar.settings import Settings
 
 _POLICY = {
@@ -51,7 +50,7 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back with them."""
         headers = self._docs if scope["path"] == "/docs" else self._page
-        await self.app(scope, receive, partial(_send_with, headers, send))
+        await self.app(scope, receive, with_headers(send, headers))
 
 
 def _policy(directives: dict[str, str], frames: str) -> str:
@@ -60,10 +59,3 @@ def _policy(directives: dict[str, str], frames: str) -> str:
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-async def _send_with(headers: list[tuple[bytes, bytes]], send: Send, message: Message) -> None:
-    if message["type"] == "http.response.start":
-        own = {name.lower() for name, _ in message["headers"]}
-        message["headers"] = [*message["headers"], *(pair for pair in headers if pair[0] not in own)]
-    await send(message)

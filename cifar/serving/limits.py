@@ -10,11 +10,11 @@ from functools import partial
 from limits import RateLimitItem, WindowStats, parse
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.errors import RateLimited
 from cifar.serving.metrics import RATE_LIMITED
-from cifar.serving.middleware import error_response
+from cifar.serving.middleware import error_response, with_headers
 from cifar.serving.redis import SharedRedis
 from cifar.settings import Settings
 
@@ -76,16 +76,16 @@ class RateLimit:
             return
         allowed, stats = await self._hit(limit, group, caller_of(scope))
         wait_seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        send = with_headers(send, _headers(group, limit, stats, wait_seconds))
         if allowed:
-            await self.app(scope, receive, partial(_send_with, _headers(group, limit, stats, wait_seconds), send))
+            await self.app(scope, receive, send)
             return
         RATE_LIMITED.labels(group).inc()
         error = RateLimited(
             f"More than {limit.amount} requests in {limit.get_expiry()} seconds. Try again in {wait_seconds} seconds."
         )
         error.retry_after_seconds = wait_seconds
-        response = error_response(error, scope["state"]["request_id"])
-        await response(scope, receive, partial(_send_with, _headers(group, limit, stats, wait_seconds), send))
+        await error_response(error, scope["state"]["request_id"])(scope, receive, send)
 
     async def _hit(self, limit: RateLimitItem, group: str, caller: str) -> tuple[bool, WindowStats]:
         """Count one request: whether it is allowed, and what is left."""
@@ -109,9 +109,3 @@ def _headers(group: str, limit: RateLimitItem, stats: WindowStats, wait_seconds:
         (b"ratelimit-policy", f'"{group}";q={limit.amount};w={limit.get_expiry()}'.encode()),
         (b"ratelimit", f'"{group}";r={stats.remaining};t={wait_seconds}'.encode()),
     ]
-
-
-async def _send_with(headers: list[tuple[bytes, bytes]], send: Send, message: Message) -> None:
-    if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], *headers]
-    await send(message)

@@ -53,15 +53,21 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def closing(send: Send) -> Send:
-    """Sends the answer as the last one of its connection."""
+def with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
+    """A `send` that adds headers, names in lower case, to an answer that does not have its own."""
 
-    async def send_last(message: Message) -> None:
+    async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
+            own = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [*message["headers"], *(pair for pair in headers if pair[0] not in own)]
         await send(message)
 
-    return send_last
+    return send_with
+
+
+def closing(send: Send) -> Send:
+    """Sends the answer as the last one of its connection."""
+    return with_headers(send, [(b"connection", b"close")])
 
 
 class RequestId:
@@ -101,10 +107,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        error = BodyTooLarge(f"The request's body exceeds {self.max_body_bytes:,} bytes. Send a smaller image.")
         announced = header(scope, b"content-length")
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
-            await self._refuse(scope, receive, send, error)
+            await self._refuse(scope, receive, send)
             return
         received = 0
         exceeded = started = False
@@ -115,7 +120,7 @@ class BodyLimit:
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
                 exceeded = True
-                raise error
+                raise self._error()
             return message
 
         async def send_unless_exceeded(message: Message) -> None:
@@ -128,9 +133,12 @@ class BodyLimit:
         with suppress(BodyTooLarge):
             await self.app(scope, receive_limited, send_unless_exceeded)
         if exceeded and not started:
-            await self._refuse(scope, receive, send, error)
+            await self._refuse(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: BodyTooLarge) -> None:
-        response = error_response(error, scope["state"]["request_id"])
+    def _error(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The request's body exceeds {self.max_body_bytes:,} bytes. Send a smaller image.")
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = error_response(self._error(), scope["state"]["request_id"])
         response.headers["Connection"] = "close"  # the rest of the body is not read
         await response(scope, receive, send)
