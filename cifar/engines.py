@@ -1,7 +1,7 @@
 """What runs a version's network: TensorFlow its SavedModel, or LiteRT the file that was exported beside it.
 
-An engine is a function from `uint8` images `(n, height, width, channels)` to `float32` probabilities `(n, classes)`,
-safe to call from several threads. The libraries are imported when an engine is loaded, not before.
+An engine is a function from `uint8` images `(n, height, width, channels)` to `float32` probabilities `(n, classes)`, for
+a version with a confidence followed by one column of `ood_score`. It is safe to call from several threads. The libraries are imported when an engine is loaded, not before.
 """
 
 from __future__ import annotations
@@ -82,8 +82,11 @@ def _load_tensorflow(version: Version, threads: int) -> Infer:
     signature = loaded.signatures["serving_uint8"]
 
     def infer(images: np.ndarray, _owner_of_the_weights: object = loaded) -> np.ndarray:
-        outputs: np.ndarray = signature(image=tf.constant(images))["probabilities"].numpy()
-        return outputs
+        outputs = signature(image=tf.constant(images))
+        probabilities: np.ndarray = outputs["probabilities"].numpy()
+        if "ood_score" not in outputs:
+            return probabilities
+        return np.column_stack((probabilities, outputs["ood_score"].numpy()))
 
     return infer
 
@@ -114,24 +117,28 @@ def litert_from(content: bytes) -> Infer:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    idle: queue.SimpleQueue[tuple[Interpreter, int, int]] = queue.SimpleQueue()
+    idle: queue.SimpleQueue[tuple[Interpreter, int, int, int | None]] = queue.SimpleQueue()
 
-    def make() -> tuple[Interpreter, int, int]:
+    def make() -> tuple[Interpreter, int, int, int | None]:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
-        return interpreter, interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+        (source,) = interpreter.get_input_details()
+        # By rank: the converter gives outputs names of its own. Probabilities are `(1, classes)`, scores `(1,)`.
+        outputs = {len(output["shape"]): output["index"] for output in interpreter.get_output_details()}
+        return interpreter, source["index"], outputs[2], outputs.get(1)
 
     def infer(images: np.ndarray) -> np.ndarray:
         try:
             held = idle.get_nowait()
         except queue.Empty:
             held = make()
-        interpreter, source, target = held
+        interpreter, source, target, score = held
         rows = []
         for image in images:
             interpreter.set_tensor(source, image[None])
             interpreter.invoke()
-            rows.append(interpreter.get_tensor(target))
+            row = interpreter.get_tensor(target)
+            rows.append(row if score is None else np.append(row, interpreter.get_tensor(score)[None], axis=1))
         idle.put(held)
         return np.concatenate(rows)
 

@@ -17,10 +17,12 @@ a line on stderr and exit status 1.
     ├── CallFailed                   422  call_failed
     ├── BadParameter                 422  bad_parameter
     ├── TooLarge                     413  too_large
+    │   ├── BatchTooLarge            413  batch_too_large
     │   ├── BodyTooLarge             413  body_too_large
     │   └── ImageTooLarge            413  image_too_large
     ├── UnsupportedImage             415  unsupported_image
     ├── UnreadableImage              422  unreadable_image
+    ├── UnreadableArchive            422  unreadable_archive
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── NotReady                     503  not_ready
@@ -141,6 +143,12 @@ class TooLarge(CifarError):
     status = 413
 
 
+class BatchTooLarge(TooLarge):
+    """A batch has more files, or more bytes in them, than the settings `max_batch_...` allow."""
+
+    code = "batch_too_large"
+
+
 class BodyTooLarge(TooLarge):
     """The request body has more bytes than the setting `max_body_bytes` allows."""
 
@@ -164,6 +172,13 @@ class UnreadableImage(CifarError):
     """The bytes begin like an image on the list but cannot be decoded: empty, truncated or damaged."""
 
     code = "unreadable_image"
+    status = 422
+
+
+class UnreadableArchive(CifarError):
+    """An archive, or a file in it, cannot be unpacked: damaged, encrypted, nested, or packed too tightly."""
+
+    code = "unreadable_archive"
     status = 422
 
 

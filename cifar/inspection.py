@@ -25,6 +25,22 @@ def inspect_version(folder: Path) -> dict[str, Any]:
     return {**version.manifest.model_dump(), "bytes": sum(file.bytes for file in version.manifest.files.values())}
 
 
+def list_versions(registry: Registry) -> tuple[list[dict[str, Any]], list[str]]:
+    """The usable versions, a row for each, ascending; and a sentence for each folder that is none."""
+    problems = registry.problems()
+    rows = [
+        {
+            "version": version.number,
+            "created": version.manifest.created,
+            "classes": len(version.manifest.class_names),
+            "image": "x".join(map(str, version.manifest.image.shape)),
+            "test_accuracy": version.manifest.metrics.get("test_accuracy"),
+        }
+        for version in (registry.get(number) for number in registry.numbers() if str(number) not in problems)
+    ]
+    return rows, list(problems.values())
+
+
 def as_text(report: dict[str, Any]) -> str:
     """The report as tables for a terminal."""
     lines = [
@@ -34,7 +50,12 @@ def as_text(report: dict[str, Any]) -> str:
         f"input range of the Keras model: {report['input_range'][0]:g} to {report['input_range'][1]:g}",
         f"parity: {report['parity']['max_abs_difference']:.2g} at most over {report['parity']['images']} images",
     ]
-    lines += [f"{name}: {value}" for name, value in report["metrics"].items()]
+    if known := report["confidence"]:
+        lines.append(
+            f"confidence: temperature {known['temperature']:g}; out of distribution by {known['method']}, "
+            f"above {known['threshold']:g}"
+        )
+    lines += [f"{name}: {value}" for name, value in report["metrics"].items() if not isinstance(value, dict | list)]
     for name, signature in report["signatures"].items():
         lines.append(f"\n{name}")
         for side in ("inputs", "outputs"):

@@ -23,6 +23,10 @@ class Prediction:
     """Probability of every class, in class order."""
     top_k: list[tuple[str, float]]
     """The k most probable classes, best first; equal scores in class order."""
+    ood_score: float | None = None
+    """How unlike the training images the image is: higher is further away. None for a version without such a score."""
+    in_distribution: bool | None = None
+    """Whether the score is within the version's threshold. False: the image is probably of none of the classes."""
 
 
 class Predictor:
@@ -35,6 +39,9 @@ class Predictor:
         self.quick = False
         """Whether to ask for one image at once: waiting for others, or for a thread, would cost more. Known after `warm_up`."""
         self.class_names = version.manifest.class_names
+        confidence = version.manifest.confidence
+        self.threshold = confidence and confidence.threshold
+        """The largest `ood_score` that counts as in distribution; None for a version without scores."""
         self._infer = infer
 
     @classmethod
@@ -77,10 +84,24 @@ class Predictor:
         """The probability of each class for each image.
 
         Args:
-            images: `(n, height, width, channels)` `uint8` in [0, 255], `n` at least 1, of the model's size.
+            images: as for `answers`.
 
         Returns:
             `(n, classes)` `float32`; each row sums to 1.
+
+        Raises:
+            BadParameter: as `answers` does.
+        """
+        return self.answers(images)[:, : len(self.class_names)]
+
+    def answers(self, images: np.ndarray) -> np.ndarray:
+        """All that the model says of each image; `rank` reads one row.
+
+        Args:
+            images: `(n, height, width, channels)` `uint8` in [0, 255], `n` at least 1, of the model's size.
+
+        Returns:
+            `(n, classes)` `float32` probabilities; for a version with scores `(n, classes + 1)`, `ood_score` last.
 
         Raises:
             BadParameter: another dtype or shape; says what came. Floats in [0, 1] would be cut to black without this.
@@ -100,22 +121,25 @@ class Predictor:
         """Classify images; the one call behind page, API and command line.
 
         Args:
-            images: as for `probabilities`.
+            images: as for `answers`.
             top_k: how many classes to rank, from 1 to the number of classes.
 
         Raises:
             BadParameter: `top_k` is out of range, or `images` has another dtype or shape.
         """
-        return [self.rank(row, top_k) for row in self.probabilities(images)]
+        return [self.rank(row, top_k) for row in self.answers(images)]
 
-    def rank(self, probabilities: np.ndarray, top_k: int) -> Prediction:
-        """Name and order one row of `probabilities`.
+    def rank(self, answer: np.ndarray, top_k: int) -> Prediction:
+        """Name and order one row of `answers`.
 
         Raises:
             BadParameter: there are not `top_k` classes.
         """
         if not 1 <= top_k <= len(self.class_names):
             raise BadParameter(f"top_k must be from 1 to {len(self.class_names)}, the number of classes; got {top_k}.")
-        scores = dict(zip(self.class_names, probabilities.tolist(), strict=True))
+        probabilities = answer.tolist()
+        ood_score = probabilities.pop() if self.threshold is not None else None
+        scores = dict(zip(self.class_names, probabilities, strict=True))
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        return Prediction(class_scores=scores, top_k=ranked[:top_k])
+        near = None if ood_score is None or self.threshold is None else ood_score <= self.threshold
+        return Prediction(scores, ranked[:top_k], ood_score, near)

@@ -105,6 +105,28 @@ def to_input(image: Image.Image, *, height: int, width: int, channels: int) -> n
     return np.frombuffer(content, np.uint8).reshape(height, width, channels)
 
 
+def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:
+    """The picture of one image file for people to look at: upright, on white, in its own proportions.
+
+    Args:
+        payload: the encoded file.
+        longest_side: what it is scaled down to, in pixels; a smaller one stays as it is.
+        max_pixels: largest width x height, before scaling.
+
+    Returns:
+        `(height, width, 3)` `uint8` in [0, 255].
+
+    Raises:
+        CifarError: as `preprocess`.
+    """
+    image = open_image(payload, max_pixels=max_pixels, side=-(-longest_side // _DRAFT_MARGIN))
+    with _readable(image):
+        image.load()
+    width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+    scale = min(1, longest_side / max(width, height))
+    return to_input(image, height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
+
+
 @contextmanager
 def _readable(image: Image.Image) -> Iterator[None]:
     try:

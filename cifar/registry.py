@@ -59,6 +59,16 @@ class FileInfo(BaseModel):
     sha256: str
 
 
+class ConfidenceInfo(BaseModel):
+    """How the version's probabilities were calibrated, and its out-of-distribution score made."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    temperature: float = Field(gt=0, description="What the logits are divided by, within the graph.")
+    method: str
+    threshold: float = Field(description="A higher `ood_score` counts as out of distribution.")
+
+
 class Manifest(BaseModel):
     """`manifest.json`: all that serving needs to know of a version, and where it came from."""
 
@@ -75,6 +85,8 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     training: dict[str, Any]
     parity: dict[str, Any]
+    confidence: ConfidenceInfo | None = Field(None, description="None: not calibrated, and without `ood_score`.")
+    images_by_class: dict[str, int] | None = Field(None, description="Training images; None: not known.")
     libraries: dict[str, str]
     signatures: dict[str, SignatureInfo]
     files: dict[str, FileInfo]

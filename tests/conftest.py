@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, sync_playwright
+from two_versions import write_two_versions
 
 from cifar.serving.cache import AnswerCache
 from cifar.settings import ROOT, Settings
@@ -135,6 +137,31 @@ class _app:  # noqa: N801 - reads as a function where it is used
         self.process.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, with a camera that shows a test picture."""
+    path = need("chromium")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--use-fake-ui-for-media-stream"]
+        yield playwright.chromium.launch(executable_path=path, args=[*options, "--use-fake-device-for-media-stream"])
+
+
+@pytest.fixture(scope="session")
+def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python app.py` with the two versions of `two_versions.py`, the first by default; yields its address."""
+    folder = tmp_path_factory.mktemp("two-versions")
+    registry = write_two_versions(folder / "registry")
+    with (
+        (folder / "log").open("w") as log,
+        _app(log, folder, CIFAR_REGISTRY=str(registry), MODEL_VERSION="1") as process,
+    ):
+        address = f"http://127.0.0.1:{process.port}"
+        with httpx.Client(base_url=address) as client:
+            wait_until_ready(client)
+        yield address
+    assert [line for line in (folder / "log").read_text().splitlines() if " ERROR " in line] == []
+
+
 @pytest.fixture(scope="session")
 def small_version(tmp_path_factory: pytest.TempPathFactory):
     """Version 1 of a 64x64 model of 3 classes, made by Keras 2, exported by our own command's function."""
@@ -149,3 +176,46 @@ def small_version(tmp_path_factory: pytest.TempPathFactory):
         logits=True,
     )
     return export(source, settings.registry, "shapes")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    """A finished run of each network, trained when it is first asked for."""
+    from test_train import colours, config
+
+    from cifar.training.train import train
+
+    runs = {}
+
+    def of(arch: str) -> Path:
+        if arch not in runs:
+            runs[arch] = tmp_path_factory.mktemp(arch) / "run"
+            train(config(arch, seed=5), colours(), runs[arch], h5=True)
+        return runs[arch]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def scored_run(tmp_path_factory: pytest.TempPathFactory):
+    """A finished run on pictures that are red, green or blue, its data set, and the positions of the held-out images."""
+    from test_train import colours
+
+    from cifar.training.data import split_validation
+    from cifar.training.train import TrainConfig, train
+
+    dataset = colours(600)
+    config = TrainConfig(epochs=2, batch_size=16, validation_split=0.2, seed=5)
+    run = tmp_path_factory.mktemp("scored") / "run"
+    train(config, dataset, run)
+    return run, dataset, split_validation(dataset.train_labels, config.validation_split, config.seed)[1]
+
+
+@pytest.fixture(scope="session")
+def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
+    """That run, exported: a version that tells what is out of distribution."""
+    from cifar.training.export import export
+    from cifar.training.source import read_source
+
+    settings = Settings(registry=tmp_path_factory.mktemp("scored-registry"))
+    return export(read_source(scored_run[0], settings), settings.registry, "colours")

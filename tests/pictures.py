@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -53,3 +54,34 @@ def truncated_jpeg() -> bytes:
     """A JPEG whose second half is missing."""
     whole = encoded(noise(256, 256), "JPEG")
     return whole[: len(whole) // 2]
+
+
+def shape(kind: str, random: np.random.Generator) -> Image.Image:
+    """A disc, a square or a star: any size of picture, place, scale, turn and colour, on a rough ground, with noise."""
+    width, height = (int(side) for side in random.integers(40, 200, 2))
+    ground = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    radius = min(width, height) * random.uniform(0.25, 0.45)
+    across, down = (random.uniform(radius, side - radius) for side in (width, height))
+    corners = {"disc": 40, "square": 4, "star": 10}[kind]
+    angles = random.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    radii = radius * np.where((kind == "star") & (np.arange(corners) % 2 == 1), 0.4, 1)
+    points = [(across + r * np.cos(a), down + r * np.sin(a)) for a, r in zip(angles, radii, strict=True)]
+    colour = tuple((int(value) + 128) % 256 for value in ground.getpixel((int(across), int(down))))
+    ImageDraw.Draw(ground).polygon(points, fill=colour)
+    noisy = np.asarray(ground) + random.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def shapes_folder(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
+    """An image folder of discs, squares and stars: so many of each, as JPEG and PNG in turn."""
+    random = np.random.default_rng(seed)
+    for part, count in (("train", train), ("test", test)):
+        for kind in ("disc", "square", "star"):
+            folder = root / part / kind
+            folder.mkdir(parents=True)
+            for i in range(count):
+                suffix = "png" if i % 2 else "jpeg"
+                (folder / f"{i}.{suffix}").write_bytes(encoded(shape(kind, random), suffix))
+    return root

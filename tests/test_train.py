@@ -1,21 +1,17 @@
-"""`cifar.training.train`: the whole loop, on a few images."""
+"""`cifar.training.train`: the whole loop, on a few images, with both networks."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
 import pytest
-from pictures import encoded
 
-from cifar.errors import BadParameter, TrainingError
-from cifar.settings import ROOT
+from cifar.errors import BadParameter, DataError, TrainingError
+from cifar.training import pace
 from cifar.training.data import Dataset
 from cifar.training.model import build_model
 from cifar.training.train import TrainConfig, train
@@ -30,11 +26,27 @@ def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
     return Dataset("colours", tuple("abc"[:classes]), images, labels, images[:30], labels[:30])
 
 
-CONFIG = TrainConfig(epochs=3, batch_size=16, validation_split=0.2, seed=5)
+EPOCHS = {"fast": 6, "tutorial": 3}
+QUICK = TrainConfig(arch="tutorial", epochs=1, batch_size=16)
+
+
+def config(arch: str, **other: object) -> TrainConfig:
+    return TrainConfig(**{"arch": arch, "epochs": EPOCHS[arch], "batch_size": 16, "validation_split": 0.2, **other})
 
 
 def weights(run) -> list[np.ndarray]:
     return keras.saving.load_model(run / "model.keras").get_weights()
+
+
+def equal_weights(run, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(weights(run), weights(other), strict=True))
+
+
+def rows(run) -> np.ndarray:
+    return np.atleast_1d(np.genfromtxt(run / "history.csv", delimiter=",", names=True))
+
+
+both = pytest.mark.parametrize("arch", ["tutorial", pytest.param("fast", marks=pytest.mark.slow)])
 
 
 def test_the_tutorials_network_has_its_parameters_and_scales_pixels_itself():
@@ -46,38 +58,40 @@ def test_the_tutorials_network_has_its_parameters_and_scales_pixels_itself():
 
 
 @pytest.mark.parametrize(
-    ("arch", "classes", "shape", "words"),
+    ("wrong", "words"),
     [
-        ("resnet", 10, (32, 32, 3), "no architecture 'resnet'; there are: tutorial"),
-        ("tutorial", 1, (32, 32, 3), "at least 2 classes"),
-        ("tutorial", 10, (8, 8, 3), "cannot take pictures"),
+        ({"epochs": 0}, "epochs must be positive; got 0"),
+        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"time_budget": 0.0}, "time_budget must be positive"),
+        ({"time_budget": float("inf")}, "time_budget must be positive"),
+        ({"target_accuracy": 90.0}, "a share, such as 0.9; got 90"),
+        ({"validation_split": 1.0}, "a share between 0 and 1"),
+        ({"arch": "resnet"}, "there are: fast, tutorial"),
+        ({"epochs": 3, "time_budget": 60.0}, "epochs or a time budget, not both"),
     ],
 )
-def test_a_network_that_cannot_be_built_is_refused(arch, classes, shape, words):
-    """The sentence says which part is wrong."""
+def test_a_setting_out_of_range_is_refused_before_anything_is_written(wrong, words):
+    """The sentence has the setting's name and what came."""
     with pytest.raises(BadParameter, match=words):
-        build_model(arch, classes, image_shape=shape)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"validation_split": 1.0}, {"arch": "resnet"}]
-)
-def test_a_setting_out_of_range_is_refused_before_anything_is_written(wrong):
-    """Nothing half-started."""
-    with pytest.raises(BadParameter):
         TrainConfig(**wrong)
 
 
-def test_training_lowers_the_loss_and_writes_a_whole_run(tmp_path):
-    """The loss falls, the colours are told apart, and every promised file is there."""
-    model_file = train(CONFIG, colours(), tmp_path / "run", h5=True)
-    history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
+@both
+def test_training_lowers_the_loss_and_writes_a_whole_run(whole, arch):
+    """The loss falls, the colours are told apart, every promised file is there, and nothing else."""
+    run = whole(arch)
+    history = rows(run)
     assert history["loss"][-1] < history["loss"][0]
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert history["epoch"].tolist() == list(range(1, EPOCHS[arch] + 1))
+    metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.9
-    assert metrics["test_images"] == 30
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
+    assert metrics["test"]["images"] == metrics["test_images"] == 30
+    assert [row["epoch"] for row in metrics["history"]] == history["epoch"].tolist()
+    assert 0 <= metrics["data_wait_share"] < 1
+    assert {path.name for path in run.iterdir()} == {
+        "confidence.npz",
         "config.json",
         "curves.png",
         "history.csv",
@@ -85,142 +99,211 @@ def test_training_lowers_the_loss_and_writes_a_whole_run(tmp_path):
         "model.h5",
         "model.keras",
         "samples.npz",
+        "tensorboard",
     }
-    of_h5 = keras.saving.load_model(tmp_path / "run" / "model.h5", compile=False)
     images = colours().test_images
-    np.testing.assert_allclose(
-        of_h5(images, training=False), keras.saving.load_model(model_file)(images, training=False), atol=1e-6
+    of_h5 = keras.saving.load_model(run / "model.h5", compile=False)
+    of_keras = keras.saving.load_model(run / "model.keras")
+    np.testing.assert_allclose(of_h5(images, training=False), of_keras(images, training=False), atol=1e-6)
+
+
+@both
+def test_the_result_is_loaded_by_keras_alone_and_answers_as_it_was_measured(whole, arch, tmp_path):
+    """Whoever gets `model.keras` needs nothing of this project: plain layers, in float32."""
+    np.savez(tmp_path / "images.npz", images=colours().test_images, labels=colours().test_labels)
+    code = """
+import json, sys, keras, numpy as np
+model = keras.saving.load_model(sys.argv[1])
+test = np.load(sys.argv[2])
+answers = model.predict(test["images"], verbose=0)
+modules = sorted({type(layer).__module__.split(".")[0] for layer in model.layers})
+print(json.dumps([float((answers.argmax(1) == test["labels"]).mean()), modules, str(answers.dtype), "cifar" in sys.modules]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", code, whole(arch) / "model.keras", tmp_path / "images.npz"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    measured = json.loads((whole(arch) / "metrics.json").read_text())["test_accuracy"]
+    assert json.loads(result.stdout.splitlines()[-1]) == [
+        pytest.approx(measured, abs=1e-4),
+        ["keras"],
+        "float32",
+        False,
+    ]
+
+
+@both
+def test_tensorboard_reads_what_was_logged(whole, arch):
+    """Loss and accuracy of each epoch, for training and validation."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.util.tensor_util import make_ndarray
+
+    history = rows(whole(arch))
+    events = EventMultiplexer({}).AddRunsFromDirectory(str(whole(arch) / "tensorboard")).Reload()
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        for name in ("loss", "accuracy"):
+            logged = {
+                each.step: float(make_ndarray(each.tensor_proto)) for each in events.Tensors(part, f"epoch_{name}")
+            }
+            np.testing.assert_allclose([logged[step] for step in sorted(logged)], history[prefix + name], rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, whole):
     """A run can be repeated."""
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        train(TrainConfig(epochs=1, seed=seed), colours(60), tmp_path / name)
-    for a, b in zip(weights(tmp_path / "a"), weights(tmp_path / "b"), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert any((a != c).any() for a, c in zip(weights(tmp_path / "a"), weights(tmp_path / "c"), strict=True))
+    train(config("tutorial", seed=5), colours(), tmp_path / "again")
+    assert equal_weights(tmp_path / "again", whole("tutorial"))
+    train(config("tutorial", seed=6), colours(), tmp_path / "other")
+    assert not equal_weights(tmp_path / "other", whole("tutorial"))
 
 
-class StopsInEpochTwo(keras.callbacks.Callback):
-    """Presses Ctrl-C in the middle of the second epoch."""
+class Clock:
+    """A clock that goes on by a tenth of a second whenever somebody looks."""
 
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations > 18:
-            raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self.now = 0.0
 
-
-@pytest.mark.slow
-def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeypatch):
-    """Same images in the same order, same dropout, same optimizer state: the same weights to the last bit."""
-    train(CONFIG, colours(), tmp_path / "whole")
-    fit = keras.Sequential.fit
-    monkeypatch.setattr(
-        keras.Sequential,
-        "fit",
-        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, StopsInEpochTwo()], **k),
-    )
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, colours(), tmp_path / "stopped")
-    monkeypatch.undo()
-    assert not (tmp_path / "stopped" / "model.keras").exists()
-    train(CONFIG, colours(), tmp_path / "stopped", resume=True)
-    for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "stopped"), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for name in ("whole", "stopped"):
-        history = (tmp_path / name / "history.csv").read_text().splitlines()
-        assert len(history) == 1 + CONFIG.epochs
+    def monotonic(self) -> float:
+        self.now += 0.1
+        return self.now
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_can_be_resumed(tmp_path):
-    """SIGKILL leaves whole files only; resuming gives what an uninterrupted run gives."""
-    data = tmp_path / "data"
-    dataset = colours(600)
-    for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
-        folder = data / "train" / "abc"[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        from PIL import Image
+@both
+def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, arch):
+    """By its own clock: the rows' seconds fit the budget, most of it is used, and the learning rate has arrived."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.util.tensor_util import make_ndarray
 
-        (folder / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
-
-    def command(out, *more):
-        return [sys.executable, "-m", "cifar", "train", "--data", str(data), "--out", str(out), "--epochs", "8", *more]
-
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
-    killed = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "checkpoint.keras").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "metrics.json").exists(), "it was killed too late to show anything"
-    subprocess.run(command(tmp_path / "killed", "--resume"), cwd=ROOT, check=True, capture_output=True)
-    for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
-        np.testing.assert_array_equal(a, b)
+    monkeypatch.setattr(pace, "time", Clock())
+    train(config(arch, epochs=None, time_budget=60.0), colours(120), tmp_path / "run")
+    spent = rows(tmp_path / "run")["seconds"].sum()
+    assert 50 < spent <= 60
+    events = EventMultiplexer({}).AddRunsFromDirectory(str(tmp_path / "run" / "tensorboard")).Reload()
+    rates = [float(make_ndarray(each.tensor_proto)) for each in events.Tensors("train", "epoch_learning_rate")]
+    if arch == "fast":
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 0.05 * 0.24
+    else:
+        np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
-def test_a_folder_that_exists_is_not_overwritten(tmp_path):
+def test_a_target_accuracy_stops_early_with_a_finished_run(tmp_path):
+    """Colours are learned in an epoch or two; the other ninety-eight are not trained."""
+    train(config("tutorial", epochs=100, target_accuracy=0.9), colours(), tmp_path / "run")
+    history = rows(tmp_path / "run")
+    assert len(history) < 50
+    assert history["val_accuracy"][-1] >= 0.9
+    assert (history["val_accuracy"][:-1] < 0.9).all()
+    assert not (tmp_path / "run" / "checkpoint.keras").exists()
+
+
+@pytest.mark.parametrize("content", ["folder", "file"])
+def test_a_folder_that_exists_is_not_overwritten(tmp_path, content):
     """Somebody's run is worth more than a typing error."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(TrainingError, match=r"run exists. Choose another --out, or go on with it: --resume"):
-        train(CONFIG, colours(), tmp_path / "run")
+    run = tmp_path / "run"
+    if content == "folder":
+        run.mkdir()
+        (run / "notes.txt").write_text("mine")
+        words = r"run exists. Choose another --out, or go on with it: --resume"
+    else:
+        run.write_text("mine")
+        words = "run is a file; name a folder with --out"
+    with pytest.raises(TrainingError, match=words):
+        train(QUICK, colours(), run)
 
 
-def test_resuming_with_other_settings_or_data_says_which_differ(tmp_path):
-    """The sentence names each difference, old and new."""
-    train(TrainConfig(epochs=1), colours(60), tmp_path / "run")
+def test_what_cannot_start_leaves_no_folder_behind(tmp_path):
+    """A class with one image, pictures too small, nothing to start from: mend it, and the same command works."""
+    dataset = colours(31)
+    labels = dataset.train_labels.copy()
+    labels[labels == 1] = 0
+    labels[4] = 1
+    lonely = Dataset("lonely", dataset.class_names, dataset.train_images, labels, dataset.test_images, labels[:30])
+    with pytest.raises(DataError, match="Class b has one training image; two are needed"):
+        train(QUICK, lonely, tmp_path / "run")
+    with pytest.raises(BadParameter, match="cannot take pictures"):
+        train(QUICK, colours(60, size=8), tmp_path / "run")
+    with pytest.raises(TrainingError, match="nothing to start from"):
+        train(config("tutorial", init_from=str(tmp_path / "gone")), colours(60), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory):
+    """A run of one epoch on 60 images."""
+    run = tmp_path_factory.mktemp("short") / "run"
+    train(QUICK, colours(60), run)
+    return run
+
+
+def test_resuming_with_other_settings_or_data_says_which_differ(short):
+    """The sentence names each difference, old and new; a data set that changed between runs is one."""
     with pytest.raises(
         TrainingError,
         match="--epochs was 1, is 2; --seed was 0, is 9; data train_images was 60, is 90; data fingerprint",
     ) as caught:
-        train(TrainConfig(epochs=2, seed=9), colours(90), tmp_path / "run", resume=True)
+        train(config("tutorial", epochs=2, seed=9, validation_split=0.05), colours(90), short, resume=True)
     assert "--batch-size" not in str(caught.value)
+    changed = colours(60)
+    changed.train_images[7, 3, 3, 0] ^= 1
+    with pytest.raises(
+        TrainingError, match=r"other settings: data fingerprint was [0-9a-f]{64}, is [0-9a-f]{64}\. Rep"
+    ):
+        train(QUICK, changed, short, resume=True)
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path):
     """There is nothing to go on with."""
     with pytest.raises(TrainingError, match=r"is no run: it has no config\.json"):
-        train(CONFIG, colours(60), tmp_path / "nothing", resume=True)
+        train(QUICK, colours(60), tmp_path / "nothing", resume=True)
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
+def test_resuming_a_finished_run_changes_nothing(short):
     """Asking twice is harmless; asking for an .h5 file then gives one."""
-    train(TrainConfig(epochs=1), colours(60), tmp_path / "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    train(TrainConfig(epochs=1), colours(60), tmp_path / "run", resume=True)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    train(TrainConfig(epochs=1), colours(60), tmp_path / "run", resume=True, h5=True)
-    assert (tmp_path / "run" / "model.h5").exists()
 
+    def files():
+        return {path: path.read_bytes() for path in short.rglob("*") if path.is_file()}
 
-@pytest.mark.slow
-def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
-    """A learning rate far too high is said to be one."""
-    fit = keras.Sequential.fit
-
-    def explode_in_epoch_two(self, *arguments, **options):
-        if self.optimizer.iterations > 0:
-            self.optimizer.learning_rate = 1e30
-        return fit(self, *arguments, **options)
-
-    monkeypatch.setattr(keras.Sequential, "fit", explode_in_epoch_two)
-    with pytest.raises(TrainingError, match=r"in epoch [23]; the [12] before are kept in .*--learning-rate"):
-        train(TrainConfig(epochs=4), colours(60), tmp_path / "run")
-    monkeypatch.undo()
-    assert not (tmp_path / "run" / "model.keras").exists()
-    assert all(
-        np.isfinite(w).all() for w in keras.saving.load_model(tmp_path / "run" / "checkpoint.keras").get_weights()
-    )
+    before = files()
+    train(QUICK, colours(60), short, resume=True)
+    assert files() == before
+    train(QUICK, colours(60), short, resume=True, h5=True)
+    assert (short / "model.h5").exists()
 
 
 def test_progress_names_epoch_accuracy_and_time_left(tmp_path, capfd):
-    """A line for each epoch, on stderr."""
-    train(TrainConfig(epochs=2), colours(60), tmp_path / "run")
+    """A line for each epoch, on stderr; whoever asked gets the rows too."""
+    seen = []
+    train(config("tutorial"), colours(60), tmp_path / "run", on_epoch=lambda history: seen.append(len(history)))
     captured = capfd.readouterr()
-    assert "epoch 1/2: loss" in captured.err
+    assert [line.split(":")[0] for line in captured.err.splitlines() if line.startswith("epoch")] == [
+        "epoch 1",
+        "epoch 2",
+        "epoch 3",
+    ]
     assert "validation accuracy" in captured.err
-    assert "s left" in captured.err
     assert captured.out == ""
+    assert seen == [1, 2, 3]
+
+
+def test_the_bar_names_the_time_left():
+    """At the run's own pace; by the clock when there is a budget."""
+    by_steps = pace.Pace(steps=100, seconds=None, learning_rate=1, anneal=True, spent_seconds=30)
+    assert by_steps.seconds_left(25) == pytest.approx(90, abs=1)
+    assert by_steps.seconds_left(0) == 0, "nothing is known yet"
+    by_clock = pace.Pace(steps=1, seconds=100, learning_rate=1, anneal=True, spent_seconds=30)
+    assert by_clock.seconds_left(0) == pytest.approx(70, abs=1)
+
+
+def test_the_processor_decides_what_convolutions_compute_in(monkeypatch):
+    """bfloat16 where there is a unit for it, unless somebody says otherwise."""
+    from cifar.training import train as module
+
+    for unit in (True, False):
+        monkeypatch.setattr(module, "computes_bfloat16", lambda unit=unit: unit)
+        assert module._wants_bfloat16(TrainConfig()) is unit
+        assert module._wants_bfloat16(TrainConfig(precision="bfloat16"))
+        assert not module._wants_bfloat16(TrainConfig(precision="float32"))

@@ -11,7 +11,7 @@ import io
 import pickle  # nosec: only through _ArrayUnpickler, which builds arrays and nothing else
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,13 +106,16 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def split_validation(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_validation(
+    labels: np.ndarray, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Set a share of every class aside, the same one for the same seed.
 
     Args:
         labels: `(n,)` integers.
         fraction: share of each class for validation, in (0, 1); at least one image of each class goes there.
         seed: chooses the images.
+        class_names: for the error.
 
     Returns:
         Positions for training and for validation, both ascending; together each position once.
@@ -125,7 +128,11 @@ def split_validation(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
         if len(positions) < 2:
-            raise DataError(f"Class number {label} has one training image; at least two are needed to hold one out.")
+            name = class_names[label] if class_names else f"number {label}"
+            raise DataError(
+                f"Class {name} has one training image; two are needed, to fit one and hold one out. "
+                "Add some, or remove the class."
+            )
         count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
         held_out.append(rng.permutation(positions)[:count])
     validation = np.sort(np.concatenate(held_out))

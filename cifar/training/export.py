@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cifar.engines import LITERT_FILE, litert_from
 from cifar.errors import ExportError
 from cifar.registry import (
     MANIFEST,
+    ConfidenceInfo,
     FileInfo,
     ImageSpec,
     Manifest,
@@ -31,6 +33,7 @@ from cifar.registry import (
     model_files,
     sha256,
 )
+from cifar.training.confidence import calibrated, ood_score, with_features
 from cifar.training.libraries import library_versions
 from cifar.training.source import ExportSource
 
@@ -38,6 +41,12 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-5
 """Largest accepted difference of a probability: half of the last digit that answers show."""
+
+SCORE_TOLERANCE = 1e-3
+"""Largest accepted difference of an `ood_score`, and for scores beyond 1 the share of it: threads add up in any order."""
+
+Answer = dict[str, np.ndarray]
+"""Outputs by name: `probabilities` `(n, classes)`, and `ood_score` `(n,)` where the source has a confidence."""
 
 PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bilinear), uint8"
 
@@ -68,36 +77,62 @@ def export(source: ExportSource, registry: Path, name: str) -> Version:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _expected(source: ExportSource) -> np.ndarray:
-    """The model's own answers to the comparison images, `(n, classes)`."""
-    low, high = source.input_range
+def _expected(source: ExportSource) -> Answer:
+    """The model's own answers to the comparison images."""
     images = np.stack(list(source.images.values())).astype(np.float32)
-    outputs = source.model(images / 255 * (high - low) + low, training=False)
-    probabilities: np.ndarray = keras.ops.convert_to_numpy(keras.ops.softmax(outputs) if source.logits else outputs)
-    if not np.isfinite(probabilities).all():
+    answer = {name: keras.ops.convert_to_numpy(value) for name, value in answering(source)(images / 255).items()}
+    probabilities = answer["probabilities"]
+    if not all(np.isfinite(value).all() for value in answer.values()):
         raise ExportError("The model answers NaN or infinity: its training failed, or --input-range is wrong.")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
         raise ExportError(
             f"The model's outputs are no probabilities: they range from {probabilities.min():.3g} to {probabilities.max():.3g} and "
             "do not add to 1. If it ends in logits, add --logits."
         )
-    return probabilities
+    return answer
+
+
+def answering(source: ExportSource, arrays: Mapping[str, Any] | None = None) -> Callable[[Any], dict[str, Any]]:
+    """The function that an export holds: from float images in [0, 1] to its outputs by name, as tensors.
+
+    Args:
+        source: the model and its confidence.
+        arrays: stand for the confidence's own.
+    """
+    low, high = source.input_range
+    network = with_features(source.model) if source.confidence else None
+
+    def answer(unit_images: Any) -> dict[str, Any]:
+        inputs = unit_images * (high - low) + low
+        if source.confidence is None or network is None:
+            outputs = source.model(inputs, training=False)
+            return {"probabilities": keras.ops.softmax(outputs) if source.logits else outputs}
+        features, probabilities = network(inputs, training=False)
+        return {
+            "probabilities": calibrated(probabilities, source.confidence.temperature),
+            "ood_score": ood_score(features, source.confidence, arrays or source.confidence.arrays),
+        }
+
+    return answer
 
 
 def _write_saved_model(source: ExportSource, folder: Path) -> None:
     """The three signatures of one network: float images, uint8 images, encoded files."""
     height, width, channels = source.image_shape
-    low, high = source.input_range
-
-    def probabilities(unit_images: tf.Tensor) -> tf.Tensor:
-        outputs = source.model(unit_images * (high - low) + low, training=False)
-        return tf.nn.softmax(outputs) if source.logits else outputs
+    # Not keras.export.ExportArchive: it writes every weight twice. Variables, since each signature writes its constants.
+    module = tf.Module()
+    module.weights = [variable.value for variable in source.model.variables]
+    module.confidence = {
+        name: tf.Variable(array, trainable=False)
+        for name, array in (source.confidence.arrays if source.confidence else {}).items()
+    }
+    answer = answering(source, module.confidence)
 
     def from_floats(input_image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": probabilities(input_image)}
+        return answer(input_image)
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": probabilities(tf.cast(image, tf.float32) / 255)}
+        return answer(tf.cast(image, tf.float32) / 255)
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         # decode_jpeg reads PNG too; the accurate transform is the one that Pillow uses
@@ -116,14 +151,11 @@ def _write_saved_model(source: ExportSource, folder: Path) -> None:
         "serving_uint8": (from_pixels, tf.TensorSpec(shape, tf.uint8, "image")),
         "serving_bytes": (from_files, tf.TensorSpec((None,), tf.string, "image_bytes")),
     }
-    # Not keras.export.ExportArchive: it writes every weight twice.
-    module = tf.Module()
-    module.weights = [variable.value for variable in source.model.variables]
     signatures = {name: tf.function(function, input_signature=[spec]) for name, (function, spec) in endpoints.items()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dict[str, Any]:
+def _compare(source: ExportSource, expected: Answer, signatures: Any) -> dict[str, Any]:
     """Hold every signature against the model's own answers.
 
     Raises:
@@ -131,22 +163,22 @@ def _compare(source: ExportSource, expected: np.ndarray, signatures: Any) -> dic
     """
     images = np.stack(list(source.images.values()))
     files = tf.constant([_png(image) for image in images])
-    one_by_one = [
-        signatures["serving_uint8"](image=tf.constant(image[None]))["probabilities"].numpy() for image in images
-    ]
+    one_by_one = [signatures["serving_uint8"](image=tf.constant(image[None])) for image in images]
     answers = {
-        "serving_uint8": signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy(),
-        "serving_uint8, one by one": np.concatenate(one_by_one),
-        "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255)[
-            "probabilities"
-        ].numpy(),
-        "serving_bytes": signatures["serving_bytes"](image_bytes=files)["probabilities"].numpy(),
+        "serving_uint8": signatures["serving_uint8"](image=tf.constant(images)),
+        "serving_uint8, one by one": {name: np.concatenate([one[name] for one in one_by_one]) for name in expected},
+        "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255),
+        "serving_bytes": signatures["serving_bytes"](image_bytes=files),
     }
-    worst = max(_largest_difference(source, name, answer, expected) for name, answer in answers.items())
-    return {"images": len(images), "max_abs_difference": worst, "tolerance": TOLERANCE, "compared": list(answers)}
+    worst = [_differences(source, what, answer, expected) for what, answer in answers.items()]
+    parity: dict[str, Any] = {"images": len(images), "max_abs_difference": max(each["probabilities"] for each in worst)}
+    if source.confidence:
+        parity["ood_score_max_difference"] = max(each["ood_score"] for each in worst)
+        parity["ood_score_tolerance"] = SCORE_TOLERANCE
+    return parity | {"tolerance": TOLERANCE, "compared": list(answers)}
 
 
-def _write_litert(source: ExportSource, expected: np.ndarray, signatures: Any, folder: Path) -> float | None:
+def _write_litert(source: ExportSource, expected: Answer, signatures: Any, folder: Path) -> float | None:
     """Write the same network as a LiteRT file, run it, and hold it against the model.
 
     Returns:
@@ -160,23 +192,38 @@ def _write_litert(source: ExportSource, expected: np.ndarray, signatures: Any, f
     images = np.stack(list(source.images.values()))
     try:
         content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
-        answer = litert_from(content)(images)
+        rows = litert_from(content)(images)
     except Exception as error:  # an operation that LiteRT does not have; the converter raises several types
         log.warning("LiteRT cannot run this network (%s); TensorFlow will serve it.", type(error).__name__)
         return None
     file = folder / LITERT_FILE
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    return _largest_difference(source, "LiteRT file", answer, expected)
+    classes = len(source.class_names)
+    answer = {
+        "probabilities": rows[:, :classes],
+        "ood_score": rows[:, classes:].squeeze(1) if source.confidence else None,
+    }
+    return _differences(source, "LiteRT file", answer, expected)["probabilities"]
 
 
-def _largest_difference(source: ExportSource, what: str, answer: np.ndarray, expected: np.ndarray) -> float:
-    differences = np.abs(answer - expected).max(axis=1)
+def _differences(source: ExportSource, what: str, answer: Any, expected: Answer) -> dict[str, float]:
+    """The largest difference of each output, if it is accepted."""
+    difference = np.abs(np.asarray(answer["probabilities"]) - expected["probabilities"]).max(axis=1)
+    largest = {"probabilities": _accepted(source, what, difference, TOLERANCE)}
+    if source.confidence:
+        scores = expected["ood_score"]
+        difference = np.abs(np.asarray(answer["ood_score"]) - scores) / np.maximum(1, np.abs(scores))
+        largest["ood_score"] = _accepted(source, f"{what}'s ood_score", difference, SCORE_TOLERANCE)
+    return largest
+
+
+def _accepted(source: ExportSource, what: str, differences: np.ndarray, tolerance: float) -> float:
     at = int(differences.argmax())
-    if not differences[at] <= TOLERANCE:  # written so that NaN fails too
+    if not differences[at] <= tolerance:  # written so that NaN fails too
         raise ExportError(
             f"The reloaded {what} differs from the model by {differences[at]:.3g} on {list(source.images)[at]}; "
-            f"at most {TOLERANCE:g} is accepted. No version was written."
+            f"at most {tolerance:g} is accepted. No version was written."
         )
     return float(differences[at])
 
@@ -218,6 +265,10 @@ def _publish(
         metrics=source.metrics,
         training=source.training,
         parity=parity,
+        confidence=ConfidenceInfo(**source.confidence.report) if source.confidence else None,
+        images_by_class=dict(zip(source.class_names, source.confidence.images_by_class, strict=True))
+        if source.confidence
+        else None,
         libraries=library_versions(),
         signatures=signatures,
         files={

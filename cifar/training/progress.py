@@ -9,15 +9,19 @@ from typing import Any, Self
 import keras
 from tqdm import tqdm
 
+from cifar.training.folder import Row
+from cifar.training.pace import Pace
+
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
-    """A bar over all batches of all epochs. Without a terminal only the epoch lines are written."""
+    """A bar over the whole run. Without a terminal only the epoch lines are written."""
 
-    def __init__(self, epochs: int, *, epochs_done: int) -> None:
+    def __init__(self, pace: Pace) -> None:
         super().__init__()
-        self._epochs = epochs
-        self._epochs_done = epochs_done
-        self._bar = tqdm(unit=" batches", disable=None, leave=False)
+        self._pace = pace
+        self._bar = tqdm(
+            total=100, disable=None, leave=False, bar_format="{percentage:3.0f} % |{bar}| about {desc} left"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -27,23 +31,22 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
     ) -> None:
         self._bar.close()
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Learn the number of batches, which Keras knows only now."""
-        if self._bar.total is None:
-            self._bar.total = self.params["steps"] * self._epochs
-            self._bar.initial = self._bar.n = self.params["steps"] * self._epochs_done
-
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Move the bar."""
-        self._bar.update()
+        steps = int(self.model.optimizer.iterations)
+        self._bar.desc = _minutes(self._pace.seconds_left(steps))
+        self._bar.update(100 * self._pace.done(steps) - self._bar.n)
 
-    def epoch_done(self, row: dict[str, float]) -> None:
-        """Write one line: loss, accuracy, validation accuracy, and the time left at this epoch's pace."""
-        epoch = int(row["epoch"])
-        left = round(row["seconds"] * (self._epochs - epoch))
+    def epoch_done(self, row: Row) -> None:
+        """Write one line: loss, accuracy, validation accuracy, and the time left."""
+        left = self._pace.seconds_left(int(row["steps"]))
         tqdm.write(
-            f"epoch {epoch}/{self._epochs}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
+            f"epoch {int(row['epoch'])}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
             f"validation accuracy {row['val_accuracy']:.3f}, {row['seconds']:.1f} s"
-            + (f", about {left // 60} min {left % 60} s left" if left else ""),
+            + (f", about {_minutes(left)} left" if left >= 1 and not self._pace.over else ""),
             file=sys.stderr,
         )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"

@@ -15,6 +15,7 @@ from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, ExportError
 from cifar.preprocess import preprocess
 from cifar.settings import Settings
+from cifar.training.confidence import Confidence, read_confidence
 from cifar.training.keras2 import load_h5
 from cifar.training.train import INPUT_RANGE
 
@@ -35,6 +36,8 @@ class ExportSource:
     """Real images to compare the export on: name to `(height, width, channels)` `uint8`."""
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    confidence: Confidence | None = None
+    """The run's temperature and out-of-distribution score; None to export the network as it is."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -92,6 +95,7 @@ def read_source(
         else _read_images(images or settings.examples, model, settings),
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
+        confidence=read_confidence(path) if run else None,
     )
 
 

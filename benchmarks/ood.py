@@ -1,0 +1,176 @@
+"""Which score best tells photographs of the classes from photographs of other things.
+
+    python benchmarks/ood.py --run RUN --photos DIR
+
+DIR holds photographs: `DIR/in/<class>/*.jpg` of the model's classes and `DIR/ood/*.jpg` of none. They are only measured on:
+every score is fitted on the run's training images, and its threshold leaves 95 % of the held-out ones inside. Prints
+Markdown, which docs/ood.md quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from cifar.preprocess import preprocess
+from cifar.settings import load_settings
+from cifar.training.confidence import calibrated, fit_score, fit_temperature, raw_score, with_features
+from cifar.training.data import load_dataset, split_validation
+from cifar.training.outliers import make_outliers
+
+IMAGES, TEST_IMAGES, RESAMPLES = 12_000, 5_000, 2_000
+
+
+class Seen(NamedTuple):
+    """What the network makes of a set of images."""
+
+    features: np.ndarray
+    """What our score looks at; the last `width` columns are what the last dense layer takes."""
+    probabilities: np.ndarray
+
+
+Score = Callable[[Seen], np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings, run = load_settings(), json.loads((arguments.run / "config.json").read_text())
+    dataset = load_dataset(run["data"]["source"], settings, image_shape=tuple(run["image_shape"]))
+    model = keras.saving.load_model(arguments.run / "model.keras", compile=False)
+    network = with_features(model)
+    if network is None:
+        sys.exit("The network has no dense layer, so there are no features to compare.")
+    random = np.random.default_rng(0)
+
+    def see(images: np.ndarray) -> Seen:
+        return Seen(*network.predict(images, batch_size=500, verbose=0))
+
+    def photos(files: Iterable[Path]) -> Seen:
+        height, width, channels = dataset.image_shape
+        limit = settings.max_image_pixels
+        size = {"height": height, "width": width, "channels": channels}
+        return see(np.stack([preprocess(file.read_bytes(), **size, max_pixels=limit) for file in sorted(files)]))
+
+    config = run["config"]
+    fit, held_out = split_validation(dataset.train_labels, config["validation_split"], config["seed"])
+    fit = random.permutation(fit)[:IMAGES]
+    tested = random.permutation(len(dataset.test_labels))[:TEST_IMAGES]
+    training, labels = see(dataset.train_images[fit]), dataset.train_labels[fit]
+    nothing = see(make_outliers(dataset.train_images[fit], len(fit), random))
+    held, test = see(dataset.train_images[held_out]), see(dataset.test_images[tested])
+    classes, others = photos(arguments.photos.glob("in/*/*.jpg")), photos(arguments.photos.glob("ood/*.jpg"))
+    temperature = fit_temperature(held.probabilities, dataset.train_labels[held_out])
+    test_labels = dataset.test_labels[tested]
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {arguments.run}: {len(fit)} training images, {len(nothing.features)} pictures of nothing,"
+    )
+    print(
+        f"{len(held_out)} held out, {len(tested)} test images, {len(classes.features)} photos of classes, {len(others.features)} of none."
+    )
+    print(
+        f"Temperature {temperature:.3f}; ECE of the test images {error(test.probabilities, test_labels):.4f} without,"
+    )
+    print(f"{error(np.asarray(calibrated(test.probabilities, temperature)), test_labels):.4f} with it.\n")
+    print(
+        "| score | photos of classes / of none, AUROC (95 %) | test images / photos of none | flagged: test | photos of classes | of none |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, score in scores(model, training, labels, nothing).items():
+        limit = np.quantile(score(held), 0.95)
+        of_test, of_classes, of_others = score(test), score(classes), score(others)
+        low, high = interval(of_classes, of_others, random)
+        flagged = " | ".join(f"{np.mean(values > limit):.3f}" for values in (of_test, of_classes, of_others))
+        print(
+            f"| {name} | {auroc(of_classes, of_others):.3f} ({low:.3f} to {high:.3f}) | {auroc(of_test, of_others):.3f} | {flagged} |"
+        )
+
+
+def scores(model: keras.Model, training: Seen, labels: np.ndarray, nothing: Seen) -> dict[str, Score]:
+    """The scores by name, fitted; higher is stranger."""
+    kernel, *bias = next(
+        layer for layer in reversed(model.layers) if isinstance(layer, keras.layers.Dense)
+    ).get_weights()
+    width = len(kernel)
+
+    def top(seen: Seen) -> np.ndarray:
+        return seen.features[:, -width:]
+
+    def logits(seen: Seen) -> np.ndarray:
+        return top(seen) @ kernel + (bias[0] if bias else 0)
+
+    all_layers = fit_score(training.features, labels, nothing.features)
+    last_layer = fit_score(top(training), labels, top(nothing))
+    near, far = gaussian(top(training), labels), gaussian(top(training), np.zeros_like(labels))
+    bank = unit(top(training))
+    return {
+        "max softmax": lambda seen: -seen.probabilities.max(axis=1),
+        "entropy": lambda seen: -(seen.probabilities * np.log(seen.probabilities + 1e-30)).sum(axis=1),
+        "max logit": lambda seen: -logits(seen).max(axis=1),
+        "energy": lambda seen: -np.logaddexp.reduce(logits(seen), axis=1),
+        "feature norm": lambda seen: -np.linalg.norm(top(seen), axis=1),
+        "kNN, 10th of the bank, normalised features": lambda seen: -np.sort(unit(top(seen)) @ bank.T, axis=1)[:, -10],
+        "ViM": vim(top(training), kernel, bias[0] if bias else np.zeros(kernel.shape[1]), top, logits),
+        "Mahalanobis": lambda seen: near(top(seen)),
+        "relative Mahalanobis": lambda seen: near(top(seen)) - far(top(seen)),
+        "against pictures of nothing, last layer": lambda seen: np.asarray(raw_score(top(seen), last_layer)),
+        "**against pictures of nothing, three layers**": lambda seen: np.asarray(raw_score(seen.features, all_layers)),
+    }
+
+
+def gaussian(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The squared distance to the nearest mean, in units of the scatter around them."""
+    means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
+    scatter = features - means[np.unique(labels, return_inverse=True)[1]]
+    values, vectors = np.linalg.eigh(scatter.T @ scatter / len(scatter))
+    whiten = vectors / np.sqrt(np.maximum(values, 1e-3 * values.mean()))
+    return lambda seen: np.stack([(((seen - mean) @ whiten) ** 2).sum(axis=1) for mean in means]).min(axis=0)
+
+
+def vim(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, top: Score, logits: Score) -> Score:
+    """Virtual-logit matching (Wang et al. 2022, arXiv:2203.10807)."""
+    origin = -np.linalg.pinv(kernel.T) @ bias
+    _, vectors = np.linalg.eigh((features - origin).T @ (features - origin))
+    rest = vectors[:, : len(kernel) // 2]
+    alpha = (features @ kernel + bias).max(axis=1).mean() / np.linalg.norm((features - origin) @ rest, axis=1).mean()
+    return lambda seen: (
+        alpha * np.linalg.norm((top(seen) - origin) @ rest, axis=1) - np.logaddexp.reduce(logits(seen), axis=1)
+    )
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+
+
+def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
+    """The chance that one of `higher` is above one of `lower`; equal ones count half."""
+    ordered = np.sort(lower)
+    below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
+    return float(below.mean() / 2 / len(lower))
+
+
+def interval(lower: np.ndarray, higher: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """95 % of the bootstrap, both sets drawn anew."""
+    drawn = [auroc(random.choice(lower, len(lower)), random.choice(higher, len(higher))) for _ in range(RESAMPLES)]
+    return np.quantile(drawn, (0.025, 0.975))
+
+
+def error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The expected calibration error, 15 bins of equal width."""
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    places = np.minimum((sure * 15).astype(int), 14)
+    return float(sum(abs((sure - right)[places == place].sum()) for place in range(15)) / len(labels))
+
+
+if __name__ == "__main__":
+    main()

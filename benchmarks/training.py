@@ -1,0 +1,98 @@
+"""Accuracy for the same minutes: the tutorial's recipe and the fast one, one after the other, on the same machine.
+
+    PYTHONPATH=. python benchmarks/training.py --data SOURCE [--rounds N]
+
+Each round trains the tutorial's ten epochs, then the fast recipe with a time budget of the same seconds. Between them a
+product of two 2048 x 2048 float32 matrices says what the processor can do; the share of it counts the multiplications and
+additions of convolutions and dense layers, three times the forward pass for each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from cifar.settings import ROOT
+from cifar.training.model import build_model
+
+SIDE = 2048
+
+
+def peak() -> float:
+    """GFLOP/s of a float32 product, the best of ten."""
+    matrix = tf.random.normal((SIDE, SIDE))
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        tf.matmul(matrix, matrix).numpy()
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / min(seconds) / 1e9
+
+
+def gflop_an_image(model: keras.Model) -> float:
+    """Of one forward pass."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            places = layer.output.shape[1] * layer.output.shape[2] if len(layer.output.shape) == 4 else 1
+            total += 2 * places * int(tf.size(layer.kernel))
+    return total / 1e9
+
+
+def train(data: str, run: Path, *options: str) -> dict[str, Any]:
+    subprocess.run(
+        [sys.executable, "-m", "cifar", "train", "--data", data, "--out", str(run), *options],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return json.loads((run / "metrics.json").read_text())
+
+
+def row(name: str, metrics: dict[str, Any], model: keras.Model, peak_gflops: float) -> list[str]:
+    low, high = metrics["test"]["accuracy_interval"]
+    history = metrics["history"]
+    steady = history[1:-1] or history
+    seconds = statistics.median(entry["seconds"] for entry in steady)
+    trained = metrics["fitted_images"] * 3 * gflop_an_image(model)
+    return [
+        name,
+        f"{metrics['training_seconds']:.0f} s",
+        f"{metrics['test_accuracy']:.3f} ({low:.3f} to {high:.3f}, n = {metrics['test_images']})",
+        f"{trained / seconds / peak_gflops:.0%} of {peak_gflops:.0f} GFLOP/s, {metrics['precision']}",
+        f"{metrics['data_wait_share']:.1%}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="cifar10, or an image folder of its classes")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="the fast recipe's budget (default: what the tutorial's took)")
+    arguments = parser.parse_args()
+    print("| recipe | training | test accuracy (95 %) | share of the float32 peak | waiting for data |")
+    print("|---|---|---|---|---|")
+    for number in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            seed = ["--seed", str(number)]
+            tutorial = train(arguments.data, Path(folder) / "tutorial", "--arch", "tutorial", *seed)
+            budget = arguments.seconds or tutorial["training_seconds"]
+            before = peak()
+            fast = train(arguments.data, Path(folder) / "fast", "--time-budget", str(budget), *seed)
+            best = max(before, peak())
+            for name, metrics in (("tutorial", tutorial), ("fast", fast)):
+                print("|", " | ".join(row(name, metrics, build_model(name, 10), best)), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What the command line's arguments may be. Anything else is wrong use, and the sentence says what was expected."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def count(text: str) -> int:
+    """How many of something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {text!r}")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """A side in pixels, or a number of processes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096; got {text!r}")
+    return int(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Class names in order: A,B,..."""
+    found = tuple(name.strip() for name in text.split(","))
+    if len(found) < 2 or not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"expected at least two different names separated by commas; got {text!r}")
+    return found
+
+
+def interval(text: str) -> tuple[float, float]:
+    """A range of pixels: LOW,HIGH."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected two numbers LOW,HIGH; got {text!r}") from None
+    if not low < high:
+        raise argparse.ArgumentTypeError(f"LOW must be below HIGH; got {text!r}")
+    return low, high

@@ -1,0 +1,215 @@
+"""What the commands of `python -m cifar` do. Data goes to stdout, words to stderr.
+
+Each imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cifar.errors import CifarError
+from cifar.registry import Registry, Version
+from cifar.settings import ROOT, Settings, process_environment
+
+
+def data(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Fetch or check a data set."""
+    from cifar.training.data import load_dataset, summarize
+
+    summary = summarize(load_dataset(arguments.source, settings, image_shape=_square(arguments.image_size)))
+    _print(summary, arguments.json)
+
+
+def train(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Fit a network."""
+    from cifar.training import train as training
+    from cifar.training.data import load_dataset
+
+    names = [field.name for field in fields(training.TrainConfig)]
+    config = training.TrainConfig(**{name: getattr(arguments, name) for name in names})
+    dataset = load_dataset(arguments.data, settings, image_shape=_square(arguments.image_size))
+    try:
+        print(training.train(config, dataset, arguments.out, resume=arguments.resume, h5=arguments.h5))
+    except KeyboardInterrupt:
+        _say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
+        raise
+
+
+def export(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Make a run or a Keras model the next version."""
+    from cifar.training.export import export
+    from cifar.training.source import read_source
+
+    source = read_source(
+        arguments.source,
+        settings,
+        class_names=arguments.classes,
+        input_range=arguments.input_range,
+        images=arguments.images,
+        logits=arguments.logits,
+    )
+    print(export(source, settings.registry, arguments.name or settings.model_name).path)
+
+
+def inspect(arguments: argparse.Namespace, _: Settings) -> None:
+    """Describe a version."""
+    from cifar.inspection import as_text, inspect_version
+
+    report = inspect_version(arguments.version_folder)
+    print(json.dumps(report, indent=2) if arguments.json else as_text(report))
+
+
+def evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Measure what a version answers to test images."""
+    from cifar.training.report import make_report
+    from cifar.training.report_text import summary
+
+    report = make_report(
+        _chosen_version(arguments, settings),
+        settings,
+        arguments.data,
+        out=arguments.out,
+        views=arguments.tta,
+        disturbed_images=arguments.robustness,
+    )
+    _print(report if arguments.json else summary(report), arguments.json)
+    if arguments.out:
+        _say(f"The report is in {arguments.out}.")
+
+
+def card(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Write a model card."""
+    from cifar.training.card import write_card
+
+    print(write_card(arguments.report, settings, arguments.out, arguments.notes))
+
+
+def predict(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Classify image files."""
+    from cifar.predictor import Predictor
+    from cifar.preprocess import preprocess
+
+    predictor = Predictor.load(_chosen_version(arguments, settings), settings.engine)
+    top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
+    rows: list[dict[str, Any]] = []
+    for file in arguments.images:
+        try:
+            pixels = preprocess(file.read_bytes(), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
+        except OSError as error:
+            raise CifarError(f"{file} cannot be read: {error.strerror}.") from error
+        except CifarError as error:
+            raise type(error)(f"{file}: {error}") from error
+        (prediction,) = predictor.predict(pixels[None], top_k=top_k)
+        rows.append(
+            {
+                "image": str(file),
+                "top_k": [{"label": label, "score": score} for label, score in prediction.top_k],
+                "ood_score": prediction.ood_score,
+                "in_distribution": prediction.in_distribution,
+            }
+        )
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
+        if row["in_distribution"] is False:
+            _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+
+
+def models(arguments: argparse.Namespace, settings: Settings) -> None:
+    """List the versions."""
+    from cifar.inspection import list_versions
+
+    rows, problems = list_versions(_registry(settings))
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        print(*rows[0], sep="\t")
+        for row in rows:
+            print(*row.values(), sep="\t")
+    if not rows:
+        _say(f"There is no version of {settings.model_name} in {settings.registry}.")
+    for problem in problems:
+        _say(problem)
+
+
+def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Make an API key."""
+    from cifar.serving.api_keys import create
+
+    print(create(_keys_file(settings), arguments.name, arguments.scopes.split(",")))
+    _say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
+
+
+def keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
+    """List the API keys."""
+    from cifar.serving.api_keys import listed
+
+    rows = listed(_keys_file(settings))
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in (["name", "key", "scopes", "created"], *(row.values() for row in rows)):
+        print(*row, sep="\t")
+
+
+def keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Make an API key invalid."""
+    from cifar.serving.api_keys import revoke
+
+    revoke(_keys_file(settings), arguments.name)
+    _say(f"The key {arguments.name} is revoked; running servers notice within {settings.api_keys_reload_seconds:g} s.")
+
+
+def _keys_file(settings: Settings) -> Path:
+    if settings.api_keys_file is None:
+        raise CifarError("Set CIFAR_API_KEYS_FILE to the file that holds the keys' hashes, such as api-keys.json.")
+    return settings.api_keys_file
+
+
+def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
+    """Replace this process by the server, which reads the same settings."""
+    workers = arguments.workers or settings.workers
+    port = settings.port if arguments.port is None else arguments.port
+    chosen = {"HOST": arguments.host or settings.host, "PORT": port, "WORKERS": workers}
+    environment = {f"CIFAR_{name}": str(value) for name, value in chosen.items()}
+    command = ["app.py"] if workers == 1 else ["-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, *command], {**process_environment(), **environment})
+
+
+def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
+    """The version named, else the one that the server would serve."""
+    return _registry(settings).get(settings.model_version if arguments.version is None else arguments.version)
+
+
+def _registry(settings: Settings) -> Registry:
+    return Registry(settings.registry, settings.model_name)
+
+
+def _square(size: int) -> tuple[int, int, int]:
+    return size, size, 3
+
+
+def _say(words: str) -> None:
+    print(f"cifar: {words}", file=sys.stderr)
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for key, value in report.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, entry in value.items():
+                print(f"  {name:<20} {entry}")
+        else:
+            print(f"{key}: {value}")

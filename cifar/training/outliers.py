@@ -1,0 +1,174 @@
+"""Pictures of nothing, made from training images: what a score of the strange can be fitted on without any strange picture.
+
+Each kind keeps something of photographs (colours, textures, edges, the spectrum) and breaks what makes an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+Maker = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def jigsaw(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Tiles in another order, 2x2 or 4x4."""
+    made = np.empty_like(images)
+    for start, parts in ((0, 2), (1, 4)):
+        made[start::2] = _shuffled(images[start::2], parts, random)
+    return made
+
+
+def _shuffled(images: np.ndarray, parts: int, random: np.random.Generator) -> np.ndarray:
+    height, width = (images.shape[1] // parts, images.shape[2] // parts)
+    made = images.copy()  # what does not divide evenly stays as it is
+    order = random.permuted(np.tile(np.arange(parts**2), (len(images), 1)), axis=1)
+    for place in range(parts**2):
+        row, column = divmod(place, parts)
+        for tile in range(parts**2):
+            chosen = order[:, place] == tile
+            from_row, from_column = divmod(tile, parts)
+            made[chosen, row * height : (row + 1) * height, column * width : (column + 1) * width] = images[
+                chosen, from_row * height : (from_row + 1) * height, from_column * width : (from_column + 1) * width
+            ]
+    return made
+
+
+def mosaic(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Four pieces of four images."""
+    made = images.copy()
+    height, width = images.shape[1] // 2, images.shape[2] // 2
+    for row in (0, height):
+        for column in (0, width):
+            piece = np.roll(images[random.permutation(len(images))], random.integers(0, 16, 2), axis=(1, 2))
+            made[:, row : row + height, column : column + width] = piece[:, :height, :width]
+    return made
+
+
+def mixed(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Two images, half transparent."""
+    made: np.ndarray = ((images.astype(np.uint16) + images[random.permutation(len(images))]) // 2).astype(np.uint8)
+    return made
+
+
+def spectrum(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The amplitudes of an image with the phases of noise: its texture everywhere, its object nowhere."""
+    noise = np.fft.rfft2(random.standard_normal(images.shape[:3]))[..., None]
+    amplitudes = np.abs(np.fft.rfft2(images, axes=(1, 2)))
+    texture: np.ndarray = np.fft.irfft2(
+        amplitudes * noise / np.maximum(np.abs(noise), 1e-9), s=images.shape[1:3], axes=(1, 2)
+    )
+    made: np.ndarray = np.clip(texture, 0, 255).astype(np.uint8)
+    return made
+
+
+def tiled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One piece, repeated in a mirror."""
+    height, width = images.shape[1:3]
+    shift = random.integers(0, height // 2)
+    piece = images[:, shift : shift + height // 2, shift : shift + width // 2]
+    pad = ((0, 0), (0, height - piece.shape[1]), (0, width - piece.shape[2]), (0, 0))
+    return np.pad(piece, pad, mode="symmetric")
+
+
+def covered(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The middle hidden by a magnified piece of another image."""
+    height, width = images.shape[1:3]
+    others = images[random.permutation(len(images))]
+    top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+    piece = others[:, top : top + (height + 2) // 3, left : left + (width + 2) // 3].repeat(2, axis=1).repeat(2, axis=2)
+    made = images.copy()
+    row, column = (height - piece.shape[1]) // 2, (width - piece.shape[2]) // 2
+    made[:, row : row + piece.shape[1], column : column + piece.shape[2]] = piece
+    return made
+
+
+def magnified(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A small piece of an image, as large as the image: texture without an outline."""
+    height, width = images.shape[1:3]
+
+    def magnify(image: np.ndarray) -> Image.Image:
+        share = random.uniform(0.2, 0.4)
+        left, top = random.uniform(0, 1 - share, 2) * (width, height)
+        box = (left, top, left + share * width, top + share * height)
+        return Image.fromarray(image.squeeze()).resize((width, height), Image.Resampling.BICUBIC, box)
+
+    return _stack([magnify(image) for image in images], images)
+
+
+def swirled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Turned around a point, the more the nearer to it."""
+    height, width = images.shape[1:3]
+    rows, columns = np.mgrid[:height, :width]
+    row, column = (random.uniform(0.3, 0.7, (2, len(images))) * np.array([[height], [width]]))[..., None, None]
+    radius = np.hypot(rows - row, columns - column)
+    turn = (random.uniform(2, 5, len(images)) * random.choice([-1, 1], len(images)))[:, None, None]
+    angle = np.arctan2(rows - row, columns - column) + turn * np.exp(-radius / (0.3 * height))
+    from_rows = np.clip(np.rint(row + radius * np.sin(angle)), 0, height - 1).astype(int)
+    from_columns = np.clip(np.rint(column + radius * np.cos(angle)), 0, width - 1).astype(int)
+    made: np.ndarray = images[np.arange(len(images))[:, None, None], from_rows, from_columns]
+    return made
+
+
+def shapes(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Discs, boxes and lines in the colours of an image, on that image out of focus."""
+    height, width = images.shape[1:3]
+    fine = np.array((4 * width, 4 * height))
+
+    def draw(image: np.ndarray) -> Image.Image:
+        picture = Image.fromarray(image.squeeze()).filter(ImageFilter.GaussianBlur(height / 8)).resize(fine)
+        pen = ImageDraw.Draw(picture)
+        for _ in range(random.integers(1, 6)):
+            ends = np.sort(random.uniform(-0.1, 1.1, (2, 2)), axis=0) * fine
+            pixel = image[random.integers(height), random.integers(width)]
+            colour = tuple(pixel.tolist()) if len(pixel) > 1 else int(pixel[0])
+            kind = random.integers(3)
+            if kind == 0:
+                pen.ellipse(ends.ravel().tolist(), fill=colour)
+            elif kind == 1:
+                pen.rectangle(ends.ravel().tolist(), fill=colour)
+            else:
+                pen.line(ends.ravel().tolist(), fill=colour, width=int(random.integers(1, height)))
+        return picture.resize((width, height), Image.Resampling.BOX)
+
+    return _stack([draw(image) for image in images], images)
+
+
+def _stack(pictures: list[Image.Image], images: np.ndarray) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures]).reshape(images.shape)
+
+
+KINDS: dict[str, Maker] = {
+    "jigsaw": jigsaw,
+    "mosaic": mosaic,
+    "mixed": mixed,
+    "spectrum": spectrum,
+    "tiled": tiled,
+    "covered": covered,
+    "magnified": magnified,
+    "swirled": swirled,
+    "shapes": shapes,
+}
+
+_CHUNK = 32
+"""Images made at once: those made together share where they are cut."""
+
+
+def make_outliers(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Make pictures of nothing, of each kind as many.
+
+    Args:
+        images: `(n, height, width, channels)` `uint8`.
+        count: how many, about.
+        random: chooses images and cuts.
+
+    Returns:
+        As `images`, one kind after the other.
+    """
+    chunks = max(1, round(count / len(KINDS) / _CHUNK))
+    made = [
+        make(images[random.integers(0, len(images), _CHUNK)], random) for make in KINDS.values() for _ in range(chunks)
+    ]
+    return np.concatenate(made)

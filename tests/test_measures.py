@@ -1,0 +1,114 @@
+"""`cifar.training.measures`: figures that can be checked by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cifar.errors import BadParameter
+from cifar.training.measures import measure, wilson_interval
+
+ANSWERS = np.array(
+    [
+        [0.7, 0.2, 0.1],  # a, rightly
+        [0.3, 0.5, 0.2],  # b, was a
+        [0.1, 0.8, 0.1],  # b, rightly
+        [0.6, 0.3, 0.1],  # a, was c
+    ]
+)
+LABELS = np.array([0, 0, 1, 2])
+MEASURED = measure(ANSWERS, LABELS, "abc")
+
+
+def test_counts_and_shares_are_those_counted_by_hand():
+    """Four images of three classes."""
+    assert MEASURED["images"] == 4
+    assert MEASURED["accuracy"] == 0.5
+    assert MEASURED["confusion_matrix"] == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert {name: entry["images"] for name, entry in MEASURED["per_class"].items()} == {"a": 2, "b": 1, "c": 1}
+    assert {name: entry["accuracy"] for name, entry in MEASURED["per_class"].items()} == {"a": 0.5, "b": 1, "c": 0}
+    assert MEASURED["top_k"] == {"1": 0.5, "2": 0.75, "3": 1.0}
+
+
+def test_the_loss_is_the_mean_negative_logarithm():
+    """Of the true class's probability, and finite where that is zero."""
+    assert MEASURED["loss"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.1]).mean())
+    certain = measure(np.array([[1.0, 0.0]]), np.array([1]), "ab")
+    assert certain["loss"] == pytest.approx(-np.log(1e-7))
+
+
+def test_the_calibration_error_is_the_one_computed_by_hand():
+    """|1 - 0.7|, |0 - 0.5|, |1 - 0.8| and |0 - 0.6|, each alone in its bin, a quarter each."""
+    assert MEASURED["ece"] == pytest.approx((0.3 + 0.5 + 0.2 + 0.6) / 4)
+    assert len(MEASURED["reliability"]) == 15
+    assert MEASURED["reliability"][0] == {
+        "low": 0,
+        "high": pytest.approx(1 / 15),
+        "images": 0,
+        "confidence": None,
+        "accuracy": None,
+    }
+    assert [entry["images"] for entry in MEASURED["reliability"]] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0]
+
+
+def test_right_and_wrong_in_one_bin_cancel_out():
+    """Two answers of 0.5 in each other's bin, one right: nothing is wrong with that confidence."""
+    halves = measure(np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 1]), "ab")
+    assert halves["ece"] == 0
+    assert halves["accuracy"] == 0.5, "equal scores are in class order, as the Predictor ranks them"
+    sure = measure(np.eye(2), np.array([0, 1]), "ab")
+    assert (sure["ece"], sure["reliability"][14]["images"]) == (0, 2)
+
+
+def test_a_model_that_is_as_sure_as_it_is_right_has_a_small_error():
+    """Answers drawn from their own probabilities are calibrated; sharpened ones are not."""
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet([0.5] * 4, 20_000)
+    labels = np.array([random.choice(4, p=row) for row in probabilities])
+    assert measure(probabilities, labels, "abcd")["ece"] < 0.015
+    sharp = probabilities**3 / (probabilities**3).sum(axis=1, keepdims=True)
+    assert measure(sharp, labels, "abcd")["ece"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [(8, 10, 0.490162, 0.943318), (0, 10, 0.0, 0.277533), (10, 10, 0.722467, 1.0), (6676, 10_000, 0.658304, 0.676767)],
+)
+def test_intervals_are_those_of_published_tables(right, images, low, high):
+    """Wilson's, as R's `prop.test(correct=FALSE)` and statsmodels give them."""
+    assert wilson_interval(right, images) == pytest.approx([low, high], abs=1e-6)
+
+
+def test_a_class_without_images_has_no_accuracy():
+    """None, not zero, and not a division by it."""
+    assert measure(ANSWERS[:3], LABELS[:3], "abc")["per_class"]["c"] == {
+        "images": 0,
+        "accuracy": None,
+        "interval": None,
+    }
+
+
+def test_the_measures_go_through_json_unchanged():
+    """Manifests and reports keep them; float32 answers, which JSON does not know, included."""
+    measured = measure(ANSWERS.astype(np.float32), LABELS, ["a", "b", "c"])
+    assert json.loads(json.dumps(measured, allow_nan=False)) == measured
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "words"),
+    [
+        (ANSWERS[:, :2], LABELS, r"shape \(n, 3\)"),
+        (ANSWERS, LABELS[:2], "for 2 labels"),
+        (ANSWERS[:0], LABELS[:0], "n at least 1"),
+        (ANSWERS, LABELS + 1, "from 0 to 2"),
+        (ANSWERS, LABELS.astype(float), "whole numbers"),
+        (ANSWERS * np.nan, LABELS, "NaN"),
+        (ANSWERS * 2, LABELS, "add to 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(answers, labels, words):
+    """Logits, or labels of another data set, would give figures too."""
+    with pytest.raises(BadParameter, match=words):
+        measure(answers, labels, "abc")

@@ -1,0 +1,61 @@
+"""`benchmarks/training_curve.py`: the curve accuracy against minutes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from cifar.settings import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "training_curve.py"
+
+
+def draw(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_curve_is_drawn_for_each_run(tmp_path):
+    """From what training writes anyway."""
+    for name, pace in (("quick", 10), ("slow", 60)):
+        (tmp_path / name).mkdir()
+        rows = "".join(f"{epoch},{pace},0.{epoch}5\n" for epoch in range(1, 6))
+        (tmp_path / name / "history.csv").write_text("epoch,seconds,val_accuracy\n" + rows)
+    result = draw(tmp_path / "quick", tmp_path / "slow", "--out", tmp_path / "curve.png")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.width > 600
+        assert len({*image.convert("RGB").resize((300, 170)).get_flattened_data()}) > 20, "lines, not an empty page"
+
+
+def test_the_minutes_are_the_sum_of_the_epochs(tmp_path, monkeypatch):
+    """`seconds` are those of one epoch."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from training_curve import read_curve
+
+    (tmp_path / "history.csv").write_text("epoch,seconds,val_accuracy\n1,30,0.5\n2,90,0.75\n")
+    assert read_curve(tmp_path) == ([0.5, 2.0], [0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "FileNotFoundError"),
+        ("epoch,loss\n1,2\n", "KeyError"),
+        ("epoch,seconds,val_accuracy\n1,x,0.5\n", "ValueError"),
+        ("epoch,seconds,val_accuracy\n", "has no epoch yet"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_named(tmp_path, text, words):
+    """And no picture is drawn."""
+    if text is not None:
+        (tmp_path / "history.csv").write_text(text)
+    result = draw(tmp_path, "--out", tmp_path / "curve.png")
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "curve.png").exists()
