@@ -14,9 +14,11 @@ from cifar.registry import Registry
 from cifar.serving.api import create_api
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
+from cifar.serving.explain_route import add_explain
 from cifar.serving.logs import log_config
+from cifar.serving.page import mount_page
 from cifar.serving.redis import shared_redis
-from cifar.serving.ui import mount_page
+from cifar.serving.service import Service
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings, load_settings
 
@@ -34,7 +36,14 @@ def create_app(settings: Settings) -> FastAPI:
     redis = shared_redis(settings)
     cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
     classifier = Classifier(versions, settings, cache)
-    return mount_page(create_api(classifier, settings, redis=redis), classifier, settings)
+    service = Service.over(classifier, settings)
+    api = create_api(classifier, settings, redis=redis)
+    add_explain(api, service.explainer, settings)
+    if settings.mcp:
+        from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
+
+        add_mcp(api, service, settings)
+    return mount_page(api, service, settings)
 
 
 def _start() -> tuple[Settings, FastAPI]:

@@ -22,3 +22,12 @@ CLASS_NAMES = (
     "truck",
 )
 """The ten classes in CIFAR-10's own order: position is the label."""
+
+
+def __getattr__(name: str) -> object:
+    """`cifar.show`, for notebooks: its libraries are imported when it is asked for."""
+    if name == "show":
+        from importlib import import_module
+
+        return import_module("cifar.notebook").show
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,6 +94,20 @@ class Settings(BaseSettings):
         256, ge=1, description="Images in one process that wait to be decoded or classified; more are answered 503."
     )
     max_wait_seconds: float = Field(30.0, gt=0, description="Longest wait of one image; then it is answered 503.")
+    max_explained_images: int = Field(
+        8,
+        ge=1,
+        description="Images in one process that wait for their heat map, 80 answers each; more are answered 503.",
+    )
+    max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in its archives included.")
+    max_batch_bytes: int = Field(
+        200 * 1024**2,
+        ge=1024,
+        description="Largest sum of a batch's files, unpacked; each alone: CIFAR_MAX_BODY_BYTES.",
+    )
+    max_batch_calls: int = Field(4, ge=1, description="Batches under way in one process; more are answered 503.")
+    max_zip_ratio: float = Field(100.0, gt=1, description="How many times its packed size a file of a zip may have.")
+    mcp: bool = Field(False, description="Whether assistants may call the functions by MCP, at /gradio_api/mcp/.")
     rate_limit_predict: str = Field(
         "", description="Most POST /predict of one caller, such as 600/minute. Empty: no limit."
     )

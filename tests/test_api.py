@@ -47,8 +47,17 @@ def test_an_image_gets_its_class_with_every_score(api):
     assert sum(answer["class_scores"].values()) == pytest.approx(1, abs=1e-4)
     assert answer["top_k"][0]["label"] == "cat"
     assert len(answer["top_k"]) == 3
-    assert answer["model"] == {"name": "cifar_classifier", "version": 1}
-    assert set(answer) == {"predicted_class", "confidence", "class_scores", "top_k", "model", "request_id"}
+    assert answer["model"] == {"name": "cifar_classifier", "version": 2}
+    assert set(answer) == {
+        "predicted_class",
+        "confidence",
+        "class_scores",
+        "top_k",
+        "ood_score",
+        "in_distribution",
+        "model",
+        "request_id",
+    }
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
@@ -182,7 +191,7 @@ def test_health_says_alive_ready_and_loaded(api):
     assert api.get("/readyz").json() == {
         "status": "ready",
         "without": [],
-        "model": {"name": "cifar_classifier", "version": 1},
+        "model": {"name": "cifar_classifier", "version": 2},
     }
 
 

@@ -56,7 +56,7 @@ def test_an_image_that_meets_an_idle_model_is_answered_alone_and_at_once():
 
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=8)
-        return [(await batcher.submit(image(value), route="rest")).probabilities[0] for value in (1, 2, 3)]
+        return [(await batcher.submit(image(value), route="rest")).row[0] for value in (1, 2, 3)]
 
     assert asyncio.run(ask()) == [1, 2, 3]
     assert model.batches == [[1], [2], [3]]
@@ -71,7 +71,7 @@ def test_images_that_wait_are_joined_and_each_gets_its_own_answer():
         first = await busy(model, batcher)
         others = [batcher.submit(image(value), route="rest") for value in range(10)]
         model.gate.set()
-        return [answer.probabilities[0] for answer in await asyncio.gather(first, *others)]
+        return [answer.row[0] for answer in await asyncio.gather(first, *others)]
 
     assert asyncio.run(ask()) == [200, *range(10)]
     assert model.batches == [[200], [0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -105,7 +105,7 @@ def test_who_leaves_while_waiting_takes_no_place_in_the_batch():
         for gone in waiting[:2]:
             gone.cancel()
         model.gate.set()
-        return [answer.probabilities[0] for answer in await asyncio.gather(first, *waiting[2:])]
+        return [answer.row[0] for answer in await asyncio.gather(first, *waiting[2:])]
 
     assert asyncio.run(ask()) == [200, 2, 3]
     assert model.batches == [[200], [2, 3]]
@@ -125,7 +125,7 @@ def test_a_model_that_fails_tells_those_it_failed_and_serves_the_next():
 
     *failed, fine = asyncio.run(ask())
     assert [str(error) for error in failed] == ["thirteen", "thirteen"]
-    assert fine.probabilities[0] == 2
+    assert fine.row[0] == 2
 
 
 def test_two_batches_are_computed_at_once_where_the_engine_allows_it():
@@ -153,7 +153,7 @@ def test_a_thousand_images_each_get_their_own_answer(routes):
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=32, parallel=2)
         asked = [batcher.submit(image(value % 251), route=str(value % routes)) for value in range(1000)]
-        return [answer.probabilities[0] for answer in await asyncio.gather(*asked)]
+        return [answer.row[0] for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [value % 251 for value in range(1000)]
     assert max(map(len, model.batches)) == 32

@@ -16,7 +16,7 @@ from pictures import encoded, noise
 
 from cifar.settings import ROOT
 
-COMMANDS = ["data", "train", "export", "inspect", "evaluate", "predict", "models", "serve"]
+COMMANDS = ["data", "train", "export", "inspect", "evaluate", "card", "predict", "models", "serve"]
 
 
 def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
@@ -48,6 +48,7 @@ def test_every_command_has_help_with_an_example(command):
         ["export", "x", "--classes", "a,a"],
         ["predict"],
         ["data", "x", "--image-size", "0"],
+        ["evaluate", "--data", "x", "--robustness", "0"],
     ],
 )
 def test_wrong_use_exits_with_2_and_says_how(arguments):
@@ -78,6 +79,9 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
             ["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set", marks=pytest.mark.slow
         ),
         (["evaluate", "--data", "nowhere"], "is no data set"),
+        (["evaluate", "--data", "nowhere", "--version", "99"], "no version 99"),
+        (["evaluate", "--data", "nowhere", "--out", "docs"], "docs exists, and a report is never overwritten"),
+        (["card", "docs"], "docs holds no report"),
     ],
 )
 def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
@@ -168,7 +172,7 @@ def test_inspect_shows_signatures_shapes_sizes_and_files():
 def test_models_lists_the_versions_and_says_what_is_none(tmp_path):
     """What is wrong in the registry is said, on stderr."""
     rows = json.loads(cifar("models", "list", "--json").stdout)
-    assert [row["version"] for row in rows] == [1]
+    assert [row["version"] for row in rows] == [1, 2]
     (tmp_path / "cifar_classifier" / "v1").mkdir(parents=True)
     result = cifar("models", CIFAR_REGISTRY=tmp_path)
     assert result.returncode == 0
@@ -200,6 +204,11 @@ def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
     report = json.loads(cifar("evaluate", "--data", data, "--json", **settings).stdout)
     assert report["images"] == 15
     assert report["accuracy"] > 0.8
+    written = cifar("evaluate", "--data", data, "--out", tmp_path / "report", "--tta", "--robustness", 5, **settings)
+    assert f"accuracy: {report['accuracy'] * 100:.1f} % (" in written.stdout, written.stderr
+    assert "The report is in" in written.stderr
+    carded = cifar("card", tmp_path / "report", "--out", tmp_path / "CARD.md", **settings)
+    assert "Model card: shapes, version 1" in Path(carded.stdout.strip()).read_text(), carded.stderr
     answer = json.loads(cifar("predict", data / "test" / "star" / "0.png", "--json", **settings).stdout)
     assert answer[0]["top_k"][0]["label"] == "star"
 

@@ -51,6 +51,8 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "_images",
         "_failures",
         "_calls",
+        "_files",
+        "_ratio",
         "_failures",
         "_sessions",
         "_top_k",
@@ -107,7 +109,8 @@ def test_every_make_target_of_the_readme_exists():
 
 def test_settings_are_the_only_configuration():
     """One class holds them all."""
-    assert BaseSettings.__subclasses__() == [Settings]
+    ours = [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")]
+    assert ours == [Settings]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_the_papers_that_a_stranger_looks_for_are_there(name):
 
 def test_the_model_card_quotes_the_manifest():
     """The accuracy on the card is the one that was measured."""
-    manifest = json.loads((ROOT / "saved_model/cifar_classifier/1/manifest.json").read_text())
+    manifest = json.loads((ROOT / "saved_model/cifar_classifier/2/manifest.json").read_text())
     accuracy = f"{manifest['metrics']['test_accuracy'] * 100:.1f} %"
     assert accuracy in (ROOT / "MODEL_CARD.md").read_text()
     assert accuracy in README

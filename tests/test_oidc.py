@@ -378,7 +378,7 @@ def test_a_person_in_a_real_browser_signs_in_classifies_and_signs_out(provider, 
         assert page.url == f"{address}/"
         expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=30_000)
         page.set_input_files("#photo input[type=file]", ROOT / "examples" / "ship.jpg")
-        expect(page.locator("#answer h2")).to_have_text("ship")
+        expect(page.locator("#answer .answer")).to_have_attribute("data-label", "ship")
         page.get_by_role("link", name="Sign out").click()
         page.get_by_role("button", name="Sign out").click()
         expect(page.locator("body")).to_contain_text("You are signed out")

@@ -13,12 +13,14 @@ import pytest
 from cifar.settings import ROOT
 
 FLOORS = [
-    {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus"},
+    {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus", "cifar.arguments"},
     {"cifar.preprocess", "cifar.registry"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
+    {"cifar.explain"},
     {"cifar.training", "cifar.serving"},
-    {"cifar.cli"},
+    {"cifar.commands"},
+    {"cifar.cli", "cifar.notebook"},
     {"cifar.__main__", "app"},
 ]
 MODULES = sorted([*(ROOT / "cifar").rglob("*.py"), ROOT / "app.py"])
@@ -64,8 +66,13 @@ def test_only_settings_reads_the_environment():
 
 def test_only_app_brings_api_and_page_together():
     """The API can be had without the page, and the page's framework stays in two files."""
-    users = [module_name(file) for file in MODULES if "gradio" in {name.split(".")[0] for name in imports(file)}]
-    assert users == ["cifar.serving.components", "cifar.serving.ui"]
+    using = [module_name(file) for file in MODULES if "gradio" in {name.split(".")[0] for name in imports(file)}]
+    users = sorted({".".join(name.split(".")[:3]) for name in using})
+    assert users == [
+        "cifar.serving.components",
+        "cifar.serving.endpoints",
+        "cifar.serving.page",
+    ]
 
 
 def _names(file: Path) -> Iterator[str]:

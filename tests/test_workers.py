@@ -23,6 +23,7 @@ import httpx
 import pytest
 from conftest import need, wait_until_ready
 from gradio_client import Client, handle_file
+from page_visits import choose_many, expect_label, open_tab, visit
 from pictures import encoded, noise
 from playwright.sync_api import expect, sync_playwright
 
@@ -85,7 +86,7 @@ def running(folder: Path, *, workers: int, target: str | None = None, **settings
 def wait_for_workers(server: Server, ready: int) -> None:
     """Wait until as many have said that their version is ready."""
     deadline = time.monotonic() + 60
-    while server.log.read_text().count("version 1 is ready") < ready:
+    while server.log.read_text().count("is ready on") < ready:
         assert time.monotonic() < deadline, server.log.read_text()[-2000:]
         time.sleep(0.1)
 
@@ -190,7 +191,30 @@ def test_twenty_pages_at_once_get_their_answers(server):
             expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=60_000)
             page.set_input_files("#photo input[type=file]", EXAMPLES / f"{CLASS_NAMES[i % 10]}.jpg")
         for i, page in enumerate(pages):
-            expect(page.locator("#answer h2")).to_have_text(CLASS_NAMES[i % 10], timeout=60_000)
+            expect_label(page, CLASS_NAMES[i % 10])
+        browser.close()
+
+
+def test_batch_cancel_and_live_camera_need_no_particular_worker(server):
+    """Each photo and each frame is a request of its own, whoever answers."""
+    options = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=need("chromium"), args=options)
+        with visit(browser, server.address) as page:
+            page.locator("[data-live=start]").click()
+            expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=60_000)
+            page.locator("[data-live=stop]").click()
+            open_tab(page, "batch")
+            photos = [
+                {"name": f"{i}.png", "mimeType": "image/png", "buffer": encoded(noise(seed=i))} for i in range(200)
+            ]
+            choose_many(page, "batch", photos)
+            expect(page.locator("#batch tbody tr").nth(9)).to_be_attached(timeout=60_000)
+            page.locator("#batch [data-do=cancel]").click()
+            expect(page.locator("#batch .summary")).to_contain_text("Cancelled", timeout=60_000)
+            done = page.locator("#batch tbody tr").count()
+            assert 10 <= done < 200
+            expect(page.locator("#batch .failed")).to_have_count(0)
         browser.close()
 
 
@@ -222,7 +246,7 @@ def test_tensorflow_answers_in_batches_what_it_answers_alone(tmp_path):
 
 def test_the_metrics_of_all_workers_are_added_up_whoever_is_asked(server):
     """Forty requests are forty, not ten of each worker."""
-    name = 'cifar_images_total{route="rest",version="1"}'
+    name = 'cifar_images_total{route="rest",version="2"}'
     before = metric(server, name)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda i: classify(server, i), range(40)))
@@ -251,7 +275,7 @@ def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
 
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(load, k) for k in range(4)]
-        ready = server.log.read_text().count("version 1 is ready")
+        ready = server.log.read_text().count("is ready on")
         server.process.send_signal(signal.SIGHUP)
         wait_for_workers(server, ready + WORKERS)
         deadline = time.monotonic() + 60
@@ -272,7 +296,7 @@ def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
 def test_a_worker_killed_takes_its_own_sessions_and_no_other(server):
     """SIGKILL: another worker takes its slot, and soon every session, of each slot, is answered again."""
     victim = worker_in(server, 2)
-    ready = server.log.read_text().count("version 1 is ready")
+    ready = server.log.read_text().count("is ready on")
     os.kill(victim, signal.SIGKILL)
     wait_for_workers(server, ready + 1)
     assert victim not in server.workers()
@@ -312,7 +336,7 @@ def test_a_stream_whose_worker_dies_ends_with_a_reason_and_no_other_ends(server)
         os.kill(pid, signal.SIGCONT)
         time.sleep(2)
         assert not any(stream.done() for stream in streams.values())
-        ready = server.log.read_text().count("version 1 is ready")
+        ready = server.log.read_text().count("is ready on")
         os.kill(pid, signal.SIGKILL)
         heard = [streams[session].result(timeout=10) for session in theirs]
         assert ["The worker that held this session has gone" in text for text in heard] == [True] * len(theirs), heard
@@ -358,7 +382,7 @@ def test_under_load_the_death_of_a_worker_costs_only_what_it_was_answering(serve
     with ThreadPoolExecutor(8) as pool:
         runs = [pool.submit(load, k) for k in range(8)]
         time.sleep(1)
-        ready = server.log.read_text().count("version 1 is ready")
+        ready = server.log.read_text().count("is ready on")
         os.kill(worker_in(server, 0), signal.SIGKILL)
         wait_for_workers(server, ready + 1)
         time.sleep(1)

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,6 +76,12 @@ class Answer(BaseModel):
     confidence: float
     class_scores: dict[str, float]
     top_k: list[Ranked]
+    ood_score: float | None = Field(
+        description="How unlike the training images: 0 for a typical one, above 1 for the 5 % least typical. Null: this version cannot tell."
+    )
+    in_distribution: bool | None = Field(
+        description="False: probably of none of the classes, whatever the probabilities say. Null: this version cannot tell."
+    )
     model: ModelVersion
     request_id: str
 
@@ -88,7 +94,7 @@ class Error(BaseModel):
     request_id: str
 
 
-_ERRORS = {
+ERRORS = {
     400: "No image, or a malformed body",
     401: "Sign-in is on, and the caller is not known",
     403: "The caller lacks the scope `predict`",
@@ -170,7 +176,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     @api.post(
         "/predict",
         response_model=Answer,
-        responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
+        responses={status: {"model": Error, "description": text} for status, text in ERRORS.items()},
         dependencies=secured,
         openapi_extra=_predict_doc(len(classifier.versions.default.manifest.class_names)),
     )

@@ -22,8 +22,8 @@ from cifar.serving.metrics import BATCH_SIZE, WAIT_SECONDS
 class Answer(NamedTuple):
     """What the model says of one image."""
 
-    probabilities: np.ndarray
-    """`(classes,)` `float32`."""
+    row: np.ndarray
+    """`float32`, a row of `Predictor.answers`."""
     seconds: float
     """Time in the model, of the whole batch."""
 

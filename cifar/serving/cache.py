@@ -22,8 +22,8 @@ class Kept(NamedTuple):
 
     pixels: np.ndarray
     """`(height, width, channels)` `uint8`."""
-    probabilities: np.ndarray
-    """`(classes,)` `float32`."""
+    answer: np.ndarray
+    """`float32`, a row of `Predictor.answers`."""
 
 
 class AnswerCache:
@@ -82,7 +82,7 @@ class AnswerCache:
         """Keep an answer for the others, when Redis gets to it: nobody waits."""
         if self._redis is None:
             return
-        content = kept.probabilities.tobytes() + kept.pixels.tobytes()
+        content = kept.answer.tobytes() + kept.pixels.tobytes()
         task = asyncio.create_task(
             self._redis.remote.ask(partial(self._redis.client.set, key, content, ex=self._lifetime_seconds))
         )
@@ -98,8 +98,8 @@ async def _get(redis: Redis, key: bytes) -> bytes:
 
 def _unpack(content: bytes, predictor: Predictor) -> Kept | None:
     """The answer, or None for something else under its name."""
-    classes, shape = len(predictor.class_names), predictor.image.shape
-    if len(content) != 4 * classes + int(np.prod(shape)):
+    numbers, shape = len(predictor.class_names) + (predictor.threshold is not None), predictor.image.shape
+    if len(content) != 4 * numbers + int(np.prod(shape)):
         return None
-    probabilities = np.frombuffer(content, np.float32, classes)
-    return Kept(np.frombuffer(content, np.uint8, offset=4 * classes).reshape(shape), probabilities)
+    answer = np.frombuffer(content, np.float32, numbers)
+    return Kept(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(shape), answer)

@@ -47,11 +47,14 @@ class Classification:
     def as_json(self) -> dict[str, Any]:
         """The answer as every API gives it."""
         label, score = self.prediction.top_k[0]
+        ood_score = self.prediction.ood_score
         return {
             "predicted_class": label,
             "confidence": round(score, 4),
             "class_scores": {name: round(value, 6) for name, value in self.prediction.class_scores.items()},
             "top_k": [{"label": name, "score": round(value, 6)} for name, value in self.prediction.top_k],
+            "ood_score": None if ood_score is None else round(ood_score, 4),
+            "in_distribution": self.prediction.in_distribution,
             "model": {"name": self.model_name, "version": self.version},
         }
 
@@ -85,7 +88,7 @@ class Classifier:
 
         Args:
             payload: the encoded file, as uploaded.
-            route: who asks, for fairness and the metrics: `rest`, `page` or `gradio`.
+            route: who asks, for fairness and the metrics: `rest`, `page`, `gradio`, `mcp` or `batch`.
             top_k: how many classes to rank, an integer or its digits; None or "" for the setting.
             version: the version to ask, an integer or its digits; None or "" for the default one.
             left: returns when the caller has left; asked only when there is something to wait for.
@@ -107,10 +110,10 @@ class Classifier:
         served, kept, seconds = result or await self._in_turn(payload, number, route, left)
         predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
-        prediction = predictor.rank(kept.probabilities, count)
+        prediction = predictor.rank(kept.answer, count)
         version = predictor.version
         IMAGES.labels(route, version.number).inc()
-        served.counts.add(*prediction.top_k[0])
+        served.counts.add(*prediction.top_k[0], prediction.in_distribution)
         return Classification(
             version.name, version.number, prediction, kept.pixels, None if seconds is None else seconds * 1000
         )
@@ -127,14 +130,14 @@ class Classifier:
         if pixels is None:
             return None
         answer = _ask(predictor, pixels)
-        kept = Kept(pixels, answer.probabilities)
+        kept = Kept(pixels, answer.row)
         self._cache.keep(key, kept)
         return _Result(served, kept, answer.seconds)
 
     async def _in_turn(self, payload: bytes, number: int | None, route: str, left: Left) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
         run = asyncio.get_running_loop().run_in_executor
-        async with self._place(route, left):
+        async with self.place(route, left):
             served = self.versions.at_hand(number)
             if served is None:
                 served = await asyncio.to_thread(self.versions.get, number)
@@ -149,7 +152,7 @@ class Classifier:
                 decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
                 pixels = await run(self._decoders, decode, payload)
             answer = _ask(predictor, pixels) if predictor.quick else await served.batcher.submit(pixels, route=route)
-            kept = Kept(pixels, answer.probabilities)
+            kept = Kept(pixels, answer.row)
             self._cache.keep(key, kept)
             self._cache.share(key, kept)
             return _Result(served, kept, answer.seconds)
@@ -169,7 +172,7 @@ class Classifier:
         return to_input(image, height=spec.height, width=spec.width, channels=spec.channels)
 
     @asynccontextmanager
-    async def _place(self, route: str, left: Left) -> AsyncIterator[None]:
+    async def place(self, route: str, left: Left) -> AsyncIterator[None]:
         """A place among those who wait, for a limited time, given up when the caller leaves."""
         most, seconds = self._settings.max_waiting_images, self._settings.max_wait_seconds
         if self._waiting >= most:
@@ -205,7 +208,7 @@ def _at_once_bytes(payload: bytes) -> int:
 def _ask(predictor: Predictor, pixels: np.ndarray) -> Answer:
     """Ask the model here and now."""
     started = time.perf_counter()
-    (row,) = predictor.probabilities(pixels[None])
+    (row,) = predictor.answers(pixels[None])
     return Answer(row, time.perf_counter() - started)
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
+from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio.processing_utils import save_file_to_cache
+
+from cifar.serving.archives import Upload
 
 
 class Photo(gr.Image):
@@ -39,6 +42,25 @@ class Photo(gr.Image):
             return Path(payload.path).read_bytes()
         except OSError as error:
             raise gr.Error("The upload is no longer here. Choose the photo again.", print_exception=False) from error
+
+    def postprocess(self, value: Path | None) -> ImageData | None:
+        """A file of our own, such as an example, as if it had been uploaded."""
+        if value is None:
+            return None
+        return ImageData(path=save_file_to_cache(value, self.GRADIO_CACHE), orig_name=value.name)
+
+
+class Files(gr.File):
+    """Hands on where the files are, and what they are called: many, read one at a time."""
+
+    def get_block_name(self) -> str:
+        """The front end's name for it."""
+        return "file"
+
+    def preprocess(self, payload: ListFiles | FileData | None) -> list[Upload]:
+        """The uploaded files."""
+        files = payload.root if isinstance(payload, ListFiles) else [payload] if payload else []
+        return [Upload(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
 
 
 class Integer(gr.Number):

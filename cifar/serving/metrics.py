@@ -49,10 +49,15 @@ CONFIDENCE = Histogram(
     ["version"],
     buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
 )
+OUT_OF_DISTRIBUTION = Counter(
+    "cifar_out_of_distribution_total",
+    "Images unlike those the version was trained on; only of versions that can tell.",
+    ["version"],
+)
 REFUSED = Counter(
     "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
 )
-for _labels in product(("rest", "page", "gradio"), (Overloaded.code, WaitedTooLong.code)):
+for _labels in product(("rest", "page", "gradio", "mcp", "batch"), (Overloaded.code, WaitedTooLong.code)):
     REFUSED.labels(*_labels)  # a rate does not see the first of what was never there
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
@@ -87,14 +92,24 @@ LOAD_SECONDS = Histogram(
 class VersionCounts:
     """Counts the answers of one version. Classes never given are there too, as zero: so many classes there are."""
 
-    def __init__(self, version: int, class_names: Iterable[str]) -> None:
+    def __init__(self, version: int, class_names: Iterable[str], *, scored: bool = False) -> None:
+        """Count from zero.
+
+        Args:
+            version: its number.
+            class_names: the labels it gives.
+            scored: whether it tells what is out of distribution.
+        """
         self._given = {name: PREDICTIONS.labels(version, name) for name in class_names}
         self._confidence = CONFIDENCE.labels(version)
+        self._out = OUT_OF_DISTRIBUTION.labels(version) if scored else None
 
-    def add(self, label: str, score: float) -> None:
+    def add(self, label: str, score: float, in_distribution: bool | None = None) -> None:
         """Count one answer."""
         self._given[label].inc()
         self._confidence.observe(score)
+        if self._out and in_distribution is False:
+            self._out.inc()
 
 
 def count_in(files: str) -> None:

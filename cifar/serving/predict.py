@@ -38,18 +38,19 @@ class PredictRoute:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
-        image, parameters = _read(await _body(receive), scope)
+        image, parameters = await read_image(scope, receive, PARAMETERS)
         answer = await self._classifier.classify(
             image,
             route="rest",
             top_k=parameters.get("top_k"),
             version=parameters.get("version"),
-            left=partial(_until_gone, receive),
+            left=partial(until_gone, receive),
         )
         return orjson.dumps({**answer.as_json(), "request_id": scope["state"]["request_id"]})
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
+    """The whole body, or `CallerLeft`."""
     pieces = []
     while True:
         message = await receive()
@@ -60,17 +61,34 @@ async def _body(receive: Receive) -> bytes:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Return when the caller has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _read(body: bytes, scope: Scope) -> tuple[bytes | None, dict[str, str]]:
-    """The image and the parameters, from a form or from a raw body and the query."""
+async def read_image(scope: Scope, receive: Receive, names: tuple[str, ...]) -> tuple[bytes | None, dict[str, str]]:
+    """The image and the parameters of a request, from a form or from a raw body and the query.
+
+    Args:
+        scope: the request's.
+        receive: gives its body.
+        names: of the parameters that there are.
+
+    Raises:
+        BadRequest, MissingImage, BadParameter: the request is not formed as the route documents it.
+        CallerLeft: before the request was whole.
+    """
+    body = await read_body(receive)
     parameters: dict[str, str] = {}
+
+    def take(name: str, value: str) -> None:
+        if name in names and parameters.setdefault(name, value) != value:
+            raise BadParameter(f"{name} came twice, with two values; send one.")
+
     if scope["query_string"]:
         for name, value in parse_qsl(scope["query_string"].decode("latin-1")):
-            _set(parameters, name, value)
+            take(name, value)
     content_type = header(scope, b"content-type")
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
@@ -83,17 +101,11 @@ def _read(body: bytes, scope: Scope) -> tuple[bytes | None, dict[str, str]]:
     for part in read_form(body, content_type):
         if part.name == "image":
             image = _file(part)
-        elif part.name in PARAMETERS:
-            _set(parameters, part.name, part.content.decode("utf-8", "replace"))
+        elif part.name in names:
+            take(part.name, part.content.decode("utf-8", "replace"))
         else:
-            raise BadParameter(f"There is no field {part.name!r}; there are: image, {', '.join(PARAMETERS)}.")
+            raise BadParameter(f"There is no field {part.name!r}; there are: image, {', '.join(names)}.")
     return image, parameters
-
-
-def _set(parameters: dict[str, str], name: str, value: str) -> None:
-    """Take a parameter; who says two things must choose."""
-    if name in PARAMETERS and parameters.setdefault(name, value) != value:
-        raise BadParameter(f"{name} came twice, with two values; send one.")
 
 
 def _file(part: Part) -> bytes:

@@ -28,7 +28,7 @@ ANY_CALLER = "any caller"
 POLICY: tuple[tuple[str, str], ...] = (
     (r"/health|/healthz|/readyz", OPEN),
     (r"/signin|/signin/callback|/signout", BROWSERS),
-    (r"/predict/?|/v1/.*", "predict"),
+    (r"/predict/?|/explain/?|/v1/.*", "predict"),
     (r"/gradio_api/.*", "predict"),  # calls, uploads, streams, MCP
     (r"/feedback(/.*)?", "feedback"),
     (r"/admin(/.*)?", "admin"),

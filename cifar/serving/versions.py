@@ -96,10 +96,14 @@ class LoadedVersions:
         LOADED.labels(version.name, version.number, predictor.engine).set(1)
         log.info("version %s is ready on %s", version.number, predictor.engine)
         if predictor.engine in GAIN_FROM_BATCHES:
-            batcher = Batcher(predictor.probabilities, largest=self._settings.max_batch_images)
+            batcher = Batcher(predictor.answers, largest=self._settings.max_batch_images)
         else:
-            batcher = Batcher(predictor.probabilities, largest=1, parallel=self._threads)
-        return Served(predictor, batcher, VersionCounts(version.number, predictor.class_names))
+            batcher = Batcher(predictor.answers, largest=1, parallel=self._threads)
+        return Served(
+            predictor,
+            batcher,
+            VersionCounts(version.number, predictor.class_names, scored=predictor.threshold is not None),
+        )
 
     def _drop_unused(self) -> None:
         """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""

@@ -1,0 +1,119 @@
+"""The endpoints for Gradio's clients: named, typed, and independent of what the page looks like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+
+from cifar.errors import OUR_FAULT, CifarError
+from cifar.serving.archives import Upload
+from cifar.serving.components import Files, Integer, Photo
+from cifar.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+
+def add_endpoints(service: Service) -> None:
+    """Add the endpoints to the page that is being laid out."""
+    _add_predict(service)
+    _add_explain(service)
+    _add_predict_batch(service)
+    _add_models(service)
+
+
+def sentence(error: Exception) -> str:
+    """What a caller reads of an error; what has no sentence is logged."""
+    if isinstance(error, CifarError):
+        return str(error)
+    log.error("a call to the page failed", exc_info=error)
+    return OUR_FAULT
+
+
+@asynccontextmanager
+async def _said() -> AsyncIterator[None]:
+    """Turns any error into its sentence for Gradio."""
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
+
+
+def _add(function: Any, *inputs: Any) -> None:
+    gr.Button(visible=False).click(
+        function,
+        list(inputs),
+        gr.JSON(visible=False, label="answer"),
+        api_name=function.__name__,
+        concurrency_limit=None,  # the service has its own
+    )
+
+
+def _integer(name: str) -> Integer:
+    return Integer(precision=0, visible=False, label=name)
+
+
+def _add_predict(service: Service) -> None:
+    async def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
+        """Classify one image. The answer is that of `POST /predict`.
+
+        Args:
+            image: the image file.
+            top_k: how many classes to rank.
+            version: the model version to ask.
+        """
+        async with _said():
+            answer = await service.classifier.classify(image, route="gradio", top_k=top_k, version=version)
+            return answer.as_json()
+
+    _add(predict, Photo(visible=False, label="image"), _integer("top_k"), _integer("version"))
+
+
+def _add_explain(service: Service) -> None:
+    async def explain(image: bytes | None, label: str | None = None, version: int | None = None) -> dict[str, Any]:
+        """Say which part of an image a label's score rests on. The answer is that of `POST /explain`.
+
+        Args:
+            image: the image file.
+            label: one of the model's classes; without it, the most probable one.
+            version: the model version to ask.
+        """
+        async with _said():
+            explanation = await service.explainer.explain(image, route="gradio", label=label, version=version)
+            return explanation.as_json()
+
+    _add(explain, Photo(visible=False, label="image"), gr.Textbox(visible=False, label="label"), _integer("version"))
+
+
+def _add_predict_batch(service: Service) -> None:
+    async def predict_batch(
+        files: list[Upload], top_k: int | None = None, version: int | None = None
+    ) -> dict[str, Any]:
+        """Classify many images. A file that cannot be read is a row with its error.
+
+        Args:
+            files: image files, and zip archives of them.
+            top_k: how many classes to rank.
+            version: the model version to ask.
+        """
+        async with _said():
+            return await service.predict_batch(files, top_k=top_k, version=version)
+
+    _add(
+        predict_batch,
+        Files(file_count="multiple", visible=False, label="files"),
+        _integer("top_k"),
+        _integer("version"),
+    )
+
+
+def _add_models(service: Service) -> None:
+    async def models() -> dict[str, Any]:
+        """List the model versions that can be asked."""
+        async with _said():
+            return await service.models()
+
+    _add(models)

@@ -1,0 +1,96 @@
+"""One answer as HTML: a sentence, bars, and what the model saw."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+
+import numpy as np
+from PIL import Image
+
+from cifar.predictor import Prediction
+from cifar.serving.classify import Classification
+from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
+
+_TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))
+_POSSIBLE = 0.1
+"""From this score on a second class is worth a word."""
+_MOST_POSSIBLE = 2
+
+
+def sentence(prediction: Prediction) -> Words:
+    """The answer in words, such as "Probably a cat; a dog is possible"."""
+    if prediction.in_distribution is False:
+        return words("answer.none")
+    ranked = sorted(prediction.class_scores.items(), key=lambda item: -item[1])
+    first, score = ranked[0]
+    opening = words(next(key for least, key in _TIERS if score >= least), first=with_article(first))
+    others = [with_article(name) for name, share in ranked[1 : 1 + _MOST_POSSIBLE] if share >= _POSSIBLE]
+    either = words("answer.or")
+    possible = words("answer.possible", others=joined(others, en=either.en, zh=either.zh)) if others else Words("", "")
+    return joined([opening, possible, words("answer.stop")], en="", zh="")
+
+
+def answer_html(answer: Classification, *, calibrated: bool, explains: bool) -> str:
+    """What a person sees of an answer.
+
+    Args:
+        answer: the classification.
+        calibrated: whether the version's confidence was fitted.
+        explains: whether each bar asks "Why?".
+    """
+    prediction = answer.prediction
+    none = prediction.in_distribution is False
+    warning = f'<p class="none">{say("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
+    bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
+    return (
+        f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
+        f"<h2>{spans(sentence(prediction))}</h2>{warning}"
+        f'<ol class="bars">{bars}</ol>{_seen(answer, calibrated=calibrated)}</div>'
+    )
+
+
+def _bar(name: str, score: float, *, explains: bool) -> str:
+    shown = class_name(name)
+    why = f'<button type="button" data-why="{html.escape(name)}">{say("why", name=shown)}</button>' if explains else ""
+    return (
+        f'<li style="--share:{score:.4f}"><span class="name">{spans(shown)}</span>{why}'
+        f'<span class="score">{percent(score)}</span><span class="track"></span></li>'
+    )
+
+
+def _seen(answer: Classification, *, calibrated: bool) -> str:
+    height, width = answer.seen.shape[:2]
+    took = say("answer.kept") if answer.inference_ms is None else say("answer.took", ms=f"{answer.inference_ms:.1f}")
+    lines = [
+        say("answer.seen", size=f"{width} x {height}"),
+        say("answer.version", name=answer.model_name, number=answer.version),
+        took,
+        say("answer.calibrated" if calibrated else "answer.uncalibrated"),
+    ]
+    if answer.prediction.in_distribution is None:
+        lines.append(say("answer.cannot_tell"))
+    return (
+        f'<figure class="seen"><img src="{data_url(answer.seen)}" alt="">'
+        f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
+    )
+
+
+def percent(share: float) -> str:
+    """A share as people write it; what is not quite everything never looks like it."""
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    return f"{share * 100:.1f} %"
+
+
+def problem_html(problem: Words) -> str:
+    """An error in place."""
+    return f'<p class="problem" role="alert">{spans(problem)}</p>'
+
+
+def data_url(pixels: np.ndarray) -> str:
+    """`(height, width[, channels])` `uint8` as an inline PNG, so that no file is left behind."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

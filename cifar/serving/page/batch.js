@@ -1,0 +1,258 @@
+// Many photos, one request each: progress, table, counts, downloads. A batch ends with its page; the server keeps nothing.
+(() => {
+  const UNDER_WAY = 4; // requests at once
+  const TRIES = 20; // when the server asks to wait
+  const TOP_K = 3;
+  const THUMBNAIL = 48;
+  const runs = new WeakMap();
+
+  for (const kind of ["dragover", "dragleave", "drop"])
+    document.addEventListener(kind, (event) => {
+      const drop = event.target.closest?.(".many .drop");
+      if (!drop) return;
+      event.preventDefault();
+      drop.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") begin(drop.closest(".many"), [...event.dataTransfer.files]);
+    });
+  document.addEventListener("change", (event) => {
+    const box = event.target.closest?.(".many");
+    if (box && event.target.type === "file" && event.target.files.length) {
+      begin(box, [...event.target.files]);
+      event.target.value = "";
+    } else if (box && "only" in event.target.dataset) box.classList.toggle("only", event.target.checked);
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.(".many [data-do]");
+    const run = button && runs.get(button.closest(".many"));
+    if (run) actions[button.dataset.do](run, button);
+  });
+
+  const actions = {
+    cancel: (run) => run.stop.abort(),
+    sort: (run, button) => sort(run, button.dataset.key),
+    csv: (run) => save(run, "csv", "text/csv", "\ufeff" + csv(run)),
+    json: (run) => save(run, "json", "application/json", JSON.stringify(run.rows.filter(isDone).map(record(run)), null, 1)),
+  };
+  const isDone = (row) => row.done;
+
+  async function begin(box, files) {
+    runs.get(box)?.stop.abort();
+    const limit = Object.fromEntries(["files", "bytes", "each", "ratio", "classes"].map((name) => [name, Number(box.dataset[name])]));
+    const versions = [...box.querySelectorAll("select")].map((select) => Number(select.value));
+    const run = { box, limit, rows: [], fresh: [], stop: new AbortController(), kind: box.dataset.many, key: null, down: false };
+    run.versions = versions.length ? versions : [null];
+    runs.set(box, run);
+    layOut(run);
+    for (const file of files) await collect(run, file);
+    draw(run);
+    const queue = [...run.rows];
+    const work = async () => {
+      while (queue.length && !run.stop.signal.aborted) await answer(run, queue.shift());
+    };
+    await Promise.all(Array.from({ length: UNDER_WAY }, work));
+    if (runs.get(box) === run) end(run);
+  }
+
+  async function collect(run, file) {
+    const zipped = /\.zip$/i.test(file.name) || /zip/.test(file.type);
+    let found = [{ name: file.name, size: file.size, open: async () => file }];
+    if (zipped) {
+      run.progress.innerHTML = cifar.say("batch.reading", { name: file.name });
+      try { found = await cifar.unzip(file, run.limit); } catch (words) { complain(run, words); return; }
+      if (!found.length) complain(run, cifar.words("batch.empty", { name: file.name }));
+    }
+    for (const row of found) {
+      const bytes = run.rows.reduce((sum, { size }) => sum + size, row.size);
+      if (run.rows.length >= run.limit.files) return complain(run, cifar.words("batch.too_many", { name: row.name, ...run.limit }));
+      if (bytes > run.limit.bytes) return complain(run, cifar.words("batch.too_large", { name: row.name, megabytes: Math.floor(run.limit.bytes / 1024 ** 2) }));
+      run.rows.push({ ...row, answers: [] });
+    }
+  }
+
+  function complain(run, words) {
+    run.box.querySelector(".problems").insertAdjacentHTML("beforeend", `<li class="problem" role="alert">${cifar.spans(words)}</li>`);
+  }
+
+  async function answer(run, row) {
+    try {
+      const photo = await row.open();
+      if (photo.size > run.limit.each) throw cifar.words("batch.file_too_large", { each: Math.floor(run.limit.each / 1024 ** 2) });
+      row.thumbnail = await thumbnail(photo);
+      for (const version of run.versions) row.answers.push(await ask(run, photo, version));
+    } catch (problem) {
+      if (run.stop.signal.aborted) return;
+      row.error = problem.en ? problem : cifar.words("error.unreachable");
+    }
+    row.done = true;
+    row.element = document.createElement("tr");
+    row.element.innerHTML = cells(run, row);
+    row.element.classList.toggle("same", agrees(row));
+    run.fresh.push(row.element);
+    draw(run);
+  }
+
+  async function ask(run, photo, version) {
+    const address = cifar.address("predict");
+    address.searchParams.set("top_k", Math.min(TOP_K, run.limit.classes));
+    if (version) address.searchParams.set("version", version);
+    const headers = { "Content-Type": "application/octet-stream" };
+    for (let tries = 1; ; tries += 1) {
+      const response = await fetch(address, { method: "POST", body: photo, headers, signal: run.stop.signal });
+      const told = await response.json().catch(() => ({}));
+      if (response.ok) return told;
+      const seconds = Number(response.headers.get("Retry-After"));
+      if (!seconds || tries >= TRIES) throw { ...cifar.errorWords(told), code: told.code ?? null };
+      run.progress.innerHTML = cifar.say("batch.waiting", { seconds });
+      await pause(seconds * 1000, run.stop.signal);
+    }
+  }
+
+  const pause = (ms, signal) => new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+  });
+
+  async function thumbnail(photo) {
+    try {
+      const bitmap = await createImageBitmap(photo, { resizeHeight: THUMBNAIL, resizeQuality: "low" });
+      const canvas = Object.assign(document.createElement("canvas"), { width: Math.min(bitmap.width, 2 * THUMBNAIL), height: THUMBNAIL });
+      canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      bitmap.close();
+      return canvas.toDataURL("image/jpeg", 0.7);
+    } catch { return null; } // a format that the browser does not show
+  }
+
+  // What is shown
+
+  const columns = (run) => run.kind === "compare"
+    ? [["name", cifar.say("batch.name")], ...run.versions.map((version, at) => [`label${at}`, cifar.say("compare.version", { number: version })]), ["verdict", cifar.say("compare.verdict")]]
+    : [["name", cifar.say("batch.name")], ["label0", cifar.say("batch.label")], ["score0", cifar.say("batch.score")]];
+
+  function layOut(run) {
+    const head = columns(run).map(([key, text]) => `<th scope="col" aria-sort="none"><button type="button" data-do="sort" data-key="${key}">${text}</button></th>`).join("");
+    const only = run.kind === "compare" ? `<label class="choice"><input type="checkbox" data-only>${cifar.say("compare.only")}</label>` : "";
+    run.box.classList.remove("only");
+    run.box.querySelector(".problems").innerHTML = "";
+    run.box.querySelector(".report").innerHTML = `<p class="summary" role="status"></p>
+      <div class="downloads"><button type="button" class="plain" data-do="csv">${cifar.say("batch.csv")}</button>
+      <button type="button" class="plain" data-do="json">${cifar.say("batch.json")}</button>${only}</div>
+      <section><h2 class="part" id="${run.kind}-counts">${cifar.say("batch.counts")}</h2><div class="counts"></div></section>
+      <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows"><caption id="${run.kind}-rows">${cifar.say("batch.table")}</caption>
+      <thead><tr><th scope="col">${cifar.say("batch.thumbnail")}</th>${head}</tr></thead><tbody></tbody></table></div>`;
+    run.body = run.box.querySelector("tbody");
+    run.progress = run.box.querySelector(".progress");
+    run.box.querySelector(".run").hidden = run.box.querySelector("[data-do=cancel]").hidden = false;
+  }
+
+  const label = (answer) => answer.in_distribution === false ? cifar.words("batch.none") : cifar.className(answer.predicted_class);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const agrees = ({ answers: [first, second] }) => Boolean(second) && first.predicted_class === second.predicted_class;
+
+  function cells(run, row) {
+    const picture = row.thumbnail ? `<img src="${row.thumbnail}" alt="">` : `<small>${cifar.say("batch.no_preview")}</small>`;
+    const start = `<td>${picture}</td><th scope="row">${cifar.spans({ en: row.name, zh: row.name })}</th>`;
+    if (row.error) return `${start}<td colspan="${columns(run).length - 1}" class="failed">${cifar.spans(row.error)}</td>`;
+    if (run.kind !== "compare") {
+      const [answer] = row.answers;
+      return `${start}<td>${cifar.spans(label(answer))}</td><td class="number">${answer.in_distribution === false ? "–" : percent(answer.confidence)}</td>`;
+    }
+    const ranked = ({ label: name, score }) => `<li>${cifar.spans(cifar.className(name))} ${percent(score)}</li>`;
+    const said = row.answers.map((answer) => `<td><b>${cifar.spans(label(answer))}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
+    return `${start}${said.join("")}<td>${cifar.say(agrees(row) ? "compare.agree" : "compare.disagree")}</td>`;
+  }
+
+  function told(key, run, done) {
+    const failed = done.filter((row) => row.error).length;
+    return cifar.say(key, { done: done.length, all: run.rows.length }) + (failed ? ` ${cifar.say("batch.failed", { failed })}` : "");
+  }
+
+  function draw(run) {
+    if (run.drawing) return;
+    run.drawing = true;
+    setTimeout(() => {
+      run.drawing = false;
+      run.body.append(...run.fresh.splice(0)); // together: a table is laid out anew for each
+      const done = run.rows.filter(isDone);
+      const bar = run.box.querySelector("progress");
+      [bar.max, bar.value] = [Math.max(1, run.rows.length), done.length];
+      if (!run.ended) run.progress.innerHTML = told("batch.done", run, done);
+      run.box.querySelector(".counts").innerHTML = counts(done, run);
+    }, 250);
+  }
+
+  function counts(done, run) {
+    const numbers = new Map();
+    for (const row of done) {
+      const name = row.error ? "\0error" : row.answers[0].in_distribution === false ? "\0none" : row.answers[0].predicted_class;
+      numbers.set(name, (numbers.get(name) ?? 0) + 1);
+    }
+    const shown = (name) => name === "\0error" ? cifar.say("batch.error") : name === "\0none" ? cifar.say("batch.none") : cifar.spans(cifar.className(name));
+    const most = Math.max(1, ...numbers.values());
+    const bars = [...numbers].sort((a, b) => b[1] - a[1]).map(([name, number]) =>
+      `<li style="--share:${number / most}"><span class="name">${shown(name)}</span><span class="score">${number}</span><span class="track"></span></li>`);
+    return `<ol class="bars">${bars.join("")}</ol>`;
+  }
+
+  function end(run) {
+    const done = run.rows.filter(isDone);
+    run.box.querySelector("[data-do=cancel]").hidden = true;
+    run.ended = true;
+    run.body.append(...run.fresh.splice(0));
+    run.progress.innerHTML = "";
+    const both = done.filter(({ error }) => !error);
+    const summary = cifar.say("compare.summary", { different: both.filter((row) => !agrees(row)).length, all: both.length });
+    run.box.querySelector(".summary").innerHTML = told(run.stop.signal.aborted ? "batch.cancelled" : "batch.done", run, done) + (run.kind === "compare" ? ` ${summary}` : "");
+    if (!run.key) for (const row of done.sort((a, b) => run.rows.indexOf(a) - run.rows.indexOf(b))) run.body.append(row.element);
+  }
+
+  const values = {
+    name: (row) => row.name, verdict: (row) => Number(agrees(row)),
+    label0: (row) => row.answers[0]?.predicted_class, label1: (row) => row.answers[1]?.predicted_class,
+    score0: (row) => row.answers[0]?.confidence,
+  };
+
+  function sort(run, key) {
+    run.down = run.key === key ? !run.down : key === "score0";
+    run.key = key;
+    const of = (row) => (row.error ? undefined : values[key](row));
+    const order = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
+    const rows = run.rows.filter(isDone).sort((a, b) => { // what failed stays at the end
+      const [first, second] = [of(a), of(b)];
+      if (first === undefined || second === undefined) return (first === undefined) - (second === undefined);
+      return order(first, second) * (run.down ? -1 : 1);
+    });
+    for (const row of rows) run.body.append(row.element);
+    for (const button of run.box.querySelectorAll("[data-key]"))
+      button.parentElement.setAttribute("aria-sort", button.dataset.key !== key ? "none" : run.down ? "descending" : "ascending");
+  }
+
+  // What is saved: English, for programs
+
+  const said = (answer) => ({
+    label: answer.predicted_class, score: answer.top_k[0].score, top_k: answer.top_k,
+    in_distribution: answer.in_distribution ?? null, ood_score: answer.ood_score ?? null, version: answer.model.version,
+  });
+  const record = (run) => ({ name, answers, error }) => ({
+    name,
+    ...(run.kind === "compare" ? { agree: error ? null : agrees({ answers }), first: answers[0] ? said(answers[0]) : null, second: answers[1] ? said(answers[1]) : null }
+      : error ? {} : said(answers[0])),
+    code: error?.code ?? null,
+    error: error?.en ?? null,
+  });
+
+  function csv(run) {
+    const one = ["label", "score", "in_distribution", "ood_score", "version"];
+    const names = ["name", ...(run.kind === "compare" ? ["agree", ...one.map((name) => `first.${name}`), ...one.map((name) => `second.${name}`)] : one), "code", "error"];
+    const value = (data, name) => name.split(".").reduce((inner, part) => inner?.[part], data) ?? "";
+    // a spreadsheet would take a name such as "=1+1.jpg" for a formula
+    const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+    const lines = run.rows.filter(isDone).map(record(run)).map((data) => names.map((name) => cell(value(data, name))).join(","));
+    return [names.join(","), ...lines].join("\r\n") + "\r\n";
+  }
+
+  function save(run, ending, type, text) {
+    const address = URL.createObjectURL(new Blob([text], { type }));
+    Object.assign(document.createElement("a"), { href: address, download: `cifar-${run.kind}.${ending}` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+})();

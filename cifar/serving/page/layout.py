@@ -1,0 +1,108 @@
+"""The page: its tabs, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cifar.serving.components import Choice
+from cifar.serving.endpoints import add_endpoints
+from cifar.serving.page.answer import problem_html
+from cifar.serving.page.classify import ClassifyTab, known
+from cifar.serving.page.code import code_html
+from cifar.serving.page.many import batch_html, compare_html
+from cifar.serving.page.model import model_html
+from cifar.serving.page.texts import LANGUAGES, TEXTS, class_name, error_words, joined, say
+from cifar.serving.service import Service
+from cifar.settings import Settings
+
+_HERE = Path(__file__).parent
+_SYSTEM_FONTS = ["system-ui", "sans-serif"]
+_NAMES_SHOWN = 20
+_ADDRESS = "() => [{address: location.origin + location.pathname}]"
+
+THEME = gr.themes.Default(primary_hue="teal", font=_SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+CSS = (_HERE / "page.css").read_text(encoding="utf-8")
+HEAD = "".join(
+    f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>"
+    for name in ("page.js", "live.js", "zip.js", "batch.js")
+)
+TRANSLATE = gr.I18n(
+    **{tag: {key: getattr(text, field) for key, text in TEXTS.items()} for field, tag in LANGUAGES.items()}
+)
+"""The labels of Gradio's own components, and what our scripts say."""
+
+
+def create_page(service: Service, settings: Settings) -> gr.Blocks:
+    """Lay out the page and wire it."""
+    page = Page(service, settings)
+    return page.blocks
+
+
+class Page:
+    """The tabs. What they hold is asked for when the page opens, or the tab does."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._classifier = service.classifier
+        self._settings = settings
+        private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
+            gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.speak()")
+            with gr.Tabs(elem_id="tabs"):
+                with gr.Tab(TRANSLATE("tab.classify"), id="classify"):
+                    tab = ClassifyTab(service, settings, TRANSLATE)
+                with gr.Tab(TRANSLATE("tab.batch"), id="batch"):
+                    batch = gr.HTML(elem_id="batch", apply_default_css=False)
+                with gr.Tab(TRANSLATE("tab.compare"), id="compare"):
+                    compare = gr.HTML(elem_id="compare", apply_default_css=False)
+                with gr.Tab(TRANSLATE("tab.model"), id="model") as model_tab:
+                    version = Choice(
+                        visible=False, label=TRANSLATE("version"), elem_id="model-version", interactive=True
+                    )
+                    model = gr.HTML(elem_id="model", apply_default_css=False)
+                with gr.Tab(TRANSLATE("tab.code"), id="code"):
+                    code = gr.HTML(elem_id="code", apply_default_css=False)
+            gr.on([model_tab.select, version.input], self._model, version, model, **private)
+            opened_at = gr.JSON(visible=False)
+            self.blocks.load(
+                self._opened, opened_at, [tab.version, version, batch, compare, code], js=_ADDRESS, **private
+            )
+            add_endpoints(service)
+
+    def _header(self) -> str:
+        names = self._classifier.versions.default.manifest.class_names
+        shown = joined([class_name(name) for name in names[:_NAMES_SHOWN]])
+        if len(names) > _NAMES_SHOWN:
+            shown = joined([shown, type(shown)("…", "…")])
+        sign_out = f'<a id="sign-out" href="/signout">{say("sign_out")}</a>' if self._settings.oidc_provider_url else ""
+        return (
+            f'<div class="top"><h1>CIFAR Space</h1>{sign_out}<div class="languages" role="group" aria-label="Language · 语言">'
+            '<button type="button" data-language="en" lang="en">English</button>'
+            '<button type="button" data-language="zh-CN" lang="zh-CN">中文</button></div></div>'
+            f"<p>{say('intro', count=len(names), names=shown)}</p>"
+            f'<p id="page-problem" class="problem" role="alert" hidden></p>'
+        )
+
+    def _opened(self, opened_at: Any) -> tuple[Any, Any, str, str, str]:
+        """What may differ each time the page opens: the versions, and its address."""
+        return (
+            self._version_choices(),
+            self._version_choices(),
+            batch_html(self._classifier, self._settings),
+            compare_html(self._classifier, self._settings),
+            code_html(opened_at.get("address") if isinstance(opened_at, dict) else None, mcp=self._settings.mcp),
+        )
+
+    def _version_choices(self) -> Any:
+        """The versions to choose from; no choice is shown where there is none."""
+        numbers = self._classifier.versions.registry.numbers()
+        choices = [(str(number), number) for number in reversed(numbers)]
+        return gr.update(choices=choices, value=self._classifier.versions.default.number, visible=len(choices) > 1)
+
+    def _model(self, number: int | None) -> str:
+        try:
+            return model_html(self._classifier.versions.registry.get(number).manifest)
+        except Exception as error:
+            return problem_html(error_words(known(error)))

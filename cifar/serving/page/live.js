@@ -1,0 +1,74 @@
+// The live camera: one frame is asked about at a time, and what comes meanwhile is dropped.
+(() => {
+  const LEAST_MS = 200; // between two frames
+  const SIDE = 160; // pixels sent; the model sees fewer
+  let stream = null;
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-live]");
+    if (button) (button.dataset.live === "start" ? start : stop)(button.closest(".live"));
+  });
+
+  async function start(box) {
+    const problem = box.querySelector(".problem");
+    problem.hidden = true;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 640 } } });
+    } catch (error) {
+      problem.innerHTML = cifar.say("live.no_camera", { reason: error?.name ?? "" });
+      problem.hidden = false;
+      return;
+    }
+    const video = box.querySelector("video");
+    video.srcObject = stream;
+    show(box, true);
+    await video.play();
+    const mine = stream;
+    while (stream === mine && box.isConnected) {
+      const began = performance.now();
+      if (!document.hidden && box.offsetParent) await answer(box, video, began);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(20, LEAST_MS - (performance.now() - began))));
+      if (box.offsetParent) box.querySelector(".rate").innerHTML = cifar.say("live.rate", { rate: (1000 / (performance.now() - began)).toFixed(1) });
+    }
+    mine.getTracks().forEach((track) => track.stop());
+  }
+
+  function stop(box) {
+    stream?.getTracks().forEach((track) => track.stop());
+    stream = null;
+    show(box, false);
+  }
+
+  function show(box, on) {
+    box.querySelector("[data-live=start]").hidden = on;
+    box.querySelector("[data-live=stop]").hidden = !on;
+    box.querySelector(".live-now").hidden = !on;
+    box.querySelector(`[data-live=${on ? "stop" : "start"}]`).focus();
+  }
+
+  async function answer(box, video) {
+    const place = box.querySelector(".live-answer");
+    try {
+      const response = await fetch(cifar.address("gradio_api/run/predict"), {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        signal: AbortSignal.timeout(10_000),
+        body: JSON.stringify({
+          fn_index: gradio_config.dependencies.find(({ api_name }) => api_name === "live").id,
+          data: [cifar.version ?? null, { jpeg: picture(video) }],
+          session_hash: "live",
+        }),
+      });
+      if (response.ok) place.innerHTML = (await response.json()).data[0];
+    } catch { /* shown by the page; the next frame tries again */ }
+  }
+
+  function picture(video) {
+    const canvas = document.createElement("canvas");
+    const scale = SIDE / Math.max(video.videoWidth, video.videoHeight, 1);
+    canvas.width = Math.max(1, video.videoWidth * scale);
+    canvas.height = Math.max(1, video.videoHeight * scale);
+    canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+    return canvas.toDataURL("image/jpeg", 0.85).split(",")[1];
+  }
+})();

@@ -1,0 +1,155 @@
+"""Plots as SVG and HTML that take their colours from the page's CSS, so that they follow light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cifar.serving.page.answer import percent
+from cifar.serving.page.texts import Words, class_name, say, spans, words
+
+_WIDTH, _HEIGHT = 360, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 40
+
+
+class Series(NamedTuple):
+    """A line: what it is, its CSS class, and its points; None where nothing was measured."""
+
+    name: Words
+    style: str
+    values: Sequence[float | None]
+
+
+def class_bars(per_class: dict[str, Any]) -> str:
+    """Accuracy of each class as a bar, with the interval as a whisker."""
+    rows = []
+    for name, measured in per_class.items():
+        low, high = measured["interval"]
+        rows.append(
+            f'<li style="--share:{measured["accuracy"]:.4f};--low:{low:.4f};--high:{high:.4f}">'
+            f'<span class="name">{spans(class_name(name))}</span>'
+            f'<span class="score">{percent(measured["accuracy"])}</span><span class="track whisker"></span></li>'
+        )
+    return f'<ol class="bars">{"".join(rows)}</ol>'
+
+
+def confusion_table(matrix: list[list[int]], class_names: list[str]) -> str:
+    """Shares of each true class, as a table whose cells are shaded."""
+    head = "".join(f'<th scope="col"><span>{spans(class_name(name))}</span></th>' for name in class_names)
+    rows = []
+    for truth, (name, counts) in enumerate(zip(class_names, matrix, strict=True)):
+        total = max(1, sum(counts))
+        cells = "".join(
+            f'<td class="{"right" if said == truth else "wrong"}" style="--share:{count / total:.3f}">{_whole(count / total)}</td>'
+            for said, count in enumerate(counts)
+        )
+        rows.append(f'<tr><th scope="row">{spans(class_name(name))}</th>{cells}</tr>')
+    return (
+        '<div class="wide" tabindex="0" role="region" aria-labelledby="confusion-title"><table class="confusion">'
+        f"<thead><tr><td>{say('model.confusion_corner')}</td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _whole(share: float) -> str:
+    return f"{share * 100:.0f}" if share >= 0.005 else ""
+
+
+def reliability_diagram(bins: list[dict[str, Any]]) -> str:
+    """Share of right answers against confidence; the area of a dot is the number of images."""
+    most = max((measured["images"] for measured in bins), default=0) or 1
+    dots = []
+    for measured in bins:
+        if not measured["images"]:
+            continue
+        told = words(
+            "model.bin",
+            low=f"{measured['low']:.2f}",
+            high=f"{measured['high']:.2f}",
+            images=measured["images"],
+            accuracy=percent(measured["accuracy"]),
+        )
+        radius = 3 + 8 * (measured["images"] / most) ** 0.5
+        dots.append(
+            f'<circle cx="{_x(measured["confidence"]):.1f}" cy="{_y(measured["accuracy"]):.1f}" r="{radius:.1f}">{_titles(told)}</circle>'
+        )
+    diagonal = f'<line class="diagonal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
+    return _svg(
+        _grid(0, 1, [f"{value:.1f}" for value in (0, 0.5, 1)]) + diagonal + f'<g class="dots">{"".join(dots)}</g>',
+        across=words("model.axis_confidence"),
+        upwards=words("model.axis_accuracy"),
+        title=words("model.reliability"),
+    )
+
+
+def curves(title: Words, series: list[Series]) -> str:
+    """Lines over the epochs, and what each is."""
+    known = [value for line in series for value in line.values if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    high = high if high > low else low + 1
+    epochs = max(len(line.values) for line in series)
+
+    def points(values: Sequence[float | None]) -> str:
+        return " ".join(
+            f"{_x(at / max(1, epochs - 1)):.1f},{_y((value - low) / (high - low)):.1f}"
+            for at, value in enumerate(values)
+            if value is not None
+        )
+
+    lines = "".join(f'<polyline class="{line.style}" points="{points(line.values)}"/>' for line in series)
+    legend = "".join(
+        f'<li class="{line.style}">{spans(line.name)}</li>'
+        for line in series
+        if any(v is not None for v in line.values)
+    )
+    return (
+        f'<figure class="plot"><figcaption>{spans(title)}</figcaption>'
+        + _svg(
+            _grid(low, high, ["1", "", str(epochs)] if epochs > 1 else ["1"]) + lines,
+            across=words("model.epoch"),
+            upwards=Words("", ""),
+            title=title,
+        )
+        + f'<ul class="legend">{legend}</ul></figure>'
+    )
+
+
+def _x(share: float) -> float:
+    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+
+def _y(share: float) -> float:
+    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _grid(low: float, high: float, across: list[str]) -> str:
+    """Four lines with their values, and words under the axis."""
+    lines = "".join(
+        f'<line class="grid" x1="{_x(0)}" y1="{_y(at):.1f}" x2="{_x(1)}" y2="{_y(at):.1f}"/>'
+        f'<text x="{_LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">{low + at * (high - low):.2f}</text>'
+        for at in (0, 0.25, 0.5, 0.75, 1)
+    )
+    ticks = "".join(
+        f'<text x="{_x(at / max(1, len(across) - 1)):.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{text}</text>'
+        for at, text in enumerate(across)
+    )
+    return lines + ticks
+
+
+def _svg(content: str, *, across: Words, upwards: Words, title: Words) -> str:
+    middle = f'x="{(_x(0) + _x(1)) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle"'
+    turned = f'transform="translate(13 {_y(0.5):.0f}) rotate(-90)" text-anchor="middle"'
+    return (
+        f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{_titles(title)}{content}'
+        f"{_both(across, middle)}{_both(upwards, turned)}</svg>"
+    )
+
+
+def _both(text: Words, place: str) -> str:
+    return "".join(f'<text class="{field}" {place}>{said}</text>' for field, said in text._asdict().items())
+
+
+def _titles(text: Words) -> str:
+    """A name for screen readers and the mouse: SVG shows the first title, so both languages share it."""
+    return f"<title>{text.en} · {text.zh}</title>"

@@ -1,0 +1,80 @@
+"""How the browser tests visit the page: opened, checked for script errors and strangers' requests, tab by tab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from cifar.settings import ROOT
+
+EXAMPLES = ROOT / "examples"
+TABS = {
+    "classify": ("Classify", "识别"),
+    "batch": ("Batch", "批量"),
+    "compare": ("Compare", "对比"),
+    "model": ("Model", "模型"),
+    "code": ("Use it from code", "代码调用"),
+}
+"""The names of each tab, English and Chinese."""
+WAIT_MS = 60_000
+"""Longest wait for what the page has to load or ask for; a machine may be busy."""
+
+
+@contextmanager
+def visit(
+    browser: Browser, server: str, *, locale: str = "en-US", width: int = 1200, scheme: str = "light"
+) -> Iterator[Page]:
+    """The page, opened and ready; afterwards: no script error, nothing that the policy forbids, no request to another host."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, locale=locale, color_scheme=scheme)
+    page.set_default_timeout(WAIT_MS)
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
+    page.goto(server)
+    expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=WAIT_MS)
+    yield page
+    page.close()
+    elsewhere = [url for url in requests if not url.startswith((server, "data:", "blob:"))]
+    assert elsewhere == []
+    assert errors == []
+
+
+def upload(page: Page, file: Path) -> None:
+    """Choose a photo on the tab Classify."""
+    page.set_input_files("#photo input[type=file]", file)
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Open a tab by its place in `TABS`; on a narrow screen it may be in the menu of those that do not fit."""
+    either = TABS[name]
+    for text in either:
+        tab = page.locator("#tabs > .tab-wrapper [role=tablist] [role=tab]:visible", has_text=text)
+        if tab.count():
+            tab.first.click()
+            break
+    else:
+        page.locator("#tabs .overflow-menu > button").click()
+        page.locator("#tabs .overflow-dropdown button").filter(has_text=either[0]).or_(
+            page.locator("#tabs .overflow-dropdown button").filter(has_text=either[1])
+        ).first.click()
+    inside = {"classify": "#photo", "batch": "#batch .drop", "compare": "#compare .drop"}.get(name, f"#{name}")
+    expect(page.locator(inside)).to_be_visible(timeout=WAIT_MS)
+
+
+def choose_many(page: Page, tab: str, files: list) -> None:
+    """Give files to the widget of the tab Batch or Compare."""
+    page.set_input_files(f"#{tab} input[type=file]", files)
+
+
+def label(page: Page):
+    """What the answer is, as the page marks it: one of the class names, whatever the language."""
+    return page.locator("#answer .answer")
+
+
+def expect_label(page: Page, name: str) -> None:
+    """Wait until the answer is `name`."""
+    expect(label(page)).to_have_attribute("data-label", name, timeout=WAIT_MS)
