@@ -1,6 +1,6 @@
 """Accuracy for the same minutes: the tutorial's recipe and the fast one, one after the other, on the same machine.
 
-    PYTHONPATH=. python benchmarks/training.py --data SOURCE [--rounds N]
+    PYTHONPATH=. python benchmarks/training.py --data SOURCE [--rounds N] [--keep DIR]
 
 Each round trains the tutorial's ten epochs, then the fast recipe with a time budget of the same seconds. Between them a
 product of two 2048 x 2048 float32 matrices says what the processor can do; the share of it counts the multiplications and
@@ -79,16 +79,18 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="cifar10, or an image folder of its classes")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="the fast recipe's budget (default: what the tutorial's took)")
+    parser.add_argument("--keep", type=Path, help="where the runs stay, for training_curve.py (default: nowhere)")
     arguments = parser.parse_args()
     print("| recipe | training | test accuracy (95 %) | share of the float32 peak | waiting for data |")
     print("|---|---|---|---|---|")
     for number in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
+            runs = (arguments.keep or Path(folder)) / str(number)
             seed = ["--seed", str(number)]
-            tutorial = train(arguments.data, Path(folder) / "tutorial", "--arch", "tutorial", *seed)
+            tutorial = train(arguments.data, runs / "tutorial", "--arch", "tutorial", *seed)
             budget = arguments.seconds or tutorial["training_seconds"]
             before = peak()
-            fast = train(arguments.data, Path(folder) / "fast", "--time-budget", str(budget), *seed)
+            fast = train(arguments.data, runs / "fast", "--time-budget", str(budget), *seed)
             best = max(before, peak())
             for name, metrics in (("tutorial", tutorial), ("fast", fast)):
                 print("|", " | ".join(row(name, metrics, build_model(name, 10), best)), "|", flush=True)

@@ -15,7 +15,7 @@ from pictures import encoded, noise
 
 from app import create_app
 from cifar.errors import SettingsError
-from cifar.serving.limits import caller_of
+from cifar.serving.callers import caller_of
 from cifar.settings import Settings, load_settings
 
 PHOTO = encoded(noise())

@@ -131,7 +131,7 @@ def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
         broken = ask(version=3)
         assert (broken.status_code, broken.json()["code"]) == (503, "version_unusable")
         assert str(registry.base) not in broken.text
-        page_load = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": _load_event(client)})
+        page_load = client.post("/gradio_api/run/predict", json={"data": [None], "fn_index": _load_event(client)})
         choices = page_load.json()["data"][0]["choices"]
         assert [number for _, number in choices] == [4, 3, 2, 1]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cifar.errors import (
@@ -26,6 +27,7 @@ from cifar.errors import (
     WaitedTooLong,
 )
 from cifar.serving.archives import Entry, Upload, entries_of
+from cifar.serving.callers import Asker
 from cifar.serving.classify import Classification, Classifier
 from cifar.serving.metrics import REFUSED
 from cifar.settings import Settings
@@ -37,6 +39,7 @@ _PATIENCE = 5
 """How often an image is offered again that found no place."""
 _OF_THE_CALL = (BadParameter, VersionNotFound, VersionUnusable, NotReady)
 """Errors that every row would have."""
+Ask = Callable[[bytes], Awaitable[Classification]]
 COLUMNS = ("name", "label", "score", "top_k", "in_distribution", "ood_score", "code", "error")
 
 
@@ -71,20 +74,24 @@ class Batch:
         """How many rows there will be."""
         return len(self._entries)
 
-    async def rows(self, *, top_k: object = None, version: object = None) -> AsyncIterator[Row]:
+    async def rows(
+        self, *, by: Asker | None = None, top_k: object = None, version: object = None
+    ) -> AsyncIterator[Row]:
         """A row for each file, in the files' order, as they come. Whoever stops asking stops the work.
 
         Args:
-            top_k: as for `Classifier.classify`.
+            by: as for `Classifier.classify`.
+            top_k: the same.
             version: the same.
 
         Raises:
             BadParameter, VersionNotFound, VersionUnusable, NotReady: the call is wrong, or comes too early; no row says so.
         """
+        ask = partial(self._classifier.classify, route="batch", by=by, top_k=top_k, version=version)
         under_way: deque[asyncio.Task[Row]] = deque()
         try:
             for entry in self._entries:
-                under_way.append(asyncio.create_task(self._row(entry, top_k, version)))
+                under_way.append(asyncio.create_task(self._row(entry, ask)))
                 if len(under_way) == _UNDER_WAY:
                     yield await under_way.popleft()
             while under_way:
@@ -94,10 +101,10 @@ class Batch:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _row(self, entry: Entry, top_k: object, version: object) -> Row:
+    async def _row(self, entry: Entry, ask: Ask) -> Row:
         try:
             payload = await asyncio.to_thread(entry.read)
-            return Row(entry.name, await self._patiently(payload, top_k, version))
+            return Row(entry.name, await _patiently(payload, ask))
         except _OF_THE_CALL:
             raise
         except CifarError as error:
@@ -106,18 +113,19 @@ class Batch:
             log.exception("a file of a batch failed")
             return Row(entry.name, error=CifarError(OUR_FAULT))
 
-    async def _patiently(self, payload: bytes, top_k: object, version: object) -> Classification:
-        """The classification. A batch has time: it waits where a single image would be refused."""
-        for attempt in range(_PATIENCE):
-            try:
-                return await self._classifier.classify(payload, route="batch", top_k=top_k, version=version)
-            except WaitedTooLong:
+
+async def _patiently(payload: bytes, ask: Ask) -> Classification:
+    """The classification. A batch has time: it waits where a single image would be refused."""
+    for attempt in range(_PATIENCE):
+        try:
+            return await ask(payload)
+        except WaitedTooLong:
+            raise
+        except Overloaded as error:
+            if attempt == _PATIENCE - 1:
                 raise
-            except Overloaded as error:
-                if attempt == _PATIENCE - 1:
-                    raise
-                await asyncio.sleep(error.retry_after_seconds or 1)
-        raise AssertionError  # the last attempt has returned or raised
+            await asyncio.sleep(error.retry_after_seconds or 1)
+    raise AssertionError  # the last attempt has returned or raised
 
 
 class Batches:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
+
+from starlette.types import Scope
 
 SCOPES = ("predict", "feedback", "admin")
 """`predict`: ask the model. `feedback`: say what was right. `admin`: change what is served."""
@@ -25,3 +29,35 @@ class Caller:
 def caller(kind: str, name: str, scopes: Iterable[object]) -> Caller:
     """A caller with the scopes that we know; others are somebody else's."""
     return Caller(f"{kind}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
+
+
+def caller_of(scope: Scope) -> str:
+    """Whom to count for: who signed in, else the client's address. An IPv6 user has 2**64 addresses: their network counts."""
+    if caller := scope["state"].get("caller"):
+        return f"caller:{caller.name}"
+    client = scope.get("client")
+    try:
+        address = ipaddress.ip_address(client[0]) if client else None
+    except ValueError:
+        address = None
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """One request, as far as its answer may depend on who asks.
+
+    Attributes:
+        request_id: as it is sent back in `X-Request-ID`; callers may choose their own.
+        user: whom the same version answers each time: see `caller_of`.
+    """
+
+    request_id: str
+    user: str
+
+    @classmethod
+    def of(cls, scope: Scope) -> Self:
+        """The asker of a request that has passed the front."""
+        return cls(scope["state"]["request_id"], caller_of(scope))

@@ -20,6 +20,7 @@ from cifar.predictor import Prediction, Predictor
 from cifar.preprocess import open_image, preprocess, to_input
 from cifar.serving.batcher import Answer
 from cifar.serving.cache import AnswerCache, Kept
+from cifar.serving.callers import Asker
 from cifar.serving.metrics import IMAGES, REFUSED
 from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
@@ -80,6 +81,7 @@ class Classifier:
         payload: bytes | None,
         *,
         route: str,
+        by: Asker | None = None,
         top_k: object = None,
         version: object = None,
         left: Left = None,
@@ -88,7 +90,8 @@ class Classifier:
 
         Args:
             payload: the encoded file, as uploaded.
-            route: who asks, for fairness and the metrics: `rest`, `page`, `gradio`, `mcp` or `batch`.
+            route: the way it came, for fairness and the metrics: `rest`, `page`, `gradio`, `mcp` or `batch`.
+            by: who asks; None where nobody did, as in a test.
             top_k: how many classes to rank, an integer or its digits; None or "" for the setting.
             version: the version to ask, an integer or its digits; None or "" for the default one.
             left: returns when the caller has left; asked only when there is something to wait for.

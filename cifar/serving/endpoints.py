@@ -11,6 +11,7 @@ import gradio as gr
 
 from cifar.errors import OUR_FAULT, CifarError
 from cifar.serving.archives import Upload
+from cifar.serving.callers import Asker
 from cifar.serving.components import Files, Integer, Photo
 from cifar.serving.service import Service
 
@@ -52,37 +53,58 @@ def _add(function: Any, *inputs: Any) -> None:
     )
 
 
+def asker(request: gr.Request | None) -> Asker | None:
+    """Who asks through Gradio, which gives its functions the request that came."""
+    return request and Asker.of(request.request.scope)
+
+
 def _integer(name: str) -> Integer:
     return Integer(precision=0, visible=False, label=name)
 
 
 def _add_predict(service: Service) -> None:
-    async def predict(image: bytes | None, top_k: int | None = None, version: int | None = None) -> dict[str, Any]:
+    async def predict(
+        image: bytes | None,
+        top_k: int | None = None,
+        version: int | None = None,
+        request: gr.Request | None = None,
+    ) -> dict[str, Any]:
         """Classify one image. The answer is that of `POST /predict`.
 
         Args:
             image: the image file.
             top_k: how many classes to rank.
             version: the model version to ask.
+            request: what Gradio adds.
         """
         async with _said():
-            answer = await service.classifier.classify(image, route="gradio", top_k=top_k, version=version)
+            answer = await service.classifier.classify(
+                image, route="gradio", by=asker(request), top_k=top_k, version=version
+            )
             return answer.as_json()
 
     _add(predict, Photo(visible=False, label="image"), _integer("top_k"), _integer("version"))
 
 
 def _add_explain(service: Service) -> None:
-    async def explain(image: bytes | None, label: str | None = None, version: int | None = None) -> dict[str, Any]:
+    async def explain(
+        image: bytes | None,
+        label: str | None = None,
+        version: int | None = None,
+        request: gr.Request | None = None,
+    ) -> dict[str, Any]:
         """Say which part of an image a label's score rests on. The answer is that of `POST /explain`.
 
         Args:
             image: the image file.
             label: one of the model's classes; without it, the most probable one.
             version: the model version to ask.
+            request: what Gradio adds.
         """
         async with _said():
-            explanation = await service.explainer.explain(image, route="gradio", label=label, version=version)
+            explanation = await service.explainer.explain(
+                image, route="gradio", by=asker(request), label=label, version=version
+            )
             return explanation.as_json()
 
     _add(explain, Photo(visible=False, label="image"), gr.Textbox(visible=False, label="label"), _integer("version"))
@@ -90,7 +112,10 @@ def _add_explain(service: Service) -> None:
 
 def _add_predict_batch(service: Service) -> None:
     async def predict_batch(
-        files: list[Upload], top_k: int | None = None, version: int | None = None
+        files: list[Upload],
+        top_k: int | None = None,
+        version: int | None = None,
+        request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Classify many images. A file that cannot be read is a row with its error.
 
@@ -98,9 +123,10 @@ def _add_predict_batch(service: Service) -> None:
             files: image files, and zip archives of them.
             top_k: how many classes to rank.
             version: the model version to ask.
+            request: what Gradio adds.
         """
         async with _said():
-            return await service.predict_batch(files, top_k=top_k, version=version)
+            return await service.predict_batch(files, by=asker(request), top_k=top_k, version=version)
 
     _add(
         predict_batch,

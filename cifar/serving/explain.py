@@ -13,7 +13,8 @@ import numpy as np
 from cifar import explain as maps
 from cifar.errors import BadParameter, Overloaded
 from cifar.preprocess import picture
-from cifar.serving.classify import Classifier, Left
+from cifar.serving.callers import Asker
+from cifar.serving.classify import Classification, Classifier, Left
 from cifar.serving.metrics import REFUSED
 from cifar.serving.versions import Served
 from cifar.settings import Settings
@@ -59,7 +60,14 @@ class Explainer:
         self._under_way = 0
 
     async def explain(
-        self, payload: bytes | None, *, route: str, label: str | None = None, version: object = None, left: Left = None
+        self,
+        payload: bytes | None,
+        *,
+        route: str,
+        by: Asker | None = None,
+        label: str | None = None,
+        version: object = None,
+        left: Left = None,
     ) -> Explanation:
         """Say which part of an image a label's score rests on. This costs about as much as 80 predictions.
 
@@ -68,6 +76,7 @@ class Explainer:
         Args:
             payload: the encoded file, as uploaded.
             route: as for `Classifier.classify`.
+            by: the same.
             label: one of the version's classes; None or "" for the most probable one.
             version: the version to ask, an integer or its digits; None or "" for the default one.
             left: returns when the caller has left.
@@ -83,14 +92,14 @@ class Explainer:
             raise Overloaded(f"{most} images are being explained already. Try again in a moment.")
         self._under_way += 1
         try:
-            return await self._explain(payload, route, label, version, left)
+            answer = await self._classifier.classify(payload, route=route, by=by, top_k=1, version=version, left=left)
+            return await self._explain(payload, answer, route, label, left)
         finally:
             self._under_way -= 1
 
     async def _explain(
-        self, payload: bytes | None, route: str, label: str | None, version: object, left: Left
+        self, payload: bytes | None, answer: Classification, route: str, label: str | None, left: Left
     ) -> Explanation:
-        answer = await self._classifier.classify(payload, route=route, top_k=1, version=version, left=left)
         scores = answer.prediction.class_scores
         label = label or answer.prediction.top_k[0][0]
         if label not in scores:

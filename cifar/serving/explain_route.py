@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from cifar.serving.api import ERRORS, Error, ModelVersion
+from cifar.serving.callers import Asker
 from cifar.serving.explain import Explainer
 from cifar.serving.predict import read_image, until_gone
 from cifar.serving.signin import DOCUMENTED
@@ -80,6 +81,7 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
         explanation = await explainer.explain(
             image,
             route="rest",
+            by=Asker.of(request.scope),
             label=parameters.get("label"),
             version=parameters.get("version"),
             left=partial(until_gone, request.receive),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from functools import partial
@@ -13,6 +12,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.errors import RateLimited
+from cifar.serving.callers import caller_of
 from cifar.serving.metrics import RATE_LIMITED
 from cifar.serving.middleware import error_response, with_headers
 from cifar.serving.redis import SharedRedis
@@ -26,20 +26,6 @@ def route_group(scope: Scope) -> str | None:
     if scope["path"] in {"/predict", "/explain"}:
         return "predict"
     return "page" if scope["path"].startswith("/gradio_api/") else None
-
-
-def caller_of(scope: Scope) -> str:
-    """Whom to count for: who signed in, else the client's address. An IPv6 user has 2**64 addresses: their network counts."""
-    if caller := scope["state"].get("caller"):
-        return f"caller:{caller.name}"
-    client = scope.get("client")
-    try:
-        address = ipaddress.ip_address(client[0]) if client else None
-    except ValueError:
-        address = None
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 class RateLimit:

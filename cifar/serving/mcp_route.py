@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI
-from mcp.server.fastmcp import FastMCP
+from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from cifar.errors import OUR_FAULT, BadRequest, CifarError
 from cifar.serving.archives import Upload
+from cifar.serving.callers import Asker
 from cifar.serving.middleware import replay
 from cifar.serving.predict import read_body
 from cifar.serving.service import Service
@@ -46,6 +47,7 @@ Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
 VersionNumber = Annotated[int | None, Field(description="The model version to ask; without it, the default one.")]
 Label = Annotated[str | None, Field(description="One of the model's classes; without it, the most probable one.")]
+Request = Context[Any, Any, Any]
 
 
 def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
@@ -93,22 +95,30 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
     )
 
     @server.tool(annotations=_READS)
-    async def predict(image: Image, top_k: TopK = None, version: VersionNumber = None) -> CallToolResult:
+    async def predict(
+        context: Request, image: Image, top_k: TopK = None, version: VersionNumber = None
+    ) -> CallToolResult:
         """Classify one image: the most probable classes and their probabilities."""
 
         async def answer() -> dict[str, Any]:
-            classified = await service.classifier.classify(_decoded(image), route="mcp", top_k=top_k, version=version)
+            classified = await service.classifier.classify(
+                _decoded(image), route="mcp", by=_asker(context), top_k=top_k, version=version
+            )
             return classified.as_json()
 
         return await _result(answer)
 
     @server.tool(annotations=_READS)
-    async def explain(image: Image, label: Label = None, version: VersionNumber = None) -> CallToolResult:
+    async def explain(
+        context: Request, image: Image, label: Label = None, version: VersionNumber = None
+    ) -> CallToolResult:
         """Say which part of an image a label's score rests on: a heat map, and a picture of it over the image."""
         pictures: list[ImageContent] = []
 
         async def answer() -> dict[str, Any]:
-            explanation = await service.explainer.explain(_decoded(image), route="mcp", label=label, version=version)
+            explanation = await service.explainer.explain(
+                _decoded(image), route="mcp", by=_asker(context), label=label, version=version
+            )
             picture = base64.b64encode(explanation.overlay).decode()
             pictures.append(ImageContent(type="image", data=picture, mimeType="image/png"))
             return {key: value for key, value in explanation.as_json().items() if key != "overlay"}
@@ -117,6 +127,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
     @server.tool(annotations=_READS)
     async def predict_batch(
+        context: Request,
         files: Annotated[list[Image], Field(description="Image files, and zip archives of them.")],
         top_k: TopK = None,
         version: VersionNumber = None,
@@ -125,7 +136,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             uploads = [Upload(f"file {place}", _decoded(file)) for place, file in enumerate(files, 1)]
-            return await service.predict_batch(uploads, top_k=top_k, version=version)
+            return await service.predict_batch(uploads, by=_asker(context), top_k=top_k, version=version)
 
         return await _result(answer)
 
@@ -135,6 +146,11 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         return await _result(service.models)
 
     return server
+
+
+def _asker(context: Request) -> Asker | None:
+    request = context.request_context.request
+    return request and Asker.of(request.scope)
 
 
 def _decoded(image: str) -> bytes:

@@ -13,6 +13,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from cifar.errors import BadParameter, CallerLeft, MissingImage
+from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
 from cifar.serving.forms import Part, read_form
 from cifar.serving.middleware import any_error_response, header
@@ -42,6 +43,7 @@ class PredictRoute:
         answer = await self._classifier.classify(
             image,
             route="rest",
+            by=Asker.of(scope),
             top_k=parameters.get("top_k"),
             version=parameters.get("version"),
             left=partial(until_gone, receive),

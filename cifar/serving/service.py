@@ -11,6 +11,7 @@ from cifar.errors import CifarError
 from cifar.registry import Manifest
 from cifar.serving.archives import Upload
 from cifar.serving.batch import Batches, Row, counts
+from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
 from cifar.serving.explain import Explainer
 from cifar.settings import Settings
@@ -30,7 +31,7 @@ class Service:
         return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings))
 
     async def predict_batch(
-        self, uploads: Sequence[Upload], *, top_k: object = None, version: object = None
+        self, uploads: Sequence[Upload], *, by: Asker | None = None, top_k: object = None, version: object = None
     ) -> dict[str, Any]:
         """Classify many files and wait for all: `rows`, images by label (`counts`), and the model that spoke.
 
@@ -38,7 +39,7 @@ class Service:
             CifarError: see `Batches.open` and `Batch.rows`.
         """
         async with self.batches.open(uploads) as batch:
-            rows = [row async for row in batch.rows(top_k=top_k, version=version)]
+            rows = [row async for row in batch.rows(by=by, top_k=top_k, version=version)]
         return {"rows": [row.as_json() for row in rows], "counts": counts(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cifar.errors import CifarError
 from cifar.preprocess import preprocess
 from cifar.serving.classify import Classification
 from cifar.serving.components import Choice, Photo, Slider
-from cifar.serving.endpoints import sentence
+from cifar.serving.endpoints import asker, sentence
 from cifar.serving.page.answer import answer_html, data_url, problem_html
 from cifar.serving.page.texts import class_name, error_words, say, spans
 from cifar.serving.service import Service
@@ -90,33 +90,41 @@ class ClassifyTab:
             self._show_frame, [self.version, frame], gr.HTML(visible=False), api_name="live", **private
         )
 
-    async def _show(self, payload: bytes | None, wanted: object, number: object) -> tuple[str, str]:
+    async def _show(
+        self, payload: bytes | None, wanted: object, number: object, request: gr.Request
+    ) -> tuple[str, str]:
         """The answer to a photo, or what is wrong with it; and no heat map, for that was the last photo's."""
         if payload is None:
             return _NOTHING, ""
         try:
-            answer = await self._classifier.classify(payload, route="page", top_k=wanted, version=number)
+            answer = await self._classifier.classify(
+                payload, route="page", by=asker(request), top_k=wanted, version=number
+            )
         except Exception as error:
             return problem_html(error_words(known(error))), ""
         return self._html(answer, explains=True), ""
 
-    async def _show_frame(self, number: object, frame: Any) -> str:
+    async def _show_frame(self, number: object, frame: Any, request: gr.Request) -> str:
         """The answer to one picture of the live camera, `{"jpeg": base64}`."""
         try:
             payload = base64.b64decode(frame["jpeg"], validate=True)
         except (TypeError, KeyError, ValueError, binascii.Error):
             payload = None
         try:
-            answer = await self._classifier.classify(payload, route="page", top_k=_LIVE_TOP_K, version=number)
+            answer = await self._classifier.classify(
+                payload, route="page", by=asker(request), top_k=_LIVE_TOP_K, version=number
+            )
         except Exception as error:
             return problem_html(error_words(known(error)))
         return self._html(answer, explains=False)
 
-    async def _show_why(self, payload: bytes | None, number: object, event: gr.EventData) -> str:
+    async def _show_why(self, payload: bytes | None, number: object, event: gr.EventData, request: gr.Request) -> str:
         """The heat map for the class whose button was pressed."""
         label = str(event._data.get("value"))  # noqa: SLF001 - Gradio's place for what the page sent
         try:
-            explanation = await self._explainer.explain(payload, route="page", label=label, version=number)
+            explanation = await self._explainer.explain(
+                payload, route="page", by=asker(request), label=label, version=number
+            )
         except Exception as error:
             return problem_html(error_words(known(error)))
         return _why_html(explanation.overlay, explanation.label, seconds=explanation.seconds)
