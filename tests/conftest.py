@@ -219,3 +219,13 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
 
     settings = Settings(registry=tmp_path_factory.mktemp("scored-registry"))
     return export(read_source(scored_run[0], settings), settings.registry, "colours")
+
+
+_COSTLY_FIXTURES = {"browser", "whole", "scored_run", "scored_version"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that needs a browser or a training is slow, whatever it does itself."""
+    for item in items:
+        if _COSTLY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
