@@ -36,3 +36,11 @@ def interval(text: str) -> tuple[float, float]:
     if not low < high:
         raise argparse.ArgumentTypeError(f"LOW must be below HIGH; got {text!r}")
     return low, high
+
+
+def share(text: str) -> tuple[str, int]:
+    """A label and a whole number: NAME=N."""
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal() or len(number) > 9:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, such as canary=3; got {text!r}")
+    return name, int(number)

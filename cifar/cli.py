@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar import __version__, commands
-from cifar.arguments import count, interval, names, size
+from cifar import __version__, commands, model_commands
+from cifar.arguments import count, interval, names, share, size
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
@@ -91,10 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _version(predict)
     _json(predict)
 
-    models = _command(kinds, "models", commands.models, "the versions in the registry", "cifar models list")
-    models.add_argument("action", nargs="?", choices=["list"], default="list")
-    _json(models)
-
+    _add_models(kinds)
     _add_keys(kinds)
 
     serve = _command(
@@ -180,6 +177,42 @@ def _add_evaluate(kinds: Any) -> None:
     card.add_argument(
         "--notes", type=Path, metavar="FILE", help="Markdown of your own, put where the card says what else is known"
     )
+
+
+def _add_models(kinds: Any) -> None:
+    words = "the versions in the registry, and who is answered by which"
+    models = _command(kinds, "models", model_commands.listed, words, "cifar models promote 3")
+    _json(models)
+    actions = models.add_subparsers(metavar="ACTION")
+    _json(_command(actions, "list", model_commands.listed, "versions, labels and traffic", "cifar models list"))
+    promote = _command(
+        actions, "promote", model_commands.promote, "have a version answer everybody", "cifar models promote 3"
+    )
+    promote.add_argument("number", type=size, metavar="N", help="the version")
+    _command(actions, "rollback", model_commands.rollback, "take the last promotion back", "cifar models rollback")
+    label = _command(
+        actions, "label", model_commands.label, "give a version another name", "cifar models label canary=3"
+    )
+    which = label.add_mutually_exclusive_group(required=True)
+    which.add_argument("label", nargs="?", type=share, metavar="NAME=N", help="the name, and the version")
+    which.add_argument("--remove", metavar="NAME", help="the name to take away")
+    traffic = _command(
+        actions,
+        "traffic",
+        model_commands.traffic,
+        "share out the users between labels",
+        "cifar models traffic stable=90 canary=10 --shadow canary=20",
+    )
+    traffic.add_argument("traffic", nargs="+", type=share, metavar="LABEL=PERCENT", help="they add to 100")
+    traffic.add_argument(
+        "--shadow",
+        nargs="+",
+        type=share,
+        default=[],
+        metavar="LABEL=PERCENT",
+        help="requests that a label answers in the background too, to be compared (default: none)",
+    )
+    _json(_command(actions, "log", model_commands.changes, "who changed what", "cifar models log"))
 
 
 def _add_keys(kinds: Any) -> None:

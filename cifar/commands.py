@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cifar.errors import CifarError
+from cifar.model_commands import stable_version
 from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, process_environment
 
@@ -123,23 +124,6 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
             _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
 
 
-def models(arguments: argparse.Namespace, settings: Settings) -> None:
-    """List the versions."""
-    from cifar.inspection import list_versions
-
-    rows, problems = list_versions(_registry(settings))
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
-    elif rows:
-        print(*rows[0], sep="\t")
-        for row in rows:
-            print(*row.values(), sep="\t")
-    if not rows:
-        _say(f"There is no version of {settings.model_name} in {settings.registry}.")
-    for problem in problems:
-        _say(problem)
-
-
 def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
     """Make an API key."""
     from cifar.serving.api_keys import create
@@ -187,11 +171,9 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
 
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
     """The version named, else the one that the server would serve."""
-    return _registry(settings).get(settings.model_version if arguments.version is None else arguments.version)
-
-
-def _registry(settings: Settings) -> Registry:
-    return Registry(settings.registry, settings.model_name)
+    if arguments.version is None:
+        return stable_version(settings)
+    return Registry(settings.registry, settings.model_name).get(arguments.version)
 
 
 def _square(size: int) -> tuple[int, int, int]:

@@ -25,6 +25,10 @@ a line on stderr and exit status 1.
     ├── UnreadableArchive            422  unreadable_archive
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
+    ├── LabelNotFound                404  label_not_found
+    ├── RoutingChanged               409  routing_changed
+    ├── NothingToRollBack            409  nothing_to_roll_back
+    ├── RegistryReadOnly             409  registry_read_only
     ├── NotReady                     503  not_ready
     ├── RateLimited                  429  rate_limited
     ├── Overloaded                   503  overloaded
@@ -194,6 +198,34 @@ class VersionUnusable(CifarError):
 
     code = "version_unusable"
     status = 503
+
+
+class LabelNotFound(CifarError):
+    """No version has this label."""
+
+    code = "label_not_found"
+    status = 404
+
+
+class RoutingChanged(CifarError):
+    """Labels or traffic were changed by somebody else at the same time."""
+
+    code = "routing_changed"
+    status = 409
+
+
+class NothingToRollBack(CifarError):
+    """No promotion is left to take back."""
+
+    code = "nothing_to_roll_back"
+    status = 409
+
+
+class RegistryReadOnly(CifarError):
+    """Labels and traffic are kept in a folder that this process may not write."""
+
+    code = "registry_read_only"
+    status = 409
 
 
 class NotReady(CifarError):

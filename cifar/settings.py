@@ -85,7 +85,17 @@ class Settings(BaseSettings):
         50_000_000, ge=1024, le=89_000_000, description="Largest width x height, read from the header before decoding."
     )
     max_loaded_versions: int = Field(
-        2, ge=1, description="Versions kept in memory: the default one and those asked for."
+        3, ge=1, description="Versions kept in memory: those users are sent to, and at least one that was asked for."
+    )
+    registry_poll_seconds: float = Field(
+        1.0, gt=0, description="Time within which running servers notice new versions, labels and traffic."
+    )
+    traffic_secret: SecretStr | None = Field(
+        None,
+        description="Key of the users' split between versions, the same on all hosts. Unset: anybody can compute it.",
+    )
+    max_shadow_images: int = Field(
+        4, ge=1, description="Images under way to shadow versions in one process; more are left out, and counted."
     )
     max_batch_images: int = Field(
         32, ge=1, description="Images given to the model at once, on engines that gain from it (TensorFlow)."

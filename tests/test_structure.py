@@ -15,10 +15,12 @@ from cifar.settings import ROOT
 FLOORS = [
     {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus", "cifar.arguments"},
     {"cifar.preprocess", "cifar.registry"},
+    {"cifar.routing"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
     {"cifar.explain"},
     {"cifar.training", "cifar.serving"},
+    {"cifar.model_commands"},
     {"cifar.commands"},
     {"cifar.cli", "cifar.notebook"},
     {"cifar.__main__", "app"},

@@ -22,6 +22,7 @@ from cifar.serving.batcher import Answer
 from cifar.serving.cache import AnswerCache, Kept
 from cifar.serving.callers import Asker
 from cifar.serving.metrics import IMAGES, REFUSED
+from cifar.serving.shadow import Shadows
 from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
 
@@ -69,8 +70,11 @@ class _Result(NamedTuple):
 class Classifier:
     """Classifies uploaded files with the loaded versions. Use it from one event loop."""
 
-    def __init__(self, versions: LoadedVersions, settings: Settings, cache: AnswerCache) -> None:
+    def __init__(
+        self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, shadows: Shadows | None = None
+    ) -> None:
         self.versions = versions
+        self._shadows = shadows
         self._settings = settings
         self._cache = cache
         self._decoders = ThreadPoolExecutor(max(2, available_cpus() // settings.workers), "decode")
@@ -108,15 +112,17 @@ class Classifier:
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
         wanted, number = _integer("top_k", top_k), _integer("version", version)
-        served = self.versions.at_hand(number)
+        served = self.versions.at_hand(number, by.user if by else "")
         result = self._at_once(payload, served) if served else None
-        served, kept, seconds = result or await self._in_turn(payload, number, route, left)
+        served, kept, seconds = result or await self._in_turn(payload, served or number, route, left)
         predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.answer, count)
         version = predictor.version
         IMAGES.labels(route, version.number).inc()
         served.counts.add(*prediction.top_k[0], prediction.in_distribution)
+        if self._shadows and by and number is None and seconds is not None:
+            self._shadows.answer(by.request_id, served, kept)
         return Classification(
             version.name, version.number, prediction, kept.pixels, None if seconds is None else seconds * 1000
         )
@@ -137,13 +143,11 @@ class Classifier:
         self._cache.keep(key, kept)
         return _Result(served, kept, answer.seconds)
 
-    async def _in_turn(self, payload: bytes, number: int | None, route: str, left: Left) -> _Result:
+    async def _in_turn(self, payload: bytes, asked: Served | int | None, route: str, left: Left) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
         run = asyncio.get_running_loop().run_in_executor
         async with self.place(route, left):
-            served = self.versions.at_hand(number)
-            if served is None:
-                served = await asyncio.to_thread(self.versions.get, number)
+            served = asked if isinstance(asked, Served) else await asyncio.to_thread(self.versions.get, asked)
             predictor = served.predictor
             small = len(payload) <= _at_once_bytes(payload)
             digest = partial(self._cache.key, payload, predictor)

@@ -81,6 +81,23 @@ LOADED = Gauge(
     ["name", "version", "engine"],
     multiprocess_mode="livesum",
 )
+NOT_LOADED = Gauge(
+    "cifar_model_load_failed",
+    "Whether a version that users should be sent to cannot be loaded: 1 if any worker cannot.",
+    ["name", "version"],
+    multiprocess_mode="livemax",
+)
+SHADOWED = Counter(
+    "cifar_shadow_total",
+    "Images that a second version answered in the background, by what came of it: agrees, disagrees, dropped, failed.",
+    ["version", "shadow_version", "result"],
+)
+SHADOW_DISTANCE = Histogram(
+    "cifar_shadow_distance",
+    "Half the sum of the differences of two versions' probabilities: 0 for the same answer.",
+    ["version", "shadow_version"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+)
 LOAD_SECONDS = Histogram(
     "cifar_model_load_seconds",
     "Time to verify, load and warm up a version.",

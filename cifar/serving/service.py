@@ -43,11 +43,13 @@ class Service:
         return {"rows": [row.as_json() for row in rows], "counts": counts(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:
-        """The versions in the registry, the newest first, and which one answers when nobody names one."""
+        """The versions in the registry, the newest first, their labels, and which one is stable."""
         versions = self.classifier.versions
         return {
             "name": versions.default.name,
             "default": versions.default.number,
+            "labels": versions.labels,
+            "traffic": versions.traffic,
             "versions": await asyncio.to_thread(self._described),
         }
 

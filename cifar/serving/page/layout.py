@@ -14,7 +14,7 @@ from cifar.serving.page.classify import ClassifyTab, known
 from cifar.serving.page.code import code_html
 from cifar.serving.page.many import batch_html, compare_html
 from cifar.serving.page.model import model_html
-from cifar.serving.page.texts import LANGUAGES, TEXTS, class_name, error_words, joined, say
+from cifar.serving.page.texts import AUTOMATIC, LANGUAGES, TEXTS, class_name, error_words, joined, say
 from cifar.serving.service import Service
 from cifar.settings import Settings
 
@@ -87,19 +87,16 @@ class Page:
 
     def _opened(self, opened_at: Any) -> tuple[Any, Any, str, str, str]:
         """What may differ each time the page opens: the versions, and its address."""
+        numbers = self._classifier.versions.registry.numbers()
+        shown = [(str(number), number) for number in reversed(numbers)]
+        several = len(numbers) > 1
         return (
-            self._version_choices(),
-            self._version_choices(),
+            gr.update(choices=[(AUTOMATIC, ""), *shown], value="", visible=several),
+            gr.update(choices=shown, value=self._classifier.versions.default.number, visible=several),
             batch_html(self._classifier, self._settings),
             compare_html(self._classifier, self._settings),
             code_html(opened_at.get("address") if isinstance(opened_at, dict) else None, mcp=self._settings.mcp),
         )
-
-    def _version_choices(self) -> Any:
-        """The versions to choose from; no choice is shown where there is none."""
-        numbers = self._classifier.versions.registry.numbers()
-        choices = [(str(number), number) for number in reversed(numbers)]
-        return gr.update(choices=choices, value=self._classifier.versions.default.number, visible=len(choices) > 1)
 
     def _model(self, number: int | None) -> str:
         try:

@@ -22,6 +22,9 @@ class Words(NamedTuple):
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """Field of `Words`, and the name that browsers and Gradio give the language."""
 
+AUTOMATIC = "auto · 自动"
+"""A choice of versions, which can hold no more than plain text: whichever answers this visitor."""
+
 TEXTS: dict[str, Words] = {
     "intro": Words(
         "Drop a photo, paste one, or use the camera. The model answers with the most likely of its {count} classes: {names}.",
@@ -240,6 +243,10 @@ TEXTS: dict[str, Words] = {
     "error.unreadable_image": Words("", "图像无法解码，可能已损坏或不完整"),
     "error.version_not_found": Words("", "没有这个模型版本"),
     "error.version_unusable": Words("", "此模型版本不可用"),
+    "error.label_not_found": Words("", "没有这一版本标签"),
+    "error.routing_changed": Words("", "他人同时更改了版本设置，请查看后重试"),
+    "error.nothing_to_roll_back": Words("", "没有可以回退到的版本"),
+    "error.registry_read_only": Words("", "模型目录为只读，无法更改"),
     "error.not_ready": Words("", "模型正在加载，请几秒后重试"),
     "error.rate_limited": Words("", "请求过于频繁，请稍后重试"),
     "error.overloaded": Words("", "服务器繁忙，请稍后重试"),
