@@ -119,8 +119,7 @@ def test_of_two_changes_at_once_one_is_made_and_the_other_refused(log):
         try:
             log.promote(number, by=f"caller {number}", prove=nothing)
             outcomes["made"] += 1
-        except RoutingChanged as error:
-            assert "at the same time" in str(error)
+        except RoutingChanged:
             outcomes["refused"] += 1
 
     with ThreadPoolExecutor(16) as pool:
@@ -274,7 +273,7 @@ def test_the_command_line_promotes_splits_and_shows_who_did_it(log, monkeypatch,
     assert all("@" in change["by"] for change in changes)
 
 
-def test_wrong_use_of_the_command_line_exits_with_2(capsys):
+def test_wrong_use_of_the_command_line_exits_with_2():
     """A label without a number is no change."""
     for words in (["label", "canary"], ["traffic", "stable"], ["promote", "zero"], ["label"]):
         with pytest.raises(SystemExit) as ended:
