@@ -21,6 +21,7 @@ from cifar.serving.page import mount_page
 from cifar.serving.redis import shared_redis
 from cifar.serving.service import Service
 from cifar.serving.shadow import Shadows
+from cifar.serving.tfserving_rest import add_tfserving
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings, load_settings
 
@@ -40,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
+    add_tfserving(api, classifier, settings)
     add_admin(api, versions, settings)
     if settings.mcp:
         from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import

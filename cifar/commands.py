@@ -93,10 +93,11 @@ def card(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def predict(arguments: argparse.Namespace, settings: Settings) -> None:
     """Classify image files."""
+    from cifar.engines import engine_of
     from cifar.predictor import Predictor
     from cifar.preprocess import preprocess
 
-    predictor = Predictor.load(_chosen_version(arguments, settings), settings.engine)
+    predictor = Predictor.load(_chosen_version(arguments, settings), engine_of(settings))
     top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
     rows: list[dict[str, Any]] = []
     for file in arguments.images:

@@ -33,6 +33,7 @@ a line on stderr and exit status 1.
     ├── RateLimited                  429  rate_limited
     ├── Overloaded                   503  overloaded
     │   └── WaitedTooLong            503  waited_too_long
+    ├── ModelServerUnavailable       503  model_server_unavailable
     ├── CallerLeft                   499  caller_left
     ├── WorkerGone                   503  worker_gone
     ├── DataError                         a data set cannot be used (command line only)
@@ -255,6 +256,14 @@ class WaitedTooLong(Overloaded):
     """The image waited longer than the setting `max_wait_seconds` allows."""
 
     code = "waited_too_long"
+
+
+class ModelServerUnavailable(CifarError):
+    """The host that runs the model does not answer."""
+
+    code = "model_server_unavailable"
+    status = 503
+    retry_after_seconds = 5
 
 
 class CallerLeft(CifarError):

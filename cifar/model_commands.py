@@ -80,9 +80,10 @@ def _log(settings: Settings) -> RoutingLog:
 
 
 def _load(version: Version, settings: Settings) -> None:
+    from cifar.engines import engine_of
     from cifar.predictor import Predictor
 
-    Predictor.load(version, settings.engine)
+    Predictor.load(version, engine_of(settings))
 
 
 def _who() -> str:

@@ -50,8 +50,14 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CIFAR_MODEL_VERSION", "MODEL_VERSION"),
         description="The version to serve. Unset: the highest complete one.",
     )
-    engine: Literal["auto", "tensorflow", "litert"] = Field(
+    engine: Literal["auto", "tensorflow", "litert", "tfserving"] = Field(
         "auto", description="What runs the model. auto: LiteRT where version and machine have it, else TensorFlow."
+    )
+    tfserving_url: str | None = Field(
+        None, min_length=1, description="Where TensorFlow Serving's gRPC is, HOST:PORT, for the engine tfserving."
+    )
+    tfserving_timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest wait for TensorFlow Serving, further attempts included."
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers and Spaces need it
     port: int = Field(
@@ -109,6 +115,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Images in one process that wait for their heat map, 80 answers each; more are answered 503.",
     )
+    max_call_images: int = Field(256, ge=1, description="Images in one call of TensorFlow Serving's `:predict`.")
     max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in its archives included.")
     max_batch_bytes: int = Field(
         200 * 1024**2,
@@ -253,6 +260,12 @@ class Settings(BaseSettings):
         if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _THIS_MACHINE)):
             raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
         return url and url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _refuse_half_an_engine(self) -> Self:
+        if self.engine == "tfserving" and not self.tfserving_url:
+            raise ValueError("CIFAR_ENGINE=tfserving needs CIFAR_TFSERVING_URL, such as tensorflow-serving:8500.")
+        return self
 
     @model_validator(mode="after")
     def _refuse_half_a_sign_in(self) -> Self:

@@ -15,7 +15,7 @@ from cifar.settings import ROOT
 FLOORS = [
     {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus", "cifar.arguments"},
     {"cifar.preprocess", "cifar.registry"},
-    {"cifar.routing"},
+    {"cifar.routing", "cifar.model_server"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
     {"cifar.explain"},

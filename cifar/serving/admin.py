@@ -69,7 +69,7 @@ def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> Non
         dependencies=[Depends(refuse_strangers), *(DOCUMENTED if settings.signs_in else [])],
     )
     _add_reading(router, versions.routing)
-    _add_changing(router, versions, lambda version: Predictor.load(version, settings.engine))
+    _add_changing(router, versions, lambda version: Predictor.load(version, versions.engine))
     api.include_router(router)
 
 

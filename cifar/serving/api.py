@@ -214,7 +214,7 @@ def _add_health(api: FastAPI, classifier: Classifier, remotes: list[Remote]) -> 
     async def ready() -> dict[str, Any]:
         """The model is loaded and warmed up. Send traffic only then. `without` names what does not answer and is done without."""
         versions = classifier.versions
-        versions.check_ready()
+        await asyncio.to_thread(versions.check_answers)
         return {
             "status": "ready",
             "without": [remote.name for remote in remotes if remote.failing],

@@ -57,7 +57,7 @@ OUT_OF_DISTRIBUTION = Counter(
 REFUSED = Counter(
     "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
 )
-for _labels in product(("rest", "page", "gradio", "mcp", "batch"), (Overloaded.code, WaitedTooLong.code)):
+for _labels in product(("rest", "page", "gradio", "mcp", "batch", "tensor"), (Overloaded.code, WaitedTooLong.code)):
     REFUSED.labels(*_labels)  # a rate does not see the first of what was never there
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])

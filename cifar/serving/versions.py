@@ -9,17 +9,21 @@ import time
 from dataclasses import dataclass, field
 
 from cifar.cpus import available_cpus
-from cifar.engines import GAIN_FROM_BATCHES
-from cifar.errors import OUR_FAULT, CifarError, NotReady, VersionUnusable
+from cifar.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
+from cifar.errors import OUR_FAULT, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
+from cifar.model_server import NAME as MODEL_SERVER
+from cifar.model_server import ModelServer
 from cifar.predictor import Predictor
 from cifar.registry import Registry, Version
 from cifar.routing import Routing, RoutingLog, Split, shadow_split, traffic_split
 from cifar.serving.batcher import Batcher
-from cifar.serving.metrics import LOAD_SECONDS, LOADED, NOT_LOADED, WORKERS, WORKERS_READY, VersionCounts
+from cifar.serving.metrics import BREAKER_OPEN, LOAD_SECONDS, LOADED, NOT_LOADED, WORKERS, WORKERS_READY, VersionCounts
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_REMOTE_BATCHES = 8
+"""Under way at once to a server of models, which computes them side by side."""
 _RETRY_SECONDS = 60
 """Until a version that could not be loaded is tried once more, without anybody having changed anything."""
 
@@ -57,6 +61,7 @@ class LoadedVersions:
         self.registry = registry
         self.routing = RoutingLog(registry, pinned=settings.model_version)
         self._settings = settings
+        self.engine = engine_of(settings, changed=lambda failing: BREAKER_OPEN.labels(MODEL_SERVER).set(int(failing)))
         secret = settings.traffic_secret.get_secret_value() if settings.traffic_secret else registry.name
         self._key = hashlib.blake2b(secret.encode(), digest_size=32).digest()
         self._threads = max(1, available_cpus() // settings.workers)
@@ -102,12 +107,26 @@ class LoadedVersions:
             raise type(self._failure)(*self._failure.args)  # a new one: each raise adds to an exception's traceback
         raise NotReady("The model is being loaded. Try again in a few seconds.")
 
+    def check_answers(self) -> None:
+        """Raise why nothing would be answered: as `check_ready`, and whether a server of models is away.
+
+        One that was away is asked again, since nobody else may: a process that is not ready gets no requests.
+
+        Raises:
+            ModelServerUnavailable: it still is.
+        """
+        self.check_ready()
+        if isinstance(self.engine, ModelServer) and self.engine.failing:
+            self.get().predictor.ask_once()
+
     def load_default(self) -> None:
         """Load and warm up what users are sent to; a failure is logged and kept for `check_ready`."""
         WORKERS.set(1)
         try:
             self._plan = self._first_plan(self.routing.now())
             WORKERS_READY.set(1)
+        except ModelServerUnavailable as error:  # the server itself has said so in the log; `follow` tries again
+            self._failure = error
         except Exception as error:
             log.exception("version %s cannot be served", self._stable.number)
             self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
@@ -117,6 +136,8 @@ class LoadedVersions:
         while not ended.wait(self._settings.registry_poll_seconds):
             if self._plan:
                 self.refresh()
+            elif isinstance(self._failure, ModelServerUnavailable):
+                self.load_default()
 
     def refresh(self) -> None:
         """Look once whether the registry says something new, load that beside what is served, and go over to it at once.
@@ -229,12 +250,13 @@ class LoadedVersions:
     def _load_now(self, version: Version) -> Served:
         log.info("loading %s version %s", version.name, version.number)
         started = time.perf_counter()
-        predictor = Predictor.load(version, self._settings.engine, threads=self._threads)
+        predictor = Predictor.load(version, self.engine, threads=self._threads)
         LOAD_SECONDS.labels(version.number, predictor.engine).observe(time.perf_counter() - started)
         LOADED.labels(version.name, version.number, predictor.engine).set(1)
         log.info("version %s is ready on %s", version.number, predictor.engine)
         if predictor.engine in GAIN_FROM_BATCHES:
-            batcher = Batcher(predictor.answers, largest=self._settings.max_batch_images)
+            parallel = _REMOTE_BATCHES if predictor.engine in REMOTE else 1
+            batcher = Batcher(predictor.answers, largest=self._settings.max_batch_images, parallel=parallel)
         else:
             batcher = Batcher(predictor.answers, largest=1, parallel=self._threads)
         return Served(

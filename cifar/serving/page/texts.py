@@ -247,6 +247,7 @@ TEXTS: dict[str, Words] = {
     "error.routing_changed": Words("", "他人同时更改了版本设置，请查看后重试"),
     "error.nothing_to_roll_back": Words("", "没有可以回退到的版本"),
     "error.registry_read_only": Words("", "模型目录为只读，无法更改"),
+    "error.model_server_unavailable": Words("", "模型服务器没有响应，请稍后重试"),
     "error.not_ready": Words("", "模型正在加载，请几秒后重试"),
     "error.rate_limited": Words("", "请求过于频繁，请稍后重试"),
     "error.overloaded": Words("", "服务器繁忙，请稍后重试"),
