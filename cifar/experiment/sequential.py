@@ -1,0 +1,156 @@
+"""The difference of two accuracies, in a way that may be looked at after every answer.
+
+The test is the mixture sequential probability ratio test with a normal mixture (Johari, Koomen, Pekelis and Walsh: "Always
+Valid Inference: Continuous Monitoring of A/B Tests", Operations Research 70(3), 2022), with the variance estimated from the
+data. The chance that its p-value ever falls to 0.05 while nothing differs is at most 5 %, and that its interval ever misses the
+difference too, whenever and however often one looks. That holds for large numbers, and not for the first few; so `MIN_USERS`
+comes first, and the variance never counts as less than with both versions alike. `benchmarks/peeking.py` shows what comes of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ALPHA = 0.05
+POWER = 0.8
+MIN_USERS = 20
+"""Users with feedback that each version needs before anything is said of a difference."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What feedback says of one version.
+
+    Feedback comes by request, but a user who has sent one photo often sends another like it, and stays with one version. So users
+    are what is drawn at random: the variance is that between users (linearized, of a ratio), where that is more.
+    """
+
+    users: int
+    feedback: int
+    right: int
+    design_effect: float
+    """How many times the variance is that of as many requests by as many users; at least 1."""
+
+    @classmethod
+    def of(cls, users: np.ndarray, right: np.ndarray) -> Accuracy:
+        """Count.
+
+        Args:
+            users: `(n,)`, who asked; of any type that can be compared.
+            right: `(n,)` `bool`, whether the answer was right.
+        """
+        _, at = np.unique(users, return_inverse=True)
+        said = np.bincount(at)
+        hits = np.bincount(at, weights=right)
+        feedback, total, people = len(right), int(hits.sum()), len(said)
+        if people < 2:
+            return cls(people, feedback, total, float(max(1, feedback)))
+        between = np.square(hits - total / feedback * said).sum() * people / (people - 1) / feedback**2
+        return cls(people, feedback, total, float(max(1.0, between / _variance(feedback, total))))
+
+    @property
+    def share(self) -> float:
+        """Right answers of those that were judged; NaN without any."""
+        return self.right / self.feedback if self.feedback else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval at 95 %, of as many independent answers as these are worth; (0, 1) without any."""
+        from scipy.stats import binomtest
+
+        worth = round(self.feedback / self.design_effect)
+        if not worth:
+            return 0.0, 1.0
+        found = binomtest(round(worth * self.share), worth).proportion_ci(1 - ALPHA, method="wilson")
+        return float(found.low), float(found.high)
+
+
+class Difference(NamedTuple):
+    """The second version's accuracy less the first's."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    variance: float
+
+
+def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Difference | None:
+    """Compare two versions; valid whenever one looks.
+
+    Args:
+        first: the one in use.
+        second: the one on trial.
+        mixture: standard deviation of the differences that the test looks for; chosen before the first look.
+
+    Returns:
+        None while either has too few users with feedback.
+    """
+    if min(first.users, second.users) < MIN_USERS:
+        return None
+    counts = [(part.feedback, part.right, part.design_effect) for part in (first, second)]
+    value = second.share - first.share
+    variance = float(variance_of(*counts[0], *counts[1]))
+    half = float(half_width(variance, mixture))
+    return Difference(
+        value, max(-1.0, value - half), min(1.0, value + half), float(p_value(value, variance, mixture)), variance
+    )
+
+
+def variance_of(n1: Any, right1: Any, design1: Any, n2: Any, right2: Any, design2: Any) -> Any:
+    """Variance of the difference of two shares; numbers or arrays.
+
+    The larger of two: with a rate for each version, and with one for both, which early on the smaller of two unequal ones needs.
+    """
+    pooled = (right1 + right2 + 1) / (n1 + n2 + 2)
+    alike = pooled * (1 - pooled) * (design1 / n1 + design2 / n2)
+    return np.maximum(_variance(n1, right1) * design1 + _variance(n2, right2) * design2, alike)
+
+
+def _variance(n: Any, right: Any) -> Any:
+    """Of a share, as if one right and one wrong answer more had come: nothing is certain because it was always so."""
+    share = (right + 1) / (n + 2)
+    return share * (1 - share) / n
+
+
+def p_value(value: Any, variance: Any, mixture: float) -> Any:
+    """One over the mixture's likelihood ratio: section 4 of the paper. Numbers or arrays."""
+    spread = mixture**2
+    total = variance + spread
+    ratio = np.log(variance / total) / 2 + spread * np.square(value) / (2 * variance * total)
+    return np.exp(-np.maximum(ratio, 0))
+
+
+def half_width(variance: Any, mixture: float) -> Any:
+    """Half of the interval that holds the difference at all times, 95 %: the values whose p-value exceeds `ALPHA`."""
+    total = variance + mixture**2
+    return np.sqrt(variance * total / mixture**2 * (np.log(total / variance) - 2 * np.log(ALPHA)))
+
+
+def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture: float, shares: float) -> int:
+    """How much feedback the two need together, to find a difference of `effect` with a probability of `POWER`.
+
+    What a single look at the end would find is counted; looking earlier finds some of it earlier.
+
+    Args:
+        first: what is known of the one.
+        second: and of the other; a version without feedback counts as right half of the time, which needs most.
+        effect: the difference, such as 0.02.
+        mixture: see `difference`.
+        shares: which part of the feedback the second gets.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    def missing(log_variance: float) -> float:
+        variance = np.exp(log_variance)
+        return float((effect - half_width(variance, mixture)) / np.sqrt(variance) - norm.ppf(POWER))
+
+    wanted = np.exp(brentq(missing, np.log(1e-12), np.log(1.0)))
+    each = [
+        (part.right + 1) * (part.feedback - part.right + 1) / (part.feedback + 2) ** 2 * part.design_effect
+        for part in (first, second)
+    ]
+    return int(np.ceil((each[0] / (1 - shares) + each[1] / shares) / wanted))
