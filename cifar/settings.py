@@ -210,6 +210,34 @@ class Settings(BaseSettings):
     )
     session_seconds: int = Field(8 * 3600, ge=60, description="How long a person stays signed in to the page.")
 
+    records: bool = Field(
+        True, description="Whether predictions are recorded, and feedback on them is taken; never the image itself."
+    )
+    records_folder: Path = Field(
+        ROOT / "var", description="Folder of the records: journals, kept images, and the SQLite file."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE for the records. Unset: SQLite in the records folder.",
+    )
+    records_key: SecretStr | None = Field(
+        None, description="Secret that users are hashed with, 32 characters or more. Unset: one is made in the folder."
+    )
+    records_flush_seconds: float = Field(
+        1.0, gt=0, description="Time after which what was recorded moves from the journal into the database."
+    )
+    records_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the records' database.")
+    max_journal_bytes: int = Field(
+        64 * 1024**2,
+        ge=4096,
+        description="Largest journal of one process, while the database is away; then no more is recorded.",
+    )
+    records_retention_days: float = Field(90.0, gt=0, description="Age at which records, feedback and kept images go.")
+    keep_uploads: bool = Field(False, description="Whether the images of recorded predictions are kept too.")
+    max_kept_images: int = Field(10_000, ge=1, description="Images kept; then no more are until some have gone by age.")
+    max_kept_bytes: int = Field(1024**3, ge=1024, description="Their largest sum.")
+    max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
+
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."
@@ -222,12 +250,12 @@ class Settings(BaseSettings):
             raise ValueError("expected NUMBER/second, /minute, /hour or /day, such as 600/minute")
         return text
 
-    @field_validator("registry", "uploads", "examples", "data_cache", "api_keys_file")
+    @field_validator("registry", "uploads", "examples", "data_cache", "api_keys_file", "records_folder")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and path.expanduser()
 
-    @field_validator("jwt_secret", "oidc_client_secret")
+    @field_validator("jwt_secret", "oidc_client_secret", "records_key")
     @classmethod
     def _refuse_weak_secrets(cls, secret: SecretStr | None) -> SecretStr | None:
         """Who sees one signature can try secrets for as long as they like."""

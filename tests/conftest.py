@@ -25,10 +25,11 @@ from cifar.settings import ROOT, Settings
 
 NO_CACHE = AnswerCache(images=0, lifetime_seconds=1, redis=None)
 
-# Settings of the machine must not reach the tests; uploads go to a folder of their own.
+# Settings of the machine must not reach the tests; uploads and records go to folders of their own.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
     del os.environ[name]
 os.environ["CIFAR_UPLOADS"] = tempfile.mkdtemp(prefix="cifar-tests-")
+os.environ["CIFAR_RECORDS_FOLDER"] = tempfile.mkdtemp(prefix="cifar-tests-")
 Settings.model_config["env_file"] = None
 
 SHARED = ROOT.parent / "shared"

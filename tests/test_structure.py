@@ -17,7 +17,7 @@ FLOORS = [
     {"cifar.preprocess", "cifar.registry"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
-    {"cifar.explain"},
+    {"cifar.explain", "cifar.records"},
     {"cifar.training", "cifar.serving"},
     {"cifar.commands"},
     {"cifar.cli", "cifar.notebook"},
