@@ -71,6 +71,17 @@ def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pi
     )
 
 
+def statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """Brightness and contrast: mean and standard deviation of one model input `uint8`, each in [0, 1], 4 digits.
+
+    By products of vectors: NumPy's own functions take ten times as long for so few numbers.
+    """
+    values = pixels.ravel().astype(np.float32)
+    mean = float(values.dot(np.ones_like(values))) / values.size
+    values -= np.float32(mean)
+    return round(mean / 255, 4), round((float(values.dot(values)) / values.size) ** 0.5 / 255, 4)
+
+
 def open_image(payload: bytes, *, max_pixels: int, side: int) -> Image.Image:
     """Read the header only: the first half of `preprocess`.
 

@@ -238,6 +238,24 @@ class Settings(BaseSettings):
     max_kept_bytes: int = Field(1024**3, ge=1024, description="Their largest sum.")
     max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
 
+    ab_window_days: float = Field(14.0, gt=0, description="Days up to now that the A/B report looks at.")
+    ab_effect: float = Field(
+        0.02,
+        ge=0.001,
+        le=0.5,
+        description="Least difference of accuracies worth finding. The A/B test is made for it: set it before the first look.",
+    )
+    max_report_rows: int = Field(
+        200_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
+    )
+    drift_window_hours: float = Field(24.0, gt=0, description="Hours up to now whose images are recent.")
+    drift_min_images: int = Field(500, ge=1, description="Recent images of a version before anything is said of drift.")
+    drift_warn_psi: float = Field(0.1, gt=0, description="Population stability index from which on a feature drifts.")
+    drift_alert_psi: float = Field(0.25, gt=0, description="The same, from which on somebody is to be told.")
+    drift_refresh_seconds: float = Field(
+        300.0, ge=0, description="How often one worker measures drift for the metrics. 0: never."
+    )
+
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."

@@ -18,6 +18,7 @@ FLOORS = [
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
     {"cifar.explain", "cifar.records"},
+    {"cifar.experiment"},
     {"cifar.training", "cifar.serving"},
     {"cifar.commands"},
     {"cifar.cli", "cifar.notebook"},

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Engine, Select, func, select
 
 from cifar.errors import BadParameter
+from cifar.experiment.rows import columns
 from cifar.experiment.sequential import Accuracy, Difference, difference, feedback_needed
 from cifar.records.tables import NONE, comparisons, feedback, predictions
 from cifar.settings import Settings
@@ -120,8 +121,8 @@ def ab_report(
     days = settings.ab_window_days if since_days is None else since_days
     since, most, model = time.time() - days * _DAY_SECONDS, settings.max_report_rows, settings.model_name
     with engine.connect() as connection:
-        asked = _columns(connection, _asked(model, since), most)
-        said = _columns(connection, _said(model, since), most)
+        asked = columns(connection, _asked(model, since), most)
+        said = columns(connection, _said(model, since), most)
         shadows = {row.shadow_version: row for row in connection.execute(_shadows(model, since))}
     counts = _counts(asked["version"])
     there = sorted(counts.keys() | shadows.keys())
@@ -149,24 +150,10 @@ def _said(model: str, since: float) -> Select[Any]:
 
 def _shadows(model: str, since: float) -> Select[Any]:
     """One row for each version that answered in the shadow of another."""
-    columns = comparisons.c
-    return (
-        select(
-            columns.shadow_version,
-            func.count().label("compared"),
-            func.count().filter(~columns.agrees).label("differs"),
-            func.avg(columns.distance).label("distance"),
-        )
-        .where(columns.model == model, columns.at >= since)
-        .group_by(columns.shadow_version)
-    )
-
-
-def _columns(connection: Any, query: Select[Any], most: int) -> dict[str, np.ndarray]:
-    """The newest rows as arrays by name, the oldest first."""
-    result = connection.execute(query.limit(most))
-    columns = list(zip(*reversed(result.all()), strict=True)) or [()] * len(result.keys())
-    return {name: np.array(column) for name, column in zip(result.keys(), columns, strict=True)}
+    table = comparisons.c
+    counted = [func.count().label("compared"), func.count().filter(~table.agrees).label("differs")]
+    query = select(table.shadow_version, *counted, func.avg(table.distance).label("distance"))
+    return query.where(table.model == model, table.at >= since).group_by(table.shadow_version)
 
 
 def _counts(numbers: np.ndarray) -> dict[int, int]:

@@ -90,23 +90,32 @@ def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Differen
     """
     if min(first.users, second.users) < MIN_USERS:
         return None
-    counts = [(part.feedback, part.right, part.design_effect) for part in (first, second)]
     value = second.share - first.share
-    variance = float(variance_of(*counts[0], *counts[1]))
+    variance = float(variance_of(*(Counts(part.feedback, part.right, part.design_effect) for part in (first, second))))
     half = float(half_width(variance, mixture))
     return Difference(
         value, max(-1.0, value - half), min(1.0, value + half), float(p_value(value, variance, mixture)), variance
     )
 
 
-def variance_of(n1: Any, right1: Any, design1: Any, n2: Any, right2: Any, design2: Any) -> Any:
-    """Variance of the difference of two shares; numbers or arrays.
+class Counts(NamedTuple):
+    """Of one version: numbers, or arrays over many looks."""
+
+    feedback: Any
+    right: Any
+    design_effect: Any
+
+
+def variance_of(first: Counts, second: Counts) -> Any:
+    """Variance of the difference of two shares.
 
     The larger of two: with a rate for each version, and with one for both, which early on the smaller of two unequal ones needs.
     """
-    pooled = (right1 + right2 + 1) / (n1 + n2 + 2)
-    alike = pooled * (1 - pooled) * (design1 / n1 + design2 / n2)
-    return np.maximum(_variance(n1, right1) * design1 + _variance(n2, right2) * design2, alike)
+    both = (first, second)
+    pooled = (first.right + second.right + 1) / (first.feedback + second.feedback + 2)
+    apart = sum(_variance(one.feedback, one.right) * one.design_effect for one in both)
+    alike = pooled * (1 - pooled) * sum(one.design_effect / one.feedback for one in both)
+    return np.maximum(apart, alike)
 
 
 def _variance(n: Any, right: Any) -> Any:
