@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar import __version__, commands
-from cifar.arguments import count, interval, names, size
+from cifar.arguments import count, duration, effect, interval, names, size, two_versions
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     _json(models)
 
+    _add_experiment(kinds)
     _add_keys(kinds)
 
     serve = _command(
@@ -180,6 +181,31 @@ def _add_evaluate(kinds: Any) -> None:
     card.add_argument(
         "--notes", type=Path, metavar="FILE", help="Markdown of your own, put where the card says what else is known"
     )
+
+
+def _add_experiment(kinds: Any) -> None:
+    ab = _command(kinds, "ab", commands.ab_report, "whether one version is better than another", "cifar ab report")
+    ab.add_argument("action", choices=["report"])
+    ab.add_argument(
+        "--versions",
+        type=two_versions,
+        metavar="A,B",
+        default=(),
+        help="the one in use and the one on trial (default: the two most used)",
+    )
+    ab.add_argument("--since", type=duration, metavar="DAYS", help="default: the setting CIFAR_AB_WINDOW_DAYS")
+    ab.add_argument(
+        "--effect",
+        type=effect,
+        metavar="SHARE",
+        help="tell how much feedback finds this difference (default: CIFAR_AB_EFFECT)",
+    )
+    _json(ab)
+    drift = _command(
+        kinds, "drift", commands.drift, "whether photos and answers are still what they were", "cifar drift --since 6"
+    )
+    drift.add_argument("--since", type=duration, metavar="HOURS", help="default: the setting CIFAR_DRIFT_WINDOW_HOURS")
+    _json(drift)
 
 
 def _add_keys(kinds: Any) -> None:

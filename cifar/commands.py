@@ -9,13 +9,18 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cifar.errors import CifarError
 from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, process_environment
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 def data(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -138,6 +143,49 @@ def models(arguments: argparse.Namespace, settings: Settings) -> None:
         _say(f"There is no version of {settings.model_name} in {settings.registry}.")
     for problem in problems:
         _say(problem)
+
+
+def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare two versions by what was recorded."""
+    from cifar.experiment.reports import ab_report
+    from cifar.experiment.text import report_text
+
+    with _records(settings) as engine:
+        report = ab_report(
+            engine, settings, versions=arguments.versions, since_days=arguments.since, effect=arguments.effect
+        )
+    print(json.dumps(report.as_json(), indent=2) if arguments.json else report_text(report))
+
+
+def drift(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare recent photos and answers with those of the manifest."""
+    from cifar.experiment.text import drift_text
+    from cifar.experiment.watch import drift_report
+
+    with _records(settings) as engine:
+        found = drift_report(engine, _registry(settings), settings, since_hours=arguments.since)
+    if arguments.json:
+        print(json.dumps([version.as_json() for version in found], indent=2))
+    else:
+        print(drift_text(found, min_images=settings.drift_min_images))
+
+
+@contextmanager
+def _records(settings: Settings) -> Iterator[Engine]:
+    """The records, with the tables of this release."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from cifar.records.database import migrate, open_engine
+
+    engine = open_engine(settings)
+    try:
+        settings.records_folder.mkdir(parents=True, exist_ok=True)
+        migrate(engine, settings.records_folder)
+        yield engine
+    except SQLAlchemyError as error:
+        raise CifarError(f"The records cannot be read: {type(error).__name__}. Look at CIFAR_DATABASE_URL.") from error
+    finally:
+        engine.dispose()
 
 
 def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
