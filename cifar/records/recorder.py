@@ -61,6 +61,7 @@ class Recorder:
         self._full: Journal | None = None
         self._writing = threading.Lock()
         self._flushing = threading.Lock()
+        self._migrating = threading.Lock()
         self._migrated = False
         self._told = False
         self._stopped = threading.Event()
@@ -127,6 +128,7 @@ class Recorder:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database does not answer.
         """
+        self._migrate()
         if row := self._stored(request_id):
             return row
         needle = orjson.dumps(request_id)
@@ -148,10 +150,8 @@ class Recorder:
         with self._flushing:
             try:
                 self._open()
-                if not self._migrated:
-                    migrate(self.engine, self._folder)
-                    self._migrated = True
-                elif self._told:
+                self._migrate()
+                if self._told:
                     with self.engine.connect() as connection:
                         connection.execute(text("SELECT 1"))
                 self._move()
@@ -186,6 +186,12 @@ class Recorder:
         except OSError as error:
             self._tell(failing=True, why=error)
             raise
+
+    def _migrate(self) -> None:
+        with self._migrating:
+            if not self._migrated:
+                migrate(self.engine, self._folder)
+                self._migrated = True
 
     def _own_key(self) -> bytes:
         if self._settings.records_key:

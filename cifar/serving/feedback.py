@@ -164,9 +164,11 @@ class Records:
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[object]:
             self._recorder.start()
-            async with inner(app) as state:
-                yield state
-            await asyncio.to_thread(self._recorder.stop)
+            try:
+                async with inner(app) as state:
+                    yield state
+            finally:
+                await asyncio.to_thread(self._recorder.stop)
 
         api.router.lifespan_context = lifespan  # type: ignore[assignment]
 

@@ -141,7 +141,9 @@ class ClassifyTab:
             versions.default if answer.version == versions.default.number else versions.registry.get(answer.version)
         )
         confidence = getattr(version.manifest, "confidence", None)
-        return answer_html(answer, calibrated=bool(confidence), explains=explains, request_id=by and by.request_id)
+        return answer_html(
+            answer, calibrated=bool(confidence), explains=explains, request_id=by.request_id if by else None
+        )
 
 
 def known(error: Exception) -> CifarError:
