@@ -230,7 +230,7 @@ class Recorder:
             except ValueError:  # the disk was full, or the power failed
                 self._on_drop(1)
                 continue
-            by_table.setdefault(table, []).append(row)
+            by_table.setdefault(table, []).append({key: _rounded(value) for key, value in row.items()})
         for table, rows in by_table.items():
             self._insert(table, rows)
 
@@ -258,6 +258,13 @@ class Recorder:
             log.warning("records cannot be stored (%s: %s); going on without", type(why).__name__, _short(why))
         else:
             log.info("records are stored again")
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits are enough of a score; a time has as many anyway."""
+    if isinstance(value, float):
+        return round(value, 6)
+    return {key: _rounded(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _short(error: Exception | None) -> str:
