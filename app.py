@@ -15,6 +15,8 @@ from cifar.serving.api import create_api
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
 from cifar.serving.explain_route import add_explain
+from cifar.serving.feedback import Records
+from cifar.serving.feedback_route import add_feedback
 from cifar.serving.logs import log_config
 from cifar.serving.page import mount_page
 from cifar.serving.redis import shared_redis
@@ -35,10 +37,13 @@ def create_app(settings: Settings) -> FastAPI:
     versions = LoadedVersions(registry, default, settings)
     redis = shared_redis(settings)
     cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
-    classifier = Classifier(versions, settings, cache)
+    records = Records(settings) if settings.records else None
+    classifier = Classifier(versions, settings, cache, records)
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
+    if records:
+        add_feedback(api, records, settings)
     if settings.mcp:
         from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
 

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_experiment(kinds)
     _add_keys(kinds)
+    _add_records(kinds)
 
     serve = _command(
         kinds, "serve", commands.serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
@@ -225,6 +226,32 @@ def _add_keys(kinds: Any) -> None:
     _json(_command(actions, "list", commands.keys_list, "names and scopes of the keys there are", "cifar keys list"))
     revoke = _command(actions, "revoke", commands.keys_revoke, "make a key invalid", "cifar keys revoke ci")
     revoke.add_argument("name", metavar="NAME", help="the name it was made under")
+
+
+def _add_records(kinds: Any) -> None:
+    records = kinds.add_parser("records", help="predictions and feedback: export, sweep, migrate")
+    actions = records.add_subparsers(required=True, metavar="ACTION")
+    export = _command(
+        actions,
+        "export",
+        commands.records_export,
+        "all predictions with their feedback, as a table",
+        "cifar records export --out records.csv",
+    )
+    export.add_argument("--format", choices=["csv", "parquet"], default="csv", help="(default: csv)")
+    images = _command(
+        actions,
+        "images",
+        commands.records_images,
+        "kept images with feedback, as an image folder to train on",
+        "cifar records images --out data/said",
+    )
+    for parser in (export, images):
+        parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where to")
+    sweep = _command(actions, "sweep", commands.records_sweep, "delete what is too old, now", "cifar records sweep")
+    for parser in (images, sweep):
+        _json(parser)
+    _command(actions, "migrate", commands.records_migrate, "bring the tables up to date", "cifar records migrate")
 
 
 _SOURCE_HELP = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*"

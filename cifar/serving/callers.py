@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 SCOPES = ("predict", "feedback", "admin")
 """`predict`: ask the model. `feedback`: say what was right. `admin`: change what is served."""
+_EVERYBODY = frozenset({"predict", "feedback"})
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ class Asker:
     Attributes:
         request_id: as it is sent back in `X-Request-ID`; callers may choose their own.
         user: whom the same version answers each time: see `caller_of`.
+        scopes: what they may do: those of `SCOPES` that they have; without sign-in all may ask and say what was right.
     """
 
     request_id: str
     user: str
+    scopes: frozenset[str] = _EVERYBODY
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
         """The asker of a request that has passed the front."""
-        return cls(scope["state"]["request_id"], caller_of(scope))
+        who = scope["state"].get("caller")
+        return cls(scope["state"]["request_id"], caller_of(scope), who.scopes if who else _EVERYBODY)

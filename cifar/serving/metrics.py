@@ -70,6 +70,10 @@ BREAKER_OPEN = Gauge(
     multiprocess_mode="livemax",
 )
 
+RECORDS_DROPPED = Counter("cifar_records_dropped_total", "Records given up: the journal or the disk was full.")
+IMAGES_NOT_KEPT = Counter("cifar_images_not_kept_total", "Images not kept: as many are there as the settings allow.")
+FEEDBACK = Counter("cifar_feedback_total", "Feedback stored.")
+
 # "live": what a process that has ended held, nobody holds.
 WORKERS = Gauge("cifar_workers", "Workers that are there.", multiprocess_mode="livesum")
 WORKERS_READY = Gauge(

@@ -27,7 +27,7 @@ THEME = gr.themes.Default(primary_hue="teal", font=_SYSTEM_FONTS, font_mono=["ui
 CSS = (_HERE / "page.css").read_text(encoding="utf-8")
 HEAD = "".join(
     f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>"
-    for name in ("page.js", "live.js", "zip.js", "batch.js")
+    for name in ("page.js", "live.js", "feedback.js", "zip.js", "batch.js")
 )
 TRANSLATE = gr.I18n(
     **{tag: {key: getattr(text, field) for key, text in TEXTS.items()} for field, tag in LANGUAGES.items()}
