@@ -44,6 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
     add_explain(api, service.explainer, settings)
     if records:
         add_feedback(api, records, settings)
+    if service.experiment:
+        service.experiment.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
 

@@ -22,8 +22,8 @@ _BINS = 10
 _DIGITS = 4
 _ADDED = 0.5
 """Added to each count, so that an empty bin is rare and not impossible."""
-_CHANCE = 0.99
-"""A version without drift exceeds what chance explains once in a hundred looks at a feature."""
+_CHANCE = 0.01
+"""How often a version without drift exceeds what counts as chance, looked at once."""
 
 NUMBERS = ("confidence", "brightness", "contrast")
 
@@ -94,9 +94,9 @@ def psi(then: Sequence[int], recent: Sequence[int]) -> float:
 
 def chance(then: Sequence[int], recent: Sequence[int]) -> float:
     """The index that two samples of these sizes from one source exceed once in a hundred times."""
-    from scipy.stats import chi2
+    from scipy.special import chdtri  # scipy.stats would take three times the memory of it
 
-    return float(chi2.ppf(_CHANCE, max(1, len(then) - 1)) * (1 / sum(then) + 1 / sum(recent)))
+    return float(chdtri(max(1, len(then) - 1), _CHANCE) * (1 / sum(then) + 1 / sum(recent)))
 
 
 def drift(known: Reference, recent: Mapping[str, np.ndarray], settings: Settings) -> list[FeatureDrift]:

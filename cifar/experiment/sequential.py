@@ -151,11 +151,11 @@ def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture
         shares: which part of the feedback the second gets.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     def missing(log_variance: float) -> float:
         variance = np.exp(log_variance)
-        return float((effect - half_width(variance, mixture)) / np.sqrt(variance) - norm.ppf(POWER))
+        return float((effect - half_width(variance, mixture)) / np.sqrt(variance) - ndtri(POWER))
 
     wanted = np.exp(brentq(missing, np.log(1e-12), np.log(1.0)))
     each = [

@@ -10,6 +10,7 @@ import html
 from typing import NamedTuple
 
 from cifar.errors import CifarError
+from cifar.serving.page.texts_experiment import EXPERIMENT
 
 
 class Words(NamedTuple):
@@ -32,6 +33,7 @@ TEXTS: dict[str, Words] = {
     "tab.batch": Words("Batch", "批量"),
     "tab.compare": Words("Compare", "对比"),
     "tab.model": Words("Model", "模型"),
+    "tab.ab": Words("A/B", "A/B 测试"),
     "tab.code": Words("Use it from code", "代码调用"),
     "photo": Words("Photo", "照片"),
     "photo.drop": Words("Drop a photo here, or click to choose one", "将照片拖到此处，或点击选择"),
@@ -266,6 +268,9 @@ TEXTS: dict[str, Words] = {
     "class.ship": Words("ship", "船"),
     "class.truck": Words("truck", "卡车"),
 }
+
+
+TEXTS |= {key: Words(*text) for key, text in EXPERIMENT.items()}
 
 
 def words(key: str, **values: object) -> Words:
