@@ -199,7 +199,7 @@ def _add_experiment(kinds: Any) -> None:
         "--effect",
         type=effect,
         metavar="SHARE",
-        help="tell how much feedback finds this difference (default: CIFAR_AB_EFFECT)",
+        help="tell how much feedback finds this difference (default: CIFAR_AB_EFFECT_SHARE)",
     )
     _json(ab)
     drift = _command(

@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
 
     ab_window_days: float = Field(14.0, gt=0, description="Days up to now that the A/B report looks at.")
-    ab_effect: float = Field(
+    ab_effect_share: float = Field(
         0.02,
         ge=0.001,
         le=0.5,

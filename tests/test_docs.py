@@ -60,6 +60,11 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "port",
         "workers",
         "_slot",
+        "_share",
+        "_rows",
+        "_days",
+        "_hours",
+        "_psi",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name

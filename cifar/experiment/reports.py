@@ -131,7 +131,7 @@ def ab_report(
     pair = _pair(versions, counts)
     compared = None
     if pair:
-        compared = _compare(*pair, said, judged, counts, settings=settings, effect=effect or settings.ab_effect)
+        compared = _compare(*pair, said, judged, counts, settings=settings, effect=effect or settings.ab_effect_share)
     return Report(model, days, len(asked["version"]) == most, rows, compared, *_verdict(counts, compared))
 
 
@@ -221,7 +221,7 @@ def _compare(
     settings: Settings,
     effect: float,
 ) -> Comparison:
-    rows, mixture = _of(said, first, second), settings.ab_effect
+    rows, mixture = _of(said, first, second), settings.ab_effect_share
     looks = []
     for end in np.unique(np.linspace(0, len(rows["at"]), _LOOKS + 1).astype(int)[1:]):
         until = {name: column[:end] for name, column in rows.items()}

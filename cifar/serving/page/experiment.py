@@ -64,10 +64,11 @@ def _compared(compared: Comparison, there: int) -> list[str]:
         value=_points(now.value),
         low=_points(now.low),
         high=_points(now.high),
-        p=f"{now.p_value:.2g}",
+        p=_p(now.p_value),
     )
+    decided = not now.low <= 0 <= now.high
     return [
-        f"<p>{said} {needed}</p>",
+        f"<p>{said if decided else f'{said} {needed}'}</p>",
         band(words("ab.plot"), words("ab.axis"), [_scaled(look) for look in compared.looks]),
     ]
 
@@ -76,12 +77,16 @@ def _scaled(look: Look) -> tuple[int, float, float, float]:
     return look.feedback, look.value * 100, look.low * 100, look.high * 100
 
 
+def _p(value: float) -> str:
+    return f"= {value:.4f}" if value >= 0.0001 else "< 0.0001"
+
+
 def _points(value: float) -> str:
     return f"{value * 100:+.1f}"
 
 
 def _table(versions: list[VersionReport]) -> str:
-    head = "".join(f'<th scope="col">{say(key)}</th>' for key in ("version", *_HEAD))
+    head = "".join(f'<th scope="col">{say(key)}</th>' for key in ("model.version", *_HEAD))
     rows = "".join(
         f'<tr><th scope="row">{row.version}</th>{"".join(f"<td>{cell}</td>" for cell in _cells(row))}</tr>'
         for row in versions
@@ -123,7 +128,7 @@ def drift_html(found: VersionDrift, settings: Settings) -> str:
         f'<th scope="col">{say(key)}</th>' for key in ("drift.feature", "drift.psi", "drift.chance", "drift.level")
     )
     rows = "".join(
-        f'<tr class="{one.level}"><th scope="row">{say(_FEATURES[one.feature])}</th><td>{one.psi:.3f}</td>'
+        f'<tr class="drifts-{one.level}"><th scope="row">{say(_FEATURES[one.feature])}</th><td>{one.psi:.3f}</td>'
         f"<td>{one.chance:.3f}</td><td>{say(_LEVELS[one.level])}</td></tr>"
         for one in found.features
     )

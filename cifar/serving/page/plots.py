@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from cifar.serving.page.answer import percent
 from cifar.serving.page.texts import Words, class_name, say, spans, words
 
 _WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 20, 10, 40
 
 
 class Series(NamedTuple):
@@ -118,7 +119,8 @@ def curves(title: Words, series: list[Series]) -> str:
 def band(title: Words, across: Words, looks: Sequence[tuple[int, float, float, float]]) -> str:
     """A value and its interval over a count: `(count, value, low, high)`. The first, widest quarter may be cut off."""
     settled = looks[len(looks) // 4 :]
-    low, high = min(0.0, *(look[2] for look in settled)), max(0.0, *(look[3] for look in settled))
+    low = math.floor(min(0.0, *(look[2] for look in settled)))
+    high = math.ceil(max(0.0, *(look[3] for look in settled)))
     first, last = looks[0][0], looks[-1][0]
 
     def point(count: int, value: float) -> str:

@@ -48,8 +48,8 @@ EXPERIMENT: dict[str, tuple[str, str]] = {
     "ab.open": ("Not decided yet: the interval of the difference holds zero.", "尚无结论：差值的区间包含零。"),
     "ab.better": ("Version {better} is better than version {other}.", "版本 {better} 优于版本 {other}。"),
     "ab.difference": (
-        "Accuracy of version {second} less that of version {first}: {value} points, 95 % at all times {low} to {high}, p = {p}.",
-        "版本 {second} 与版本 {first} 的准确率之差：{value} 个百分点，任意时刻 95% 区间 {low} 至 {high}，p = {p}。",
+        "Accuracy of version {second} less that of version {first}: {value} points, 95 % at all times {low} to {high}, p {p}.",
+        "版本 {second} 与版本 {first} 的准确率之差：{value} 个百分点，任意时刻 95% 区间 {low} 至 {high}，p {p}。",
     ),
     "ab.needed": (
         "To find a difference of {effect} points in four of five cases, about {needed} answers with feedback are needed; there are {there}.",
