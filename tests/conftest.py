@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,13 +37,13 @@ SHARED = ROOT.parent / "shared"
 """Larger data for those who have it; the default tests pass without."""
 
 
-def need(program: str) -> str:
-    """The path of a system program. Without it the test is skipped, or under CI=true fails."""
-    if path := shutil.which(program):
+def need(program: str, *, also_in: Iterable[Path] = ()) -> str:
+    """The path of a system program, looked for in other folders too. Without it the test is skipped, or under CI=true fails."""
+    if path := shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *map(str, also_in)])):
         return path
     if os.environ.get("CI") == "true":
         pytest.fail(f"{program} is not installed; .ci/run should have done it")
-    pytest.skip(f"{program} is not installed: apt-get install {program}")
+    pytest.skip(f"{program} is not installed; .ci/run has the packages")
 
 
 @contextmanager

@@ -35,8 +35,10 @@ def test_the_documented_defaults_can_be_uncommented_as_they_are(tmp_path, monkey
     (tmp_path / ".env").write_text(active)
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("CIFAR_UPLOADS")
+    monkeypatch.delenv("CIFAR_RECORDS_FOLDER")
     from_file = Settings(_env_file=tmp_path / ".env").model_dump()
-    relative = {name: value.resolve() for name, value in from_file.items() if name in {"registry", "examples"}}
+    folders = {"registry", "examples", "records_folder"}
+    relative = {name: value.resolve() for name, value in from_file.items() if name in folders}
     assert from_file | relative == Settings().model_dump()
 
 
@@ -44,6 +46,8 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
     """A number without a unit is a question."""
     units = (
         "_bytes",
+        "_days",
+        "_characters",
         "_pixels",
         "_seconds",
         "_per_second",

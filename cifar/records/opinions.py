@@ -52,7 +52,7 @@ def give(
     try:
         with recorder.engine.begin() as connection:
             statement = insert(connection, feedback).values(row)
-            connection.execute(statement.on_conflict_do_update([feedback.c.request_id], set_=row))
+            connection.execute(statement.on_conflict_do_update(index_elements=["request_id"], set_=row))
     except IntegrityError as error:  # the prediction went by age meanwhile
         raise _not_found(request_id) from error
     return row

@@ -206,11 +206,15 @@ class Recorder:
         return path.read_bytes()
 
     def _move(self) -> None:
-        """Begin a new journal, and move the one before it into the database."""
-        if self._full is None and self._journal and self._journal.size:
+        """Move what an earlier attempt left, then begin a new journal and move the one before it."""
+        self._move_full()
+        if self._journal and self._journal.size:
             new = Journal(self._folder, max_bytes=self._settings.max_journal_bytes)
             with self._writing:  # nothing is written to the old one from here on
                 self._full, self._journal = self._journal, new
+            self._move_full()
+
+    def _move_full(self) -> None:
         if self._full:
             self._insert_file(self._full.path)
             self._full.path.unlink(missing_ok=True)
