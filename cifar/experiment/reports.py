@@ -230,7 +230,7 @@ def _compare(
     by_feedback = judged[first].feedback and judged[second].feedback
     weights = [judged[number].feedback if by_feedback else counts[number] for number in (first, second)]
     needed = feedback_needed(
-        judged[first], judged[second], effect=effect, mixture=mixture, shares=weights[1] / sum(weights)
+        judged[first], judged[second], effect=effect, mixture=mixture, share=weights[1] / sum(weights)
     )
     return Comparison(first, second, looks[-1] if looks else None, looks, effect, needed)
 

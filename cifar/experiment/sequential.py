@@ -138,7 +138,7 @@ def half_width(variance: Any, mixture: float) -> Any:
     return np.sqrt(variance * total / mixture**2 * (np.log(total / variance) - 2 * np.log(ALPHA)))
 
 
-def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture: float, shares: float) -> int:
+def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture: float, share: float) -> int:
     """How much feedback the two need together, to find a difference of `effect` with a probability of `POWER`.
 
     What a single look at the end would find is counted; looking earlier finds some of it earlier.
@@ -148,7 +148,7 @@ def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture
         second: and of the other; a version without feedback counts as right half of the time, which needs most.
         effect: the difference, such as 0.02.
         mixture: see `difference`.
-        shares: which part of the feedback the second gets.
+        share: which part of the feedback the second gets.
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
@@ -158,8 +158,7 @@ def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture
         return float((effect - half_width(variance, mixture)) / np.sqrt(variance) - ndtri(POWER))
 
     wanted = np.exp(brentq(missing, np.log(1e-12), np.log(1.0)))
-    each = [
-        (part.right + 1) * (part.feedback - part.right + 1) / (part.feedback + 2) ** 2 * part.design_effect
-        for part in (first, second)
-    ]
-    return int(np.ceil((each[0] / (1 - shares) + each[1] / shares) / wanted))
+    many = 1e9  # so many that the variance goes by their number alone
+    known = [(first, (1 - share) * many), (second, share * many)]
+    counts = [Counts(n, n * (one.right + 1) / (one.feedback + 2), one.design_effect) for one, n in known]
+    return int(np.ceil(variance_of(*counts) * many / wanted))
