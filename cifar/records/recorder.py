@@ -234,7 +234,7 @@ class Recorder:
             except ValueError:  # the disk was full, or the power failed
                 self._on_drop(1)
                 continue
-            by_table.setdefault(table, []).append({key: _rounded(value) for key, value in row.items()})
+            by_table.setdefault(table, []).append(_rounded(row))
         for table, rows in by_table.items():
             self._insert(table, rows)
 
@@ -264,11 +264,12 @@ class Recorder:
             log.info("records are stored again")
 
 
-def _rounded(value: Any) -> Any:
-    """Six digits are enough of a score; a time has as many anyway."""
-    if isinstance(value, float):
-        return round(value, 6)
-    return {key: _rounded(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+def _rounded(row: Row) -> Row:
+    """Six digits are enough of a score; on the way to the journal there was no time for that."""
+    if "scores" in row:
+        row["score"] = round(row["score"], 6)
+        row["scores"] = {name: round(score, 6) for name, score in row["scores"].items()}
+    return row
 
 
 def _short(error: Exception | None) -> str:
