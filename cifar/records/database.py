@@ -36,7 +36,7 @@ def database_url(settings: Settings) -> URL:
         return URL.create("sqlite", database=str(settings.records_folder / "records.sqlite"))
     try:
         url = make_url(settings.database_url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second: a port that is no number
         url = None
     if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"}:
         raise SettingsError(  # never with the address: it may hold a password

@@ -40,8 +40,6 @@ Row = dict[str, Any]
 class Recorder:
     """The records of one process. `start` before the first one, `stop` after the last. Safe to share between threads."""
 
-    name = "records"
-
     def __init__(self, settings: Settings, *, on_drop: Callable[[int], object] = lambda _: None) -> None:
         """Record by the settings.
 
@@ -199,7 +197,9 @@ class Recorder:
         path, new = self._folder / "users.key", self._folder / f".{secrets.token_hex(8)}"
         if not path.exists():
             new.touch(mode=0o600)
-            new.write_bytes(secrets.token_bytes(32))
+            with new.open("wb") as file:
+                file.write(secrets.token_bytes(32))
+                os.fsync(file.fileno())
             with suppress(FileExistsError):  # another process was faster
                 os.link(new, path)
             new.unlink()
