@@ -40,7 +40,6 @@ def test_the_endpoints_keep_their_names_parameters_and_types(client):
         "/explain": [("image", False, "filepath"), ("label", True, "str"), ("version", True, "int")],
         "/predict_batch": [("files", False, "list[filepath]"), *number],
         "/models": [],
-        "/feedback": [("request_id", False, "str"), ("label", False, "str"), ("note", True, "str")],
     }
     found = {
         name: [
@@ -49,7 +48,7 @@ def test_the_endpoints_keep_their_names_parameters_and_types(client):
         for name, endpoint in endpoints.items()
     }
     assert found == wanted
-    assert [len(endpoint["returns"]) for endpoint in endpoints.values()] == [1] * 5
+    assert [len(endpoint["returns"]) for endpoint in endpoints.values()] == [1] * 4
 
 
 def test_every_endpoint_says_what_it_does(server):
@@ -60,7 +59,6 @@ def test_every_endpoint_says_what_it_does(server):
         "/explain": "which part of an image",
         "/predict_batch": "Classify many images",
         "/models": "model versions",
-        "/feedback": "Say what was right",
     }.items():
         assert words in json.dumps(endpoints[name]), name
 

@@ -338,7 +338,15 @@ def test_users_are_hashed_with_a_key_that_processes_share_and_others_lack(tmp_pa
         recorder.stop()
 
 
-@pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "hunter2", "postgresql://cifar:hunter2@db/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://root:hunter2@db/x",
+        "hunter2",
+        "postgresql+psycopg://cifar:hunter2@db:x/x",
+        "postgresql://cifar:hunter2@db/x",
+    ],
+)
 def test_another_kind_of_database_is_refused_without_saying_its_password(url):
     """At the start, with one sentence that says what is expected."""
     with pytest.raises(SettingsError, match=r"expected postgresql\+psycopg://") as error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -17,6 +18,10 @@ from cifar.errors import SettingsError
 from cifar.settings import Settings
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_JSON: dict[str, Any] = {
+    "json_serializer": lambda value: orjson.dumps(value).decode(),
+    "json_deserializer": orjson.loads,
+}
 _POSTGRESQL_LOCK = 0x0C1FA2
 """Any number that no other program takes an advisory lock by."""
 
@@ -31,7 +36,7 @@ def database_url(settings: Settings) -> URL:
         return URL.create("sqlite", database=str(settings.records_folder / "records.sqlite"))
     try:
         url = make_url(settings.database_url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second: a port that is no number
         url = None
     if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"}:
         raise SettingsError(  # never with the address: it may hold a password
@@ -44,7 +49,7 @@ def open_engine(settings: Settings) -> Engine:
     """The database of the settings. Connects with the first use; safe to share between threads, not between processes."""
     url, seconds = database_url(settings), settings.records_timeout_seconds
     if url.drivername == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": seconds})
+        engine = create_engine(url, connect_args={"timeout": seconds}, **_JSON)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -54,6 +59,7 @@ def open_engine(settings: Settings) -> Engine:
             url,
             pool_pre_ping=True,
             pool_timeout=seconds,
+            **_JSON,
             connect_args={"connect_timeout": max(2, int(seconds)), "options": options},
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:

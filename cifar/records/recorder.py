@@ -40,8 +40,6 @@ Row = dict[str, Any]
 class Recorder:
     """The records of one process. `start` before the first one, `stop` after the last. Safe to share between threads."""
 
-    name = "records"
-
     def __init__(self, settings: Settings, *, on_drop: Callable[[int], object] = lambda _: None) -> None:
         """Record by the settings.
 
@@ -199,7 +197,9 @@ class Recorder:
         path, new = self._folder / "users.key", self._folder / f".{secrets.token_hex(8)}"
         if not path.exists():
             new.touch(mode=0o600)
-            new.write_bytes(secrets.token_bytes(32))
+            with new.open("wb") as file:
+                file.write(secrets.token_bytes(32))
+                os.fsync(file.fileno())
             with suppress(FileExistsError):  # another process was faster
                 os.link(new, path)
             new.unlink()
@@ -234,7 +234,7 @@ class Recorder:
             except ValueError:  # the disk was full, or the power failed
                 self._on_drop(1)
                 continue
-            by_table.setdefault(table, []).append({key: _rounded(value) for key, value in row.items()})
+            by_table.setdefault(table, []).append(_rounded(row))
         for table, rows in by_table.items():
             self._insert(table, rows)
 
@@ -264,11 +264,12 @@ class Recorder:
             log.info("records are stored again")
 
 
-def _rounded(value: Any) -> Any:
-    """Six digits are enough of a score; a time has as many anyway."""
-    if isinstance(value, float):
-        return round(value, 6)
-    return {key: _rounded(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+def _rounded(row: Row) -> Row:
+    """Six digits are enough of a score; on the way to the journal there was no time for that."""
+    if "scores" in row:
+        row["score"] = round(row["score"], 6)
+        row["scores"] = {name: round(score, 6) for name, score in row["scores"].items()}
+    return row
 
 
 def _short(error: Exception | None) -> str:

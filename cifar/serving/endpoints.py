@@ -13,7 +13,6 @@ from cifar.errors import OUR_FAULT, CifarError
 from cifar.serving.archives import Upload
 from cifar.serving.callers import Asker
 from cifar.serving.components import Files, Integer, Photo
-from cifar.serving.feedback import Records
 from cifar.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -25,8 +24,6 @@ def add_endpoints(service: Service) -> None:
     _add_explain(service)
     _add_predict_batch(service)
     _add_models(service)
-    if service.classifier.records:
-        _add_feedback(service.classifier.records)
 
 
 def sentence(error: Exception) -> str:
@@ -147,21 +144,3 @@ def _add_models(service: Service) -> None:
             return await service.models()
 
     _add(models)
-
-
-def _add_feedback(records: Records) -> None:
-    async def feedback(
-        request_id: str, label: str, note: str | None = None, request: gr.Request | None = None
-    ) -> dict[str, Any]:
-        """Say what was right. The answer is that of `POST /feedback`.
-
-        Args:
-            request_id: of the answer.
-            label: one of the version's classes, or none.
-            note: whatever else there is to say.
-            request: what Gradio adds.
-        """
-        async with _said():
-            return await records.give(request_id, label, note, by=asker(request))
-
-    _add(feedback, *(gr.Textbox(visible=False, label=name) for name in ("request_id", "label", "note")))

@@ -33,16 +33,20 @@ _AGAIN = 1.5
 class Records:
     """Records the answers of one process, and takes feedback. Use it from one event loop."""
 
+    name = "records"
+    """For `/readyz`."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
+        self.recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
+        """What stores them; `add_comparison` is there."""
         self._database = ThreadPoolExecutor(2, "feedback")
         """Its own threads: a database that does not answer must hold up nobody's images."""
 
     @property
-    def recorder(self) -> Recorder:
-        """What stores them; `add_comparison` is there."""
-        return self._recorder
+    def failing(self) -> bool:
+        """Whether they cannot be stored now; answers go on."""
+        return self.recorder.failing
 
     def add(
         self,
@@ -70,13 +74,13 @@ class Records:
         """
         label, score = prediction.top_k[0]
         brightness, contrast = statistics(pixels)
-        self._recorder.add(
+        self.recorder.add(
             {
                 "request_id": by.request_id,
                 "model": model,
                 "version": version,
                 "route": route,
-                "user": self._recorder.user(by.user),
+                "user": self.recorder.user(by.user),
                 "label": label,
                 "score": score,
                 "scores": prediction.class_scores,
@@ -92,11 +96,11 @@ class Records:
     @property
     def keeps_images(self) -> bool:
         """Whether `keep` is to be called."""
-        return self._recorder.kept is not None
+        return self.recorder.kept is not None
 
     async def keep(self, digest: str, payload: bytes) -> None:
         """Keep an image, where the settings say so and the limits allow it."""
-        kept = self._recorder.kept
+        kept = self.recorder.kept
         if kept and not await asyncio.to_thread(kept.keep, digest, payload):
             IMAGES_NOT_KEPT.inc()
 
@@ -132,15 +136,15 @@ class Records:
         return {"request_id": row["request_id"], "label": row["label"], "note": row["note"], "at": at}
 
     async def _give(self, request_id: str, label: object, note: object, by: Asker) -> dict[str, Any]:
-        if self._recorder.failing:
+        if self.recorder.failing:
             raise _unavailable()
         work = partial(
             give,
-            self._recorder,
+            self.recorder,
             request_id,
             label,
             note,
-            by=self._recorder.user(by.user),
+            by=self.recorder.user(by.user),
             for_anybody="admin" in by.scopes,
             most_characters=self._settings.max_feedback_note_characters,
         )
@@ -150,25 +154,18 @@ class Records:
             log.warning("feedback could not be stored: %s", type(error).__name__)
             raise _unavailable() from error
 
-    name = Recorder.name
-
-    @property
-    def failing(self) -> bool:
-        """Whether they cannot be stored now; answers go on."""
-        return self._recorder.failing
-
     def while_serving(self, api: FastAPI) -> None:
         """Begin with the server, and end after it."""
         inner = api.router.lifespan_context
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[object]:
-            self._recorder.start()
+            self.recorder.start()
             try:
                 async with inner(app) as state:
                     yield state
             finally:
-                await asyncio.to_thread(self._recorder.stop)
+                await asyncio.to_thread(self.recorder.stop)
 
         api.router.lifespan_context = lifespan  # type: ignore[assignment]
 

@@ -14,6 +14,7 @@ from cifar.serving.signin import DOCUMENTED
 from cifar.settings import Settings
 
 _ERRORS = {
+    400: "A malformed body",
     401: "Sign-in is on, and the caller is not known",
     403: "The caller lacks the scope `feedback`",
     404: "The caller has no such prediction",
