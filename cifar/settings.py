@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         description="Least difference of accuracies worth finding. The A/B test is made for it: set it before the first look.",
     )
     max_report_rows: int = Field(
-        200_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
+        100_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
     )
     drift_window_hours: float = Field(24.0, gt=0, description="Hours up to now whose images are recent.")
     drift_min_images: int = Field(500, ge=1, description="Recent images of a version before anything is said of drift.")

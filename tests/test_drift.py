@@ -126,15 +126,21 @@ def predictor() -> Predictor:
     return Predictor.load(SHIPPED)
 
 
-@pytest.fixture
-def registry(tmp_path: Path, predictor: Predictor) -> Registry:
-    """The shipped version, with such pictures as its reference."""
+@pytest.fixture(scope="module")
+def known(predictor: Predictor) -> dict:
+    """Such pictures as a reference."""
     images = np.stack([np.asarray(picture) for picture in pictures(1000, seed=1)])
     answers = np.concatenate([predictor.answers(image[None]) for image in images])
-    known = reference(answers, images, predictor.class_names, threshold=predictor.threshold, source="pictures")
+    names, threshold = predictor.class_names, predictor.threshold
+    return reference(answers, images, names, threshold=threshold, source="pictures").model_dump()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, known: dict) -> Registry:
+    """The shipped version, with that reference."""
     folder = tmp_path / "registry" / "cifar_classifier" / "2"
     folder.mkdir(parents=True)
-    manifest = json.loads(SHIPPED.manifest.model_dump_json()) | {"reference": known.model_dump()}
+    manifest = json.loads(SHIPPED.manifest.model_dump_json()) | {"reference": known}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Registry(tmp_path / "registry", "cifar_classifier")
 

@@ -60,7 +60,7 @@ def test_users_who_repeat_by_chance_cost_nothing():
 @pytest.mark.parametrize(("users", "right", "worth"), [([], [], 0), ([7] * 50, [True] * 50, 1)])
 def test_nobody_or_one_user_tells_next_to_nothing(users, right, worth):
     """However often the one says so."""
-    found = Accuracy.of(np.array(users), np.array(right, bool))
+    found = Accuracy.of(np.array(users, int), np.array(right, bool))
     wanted = (0.0, 1.0) if not worth else tuple(binomtest(1, 1).proportion_ci(method="wilson"))
     assert found.interval() == pytest.approx(wanted)
     assert difference(found, everybody_once(1000, 800), mixture=0.02) is None
@@ -124,7 +124,7 @@ def test_feedback_needed_is_what_one_look_needs():
 @pytest.mark.parametrize(("effect", "share"), [(0.01, 0.5), (0.02, 0.1)])
 def test_less_effect_and_less_traffic_need_more_feedback(effect, share):
     """And a version of which nothing is known counts as one of which everything may be."""
-    known, nothing = everybody_once(1000, 800), Accuracy.of(np.array([]), np.array([], bool))
+    known, nothing = everybody_once(1000, 800), Accuracy.of(np.array([], int), np.array([], bool))
     usual = feedback_needed(known, known, effect=0.02, mixture=0.02, share=0.5)
     assert feedback_needed(known, known, effect=effect, mixture=0.02, share=share) > 2 * usual
     assert feedback_needed(known, nothing, effect=0.02, mixture=0.02, share=0.5) > usual

@@ -122,7 +122,7 @@ def ab_report(
     since, most, model = time.time() - days * _DAY_SECONDS, settings.max_report_rows, settings.model_name
     with engine.connect() as connection:
         asked = columns(connection, _asked(model, since), most)
-        said = columns(connection, _said(model, since), most)
+        said = _judged(columns(connection, _said(model, since), most))
         shadows = {row.shadow_version: row for row in connection.execute(_shadows(model, since))}
     counts = _counts(asked["version"])
     there = sorted(counts.keys() | shadows.keys())
@@ -165,15 +165,17 @@ def _of(columns: dict[str, np.ndarray], *numbers: int) -> dict[str, np.ndarray]:
     return {name: column[chosen] for name, column in columns.items()}
 
 
-def _accuracy(said: dict[str, np.ndarray], number: int) -> Accuracy:
-    rows = _of(said, number)
-    return Accuracy.of(rows["user"], _right(rows))
-
-
-def _right(said: dict[str, np.ndarray]) -> np.ndarray:
-    """Whether each answer was right: its label is the true one, or it said itself that it was none of the classes."""
+def _judged(said: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Feedback as numbers. An answer was right if its label is the true one, or if it said itself that it was none of them."""
     none = (said["truth"] == NONE) & (said["in_distribution"] == False)  # noqa: E712 - of an array
-    return np.asarray((said["truth"] == said["label"]) | none, bool)
+    right = np.asarray((said["truth"] == said["label"]) | none, bool)
+    users = np.unique(said["user"], return_inverse=True)[1]
+    return {"version": said["version"], "at": said["at"], "user": users, "right": right}
+
+
+def _accuracy(said: dict[str, np.ndarray], number: int) -> Accuracy:
+    chosen = said["version"] == number
+    return Accuracy.of(said["user"][chosen], said["right"][chosen])
 
 
 def _version(number: int, asked: dict[str, np.ndarray], shadow: Any, judged: Accuracy) -> VersionReport:

@@ -39,12 +39,12 @@ class Accuracy:
         """Count.
 
         Args:
-            users: `(n,)`, who asked; of any type that can be compared.
+            users: `(n,)`, who asked: whole numbers from 0 on, none of them far beyond the number of users.
             right: `(n,)` `bool`, whether the answer was right.
         """
-        _, at = np.unique(users, return_inverse=True)
-        said = np.bincount(at)
-        hits = np.bincount(at, weights=right)
+        said = np.bincount(users)
+        asked = said > 0
+        said, hits = said[asked], np.bincount(users, weights=right)[asked]
         feedback, total, people = len(right), int(hits.sum()), len(said)
         if people < 2:
             return cls(people, feedback, total, float(max(1, feedback)))

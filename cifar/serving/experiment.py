@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from threading import Lock
+from typing import Any, TypeVar
 
+from cachetools import TTLCache
 from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,16 +24,20 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_KEPT_SECONDS = 5
 _LEVELS = {"none": 0, "warn": 1, "alert": 2}
+Told = TypeVar("Told")
 
 
 class Experiment:
-    """Asks the database when it is asked; each takes up to a second, so use it from a thread."""
+    """Asks the database, from a thread: that takes up to a second, so all who ask within a few share one answer."""
 
     def __init__(self, engine: Engine, registry: Registry, settings: Settings) -> None:
         self._engine = engine
         self._registry = registry
         self._settings = settings
+        self._kept: TTLCache[str, Any] = TTLCache(2, _KEPT_SECONDS)
+        self._asking = Lock()
         self._shown: set[tuple[int, str]] = set()
 
     def report(self) -> Report:
@@ -39,8 +46,7 @@ class Experiment:
         Raises:
             RecordsUnavailable: the database does not answer.
         """
-        with _available():
-            return ab_report(self._engine, self._settings)
+        return self._asked("report", lambda: ab_report(self._engine, self._settings))
 
     def drift(self, number: int) -> VersionDrift:
         """Drift of one version.
@@ -48,19 +54,29 @@ class Experiment:
         Raises:
             RecordsUnavailable: the database does not answer.
         """
-        found = [version for version in self._all() if version.version == number]
+        found = [version for version in self._asked("drift", self._drift) if version.version == number]
         if found:
             return found[0]
         known = self._registry.get(number).manifest.reference
         return VersionDrift(number, "few" if known else "no_reference", 0, known.images if known else None, [])
 
-    def _all(self) -> list[VersionDrift]:
-        with _available():
-            return drift_report(self._engine, self._registry, self._settings)
+    def _drift(self) -> list[VersionDrift]:
+        return drift_report(self._engine, self._registry, self._settings)
+
+    def _asked(self, name: str, ask: Callable[[], Told]) -> Told:
+        """What was told a moment ago, or what the database says now; it is asked by one at a time."""
+        with self._asking:
+            told: Told | None = self._kept.get(name)
+            if told is None:
+                try:
+                    self._kept[name] = told = ask()
+                except SQLAlchemyError as error:
+                    raise RecordsUnavailable("The records cannot be read now. Try again later.") from error
+            return told
 
     def measure(self) -> None:
         """Set the metrics. What can no longer be told is no number, and no alert."""
-        told = {(version.version, one.feature): one for version in self._all() for one in version.features}
+        told = {(version.version, one.feature): one for version in self._drift() for one in version.features}
         for version, feature in self._shown - told.keys():
             DRIFT_PSI.labels(version, feature).set(math.nan)
             DRIFT_LEVEL.labels(version, feature).set(math.nan)
@@ -80,8 +96,8 @@ class Experiment:
                 await asyncio.sleep(every)
                 try:
                     await asyncio.to_thread(self.measure)
-                except RecordsUnavailable as error:
-                    log.warning("drift could not be measured: %s", error)
+                except SQLAlchemyError as error:
+                    log.warning("drift could not be measured: %s", type(error).__name__)
                 except Exception:
                     log.exception("drift could not be measured")
 
@@ -95,13 +111,3 @@ class Experiment:
                     task.cancel()
 
         api.router.lifespan_context = lifespan  # type: ignore[assignment]
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise RecordsUnavailable(
-            f"The records cannot be read now ({type(error).__name__}). Try again later."
-        ) from error
