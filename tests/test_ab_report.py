@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from page_visits import WAIT_MS, open_tab, visit
 from playwright.sync_api import expect
+from postgres import real_postgres
+from pydantic import SecretStr
 from recorded import open_records, write_a_day, write_answers, write_comparisons
 from sqlalchemy import delete, update
 
@@ -18,6 +20,7 @@ from cifar.cli import main
 from cifar.errors import BadParameter, RecordsUnavailable
 from cifar.experiment.reports import ab_report
 from cifar.experiment.text import report_text, sentence
+from cifar.experiment.watch import drift_report
 from cifar.records.tables import NONE, feedback, predictions
 from cifar.registry import Registry
 from cifar.serving.experiment import Experiment
@@ -158,6 +161,25 @@ def test_a_version_that_has_answered_nothing_is_refused_by_name(engine, settings
         ab_report(engine, settings, versions=(1, 7))
 
 
+@pytest.mark.slow
+def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
+    """Whatever the database, the same rows say the same."""
+    registry, told = Registry(ROOT / "saved_model", "cifar_classifier"), []
+    with real_postgres() as cluster:
+        url = SecretStr(cluster.new_database("report"))
+        other = open_records(Settings(records_folder=tmp_path / "postgresql", database_url=url))
+        for database in (engine, other):
+            write_answers(database, 1, right=rights(500, 0.7))
+            write_answers(database, 2, right=rights(500, 0.9), hours=9)
+            write_comparisons(database, 1, 2, agrees=[True] * 3 + [False], distance=0.5)
+            report = ab_report(database, settings)
+            told.append((report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value))
+            told[-1] += ([version.features for version in drift_report(database, registry, settings)],)
+        other.dispose()
+    assert told[0] == told[1]
+    assert told[0][1] == "better"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -218,6 +240,7 @@ def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_the_tab_shows_the_records_as_they_are_when_it_opens(browser, two_version_server):
     """Verdict, interval, table; and drift on the tab Model."""
     with visit(browser, two_version_server) as page:
