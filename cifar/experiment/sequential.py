@@ -32,7 +32,7 @@ class Accuracy:
     feedback: int
     right: int
     design_effect: float
-    """How many times the variance is that of as many requests by as many users; at least 1."""
+    """How many times the variance is that of as many answers to as many users; at least 1."""
 
     @classmethod
     def of(cls, users: np.ndarray, right: np.ndarray) -> Accuracy:
@@ -74,7 +74,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_value: float
-    variance: float
 
 
 def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Difference | None:
@@ -93,9 +92,7 @@ def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Differen
     value = second.share - first.share
     variance = float(variance_of(*(Counts(part.feedback, part.right, part.design_effect) for part in (first, second))))
     half = float(half_width(variance, mixture))
-    return Difference(
-        value, max(-1.0, value - half), min(1.0, value + half), float(p_value(value, variance, mixture)), variance
-    )
+    return Difference(value, max(-1.0, value - half), min(1.0, value + half), float(p_value(value, variance, mixture)))
 
 
 class Counts(NamedTuple):
