@@ -265,11 +265,13 @@ def test_a_record_that_the_database_refuses_holds_up_no_other(recorder, settings
     """It is dropped and counted; else the journal would never end."""
     dropped = []
     recorder._on_drop = dropped.append
-    for row in (prediction("a"), {**prediction("b"), "label": None}, prediction("c")):
+    of_another_version = {name: value for name, value in prediction("d").items() if name != "seconds"}
+    wrong = ({**prediction("b"), "label": None}, of_another_version)
+    for row in (prediction("a"), *wrong, prediction("c")):
         recorder.add(row)
     recorder.flush()
     assert sorted(ids(settings)) == ["a", "c"]
-    assert dropped == [1]
+    assert dropped == [1, 1]
     assert not recorder.failing
 
 
@@ -404,6 +406,7 @@ def test_the_table_has_every_prediction_with_its_feedback_as_csv_and_parquet(rec
     for i in range(3):
         recorder.add(prediction(f"a{i}"))
     say(recorder, "a1", "circle", 'a "coin",\n半')
+    say(recorder, "a2", "circle", "=1+1")
     recorder.flush()
     for kind in ("csv", "parquet"):
         assert export_table(recorder.engine, tmp_path / kind, kind) == 3
@@ -413,6 +416,7 @@ def test_the_table_has_every_prediction_with_its_feedback_as_csv_and_parquet(rec
     assert [row["request_id"] for row in rows] == [row["request_id"] for row in table] == ["a0", "a1", "a2"]
     assert list(rows[0]) == list(table[0])
     assert rows[1]["feedback_note"] == table[1]["feedback_note"] == 'a "coin",\n半'
+    assert (rows[2]["feedback_note"], table[2]["feedback_note"]) == ("'=1+1", "=1+1")  # no formula in a spreadsheet
     assert rows[1]["at"] == table[1]["at"].isoformat()
     assert rows[1]["at"].endswith("+00:00")
     assert (rows[0]["feedback_label"], table[0]["feedback_label"]) == ("", None)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError
 
 from cifar.errors import SettingsError
 from cifar.settings import Settings
@@ -38,7 +38,7 @@ def database_url(settings: Settings) -> URL:
         url = make_url(settings.database_url.get_secret_value())
     except (ArgumentError, ValueError):  # the second: a port that is no number
         url = None
-    if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"}:
+    if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"} or not url.database:
         raise SettingsError(  # never with the address: it may hold a password
             "CIFAR_DATABASE_URL is not usable: expected postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or sqlite:////PATH."
         )
@@ -62,7 +62,7 @@ def open_engine(settings: Settings) -> Engine:
             **_JSON,
             connect_args={"connect_timeout": max(2, int(seconds)), "options": options},
         )
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
+    except ModuleNotFoundError as error:
         raise SettingsError("PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'.") from error
 
 

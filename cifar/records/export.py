@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ def _write_csv(rows: Iterator[Row], file: Path) -> int:
         writer.writeheader()
         for row in rows:
             times = {name: row[name] and row[name].isoformat() for name in _TIMES}
-            writer.writerow({**row, **times})
+            # a spreadsheet would take a note such as "=1+1" for a formula
+            note = re.sub(r"^(?=[=+\-@\t\r])", "'", row["feedback_note"] or "")
+            writer.writerow({**row, **times, "feedback_note": note})
             count += 1
     return count
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from cifar.records.database import insert, migrate, open_engine
 from cifar.records.journal import Journal, adopted, journals
@@ -84,11 +84,12 @@ class Recorder:
         if self._thread:
             self._thread.join()
         self.flush()
-        if self._journal:
-            self._journal.close()
-            if not self._journal.size:
-                self._journal.path.unlink(missing_ok=True)
-            self._journal = None
+        with self._writing:
+            journal, self._journal = self._journal, None
+        if journal:
+            journal.close()
+            if not journal.size:
+                journal.path.unlink(missing_ok=True)
         self.engine.dispose()
 
     def user(self, name: str) -> str:
@@ -159,6 +160,7 @@ class Recorder:
                             self._insert_file(path)
                 sweep_daily(self.engine, self._settings)
             except (OSError, SQLAlchemyError) as error:
+                self._migrated = False  # another database may be there next time
                 self._tell(failing=True, why=error)
             else:
                 self._tell(failing=False)
@@ -227,25 +229,25 @@ class Recorder:
                 self._insert_lines(some)
 
     def _insert_lines(self, lines: list[bytes]) -> None:
-        by_table: dict[str, list[Row]] = {}
+        by_table: dict[str, list[Row]] = {name: [] for name in metadata.tables}
         for line in lines:
             try:
                 table, row = orjson.loads(line)
-            except ValueError:  # the disk was full, or the power failed
+                by_table[table].append(_rounded(row))
+            except (ValueError, KeyError):  # the power failed, or another version of ours wrote it
                 self._on_drop(1)
-                continue
-            by_table.setdefault(table, []).append(_rounded(row))
         for table, rows in by_table.items():
-            self._insert(table, rows)
+            if rows:
+                self._insert(table, rows)
 
     def _insert(self, table: str, rows: list[Row]) -> None:
         """Insert rows, save those that are there already. One that the database refuses must not hold up the others."""
         try:
             with self.engine.begin() as connection:
                 connection.execute(insert(connection, metadata.tables[table]).on_conflict_do_nothing(), rows)
-        except (OperationalError, InterfaceError):
-            raise
-        except DBAPIError:
+        except StatementError as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+                raise  # it is not the rows: the database is away, or not what it was
             if len(rows) == 1:
                 log.exception("a record was refused by the database")
                 self._on_drop(1)
