@@ -206,7 +206,7 @@ def test_a_darkened_stream_is_drift_where_it_darkened(engine, registry, settings
     assert math.isnan(DRIFT_LEVEL.labels(2, "brightness")._value.get())
 
 
-def test_thresholds_are_settings(engine, registry, settings, predictor):
+def test_what_counts_as_drift_is_a_setting(engine, registry, settings, predictor):
     """What alerts by default may warn, or be nothing."""
     stream(engine, predictor, [ImageEnhance.Brightness(picture).enhance(0.5) for picture in pictures(600, seed=2)])
     mild = settings.model_copy(update={"drift_alert_psi": 1000.0})
