@@ -9,7 +9,8 @@ FROM python:3.11-slim AS runtime
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends nginx tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* /etc/nginx/sites-enabled /var/www/html \
- && useradd --uid 1000 --create-home cifar
+ && useradd --uid 1000 --create-home cifar \
+ && install --directory --owner 1000 --group 1000 /app/var
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

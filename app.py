@@ -16,6 +16,8 @@ from cifar.serving.api import create_api
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
 from cifar.serving.explain_route import add_explain
+from cifar.serving.feedback import Records
+from cifar.serving.feedback_route import add_feedback
 from cifar.serving.logs import log_config
 from cifar.serving.page import mount_page
 from cifar.serving.redis import shared_redis
@@ -37,12 +39,18 @@ def create_app(settings: Settings) -> FastAPI:
     versions.default.verify()
     redis = shared_redis(settings)
     cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
-    classifier = Classifier(versions, settings, cache, Shadows(versions, most=settings.max_shadow_images))
+    records = Records(settings) if settings.records else None
+    shadows = Shadows(versions, most=settings.max_shadow_images, compared=records.compared if records else None)
+    classifier = Classifier(versions, settings, cache, records, shadows)
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
     add_tfserving(api, classifier, settings)
     add_admin(api, versions, settings)
+    if records:
+        add_feedback(api, records, settings)
+    if service.experiment:
+        service.experiment.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
 

@@ -16,6 +16,8 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["CIFAR_WORKER_FILES"]  # bef
 
 # Imported before the fork, the Space's libraries are there at once and shared. TensorFlow must not be among them: it does
 # not survive a fork. A reload (SIGHUP) thus reads settings and models anew, but code only on a restart.
+import alembic.command  # noqa: F401  # each worker sees at its start whether the records' tables are up to date
+
 import app  # noqa: F401
 
 with suppress(ModuleNotFoundError):
@@ -23,6 +25,7 @@ with suppress(ModuleNotFoundError):
 from prometheus_client import multiprocess
 
 from cifar.errors import CifarError, SettingsError
+from cifar.records.database import database_url
 from cifar.registry import Registry
 from cifar.routing import RoutingLog
 from cifar.serving import metrics
@@ -51,10 +54,11 @@ _slot_of_worker: dict[int, int] = {}
 
 
 def on_starting(server):
-    """End at once where there is nothing to serve: workers that cannot start would be replaced for ever."""
+    """End at once where there is nothing to serve, or nowhere to record: workers that cannot start would be replaced for ever."""
     try:
         registry = Registry(_settings.registry, _settings.model_name)
         registry.get(RoutingLog(registry, pinned=_settings.model_version).now().stable).verify()
+        database_url(_settings)
     except CifarError as error:
         sys.exit(f"cifar: {error}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar import __version__, commands, model_commands
-from cifar.arguments import count, interval, names, share, size
+from cifar.arguments import count, duration, effect, interval, names, share, size, two_versions
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _json(predict)
 
     _add_models(kinds)
+    _add_experiment(kinds)
     _add_keys(kinds)
+    _add_records(kinds)
 
     serve = _command(
         kinds, "serve", commands.serve, "the page and the API, as app.py serves them", "cifar serve --port 8000"
@@ -215,6 +217,31 @@ def _add_models(kinds: Any) -> None:
     _json(_command(actions, "log", model_commands.changes, "who changed what", "cifar models log"))
 
 
+def _add_experiment(kinds: Any) -> None:
+    ab = _command(kinds, "ab", commands.ab_report, "whether one version is better than another", "cifar ab report")
+    ab.add_argument("action", choices=["report"])
+    ab.add_argument(
+        "--versions",
+        type=two_versions,
+        metavar="A,B",
+        default=(),
+        help="the one in use and the one on trial (default: the two most used)",
+    )
+    ab.add_argument("--since", type=duration, metavar="DAYS", help="default: the setting CIFAR_AB_WINDOW_DAYS")
+    ab.add_argument(
+        "--effect",
+        type=effect,
+        metavar="SHARE",
+        help="tell how much feedback finds this difference (default: CIFAR_AB_EFFECT_SHARE)",
+    )
+    _json(ab)
+    drift = _command(
+        kinds, "drift", commands.drift, "whether photos and answers are still what they were", "cifar drift --since 6"
+    )
+    drift.add_argument("--since", type=duration, metavar="HOURS", help="default: the setting CIFAR_DRIFT_WINDOW_HOURS")
+    _json(drift)
+
+
 def _add_keys(kinds: Any) -> None:
     keys = _command(kinds, "keys", commands.keys_list, "make, list and revoke API keys", "cifar keys create ci")
     actions = keys.add_subparsers(required=True, metavar="ACTION")
@@ -232,6 +259,32 @@ def _add_keys(kinds: Any) -> None:
     _json(_command(actions, "list", commands.keys_list, "names and scopes of the keys there are", "cifar keys list"))
     revoke = _command(actions, "revoke", commands.keys_revoke, "make a key invalid", "cifar keys revoke ci")
     revoke.add_argument("name", metavar="NAME", help="the name it was made under")
+
+
+def _add_records(kinds: Any) -> None:
+    records = kinds.add_parser("records", help="predictions and feedback: export, sweep, migrate")
+    actions = records.add_subparsers(required=True, metavar="ACTION")
+    export = _command(
+        actions,
+        "export",
+        commands.records_export,
+        "all predictions with their feedback, as a table",
+        "cifar records export --out records.csv",
+    )
+    export.add_argument("--format", choices=["csv", "parquet"], default="csv", help="(default: csv)")
+    images = _command(
+        actions,
+        "images",
+        commands.records_images,
+        "kept images with feedback, as an image folder to train on",
+        "cifar records images --out data/said",
+    )
+    for parser in (export, images):
+        parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="where to")
+    sweep = _command(actions, "sweep", commands.records_sweep, "delete what is too old, now", "cifar records sweep")
+    for parser in (images, sweep):
+        _json(parser)
+    _command(actions, "migrate", commands.records_migrate, "bring the tables up to date", "cifar records migrate")
 
 
 _SOURCE_HELP = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*"

@@ -9,14 +9,19 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar.errors import CifarError
+from cifar.errors import CifarError, RecordsError
 from cifar.model_commands import stable_version
 from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, process_environment
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 def data(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -125,6 +130,33 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
             _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
 
 
+def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare two versions by what was recorded."""
+    from cifar.experiment.reports import ab_report
+    from cifar.experiment.text import report_text
+
+    with _records(settings) as engine:
+        report = ab_report(
+            engine, settings, versions=arguments.versions, since_days=arguments.since, effect=arguments.effect
+        )
+    print(json.dumps(report.as_json(), indent=2) if arguments.json else report_text(report))
+
+
+def drift(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare recent photos and answers with those of the manifest."""
+    from cifar.experiment.text import drift_text
+    from cifar.experiment.watch import drift_report
+
+    with _records(settings) as engine:
+        found = drift_report(
+            engine, Registry(settings.registry, settings.model_name), settings, since_hours=arguments.since
+        )
+    if arguments.json:
+        print(json.dumps([version.as_json() for version in found], indent=2))
+    else:
+        print(drift_text(found, min_images=settings.drift_min_images))
+
+
 def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
     """Make an API key."""
     from cifar.serving.api_keys import create
@@ -157,6 +189,68 @@ def _keys_file(settings: Settings) -> Path:
     if settings.api_keys_file is None:
         raise CifarError("Set CIFAR_API_KEYS_FILE to the file that holds the keys' hashes, such as api-keys.json.")
     return settings.api_keys_file
+
+
+def records_migrate(_: argparse.Namespace, settings: Settings) -> None:
+    """Bring the tables of the records to the newest revision."""
+    with _records(settings) as engine:
+        from cifar.records.database import migrate
+
+        print(migrate(engine, settings.records_folder))
+
+
+def records_export(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Write the predictions as a table."""
+    with _records(settings) as engine:
+        from cifar.records.export import export_table
+
+        count = export_table(engine, arguments.out, arguments.format)
+    _say(f"{count:,} predictions are in {arguments.out}.")
+
+
+def records_images(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Write the images that people said something of as an image folder."""
+    with _records(settings) as engine:
+        from cifar.records.export import export_images
+        from cifar.records.tables import NONE
+
+        counts = export_images(engine, settings, arguments.out)
+    left_out = {
+        words: counts.pop(key) for key, words in ((NONE, "of none of the classes"), ("", "not kept")) if key in counts
+    }
+    _print({name: counts[name] for name in sorted(counts)}, arguments.json)
+    _say(
+        f"{sum(counts.values()):,} images are in {arguments.out}: python -m cifar train --data {arguments.out} --out runs/NAME"
+    )
+    for words, count in left_out.items():
+        _say(f"{count:,} were left out: {words}.")
+
+
+def records_sweep(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Delete what is older than the settings allow."""
+    with _records(settings) as engine:
+        from cifar.records.retention import sweep
+
+        _print(sweep(engine, settings)._asdict(), arguments.json)
+
+
+@contextmanager
+def _records(settings: Settings) -> Iterator[Engine]:
+    """The records' database, ready; what goes wrong with it is one sentence."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from cifar.records.database import migrate, open_engine
+
+    engine = open_engine(settings)
+    try:
+        settings.records_folder.mkdir(parents=True, exist_ok=True)
+        migrate(engine, settings.records_folder)
+        yield engine
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise RecordsError(f"The records' database cannot be used: {reason}.") from error
+    finally:
+        engine.dispose()
 
 
 def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:

@@ -23,6 +23,8 @@ a line on stderr and exit status 1.
     ├── UnsupportedImage             415  unsupported_image
     ├── UnreadableImage              422  unreadable_image
     ├── UnreadableArchive            422  unreadable_archive
+    ├── RequestNotFound              404  request_not_found
+    ├── RecordsUnavailable           503  records_unavailable
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── LabelNotFound                404  label_not_found
@@ -40,6 +42,7 @@ a line on stderr and exit status 1.
     ├── TrainingError                     a run cannot start or go on (command line only)
     ├── ExportError                       a model cannot become a version (command line only)
     ├── KeysError                         an API key cannot be made or revoked (command line only)
+    ├── RecordsError                      records cannot be exported (command line only)
     └── SettingsError                     a setting is wrong (at start only)
 """
 
@@ -187,6 +190,21 @@ class UnreadableArchive(CifarError):
     status = 422
 
 
+class RequestNotFound(CifarError):
+    """There is no recorded prediction of this caller's under that request id."""
+
+    code = "request_not_found"
+    status = 404
+
+
+class RecordsUnavailable(CifarError):
+    """The folder or the database of the records cannot be used now."""
+
+    code = "records_unavailable"
+    status = 503
+    retry_after_seconds = 10
+
+
 class VersionNotFound(CifarError):
     """The registry has no such model or version."""
 
@@ -303,6 +321,12 @@ class KeysError(CifarError):
     """An API key cannot be made or revoked."""
 
     code = "bad_key"
+
+
+class RecordsError(CifarError):
+    """Records cannot be exported."""
+
+    code = "bad_records"
 
 
 class SettingsError(CifarError):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
+from recorded import open_records, write_a_day
 from two_versions import write_two_versions
 
 from cifar.serving.cache import AnswerCache
@@ -25,23 +26,24 @@ from cifar.settings import ROOT, Settings
 
 NO_CACHE = AnswerCache(images=0, lifetime_seconds=1, redis=None)
 
-# Settings of the machine must not reach the tests; uploads go to a folder of their own.
+# Settings of the machine must not reach the tests; uploads and records go to folders of their own.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
     del os.environ[name]
 os.environ["CIFAR_UPLOADS"] = tempfile.mkdtemp(prefix="cifar-tests-")
+os.environ["CIFAR_RECORDS_FOLDER"] = tempfile.mkdtemp(prefix="cifar-tests-")
 Settings.model_config["env_file"] = None
 
 SHARED = ROOT.parent / "shared"
 """Larger data for those who have it; the default tests pass without."""
 
 
-def need(program: str) -> str:
-    """The path of a system program. Without it the test is skipped, or under CI=true fails."""
-    if path := shutil.which(program):
+def need(program: str, *, also_in: Iterable[Path] = ()) -> str:
+    """The path of a system program, looked for in other folders too. Without it the test is skipped, or under CI=true fails."""
+    if path := shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *map(str, also_in)])):
         return path
     if os.environ.get("CI") == "true":
         pytest.fail(f"{program} is not installed; .ci/run should have done it")
-    pytest.skip(f"{program} is not installed: apt-get install {program}")
+    pytest.skip(f"{program} is not installed; .ci/run has the packages")
 
 
 @contextmanager
@@ -148,12 +150,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py` with the two versions of `two_versions.py`, the first by default; yields its address."""
+    """`python app.py` with the two versions of `two_versions.py`, the first by default, and records; yields its address."""
     folder = tmp_path_factory.mktemp("two-versions")
     registry = write_two_versions(folder / "registry")
+    engine = open_records(Settings(records_folder=folder / "records"))
+    write_a_day(engine)
+    engine.dispose()
+    chosen = {"CIFAR_REGISTRY": str(registry), "MODEL_VERSION": "1", "CIFAR_RECORDS_FOLDER": str(folder / "records")}
     with (
         (folder / "log").open("w") as log,
-        _app(log, folder, CIFAR_REGISTRY=str(registry), MODEL_VERSION="1") as process,
+        _app(log, folder, **chosen) as process,
     ):
         address = f"http://127.0.0.1:{process.port}"
         with httpx.Client(base_url=address) as client:

@@ -11,6 +11,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from cifar.settings import ROOT, Settings
+from cifar.settings_signin import SignInSettings
 
 README = (ROOT / "README.md").read_text()
 
@@ -35,8 +36,10 @@ def test_the_documented_defaults_can_be_uncommented_as_they_are(tmp_path, monkey
     (tmp_path / ".env").write_text(active)
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("CIFAR_UPLOADS")
+    monkeypatch.delenv("CIFAR_RECORDS_FOLDER")
     from_file = Settings(_env_file=tmp_path / ".env").model_dump()
-    relative = {name: value.resolve() for name, value in from_file.items() if name in {"registry", "examples"}}
+    folders = {"registry", "examples", "records_folder"}
+    relative = {name: value.resolve() for name, value in from_file.items() if name in folders}
     assert from_file | relative == Settings().model_dump()
 
 
@@ -44,6 +47,8 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
     """A number without a unit is a question."""
     units = (
         "_bytes",
+        "_days",
+        "_characters",
         "_pixels",
         "_seconds",
         "_per_second",
@@ -60,6 +65,11 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "port",
         "workers",
         "_slot",
+        "_share",
+        "_rows",
+        "_days",
+        "_hours",
+        "_psi",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name
@@ -108,9 +118,10 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_settings_are_the_only_configuration():
-    """One class holds them all."""
+    """One class holds them all, its own and those of the class it is made from."""
     ours = [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")]
-    assert ours == [Settings]
+    assert ours == [SignInSettings]
+    assert SignInSettings.__subclasses__() == [Settings]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def by_rest(address: str, path: str = "/predict", headers: dict[str, str] | None
     return answer
 
 
+def without_id(result: CallToolResult) -> dict:
+    """An answer, as `by_rest` gives it: each has an id of its own."""
+    assert len(result.structuredContent["request_id"]) == 32
+    return {key: value for key, value in result.structuredContent.items() if key != "request_id"}
+
+
 def test_the_tools_keep_their_names_parameters_and_types(address):
     """Those of Gradio's endpoints: whoever knows one way in knows the other."""
     tools = ask(address, lambda opened: opened.list_tools()).tools
@@ -95,10 +101,11 @@ def test_the_tools_keep_their_names_parameters_and_types(address):
         "explain": {"image": "string", "label": "string|null", "version": "integer|null"},
         "predict_batch": {"files": "array", "top_k": "integer|null", "version": "integer|null"},
         "models": {},
+        "feedback": {"request_id": "string", "label": "string", "note": "string|null"},
     }
     for tool in tools:
         assert tool.description, tool.name
-        assert tool.annotations.readOnlyHint
+        assert tool.annotations.readOnlyHint is (tool.name != "feedback")
         assert all("description" in schema for schema in tool.inputSchema["properties"].values()), tool.name
 
 
@@ -111,7 +118,7 @@ def test_a_picture_in_base64_gets_the_answer_of_rest(address, image):
     """To the last digit, as structured content and as text."""
     result = call(address, "predict", image=image, top_k=4, version=1)
     assert not result.isError
-    assert result.structuredContent == by_rest(address, top_k=4, version=1)
+    assert without_id(result) == by_rest(address, top_k=4, version=1)
     assert json.loads(result.content[0].text) == result.structuredContent
 
 
@@ -231,7 +238,10 @@ def test_behind_sign_in_an_assistant_needs_a_token(tmp_path):
 
     with served(tmp_path, **SIGN_IN) as address:
         good = call(address, "predict", headers=token("predict"), image=DATA_URL)
-        assert good.structuredContent == by_rest(address, headers=token("predict"))
+        assert without_id(good) == by_rest(address, headers=token("predict"))
+        said = {"request_id": good.structuredContent["request_id"], "label": "dog"}
+        assert call(address, "feedback", headers=token("predict"), **said).structuredContent["code"] == "missing_scope"
+        assert not call(address, "feedback", headers=token("predict feedback"), **said).isError
         assert httpx.post(address + PATH, json={}).status_code == 401
         assert httpx.post(address + PATH, json={}, headers=token("feedback")).status_code == 403
         assert httpx.post(f"{address}/explain", files={"image": CAT}).status_code == 401
@@ -256,7 +266,7 @@ def test_two_workers_answer_one_assistant(tmp_path):
             return await asyncio.gather(*(opened.call_tool("predict", {"image": DATA_URL}) for _ in range(20)))
 
         for result in ask(address, often):
-            assert result.structuredContent == wanted
+            assert without_id(result) == wanted
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

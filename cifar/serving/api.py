@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
+from cifar.serving.feedback import Records
 from cifar.serving.headers import SecurityHeaders
 from cifar.serving.limits import RateLimit
 from cifar.serving.metrics import exposition
@@ -118,6 +119,11 @@ def _predict_doc(classes: int) -> dict[str, Any]:
             "maximum": 999_999_999,
             "description": "The model version to ask.",
         },
+        "record": {
+            "type": "boolean",
+            "default": True,
+            "description": "False: nothing of this request is recorded, and no feedback on it can be given.",
+        },
     }
     return {
         "parameters": [
@@ -176,7 +182,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     api.add_middleware(CORSMiddleware, **cors)
     secured = DOCUMENTED if settings.signs_in else []
     _add_error_handlers(api)
-    _add_health(api, classifier, [redis.remote] if redis else [])
+    _add_health(api, classifier, [part for part in (redis and redis.remote, classifier.records) if part])
 
     @api.post(
         "/predict",
@@ -197,7 +203,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     return api
 
 
-def _add_health(api: FastAPI, classifier: Classifier, remotes: list[Remote]) -> None:
+def _add_health(api: FastAPI, classifier: Classifier, remotes: Sequence[Remote | Records]) -> None:
     """Coroutines, all three: in the thread pool they would wait behind the images."""
 
     @api.get("/health")

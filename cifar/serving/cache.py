@@ -16,6 +16,8 @@ from cifar.predictor import Predictor
 from cifar.serving.metrics import CACHE
 from cifar.serving.redis import SharedRedis
 
+_DIGEST_BYTES = 16
+
 
 class Kept(NamedTuple):
     """What the model was given, and what it said."""
@@ -50,8 +52,8 @@ class AnswerCache:
         if not self._kept.maxsize:
             return b""
         version = predictor.version.manifest
-        digest = hashlib.blake2b(payload, digest_size=16, key=__version__.encode()).hexdigest()
-        return f"cifar:answer:{version.name}:{version.version}:{version.created}:{digest}".encode()
+        name = f"{__version__}:{version.name}:{version.version}:{version.created}"
+        return f"cifar:answer:{name}:{digest_of(payload)}".encode()
 
     def here(self, key: bytes) -> Kept | None:
         """An answer that this process keeps."""
@@ -88,6 +90,16 @@ class AnswerCache:
         )
         self._sharing.add(task)
         task.add_done_callback(self._sharing.discard)
+
+
+def digest_of(payload: bytes) -> str:
+    """Names a file by its content: 32 hexadecimal digits. Takes about a millisecond for each megabyte."""
+    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def digest_in(key: bytes) -> str:
+    """The file's digest in a key of `AnswerCache.key`; empty for an empty one."""
+    return key[-2 * _DIGEST_BYTES :].decode()
 
 
 async def _get(redis: Redis, key: bytes) -> bytes:

@@ -15,6 +15,7 @@ _USER_COOKIE = re.compile(rb"(?:^|; ?)cifar_user=([0-9a-f]{32})(?:;|$)")
 
 SCOPES = ("predict", "feedback", "admin")
 """`predict`: ask the model. `feedback`: say what was right. `admin`: change what is served."""
+_EVERYBODY = frozenset({"predict", "feedback"})
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,19 @@ class Asker:
     Attributes:
         request_id: as it is sent back in `X-Request-ID`; callers may choose their own.
         user: whom the same version answers each time: who signed in, else who has the page's cookie, else the address.
+        scopes: what they may do: those of `SCOPES` that they have; without sign-in all may ask and say what was right.
     """
 
     request_id: str
     user: str
+    scopes: frozenset[str] = _EVERYBODY
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
         """The asker of a request that has passed the front."""
-        known = scope["state"].get("caller")
-        return cls(scope["state"]["request_id"], caller_of(scope) if known else _by_cookie(scope) or caller_of(scope))
+        who = scope["state"].get("caller")
+        user = caller_of(scope) if who else _by_cookie(scope) or caller_of(scope)
+        return cls(scope["state"]["request_id"], user, who.scopes if who else _EVERYBODY)
 
 
 def _by_cookie(scope: Scope) -> str:

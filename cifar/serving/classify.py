@@ -19,8 +19,9 @@ from cifar.errors import BadParameter, CallerLeft, MissingImage, Overloaded, Wai
 from cifar.predictor import Prediction, Predictor
 from cifar.preprocess import open_image, preprocess, to_input
 from cifar.serving.batcher import Answer
-from cifar.serving.cache import AnswerCache, Kept
+from cifar.serving.cache import AnswerCache, Kept, digest_in, digest_of
 from cifar.serving.callers import Asker
+from cifar.serving.feedback import Records
 from cifar.serving.metrics import IMAGES, REFUSED
 from cifar.serving.shadow import Shadows
 from cifar.serving.versions import LoadedVersions, Served
@@ -65,15 +66,22 @@ class _Result(NamedTuple):
     served: Served
     kept: Kept
     seconds: float | None
+    key: bytes
 
 
 class Classifier:
     """Classifies uploaded files with the loaded versions. Use it from one event loop."""
 
     def __init__(
-        self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, shadows: Shadows | None = None
+        self,
+        versions: LoadedVersions,
+        settings: Settings,
+        cache: AnswerCache,
+        records: Records | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         self.versions = versions
+        self.records = records
         self._shadows = shadows
         self._settings = settings
         self._cache = cache
@@ -89,6 +97,7 @@ class Classifier:
         top_k: object = None,
         version: object = None,
         left: Left = None,
+        record: bool = False,
     ) -> Classification:
         """Classify one image file.
 
@@ -99,6 +108,7 @@ class Classifier:
             top_k: how many classes to rank, an integer or its digits; None or "" for the setting.
             version: the version to ask, an integer or its digits; None or "" for the default one.
             left: returns when the caller has left; asked only when there is something to wait for.
+            record: whether this is an answer that somebody may say something of; kept where records are.
 
         Raises:
             MissingImage: there is no payload.
@@ -111,10 +121,11 @@ class Classifier:
             raise MissingImage(
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
+        started = time.perf_counter()
         wanted, number = _integer("top_k", top_k), _integer("version", version)
         served = self.versions.at_hand(number, by.user if by else "")
         result = self._at_once(payload, served) if served else None
-        served, kept, seconds = result or await self._in_turn(payload, served or number, route, left)
+        served, kept, seconds, key = result or await self._in_turn(payload, served or number, route, left)
         predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.answer, count)
@@ -123,6 +134,20 @@ class Classifier:
         served.counts.add(*prediction.top_k[0], prediction.in_distribution)
         if self._shadows and by and number is None and seconds is not None:
             self._shadows.answer(by.request_id, served, kept)
+        if record and by and self.records:
+            digest = digest_in(key) or await asyncio.to_thread(digest_of, payload)
+            if self.records.keeps_images:
+                await self.records.keep(digest, payload)
+            self.records.add(
+                prediction,
+                kept.pixels,
+                by=by,
+                route=route,
+                model=version.name,
+                version=version.number,
+                digest=digest,
+                seconds=time.perf_counter() - started,
+            )
         return Classification(
             version.name, version.number, prediction, kept.pixels, None if seconds is None else seconds * 1000
         )
@@ -134,14 +159,14 @@ class Classifier:
             return None
         key = self._cache.key(payload, predictor)
         if kept := self._cache.here(key):
-            return _Result(served, kept, None)
+            return _Result(served, kept, None, key)
         pixels = self._decode_at_once(payload, predictor)
         if pixels is None:
             return None
         answer = _ask(predictor, pixels)
         kept = Kept(pixels, answer.row)
         self._cache.keep(key, kept)
-        return _Result(served, kept, answer.seconds)
+        return _Result(served, kept, answer.seconds, key)
 
     async def _in_turn(self, payload: bytes, asked: Served | int | None, route: str, left: Left) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
@@ -153,7 +178,7 @@ class Classifier:
             digest = partial(self._cache.key, payload, predictor)
             key = digest() if small else await run(self._decoders, digest)
             if kept := self._cache.here(key) or await self._cache.elsewhere(key, predictor):
-                return _Result(served, kept, None)
+                return _Result(served, kept, None, key)
             pixels = self._decode_at_once(payload, predictor) if small else None
             if pixels is None:
                 decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
@@ -162,7 +187,7 @@ class Classifier:
             kept = Kept(pixels, answer.row)
             self._cache.keep(key, kept)
             self._cache.share(key, kept)
-            return _Result(served, kept, answer.seconds)
+            return _Result(served, kept, answer.seconds, key)
 
     def _decode_at_once(self, payload: bytes, predictor: Predictor) -> np.ndarray | None:
         """The model's input, when decoding takes about a millisecond: handing that to a thread would cost more.

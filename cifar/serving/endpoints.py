@@ -78,10 +78,11 @@ def _add_predict(service: Service) -> None:
             request: what Gradio adds.
         """
         async with _said():
+            by = asker(request)
             answer = await service.classifier.classify(
-                image, route="gradio", by=asker(request), top_k=top_k, version=version
+                image, route="gradio", by=by, top_k=top_k, version=version, record=True
             )
-            return answer.as_json()
+            return {**answer.as_json(), "request_id": by and by.request_id}
 
     _add(predict, Photo(visible=False, label="image"), _integer("top_k"), _integer("version"))
 

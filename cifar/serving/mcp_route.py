@@ -41,6 +41,7 @@ _INSTRUCTIONS = (
 )
 _IMAGE = "The image file in base64, or as a data: URL. JPEG, PNG, WebP, GIF, BMP, TIFF, HEIF or AVIF."
 _READS = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
+_WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=False, idempotentHint=True, openWorldHint=False)
 _DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
 
 Image = Annotated[str, Field(description=_IMAGE)]
@@ -101,10 +102,11 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         """Classify one image: the most probable classes and their probabilities."""
 
         async def answer() -> dict[str, Any]:
+            by = _asker(context)
             classified = await service.classifier.classify(
-                _decoded(image), route="mcp", by=_asker(context), top_k=top_k, version=version
+                _decoded(image), route="mcp", by=by, top_k=top_k, version=version, record=True
             )
-            return classified.as_json()
+            return {**classified.as_json(), "request_id": by and by.request_id}
 
         return await _result(answer)
 
@@ -144,6 +146,18 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
     async def models() -> CallToolResult:
         """List the model versions that can be asked."""
         return await _result(service.models)
+
+    if records := service.classifier.records:
+
+        @server.tool(annotations=_WRITES)
+        async def feedback(
+            context: Request,
+            request_id: Annotated[str, Field(description="The `request_id` of an answer.")],
+            label: Annotated[str, Field(description="One of the version's classes, or none.")],
+            note: Annotated[str | None, Field(description="Whatever else there is to say.")] = None,
+        ) -> CallToolResult:
+            """Say what was right."""
+            return await _result(lambda: records.give(request_id, label, note, by=_asker(context)))
 
     return server
 

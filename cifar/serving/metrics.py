@@ -70,6 +70,22 @@ BREAKER_OPEN = Gauge(
     multiprocess_mode="livemax",
 )
 
+RECORDS_DROPPED = Counter("cifar_records_dropped_total", "Records given up: the journal or the disk was full.")
+IMAGES_NOT_KEPT = Counter("cifar_images_not_kept_total", "Images not kept: as many are there as the settings allow.")
+FEEDBACK = Counter("cifar_feedback_total", "Feedback stored.")
+DRIFT_PSI = Gauge(
+    "cifar_drift_psi",
+    "Population stability index of recent images beside the version's reference; NaN while there are too few.",
+    ["version", "feature"],
+    multiprocess_mode="livemostrecent",
+)
+DRIFT_LEVEL = Gauge(
+    "cifar_drift_level",
+    "What that is by the settings: 0 none, 1 warn, 2 alert.",
+    ["version", "feature"],
+    multiprocess_mode="livemostrecent",
+)
+
 # "live": what a process that has ended held, nobody holds.
 WORKERS = Gauge("cifar_workers", "Workers that are there.", multiprocess_mode="livesum")
 WORKERS_READY = Gauge(

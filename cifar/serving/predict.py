@@ -18,7 +18,7 @@ from cifar.serving.classify import Classifier
 from cifar.serving.forms import Part, read_form
 from cifar.serving.middleware import any_error_response, header
 
-PARAMETERS = ("top_k", "version")
+PARAMETERS = ("top_k", "version", "record")
 
 
 class PredictRoute:
@@ -40,6 +40,9 @@ class PredictRoute:
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         image, parameters = await read_image(scope, receive, PARAMETERS)
+        record = parameters.get("record", "true")
+        if record not in {"true", "false"}:
+            raise BadParameter(f"record must be true or false; got {record[:40]!r}.")
         answer = await self._classifier.classify(
             image,
             route="rest",
@@ -47,6 +50,7 @@ class PredictRoute:
             top_k=parameters.get("top_k"),
             version=parameters.get("version"),
             left=partial(until_gone, receive),
+            record=record == "true",
         )
         return orjson.dumps({**answer.as_json(), "request_id": scope["state"]["request_id"]})
 

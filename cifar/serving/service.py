@@ -13,6 +13,7 @@ from cifar.serving.archives import Upload
 from cifar.serving.batch import Batches, Row, counts
 from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
+from cifar.serving.experiment import Experiment
 from cifar.serving.explain import Explainer
 from cifar.settings import Settings
 
@@ -24,11 +25,15 @@ class Service:
     classifier: Classifier
     explainer: Explainer
     batches: Batches
+    experiment: Experiment | None
+    """None where nothing is recorded."""
 
     @classmethod
     def over(cls, classifier: Classifier, settings: Settings) -> Service:
         """Build the others on one classifier."""
-        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings))
+        records, registry = classifier.records, classifier.versions.registry
+        experiment = Experiment(records.recorder.engine, registry, settings) if records else None
+        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings), experiment)
 
     async def predict_batch(
         self, uploads: Sequence[Upload], *, by: Asker | None = None, top_k: object = None, version: object = None

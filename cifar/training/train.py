@@ -38,6 +38,7 @@ from cifar.training.pace import Pace
 from cifar.training.plots import save_curves
 from cifar.training.progress import Progress
 from cifar.training.recipes import RECIPES, Recipe
+from cifar.training.reference import write_reference
 from cifar.training.transfer import start_from
 
 _SAMPLES = 64
@@ -337,6 +338,7 @@ def _finish(work: _Work, trained: keras.Model, history: list[Row], *, h5: bool) 
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (work.fit, work.held_out))
     write_confidence(run, model, fitted=fitted, held_out=held_out)
     confidence = read_confidence(run)
+    write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
         "fitted_images": len(work.fit),

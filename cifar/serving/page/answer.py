@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cifar.predictor import Prediction
+from cifar.records.tables import NONE
 from cifar.serving.classify import Classification
 from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
 
@@ -32,13 +33,14 @@ def sentence(prediction: Prediction) -> Words:
     return joined([opening, possible, words("answer.stop")], en="", zh="")
 
 
-def answer_html(answer: Classification, *, calibrated: bool, explains: bool) -> str:
+def answer_html(answer: Classification, *, calibrated: bool, explains: bool, request_id: str | None = None) -> str:
     """What a person sees of an answer.
 
     Args:
         answer: the classification.
         calibrated: whether the version's confidence was fitted.
         explains: whether each bar asks "Why?".
+        request_id: of the answer, where the page asks whether it is right.
     """
     prediction = answer.prediction
     none = prediction.in_distribution is False
@@ -47,8 +49,28 @@ def answer_html(answer: Classification, *, calibrated: bool, explains: bool) -> 
     return (
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
         f"<h2>{spans(sentence(prediction))}</h2>{warning}"
-        f'<ol class="bars">{bars}</ol>{_seen(answer, calibrated=calibrated)}</div>'
+        f'<ol class="bars">{bars}</ol>{_asks(prediction, request_id) if request_id else ""}'
+        f"{_seen(answer, calibrated=calibrated)}</div>"
     )
+
+
+def _asks(prediction: Prediction, request_id: str) -> str:
+    """Whether it is right, and if not, what is: `feedback.js` sends what is pressed."""
+    said = NONE if prediction.in_distribution is False else prediction.top_k[0][0]
+    others = [name for name in (*prediction.class_scores, NONE) if name != said]
+    choices = "".join(
+        _choice(name, spans(words("feedback.none") if name == NONE else class_name(name))) for name in others
+    )
+    return (
+        f'<div class="feedback" data-request="{html.escape(request_id)}"><div role="group">{say("feedback.ask")} '
+        f"{_choice(said, say('feedback.right'))}"
+        f'<button type="button" class="plain" aria-expanded="false">{say("feedback.wrong")}</button></div>'
+        f'<div class="choices" role="group" hidden>{choices}</div><p role="status"></p></div>'
+    )
+
+
+def _choice(label: str, shown: str) -> str:
+    return f'<button type="button" class="plain" data-right="{html.escape(label)}">{shown}</button>'
 
 
 def _bar(name: str, score: float, *, explains: bool) -> str:

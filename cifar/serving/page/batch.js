@@ -94,6 +94,7 @@
   async function ask(run, photo, version) {
     const address = cifar.address("predict");
     address.searchParams.set("top_k", Math.min(TOP_K, run.limit.classes));
+    address.searchParams.set("record", "false");
     if (version) address.searchParams.set("version", version);
     const headers = { "Content-Type": "application/octet-stream" };
     for (let tries = 1; ; tries += 1) {

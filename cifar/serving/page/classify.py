@@ -11,6 +11,7 @@ import gradio as gr
 
 from cifar.errors import CifarError
 from cifar.preprocess import preprocess
+from cifar.serving.callers import Asker
 from cifar.serving.classify import Classification
 from cifar.serving.components import Choice, Photo, Slider
 from cifar.serving.endpoints import asker, sentence
@@ -97,12 +98,13 @@ class ClassifyTab:
         if payload is None:
             return _NOTHING, ""
         try:
+            by = asker(request)
             answer = await self._classifier.classify(
-                payload, route="page", by=asker(request), top_k=wanted, version=number
+                payload, route="page", by=by, top_k=wanted, version=number, record=True
             )
         except Exception as error:
             return problem_html(error_words(known(error))), ""
-        return self._html(answer, explains=True), ""
+        return self._html(answer, explains=True, by=by if self._classifier.records else None), ""
 
     async def _show_frame(self, number: object, frame: Any, request: gr.Request) -> str:
         """The answer to one picture of the live camera, `{"jpeg": base64}`."""
@@ -133,13 +135,15 @@ class ClassifyTab:
         place = event._data.get("value")  # noqa: SLF001
         return self._examples[place] if place in range(len(self._examples)) else None
 
-    def _html(self, answer: Classification, *, explains: bool) -> str:
+    def _html(self, answer: Classification, *, explains: bool, by: Asker | None = None) -> str:
         versions = self._classifier.versions
         version = (
             versions.default if answer.version == versions.default.number else versions.registry.get(answer.version)
         )
         confidence = getattr(version.manifest, "confidence", None)
-        return answer_html(answer, calibrated=bool(confidence), explains=explains)
+        return answer_html(
+            answer, calibrated=bool(confidence), explains=explains, request_id=by.request_id if by else None
+        )
 
 
 def known(error: Exception) -> CifarError:

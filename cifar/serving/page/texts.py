@@ -10,6 +10,7 @@ import html
 from typing import NamedTuple
 
 from cifar.errors import CifarError
+from cifar.serving.page.texts_experiment import EXPERIMENT
 
 
 class Words(NamedTuple):
@@ -35,6 +36,7 @@ TEXTS: dict[str, Words] = {
     "tab.batch": Words("Batch", "批量"),
     "tab.compare": Words("Compare", "对比"),
     "tab.model": Words("Model", "模型"),
+    "tab.ab": Words("A/B", "A/B 测试"),
     "tab.code": Words("Use it from code", "代码调用"),
     "photo": Words("Photo", "照片"),
     "photo.drop": Words("Drop a photo here, or click to choose one", "将照片拖到此处，或点击选择"),
@@ -66,6 +68,11 @@ TEXTS: dict[str, Words] = {
     "answer.kept": Words("answered before", "此前已有结果"),
     "why": Words("Why {name}?", "为何是{name}？"),
     "why.heat": Words("The warmer, the more this part speaks for “{name}”.", "颜色越暖，该区域越支持“{name}”。"),
+    "feedback.ask": Words("Is this right?", "结果正确吗？"),
+    "feedback.right": Words("Right", "正确"),
+    "feedback.wrong": Words("Wrong, it is …", "不对，应该是…"),
+    "feedback.thanks": Words("Thank you.", "谢谢反馈。"),
+    "feedback.none": Words("none of these", "都不是"),
     "why.seconds": Words("{seconds} s", "{seconds} 秒"),
     # live
     "live.start": Words("Start live camera", "开启实时识别"),
@@ -241,6 +248,8 @@ TEXTS: dict[str, Words] = {
     "error.image_too_large": Words("", "图像像素过多，请缩小后再试"),
     "error.unsupported_image": Words("", "文件内容不是受支持的图像格式"),
     "error.unreadable_image": Words("", "图像无法解码，可能已损坏或不完整"),
+    "error.request_not_found": Words("", "找不到您的这条识别记录，可能已过期"),
+    "error.records_unavailable": Words("", "反馈暂时无法保存，请稍后重试"),
     "error.version_not_found": Words("", "没有这个模型版本"),
     "error.version_unusable": Words("", "此模型版本不可用"),
     "error.label_not_found": Words("", "没有这一版本标签"),
@@ -267,6 +276,9 @@ TEXTS: dict[str, Words] = {
     "class.ship": Words("ship", "船"),
     "class.truck": Words("truck", "卡车"),
 }
+
+
+TEXTS |= {key: Words(*text) for key, text in EXPERIMENT.items()}
 
 
 def words(key: str, **values: object) -> Words:
