@@ -199,6 +199,7 @@ def test_a_cookie_that_somebody_made_up_counts_for_nothing():
         """Somebody signed in."""
 
         name = "key:ada"
+        scopes = frozenset({"predict"})
 
     assert user(good, caller=Caller()) == "caller:key:ada"
 
@@ -218,7 +219,7 @@ def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(regi
         classifier = Classifier(versions, Settings(), NO_CACHE, shadows)
         for name in ("airplane", "cat"):
             payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
-            answer = await classifier.classify(payload, route="rest", by=Asker(name, "ada"))
+            answer = await classifier.classify(payload, route="rest", by=Asker(name, "ada", frozenset()))
             assert answer.version == 1
             await asyncio.gather(*shadows._under_way)
 
@@ -245,7 +246,7 @@ def test_more_shadows_than_the_budget_are_left_out(registry, log):
         classifier = Classifier(versions, Settings(), NO_CACHE, shadows)
         await asyncio.gather(
             *(
-                classifier.classify(encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada"))
+                classifier.classify(encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()))
                 for i in range(10)
             )
         )

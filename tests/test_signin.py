@@ -173,7 +173,7 @@ def test_without_a_setting_nothing_asks_and_nothing_is_loaded():
         "print(names, [name for name in ('jwt', 'authlib', 'itsdangerous') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    chain = ["RequestId", "Observe", "SecurityHeaders", "CORSMiddleware", "RateLimit", "BodyLimit"]
+    chain = ["RequestId", "Observe", "SecurityHeaders", "CORSMiddleware", "StickyUser", "RateLimit", "BodyLimit"]
     assert result.stdout.strip() == f"{chain} []"
 
 
