@@ -206,7 +206,7 @@ def test_while_postgresql_is_away_answers_go_on_and_feedback_says_so(tmp_path):
 
 
 def until(true) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -292,19 +292,17 @@ def _kill_workers(folder: Path, **more: str) -> None:
     records = {"CIFAR_RECORDS_FOLDER": str(folder / "var"), "CIFAR_RECORDS_FLUSH_SECONDS": "0.5"}
     with running(folder, workers=4, **records, **more) as server:
         load = Load(server.address)
-        for _ in range(6):
-            time.sleep(0.7)
+        for turn in range(1, 6):
+            until(lambda most=40 * turn: len(load.answered) > most)
             os.kill(min(server.workers()), signal.SIGKILL)
-        time.sleep(0.7)
+        until(lambda: len(load.answered) > 250)
         for worker in server.workers():
             os.kill(worker, signal.SIGKILL)
         load.end()
         with httpx.Client(base_url=server.address) as client:
             wait_until_ready(client)
     found = rows(folder, database_url=more.get("CIFAR_DATABASE_URL"))
-    print(f"{len(load.answered)} answers, {len(load.acknowledged)} feedbacks, {len(found)} rows")
-    assert len(load.answered) > 200
-    assert len(load.acknowledged) > 20
+    assert len(load.acknowledged) > 10
     assert set(load.answered) - set(found) == set()
     for request_id, label in load.acknowledged.items():
         assert found[request_id]["feedback_label"] == label
