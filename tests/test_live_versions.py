@@ -216,7 +216,7 @@ def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(regi
 
     async def ask() -> None:
         shadows = Shadows(versions, most=2, compared=told.append)
-        classifier = Classifier(versions, Settings(), NO_CACHE, shadows)
+        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
         for name in ("airplane", "cat"):
             payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
             answer = await classifier.classify(payload, route="rest", by=Asker(name, "ada", frozenset()))
@@ -243,7 +243,7 @@ def test_more_shadows_than_the_budget_are_left_out(registry, log):
 
     async def ask() -> None:
         shadows = Shadows(versions, most=2, compared=told.append)
-        classifier = Classifier(versions, Settings(), NO_CACHE, shadows)
+        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
         await asyncio.gather(
             *(
                 classifier.classify(encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()))
