@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from cifar.errors import CifarError
 from cifar.registry import Registry
+from cifar.serving.admin import add_admin
 from cifar.serving.api import create_api
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
@@ -21,6 +22,8 @@ from cifar.serving.logs import log_config
 from cifar.serving.page import mount_page
 from cifar.serving.redis import shared_redis
 from cifar.serving.service import Service
+from cifar.serving.shadow import Shadows
+from cifar.serving.tfserving_rest import add_tfserving
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings, load_settings
 
@@ -32,18 +35,22 @@ def create_app(settings: Settings) -> FastAPI:
         VersionNotFound, VersionUnusable: the version to serve is not there, or is not what was exported.
     """
     registry = Registry(settings.registry, settings.model_name)
-    default = registry.get(settings.model_version)
-    default.verify()
-    versions = LoadedVersions(registry, default, settings)
+    versions = LoadedVersions(registry, settings)
+    versions.default.verify()
     redis = shared_redis(settings)
     cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
     records = Records(settings) if settings.records else None
-    classifier = Classifier(versions, settings, cache, records)
+    shadows = Shadows(versions, most=settings.max_shadow_images, compared=records.compared if records else None)
+    classifier = Classifier(versions, settings, cache, records, shadows)
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
+    add_tfserving(api, classifier, settings)
+    add_admin(api, versions, settings)
     if records:
         add_feedback(api, records, settings)
+    if service.experiment:
+        service.experiment.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
 

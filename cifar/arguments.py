@@ -27,6 +27,36 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def two_versions(text: str) -> tuple[int, int]:
+    """Two numbers of versions: A,B."""
+    parts = text.split(",")
+    if len(parts) != 2 or parts[0] == parts[1]:
+        raise argparse.ArgumentTypeError(f"expected two different versions A,B; got {text!r}")
+    return count(parts[0]), count(parts[1])
+
+
+def duration(text: str) -> float:
+    """So many days or hours."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 36_500:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
+    return value
+
+
+def effect(text: str) -> float:
+    """A difference of accuracies."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.001 <= value <= 0.5:
+        raise argparse.ArgumentTypeError(f"expected a number from 0.001 to 0.5, such as 0.02; got {text!r}")
+    return value
+
+
 def interval(text: str) -> tuple[float, float]:
     """A range of pixels: LOW,HIGH."""
     try:
@@ -36,3 +66,11 @@ def interval(text: str) -> tuple[float, float]:
     if not low < high:
         raise argparse.ArgumentTypeError(f"LOW must be below HIGH; got {text!r}")
     return low, high
+
+
+def share(text: str) -> tuple[str, int]:
+    """A label and a whole number: NAME=N."""
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal() or len(number) > 9:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, such as canary=3; got {text!r}")
+    return name, int(number)

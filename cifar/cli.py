@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar import __version__, commands
-from cifar.arguments import count, interval, names, size
+from cifar import __version__, commands, model_commands
+from cifar.arguments import count, duration, effect, interval, names, share, size, two_versions
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
@@ -91,10 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     _version(predict)
     _json(predict)
 
-    models = _command(kinds, "models", commands.models, "the versions in the registry", "cifar models list")
-    models.add_argument("action", nargs="?", choices=["list"], default="list")
-    _json(models)
-
+    _add_models(kinds)
+    _add_experiment(kinds)
     _add_keys(kinds)
     _add_records(kinds)
 
@@ -181,6 +179,67 @@ def _add_evaluate(kinds: Any) -> None:
     card.add_argument(
         "--notes", type=Path, metavar="FILE", help="Markdown of your own, put where the card says what else is known"
     )
+
+
+def _add_models(kinds: Any) -> None:
+    words = "the versions in the registry, and who is answered by which"
+    models = _command(kinds, "models", model_commands.listed, words, "cifar models promote 3")
+    _json(models)
+    actions = models.add_subparsers(metavar="ACTION")
+    _json(_command(actions, "list", model_commands.listed, "versions, labels and traffic", "cifar models list"))
+    promote = _command(
+        actions, "promote", model_commands.promote, "have a version answer everybody", "cifar models promote 3"
+    )
+    promote.add_argument("number", type=size, metavar="N", help="the version")
+    _command(actions, "rollback", model_commands.rollback, "take the last promotion back", "cifar models rollback")
+    label = _command(
+        actions, "label", model_commands.label, "give a version another name", "cifar models label canary=3"
+    )
+    which = label.add_mutually_exclusive_group(required=True)
+    which.add_argument("label", nargs="?", type=share, metavar="NAME=N", help="the name, and the version")
+    which.add_argument("--remove", metavar="NAME", help="the name to take away")
+    traffic = _command(
+        actions,
+        "traffic",
+        model_commands.traffic,
+        "share out the users between labels",
+        "cifar models traffic stable=90 canary=10 --shadow canary=20",
+    )
+    traffic.add_argument("traffic", nargs="+", type=share, metavar="LABEL=PERCENT", help="they add to 100")
+    traffic.add_argument(
+        "--shadow",
+        nargs="+",
+        type=share,
+        default=[],
+        metavar="LABEL=PERCENT",
+        help="requests that a label answers in the background too, to be compared (default: none)",
+    )
+    _json(_command(actions, "log", model_commands.changes, "who changed what", "cifar models log"))
+
+
+def _add_experiment(kinds: Any) -> None:
+    ab = _command(kinds, "ab", commands.ab_report, "whether one version is better than another", "cifar ab report")
+    ab.add_argument("action", choices=["report"])
+    ab.add_argument(
+        "--versions",
+        type=two_versions,
+        metavar="A,B",
+        default=(),
+        help="the one in use and the one on trial (default: the two most used)",
+    )
+    ab.add_argument("--since", type=duration, metavar="DAYS", help="default: the setting CIFAR_AB_WINDOW_DAYS")
+    ab.add_argument(
+        "--effect",
+        type=effect,
+        metavar="SHARE",
+        help="tell how much feedback finds this difference (default: CIFAR_AB_EFFECT_SHARE)",
+    )
+    _json(ab)
+    drift = _command(
+        kinds, "drift", commands.drift, "whether photos and answers are still what they were", "cifar drift --since 6"
+    )
+    drift.add_argument("--since", type=duration, metavar="HOURS", help="default: the setting CIFAR_DRIFT_WINDOW_HOURS")
+    _json(drift)
 
 
 def _add_keys(kinds: Any) -> None:

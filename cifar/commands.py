@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cifar.errors import CifarError, RecordsError
+from cifar.model_commands import stable_version
 from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, process_environment
 
@@ -97,10 +98,11 @@ def card(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def predict(arguments: argparse.Namespace, settings: Settings) -> None:
     """Classify image files."""
+    from cifar.engines import engine_of
     from cifar.predictor import Predictor
     from cifar.preprocess import preprocess
 
-    predictor = Predictor.load(_chosen_version(arguments, settings), settings.engine)
+    predictor = Predictor.load(_chosen_version(arguments, settings), engine_of(settings))
     top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
     rows: list[dict[str, Any]] = []
     for file in arguments.images:
@@ -128,21 +130,31 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
             _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
 
 
-def models(arguments: argparse.Namespace, settings: Settings) -> None:
-    """List the versions."""
-    from cifar.inspection import list_versions
+def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare two versions by what was recorded."""
+    from cifar.experiment.reports import ab_report
+    from cifar.experiment.text import report_text
 
-    rows, problems = list_versions(_registry(settings))
+    with _records(settings) as engine:
+        report = ab_report(
+            engine, settings, versions=arguments.versions, since_days=arguments.since, effect=arguments.effect
+        )
+    print(json.dumps(report.as_json(), indent=2) if arguments.json else report_text(report))
+
+
+def drift(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Compare recent photos and answers with those of the manifest."""
+    from cifar.experiment.text import drift_text
+    from cifar.experiment.watch import drift_report
+
+    with _records(settings) as engine:
+        found = drift_report(
+            engine, Registry(settings.registry, settings.model_name), settings, since_hours=arguments.since
+        )
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-    elif rows:
-        print(*rows[0], sep="\t")
-        for row in rows:
-            print(*row.values(), sep="\t")
-    if not rows:
-        _say(f"There is no version of {settings.model_name} in {settings.registry}.")
-    for problem in problems:
-        _say(problem)
+        print(json.dumps([version.as_json() for version in found], indent=2))
+    else:
+        print(drift_text(found, min_images=settings.drift_min_images))
 
 
 def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -254,11 +266,9 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
 
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
     """The version named, else the one that the server would serve."""
-    return _registry(settings).get(settings.model_version if arguments.version is None else arguments.version)
-
-
-def _registry(settings: Settings) -> Registry:
-    return Registry(settings.registry, settings.model_name)
+    if arguments.version is None:
+        return stable_version(settings)
+    return Registry(settings.registry, settings.model_name).get(arguments.version)
 
 
 def _square(size: int) -> tuple[int, int, int]:

@@ -16,17 +16,34 @@ from typing import Literal
 import numpy as np
 
 from cifar.errors import VersionUnusable
+from cifar.model_server import Changed, ModelServer
 from cifar.registry import Version
-from cifar.settings import quiet_tensorflow
+from cifar.settings import Settings, quiet_tensorflow
 
 Infer = Callable[[np.ndarray], np.ndarray]
-Engine = Literal["auto", "tensorflow", "litert"]
+Engine = Literal["auto", "tensorflow", "litert"] | ModelServer
 
-GAIN_FROM_BATCHES = frozenset({"tensorflow"})
+GAIN_FROM_BATCHES = frozenset({"tensorflow", "tfserving"})
 """The engines that answer a batch in less time than its images one by one. On one thread LiteRT does not."""
+
+REMOTE = frozenset({"tfserving"})
+"""The engines that compute elsewhere: several batches may be under way."""
 
 LITERT_FILE = "assets.extra/model.tflite"
 """Where a version keeps its LiteRT file; TensorFlow Serving passes over this folder."""
+
+
+def engine_of(settings: Settings, *, changed: Changed | None = None) -> Engine:
+    """What the settings say runs the model; `changed` is told when a server of models goes and comes back."""
+    if settings.engine != "tfserving":
+        return settings.engine
+    return ModelServer(
+        settings.tfserving_url or "",
+        timeout_seconds=settings.tfserving_timeout_seconds,
+        failures=settings.breaker_failures,
+        recovery_seconds=settings.breaker_recovery_seconds,
+        changed=changed,
+    )
 
 
 def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str, Infer]:
@@ -44,6 +61,8 @@ def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str,
     Raises:
         VersionUnusable: the engine cannot run this version, or is not installed; says what to do.
     """
+    if isinstance(wanted, ModelServer):
+        return "tfserving", wanted.infer_for(version)
     name = _choose(version) if wanted == "auto" else wanted
     try:
         return name, _load_tensorflow(version, threads) if name == "tensorflow" else _load_litert(version)

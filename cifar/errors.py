@@ -27,10 +27,15 @@ a line on stderr and exit status 1.
     ├── RecordsUnavailable           503  records_unavailable
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
+    ├── LabelNotFound                404  label_not_found
+    ├── RoutingChanged               409  routing_changed
+    ├── NothingToRollBack            409  nothing_to_roll_back
+    ├── RegistryReadOnly             409  registry_read_only
     ├── NotReady                     503  not_ready
     ├── RateLimited                  429  rate_limited
     ├── Overloaded                   503  overloaded
     │   └── WaitedTooLong            503  waited_too_long
+    ├── ModelServerUnavailable       503  model_server_unavailable
     ├── CallerLeft                   499  caller_left
     ├── WorkerGone                   503  worker_gone
     ├── DataError                         a data set cannot be used (command line only)
@@ -214,6 +219,34 @@ class VersionUnusable(CifarError):
     status = 503
 
 
+class LabelNotFound(CifarError):
+    """No version has this label."""
+
+    code = "label_not_found"
+    status = 404
+
+
+class RoutingChanged(CifarError):
+    """Labels or traffic were changed by somebody else at the same time."""
+
+    code = "routing_changed"
+    status = 409
+
+
+class NothingToRollBack(CifarError):
+    """No promotion is left to take back."""
+
+    code = "nothing_to_roll_back"
+    status = 409
+
+
+class RegistryReadOnly(CifarError):
+    """Labels and traffic are kept in a folder that this process may not write."""
+
+    code = "registry_read_only"
+    status = 409
+
+
 class NotReady(CifarError):
     """The model is still being loaded and warmed up."""
 
@@ -241,6 +274,14 @@ class WaitedTooLong(Overloaded):
     """The image waited longer than the setting `max_wait_seconds` allows."""
 
     code = "waited_too_long"
+
+
+class ModelServerUnavailable(CifarError):
+    """The host that runs the model does not answer."""
+
+    code = "model_server_unavailable"
+    status = 503
+    retry_after_seconds = 5
 
 
 class CallerLeft(CifarError):

@@ -9,7 +9,7 @@ import numpy as np
 
 from cifar.cpus import available_cpus
 from cifar.engines import GAIN_FROM_BATCHES, Engine, Infer, cannot_run, load_engine
-from cifar.errors import BadParameter, VersionUnusable
+from cifar.errors import BadParameter, CifarError, VersionUnusable
 from cifar.registry import ImageSpec, Version
 
 _QUICK_SECONDS = 0.001
@@ -67,6 +67,10 @@ class Predictor:
         """The size of one input."""
         return self.version.manifest.image
 
+    def ask_once(self) -> None:
+        """Ask for a black image, to see whether the engine answers; raises what it raises."""
+        self.answers(np.zeros((1, *self.image.shape), np.uint8))
+
     def warm_up(self) -> None:
         """Answer a few times: what happens only the first time keeps no user waiting, and the quickest tells if it is quick."""
         black = np.zeros((1, *self.image.shape), np.uint8)
@@ -76,6 +80,8 @@ class Predictor:
                 started = time.perf_counter()
                 self.predict(black, top_k=1)
                 seconds.append(time.perf_counter() - started)
+        except CifarError:
+            raise
         except Exception as error:
             raise VersionUnusable(cannot_run(self.version, self.engine, error)) from error
         self.quick = min(seconds) < _QUICK_SECONDS and self.engine not in GAIN_FROM_BATCHES

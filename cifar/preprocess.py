@@ -71,6 +71,17 @@ def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pi
     )
 
 
+def statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """Brightness and contrast of one model input `uint8`: its mean and standard deviation, each in [0, 1].
+
+    By sums: for so few numbers NumPy's own functions take ten times as long.
+    """
+    values = pixels.ravel().astype(np.float32)
+    mean = float(np.add.reduce(values)) / values.size
+    values -= mean
+    return mean / 255, (float(values.dot(values)) / values.size) ** 0.5 / 255
+
+
 def open_image(payload: bytes, *, max_pixels: int, side: int) -> Image.Image:
     """Read the header only: the first half of `preprocess`.
 

@@ -13,9 +13,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 
@@ -69,6 +69,35 @@ class ConfidenceInfo(BaseModel):
     threshold: float = Field(description="A higher `ood_score` counts as out of distribution.")
 
 
+class Bins(BaseModel):
+    """How often a number was in which range; values on an edge belong to the range above it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    edges: list[float] = Field(description="Between the ranges, ascending.")
+    counts: list[int] = Field(description="One more than edges.")
+
+    @model_validator(mode="after")
+    def _refuse_what_does_not_fit(self) -> Self:
+        if len(self.counts) != len(self.edges) + 1 or sorted(self.edges) != self.edges:
+            raise ValueError("counts must be one more than edges, and edges ascend")
+        return self
+
+
+class Reference(BaseModel):
+    """What the version answered to images it was not fitted on, to compare photos in use with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int = Field(ge=1)
+    source: str = Field(description="Which images.")
+    labels: dict[str, int] = Field(description="Images by the label given, in class order.")
+    confidence: Bins
+    brightness: Bins = Field(description="Mean of the model's input, in [0, 1].")
+    contrast: Bins = Field(description="Its standard deviation.")
+    in_distribution: int | None = Field(description="Images like those of the training; None: it cannot tell.")
+
+
 class Manifest(BaseModel):
     """`manifest.json`: all that serving needs to know of a version, and where it came from."""
 
@@ -87,6 +116,7 @@ class Manifest(BaseModel):
     parity: dict[str, Any]
     confidence: ConfidenceInfo | None = Field(None, description="None: not calibrated, and without `ood_score`.")
     images_by_class: dict[str, int] | None = Field(None, description="Training images; None: not known.")
+    reference: Reference | None = Field(None, description="None: drift cannot be told.")
     libraries: dict[str, str]
     signatures: dict[str, SignatureInfo]
     files: dict[str, FileInfo]

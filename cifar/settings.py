@@ -14,20 +14,20 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
 from cifar.errors import SettingsError
+from cifar.settings_signin import SignInSettings, long_enough
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `app.py`, `saved_model/` and `examples/`."""
 
 
-class Settings(BaseSettings):
+class Settings(SignInSettings):
     """The configuration of one process, checked when it is made."""
 
     model_config = SettingsConfigDict(
@@ -50,8 +50,14 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CIFAR_MODEL_VERSION", "MODEL_VERSION"),
         description="The version to serve. Unset: the highest complete one.",
     )
-    engine: Literal["auto", "tensorflow", "litert"] = Field(
+    engine: Literal["auto", "tensorflow", "litert", "tfserving"] = Field(
         "auto", description="What runs the model. auto: LiteRT where version and machine have it, else TensorFlow."
+    )
+    tfserving_url: str | None = Field(
+        None, min_length=1, description="Where TensorFlow Serving's gRPC is, HOST:PORT, for the engine tfserving."
+    )
+    tfserving_timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest wait for TensorFlow Serving, further attempts included."
     )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers and Spaces need it
     port: int = Field(
@@ -85,7 +91,17 @@ class Settings(BaseSettings):
         50_000_000, ge=1024, le=89_000_000, description="Largest width x height, read from the header before decoding."
     )
     max_loaded_versions: int = Field(
-        2, ge=1, description="Versions kept in memory: the default one and those asked for."
+        3, ge=1, description="Versions kept in memory: those users are sent to, and at least one that was asked for."
+    )
+    registry_poll_seconds: float = Field(
+        1.0, gt=0, description="Time within which running servers notice new versions, labels and traffic."
+    )
+    traffic_secret: SecretStr | None = Field(
+        None,
+        description="Key of the users' split between versions, the same on all hosts. Unset: anybody can compute it.",
+    )
+    max_shadow_images: int = Field(
+        4, ge=1, description="Images under way to shadow versions in one process; more are left out, and counted."
     )
     max_batch_images: int = Field(
         32, ge=1, description="Images given to the model at once, on engines that gain from it (TensorFlow)."
@@ -99,6 +115,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Images in one process that wait for their heat map, 80 answers each; more are answered 503.",
     )
+    max_call_images: int = Field(256, ge=1, description="Images in one call of TensorFlow Serving's `:predict`.")
     max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in its archives included.")
     max_batch_bytes: int = Field(
         200 * 1024**2,
@@ -151,65 +168,6 @@ class Settings(BaseSettings):
         "info", description="The least severe lines of our own; health checks and assets are at debug."
     )
     access_log: bool = Field(True, description="Whether each request gets a line.")
-    api_keys_file: Path | None = Field(
-        None, description="File of API keys, written by `python -m cifar keys`. Set: callers must sign in."
-    )
-    api_keys_reload_seconds: float = Field(
-        1.0, ge=0, description="Time within which running workers notice a key made or revoked."
-    )
-    max_token_bytes: int = Field(8192, ge=256, description="Longest API key or bearer token that is looked at.")
-    jwt_secret: SecretStr | None = Field(
-        None, description="Secret of HS256 bearer tokens, 32 characters or more. Set: callers must sign in."
-    )
-    jwks_url: str | None = Field(
-        None, description="Where the public keys of RS256 and ES256 bearer tokens are. Set: callers must sign in."
-    )
-    jwt_issuer: str | None = Field(None, min_length=1, description="Who must have issued a bearer token (`iss`).")
-    jwt_audience: str | None = Field(None, min_length=1, description="Whom a bearer token must be for (`aud`).")
-    clock_skew_seconds: float = Field(
-        30.0, ge=0, le=300, description="How far the clock of a token's issuer may be from ours."
-    )
-    jwks_cache_seconds: float = Field(300.0, gt=0, description="Age at which public keys are fetched again.")
-    jwks_stale_seconds: float = Field(
-        3600.0, gt=0, description="Age up to which public keys are used while their host does not answer."
-    )
-    jwks_refetch_seconds: float = Field(
-        30.0, gt=0, description="Least time between two fetches because of a key that is not known."
-    )
-    provider_timeout_seconds: float = Field(
-        5.0, gt=0, description="Longest wait for a host of public keys or a sign-in provider."
-    )
-    provider_max_failures: int = Field(
-        5, ge=1, description="Failures in a row after which that host is left alone for a while."
-    )
-    provider_retry_seconds: int = Field(30, ge=1, description="How long it is left alone.")
-    oidc_provider_url: str | None = Field(
-        None,
-        validation_alias=AliasChoices("CIFAR_OIDC_PROVIDER_URL", "OPENID_PROVIDER_URL"),
-        description="OpenID Connect provider where people sign in to the page. Set: callers must sign in.",
-    )
-    oidc_client_id: str | None = Field(
-        None,
-        min_length=1,
-        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_ID", "OAUTH_CLIENT_ID"),
-        description="What the provider calls this service.",
-    )
-    oidc_client_secret: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_SECRET", "OAUTH_CLIENT_SECRET"),
-        description="What the provider knows this service by. Cookies are signed with a key made from it.",
-    )
-    public_url: str | None = Field(
-        None, description="Where browsers find the page: https://cifar.example. On Spaces it is known."
-    )
-    space_host: str | None = Field(
-        None, validation_alias=AliasChoices("CIFAR_SPACE_HOST", "SPACE_HOST"), description="Set by Hugging Face Spaces."
-    )
-    oidc_scopes: list[Literal["predict", "feedback", "admin"]] = Field(
-        ["predict", "feedback"], description="What people who sign in to the page may do, as JSON."
-    )
-    session_seconds: int = Field(8 * 3600, ge=60, description="How long a person stays signed in to the page.")
-
     records: bool = Field(
         True, description="Whether predictions are recorded, and feedback on them is taken; never the image itself."
     )
@@ -238,6 +196,24 @@ class Settings(BaseSettings):
     max_kept_bytes: int = Field(1024**3, ge=1024, description="Their largest sum.")
     max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
 
+    ab_window_days: float = Field(14.0, gt=0, description="Days up to now that the A/B report looks at.")
+    ab_effect_share: float = Field(
+        0.02,
+        ge=0.001,
+        le=0.5,
+        description="Least difference of accuracies worth finding. The A/B test is made for it: set it before the first look.",
+    )
+    max_report_rows: int = Field(
+        100_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
+    )
+    drift_window_hours: float = Field(24.0, gt=0, description="Hours up to now whose images are recent.")
+    drift_min_images: int = Field(500, ge=1, description="Recent images of a version before anything is said of drift.")
+    drift_warn_psi: float = Field(0.1, gt=0, description="Population stability index from which on a feature drifts.")
+    drift_alert_psi: float = Field(0.25, gt=0, description="The same, from which on somebody is to be told.")
+    drift_refresh_seconds: float = Field(
+        300.0, ge=0, description="How often one worker measures drift for the metrics. 0: never."
+    )
+
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."
@@ -250,65 +226,23 @@ class Settings(BaseSettings):
             raise ValueError("expected NUMBER/second, /minute, /hour or /day, such as 600/minute")
         return text
 
-    @field_validator("registry", "uploads", "examples", "data_cache", "api_keys_file", "records_folder")
+    @field_validator(
+        "registry", "uploads", "examples", "data_cache", "api_keys_file", "records_folder", check_fields=False
+    )
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and path.expanduser()
 
-    @field_validator("jwt_secret", "oidc_client_secret", "records_key")
+    @field_validator("records_key")
     @classmethod
-    def _refuse_weak_secrets(cls, secret: SecretStr | None) -> SecretStr | None:
-        """Who sees one signature can try secrets for as long as they like."""
-        if secret and len(secret) < _MIN_SECRET_CHARACTERS:
-            raise ValueError(f"expected at least {_MIN_SECRET_CHARACTERS} characters; got {len(secret)}")
-        return secret
-
-    @field_validator("jwks_url", "oidc_provider_url", "public_url")
-    @classmethod
-    def _refuse_plain_http(cls, url: str | None) -> str | None:
-        """Who can change an answer on its way could sign in as anybody."""
-        parts = urlsplit(url or "")
-        if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _THIS_MACHINE)):
-            raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
-        return url and url.rstrip("/")
+    def _refuse_a_weak_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        return long_enough(secret)
 
     @model_validator(mode="after")
-    def _refuse_half_a_sign_in(self) -> Self:
-        """A service that was meant to be closed must not start open."""
-        tokens = {"CIFAR_JWT_ISSUER": self.jwt_issuer, "CIFAR_JWT_AUDIENCE": self.jwt_audience}
-        if self.jwt_secret and self.jwks_url:
-            raise ValueError("Set CIFAR_JWT_SECRET or CIFAR_JWKS_URL, not both: tokens are of one kind.")
-        if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
-            raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
-        if self.jwt_secret or self.jwks_url:
-            _require("Bearer tokens need", tokens)
-        people = {
-            "CIFAR_OIDC_PROVIDER_URL": self.oidc_provider_url,
-            "CIFAR_OIDC_CLIENT_ID": self.oidc_client_id,
-            "CIFAR_OIDC_CLIENT_SECRET": self.oidc_client_secret,
-        }
-        if any(people.values()):
-            _require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
+    def _refuse_half_an_engine(self) -> Self:
+        if self.engine == "tfserving" and not self.tfserving_url:
+            raise ValueError("CIFAR_ENGINE=tfserving needs CIFAR_TFSERVING_URL, such as tensorflow-serving:8500.")
         return self
-
-    @property
-    def signs_in(self) -> bool:
-        """Whether callers must say who they are."""
-        return any((self.api_keys_file, self.jwt_secret, self.jwks_url, self.oidc_provider_url))
-
-    @property
-    def page_url(self) -> str | None:
-        """Where browsers find the page, without a slash at the end."""
-        return self.public_url or (f"https://{self.space_host}" if self.space_host else None)
-
-
-_MIN_SECRET_CHARACTERS = 32
-_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
-
-
-def _require(words: str, values: Mapping[str, object]) -> None:
-    if missing := [name for name, value in values.items() if not value]:
-        raise ValueError(f"{words} {' and '.join(missing)} too.")
 
 
 def load_settings() -> Settings:

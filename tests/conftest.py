@@ -18,6 +18,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
+from recorded import open_records, write_a_day
 from two_versions import write_two_versions
 
 from cifar.serving.cache import AnswerCache
@@ -149,12 +150,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py` with the two versions of `two_versions.py`, the first by default; yields its address."""
+    """`python app.py` with the two versions of `two_versions.py`, the first by default, and records; yields its address."""
     folder = tmp_path_factory.mktemp("two-versions")
     registry = write_two_versions(folder / "registry")
+    engine = open_records(Settings(records_folder=folder / "records"))
+    write_a_day(engine)
+    engine.dispose()
+    chosen = {"CIFAR_REGISTRY": str(registry), "MODEL_VERSION": "1", "CIFAR_RECORDS_FOLDER": str(folder / "records")}
     with (
         (folder / "log").open("w") as log,
-        _app(log, folder, CIFAR_REGISTRY=str(registry), MODEL_VERSION="1") as process,
+        _app(log, folder, **chosen) as process,
     ):
         address = f"http://127.0.0.1:{process.port}"
         with httpx.Client(base_url=address) as client:
@@ -220,3 +225,13 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
 
     settings = Settings(registry=tmp_path_factory.mktemp("scored-registry"))
     return export(read_source(scored_run[0], settings), settings.registry, "colours")
+
+
+_COSTLY_FIXTURES = {"browser", "whole", "scored_run", "scored_version"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that needs a browser or a training is slow, whatever it does itself."""
+    for item in items:
+        if _COSTLY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

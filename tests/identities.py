@@ -29,7 +29,13 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 def claims(**changes: object) -> dict[str, object]:
     """What a good token says; a change to None takes a claim out."""
-    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 600, "scope": "predict openid"}
+    good = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "alice",
+        "exp": int(time.time()) + 24 * 3600,
+        "scope": "predict openid",
+    }
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 

@@ -16,6 +16,7 @@ TABS = {
     "batch": ("Batch", "批量"),
     "compare": ("Compare", "对比"),
     "model": ("Model", "模型"),
+    "ab": ("A/B", "A/B 测试"),
     "code": ("Use it from code", "代码调用"),
 }
 """The names of each tab, English and Chinese."""

@@ -192,6 +192,8 @@ def test_health_says_alive_ready_and_loaded(api):
         "status": "ready",
         "without": [],
         "model": {"name": "cifar_classifier", "version": 2},
+        "traffic": {"stable, version 2": 100},
+        "problem": "",
     }
 
 
@@ -204,7 +206,7 @@ def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
     """503 with Retry-After, for /readyz and for /predict; /healthz stays 200."""
     settings = Settings()
     registry = Registry(settings.registry, settings.model_name)
-    versions = LoadedVersions(registry, registry.get(1), settings)
+    versions = LoadedVersions(registry, settings)
     client = TestClient(
         create_api(Classifier(versions, settings, NO_CACHE), settings)
     )  # without its lifespan nothing is loaded

@@ -27,7 +27,7 @@ PHOTO = zips.PHOTO
 def service(**limits) -> Service:
     settings = Settings(**limits)
     registry = Registry(settings.registry, settings.model_name)
-    versions = LoadedVersions(registry, registry.get(), settings)
+    versions = LoadedVersions(registry, settings)
     versions.load_default()
     return Service.over(Classifier(versions, settings, NO_CACHE), settings)
 

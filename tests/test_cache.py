@@ -31,7 +31,7 @@ def versions(tmp_path, small_version) -> LoadedVersions:
         manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
         (folder / "manifest.json").write_text(json.dumps(manifest))
     registry = Registry(tmp_path, "shapes")
-    versions = LoadedVersions(registry, registry.get(1), Settings())
+    versions = LoadedVersions(registry, Settings(model_version=1))
     versions.load_default()
     for number in (1, 2):
         count_calls(versions.get(number).predictor)

@@ -39,7 +39,7 @@ class GatedModel:
 def versions(small_version) -> LoadedVersions:
     """The 64x64 model, loaded."""
     registry = Registry(small_version.path.parent.parent, "shapes")
-    versions = LoadedVersions(registry, small_version, Settings())
+    versions = LoadedVersions(registry, Settings())
     versions.load_default()
     return versions
 
@@ -49,7 +49,7 @@ def model(versions) -> GatedModel:
     """A slow model in place of the loaded one."""
     model = GatedModel()
     predictor = Predictor(versions.default, model, engine="gated")
-    versions._served[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
+    versions._plan.live[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
     return model
 
 

@@ -38,7 +38,7 @@ def familiar(scored_run) -> bytes:
 def versions(scored_version) -> LoadedVersions:
     """The version with scores, loaded."""
     registry = Registry(scored_version.path.parent.parent, scored_version.name)
-    versions = LoadedVersions(registry, scored_version, Settings())
+    versions = LoadedVersions(registry, Settings())
     versions.load_default()
     return versions
 

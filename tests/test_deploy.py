@@ -11,6 +11,7 @@ import pytest
 import yaml
 from nginx import render
 
+from cifar.registry import Registry
 from cifar.settings import ROOT, Settings
 
 BIN = Path(sys.executable).parent
@@ -140,3 +141,17 @@ def test_only_nginx_of_compose_can_be_reached_from_other_machines():
     for name, service in services().items():
         for port in service.get("ports", []):
             assert name == "nginx" or port.startswith("127.0.0.1:"), port
+
+
+def test_tensorflow_serving_is_given_our_models_by_their_labels():
+    """The folders that compose mounts are there, its flags name files in them, and the label stable is the shipped one."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["tensorflow-serving"]
+    mounts = dict(mount.split(":")[:2][::-1] for mount in service["volumes"])
+    for flag in service["command"]:
+        if "_file=" in flag:
+            folder, _, name = flag.partition("=")[2].rpartition("/")
+            assert (ROOT / mounts[folder] / name).is_file(), flag
+    config = (ROOT / "deploy/tfserving/models.config").read_text()
+    (base,) = re.findall(r'base_path: "/models/(\w+)"', config)
+    ((label, number),) = re.findall(r'key: "(\w+)" value: (\d+)', config)
+    assert (label, int(number)) == ("stable", Registry(ROOT / "saved_model", base).get().number)

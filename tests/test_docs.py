@@ -11,6 +11,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from cifar.settings import ROOT, Settings
+from cifar.settings_signin import SignInSettings
 
 README = (ROOT / "README.md").read_text()
 
@@ -64,6 +65,11 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
         "port",
         "workers",
         "_slot",
+        "_share",
+        "_rows",
+        "_days",
+        "_hours",
+        "_psi",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name
@@ -112,9 +118,10 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_settings_are_the_only_configuration():
-    """One class holds them all."""
+    """One class holds them all, its own and those of the class it is made from."""
     ours = [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")]
-    assert ours == [Settings]
+    assert ours == [SignInSettings]
+    assert SignInSettings.__subclasses__() == [Settings]
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_junk_in_the_place_of_files_is_the_callers_mistake(server, files):
 def service(**limits) -> Service:
     settings = Settings(**limits)
     registry = Registry(settings.registry, settings.model_name)
-    versions = LoadedVersions(registry, registry.get(), settings)
+    versions = LoadedVersions(registry, settings)
     versions.load_default()
     return Service.over(Classifier(versions, settings, NO_CACHE), settings)
 

@@ -100,7 +100,7 @@ def test_both_engines_draw_the_same_map():
 def test_the_score_of_another_kind_takes_no_part_in_a_map(scored_version):
     """A version that also says how unlike its training images a picture is: that is no class, in none of the ways to ask."""
     settings = Settings(registry=scored_version.path.parent.parent, model_name="colours")
-    versions = LoadedVersions(Registry(settings.registry, "colours"), scored_version, settings)
+    versions = LoadedVersions(Registry(settings.registry, "colours"), settings)
     versions.load_default()
     service = Service.over(Classifier(versions, settings, NO_CACHE), settings)
     payload = encoded(noise(32, 32))

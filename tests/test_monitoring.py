@@ -77,6 +77,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "CIFAR_MAX_WAITING_IMAGES": "2",
         "CIFAR_LOG_FORMAT": "json",
         "CIFAR_LOG_LEVEL": "debug",
+        "CIFAR_DRIFT_REFRESH_SECONDS": "1",
+        "CIFAR_DRIFT_MIN_IMAGES": "20",
+        "CIFAR_RECORDS_FOLDER": str(folder / "records"),
     }
     with (
         running(folder, workers=2, target="tests.patient_app:app", **settings) as server,
@@ -84,7 +87,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     ):
         watched = Watched(server, address, 0)
         deadline = time.monotonic() + 120
-        while watched.value("cifar:predictions:drift6h") < 0 or watched.value("sum(cifar_refused_total)") <= 0:
+        measured = ("cifar:predictions:drift6h", "max(cifar_drift_psi)")
+        while min(map(watched.value, measured)) < 0 or watched.value("sum(cifar_refused_total)") <= 0:
             assert time.monotonic() < deadline, "Prometheus saw no traffic, or none was refused"
             watched.predictions += send_traffic(server.address)
             time.sleep(1)  # one scrape

@@ -33,6 +33,9 @@ def fill_every_tab(page: Page) -> list[str]:
     open_tab(page, "model")
     expect(page.locator("#model svg")).to_have_count(3, timeout=WAIT_MS)
     yield "model"
+    open_tab(page, "ab")
+    expect(page.locator("#ab svg")).to_be_visible(timeout=WAIT_MS)
+    yield "ab"
     open_tab(page, "code")
     expect(page.locator("#code pre").first).to_be_visible(timeout=WAIT_MS)
     yield "code"

@@ -13,12 +13,23 @@ import pytest
 from cifar.settings import ROOT
 
 FLOORS = [
-    {"cifar", "cifar.errors", "cifar.settings", "cifar.screening", "cifar.cpus", "cifar.arguments"},
+    {
+        "cifar",
+        "cifar.errors",
+        "cifar.settings",
+        "cifar.settings_signin",
+        "cifar.screening",
+        "cifar.cpus",
+        "cifar.arguments",
+    },
     {"cifar.preprocess", "cifar.registry"},
+    {"cifar.routing", "cifar.model_server"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
     {"cifar.explain", "cifar.records"},
+    {"cifar.experiment"},
     {"cifar.training", "cifar.serving"},
+    {"cifar.model_commands"},
     {"cifar.commands"},
     {"cifar.cli", "cifar.notebook"},
     {"cifar.__main__", "app"},

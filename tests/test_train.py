@@ -190,6 +190,19 @@ def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, ar
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
+def test_a_time_budget_of_few_steps_makes_more_of_them(tmp_path, monkeypatch):
+    """Where the time allows one pass, smaller batches learn more in it; who names a batch size gets it."""
+    monkeypatch.setattr(pace, "time", Clock())
+    dataset = colours(400)
+    steps = {}
+    for name, batch_size in (("left to the recipe", None), ("named", 32)):
+        train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)
+        steps[name] = rows(tmp_path / name)["steps"][0]
+    fitted = 400 * 0.8
+    assert steps["named"] == fitted // 32
+    assert steps["left to the recipe"] == fitted // 8
+
+
 def test_a_target_accuracy_stops_early_with_a_finished_run(tmp_path):
     """Colours are learned in an epoch or two; the other ninety-eight are not trained."""
     train(config("tutorial", epochs=100, target_accuracy=0.9), colours(), tmp_path / "run")

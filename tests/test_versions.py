@@ -37,7 +37,7 @@ def registry(tmp_path: Path, small_version) -> Registry:
 @pytest.fixture
 def versions(registry) -> LoadedVersions:
     """Version 1 loaded as the default, room for two more."""
-    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=3))
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=3, model_version=1))
     versions.load_default()
     return versions
 
@@ -75,14 +75,14 @@ def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
 
 def test_until_the_default_is_loaded_nothing_is_answered(registry):
     """Alive is not ready."""
-    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     with pytest.raises(NotReady):
         versions.get(2)
 
 
 def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
     """Changed after the start's check: the sentence is there for every probe, and grows no traceback."""
-    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     (registry.base / "1" / "saved_model.pb").write_bytes(b"x")
     versions.load_default()
     errors = []
@@ -100,7 +100,7 @@ def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
         raise ImportError("no TensorFlow here")
 
     monkeypatch.setattr(Predictor, "load", fail)
-    versions = LoadedVersions(registry, registry.get(1), Settings(max_loaded_versions=1))
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     versions.load_default()
     with pytest.raises(VersionUnusable, match="our side"):
         versions.check_ready()
@@ -133,7 +133,7 @@ def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
         assert str(registry.base) not in broken.text
         page_load = client.post("/gradio_api/run/predict", json={"data": [None], "fn_index": _load_event(client)})
         choices = page_load.json()["data"][0]["choices"]
-        assert [number for _, number in choices] == [4, 3, 2, 1]
+        assert [number for _, number in choices] == ["", 4, 3, 2, 1], "and the one that answers this visitor"
 
 
 def _load_event(client: TestClient) -> int:

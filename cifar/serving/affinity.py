@@ -35,6 +35,7 @@ _HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 _CALL = re.compile(r"/gradio_api/call/(?:v2/)?\w+/?")
 _EVENT = re.compile(r"(/gradio_api/call/(?:v2/)?\w+/)(\d+)-(\w+)")
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+_SAID_ANEW = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"})
 _GONE = "The worker that held this session has gone."
 _CONNECT_RETRIES = 5
 """With httpx's waits of 0, 0.5, 1, 2 and 4 seconds: a worker that died is back by then."""
@@ -100,7 +101,8 @@ class SessionRouter:
     ) -> None:
         """Pass the request on and the answer back, as it comes, until either side leaves."""
         address = f"http://worker{scope['raw_path'].decode()}?{scope['query_string'].decode()}"
-        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP | _SAID_ANEW]
+        headers += _asker_headers(scope)
         try:
             request = self._client(owner).build_request(scope["method"], address, headers=headers, content=content)
             answer = await self._client(owner).send(request, stream=True)
@@ -114,6 +116,15 @@ class SessionRouter:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             tasks.cancel_scope.cancel()
         await send({"type": "http.response.body"})
+
+
+def _asker_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Who asks, for the other worker, which sees a socket of ours; a client's own words of it are left out."""
+    client = scope.get("client")
+    said = {b"x-forwarded-proto": scope["scheme"], b"x-request-id": scope["state"]["request_id"]}
+    if client:
+        said[b"x-forwarded-for"] = client[0]
+    return [(name, value.encode()) for name, value in said.items()]
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
@@ -196,7 +207,14 @@ class _SocketServer(uvicorn.Server):
         self._own = sockets / f"{slot}-{os.getpid()}.sock"
         self._shared = sockets / f"{slot}.sock"
         super().__init__(
-            uvicorn.Config(_FromWorker(app), uds=str(self._own), lifespan="off", log_config=None, access_log=False)
+            uvicorn.Config(
+                _FromWorker(app),
+                uds=str(self._own),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                forwarded_allow_ips="*",  # none but our workers come by this socket
+            )
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -29,6 +29,7 @@ from cifar.serving.predict import PredictRoute
 from cifar.serving.redis import SharedRedis
 from cifar.serving.remote import Remote
 from cifar.serving.signin import DOCUMENTED, add_sign_in
+from cifar.serving.sticky import StickyUser
 from cifar.settings import Settings
 
 
@@ -154,7 +155,10 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         loading.start()
         if settings.workers > 1:  # a worker that is not ready must not take requests from those that are
             await asyncio.to_thread(loading.join)
+        ended = threading.Event()
+        threading.Thread(target=classifier.versions.follow, args=[ended], name="follow-registry", daemon=True).start()
         yield
+        ended.set()
         if redis:
             await redis.client.aclose()
 
@@ -171,7 +175,8 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["Authorization", "X-API-Key"],
     }
-    answered = SecurityHeaders(CORSMiddleware(add_sign_in(limited, api, settings), **cors), settings)
+    signed_in = add_sign_in(StickyUser(limited), api, settings)
+    answered = SecurityHeaders(CORSMiddleware(signed_in, **cors), settings)
     api.front = RequestId(Observe(answered, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
@@ -214,11 +219,16 @@ def _add_health(api: FastAPI, classifier: Classifier, remotes: Sequence[Remote |
     @api.get("/readyz", responses={503: {"model": Error}})
     async def ready() -> dict[str, Any]:
         """The model is loaded and warmed up. Send traffic only then. `without` names what does not answer and is done without."""
-        classifier.versions.check_ready()
+        versions = classifier.versions
+        await asyncio.to_thread(versions.check_answers)
         return {
             "status": "ready",
             "without": [remote.name for remote in remotes if remote.failing],
-            "model": {"name": classifier.versions.default.name, "version": classifier.versions.default.number},
+            "model": {"name": versions.default.name, "version": versions.default.number},
+            "traffic": {
+                f"{label}, version {versions.labels[label]}": percent for label, percent in versions.traffic.items()
+            },
+            "problem": versions.problem,
         }
 
 

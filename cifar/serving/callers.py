@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from starlette.types import Scope
+
+USER_COOKIE = "cifar_user"
+_USER_COOKIE = re.compile(rb"(?:^|; ?)cifar_user=([0-9a-f]{32})(?:;|$)")
 
 SCOPES = ("predict", "feedback", "admin")
 """`predict`: ask the model. `feedback`: say what was right. `admin`: change what is served."""
@@ -52,7 +56,7 @@ class Asker:
 
     Attributes:
         request_id: as it is sent back in `X-Request-ID`; callers may choose their own.
-        user: whom the same version answers each time: see `caller_of`.
+        user: whom the same version answers each time: who signed in, else who has the page's cookie, else the address.
         scopes: what they may do: those of `SCOPES` that they have; without sign-in all may ask and say what was right.
     """
 
@@ -64,4 +68,11 @@ class Asker:
     def of(cls, scope: Scope) -> Self:
         """The asker of a request that has passed the front."""
         who = scope["state"].get("caller")
-        return cls(scope["state"]["request_id"], caller_of(scope), who.scopes if who else _EVERYBODY)
+        user = caller_of(scope) if who else _by_cookie(scope) or caller_of(scope)
+        return cls(scope["state"]["request_id"], user, who.scopes if who else _EVERYBODY)
+
+
+def _by_cookie(scope: Scope) -> str:
+    cookies = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
+    found = _USER_COOKIE.search(cookies)
+    return found[1].decode() if found else ""

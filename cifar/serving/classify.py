@@ -23,6 +23,7 @@ from cifar.serving.cache import AnswerCache, Kept, digest_in, digest_of
 from cifar.serving.callers import Asker
 from cifar.serving.feedback import Records
 from cifar.serving.metrics import IMAGES, REFUSED
+from cifar.serving.shadow import Shadows
 from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
 
@@ -72,10 +73,16 @@ class Classifier:
     """Classifies uploaded files with the loaded versions. Use it from one event loop."""
 
     def __init__(
-        self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, records: Records | None = None
+        self,
+        versions: LoadedVersions,
+        settings: Settings,
+        cache: AnswerCache,
+        records: Records | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         self.versions = versions
         self.records = records
+        self._shadows = shadows
         self._settings = settings
         self._cache = cache
         self._decoders = ThreadPoolExecutor(max(2, available_cpus() // settings.workers), "decode")
@@ -116,15 +123,17 @@ class Classifier:
             )
         started = time.perf_counter()
         wanted, number = _integer("top_k", top_k), _integer("version", version)
-        served = self.versions.at_hand(number)
+        served = self.versions.at_hand(number, by.user if by else "")
         result = self._at_once(payload, served) if served else None
-        served, kept, seconds, key = result or await self._in_turn(payload, number, route, left)
+        served, kept, seconds, key = result or await self._in_turn(payload, served or number, route, left)
         predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.answer, count)
         version = predictor.version
         IMAGES.labels(route, version.number).inc()
         served.counts.add(*prediction.top_k[0], prediction.in_distribution)
+        if self._shadows and by and number is None and seconds is not None:
+            self._shadows.answer(by.request_id, served, kept)
         if record and by and self.records:
             digest = digest_in(key) or await asyncio.to_thread(digest_of, payload)
             if self.records.keeps_images:
@@ -159,13 +168,11 @@ class Classifier:
         self._cache.keep(key, kept)
         return _Result(served, kept, answer.seconds, key)
 
-    async def _in_turn(self, payload: bytes, number: int | None, route: str, left: Left) -> _Result:
+    async def _in_turn(self, payload: bytes, asked: Served | int | None, route: str, left: Left) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
         run = asyncio.get_running_loop().run_in_executor
         async with self.place(route, left):
-            served = self.versions.at_hand(number)
-            if served is None:
-                served = await asyncio.to_thread(self.versions.get, number)
+            served = asked if isinstance(asked, Served) else await asyncio.to_thread(self.versions.get, asked)
             predictor = served.predictor
             small = len(payload) <= _at_once_bytes(payload)
             digest = partial(self._cache.key, payload, predictor)

@@ -17,10 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.errors import MissingScope, RecordsUnavailable, RequestNotFound
 from cifar.predictor import Prediction
+from cifar.preprocess import statistics
 from cifar.records.opinions import give
 from cifar.records.recorder import Recorder
 from cifar.serving.callers import Asker
 from cifar.serving.metrics import FEEDBACK, IMAGES_NOT_KEPT, RECORDS_DROPPED
+from cifar.serving.shadow import Comparison
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,16 @@ class Records:
                 "contrast": contrast,
                 "seconds": seconds,
             }
+        )
+
+    def compared(self, comparison: Comparison) -> None:
+        """Record what a shadow version said beside the one that answered."""
+        self.recorder.add_comparison(
+            model=comparison.model,
+            version=comparison.version,
+            shadow_version=comparison.shadow_version,
+            agrees=comparison.agrees,
+            distance=comparison.distance,
         )
 
     @property
@@ -167,17 +179,6 @@ class Records:
                 await asyncio.to_thread(self.recorder.stop)
 
         api.router.lifespan_context = lifespan  # type: ignore[assignment]
-
-
-def statistics(pixels: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of a model's input, each in [0, 1].
-
-    By sums: for so few numbers NumPy's own functions take ten times as long.
-    """
-    values = pixels.ravel().astype(np.float32)
-    mean = float(np.add.reduce(values)) / values.size
-    values -= mean
-    return mean / 255, (float(values.dot(values)) / values.size) ** 0.5 / 255
 
 
 def _unavailable() -> RecordsUnavailable:

@@ -23,7 +23,7 @@ def route_group(scope: Scope) -> str | None:
     """Which limit a request counts for: `predict`, `page` (everything of Gradio's that does work), or none."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
-    if scope["path"] in {"/predict", "/explain", "/feedback"}:
+    if scope["path"] in {"/predict", "/explain", "/feedback"} or scope["path"].startswith("/v1/"):
         return "predict"
     return "page" if scope["path"].startswith("/gradio_api/") else None
 

@@ -57,7 +57,7 @@ OUT_OF_DISTRIBUTION = Counter(
 REFUSED = Counter(
     "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
 )
-for _labels in product(("rest", "page", "gradio", "mcp", "batch"), (Overloaded.code, WaitedTooLong.code)):
+for _labels in product(("rest", "page", "gradio", "mcp", "batch", "tensor"), (Overloaded.code, WaitedTooLong.code)):
     REFUSED.labels(*_labels)  # a rate does not see the first of what was never there
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
@@ -73,6 +73,18 @@ BREAKER_OPEN = Gauge(
 RECORDS_DROPPED = Counter("cifar_records_dropped_total", "Records given up: the journal or the disk was full.")
 IMAGES_NOT_KEPT = Counter("cifar_images_not_kept_total", "Images not kept: as many are there as the settings allow.")
 FEEDBACK = Counter("cifar_feedback_total", "Feedback stored.")
+DRIFT_PSI = Gauge(
+    "cifar_drift_psi",
+    "Population stability index of recent images beside the version's reference; NaN while there are too few.",
+    ["version", "feature"],
+    multiprocess_mode="livemostrecent",
+)
+DRIFT_LEVEL = Gauge(
+    "cifar_drift_level",
+    "What that is by the settings: 0 none, 1 warn, 2 alert.",
+    ["version", "feature"],
+    multiprocess_mode="livemostrecent",
+)
 
 # "live": what a process that has ended held, nobody holds.
 WORKERS = Gauge("cifar_workers", "Workers that are there.", multiprocess_mode="livesum")
@@ -84,6 +96,23 @@ LOADED = Gauge(
     "Workers that have a version in memory, and what runs it there.",
     ["name", "version", "engine"],
     multiprocess_mode="livesum",
+)
+NOT_LOADED = Gauge(
+    "cifar_model_load_failed",
+    "Whether a version that users should be sent to cannot be loaded: 1 if any worker cannot.",
+    ["name", "version"],
+    multiprocess_mode="livemax",
+)
+SHADOWED = Counter(
+    "cifar_shadow_total",
+    "Images that a second version answered in the background, by what came of it: agrees, disagrees, dropped, failed.",
+    ["version", "shadow_version", "result"],
+)
+SHADOW_DISTANCE = Histogram(
+    "cifar_shadow_distance",
+    "Half the sum of the differences of two versions' probabilities: 0 for the same answer.",
+    ["version", "shadow_version"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
 )
 LOAD_SECONDS = Histogram(
     "cifar_model_load_seconds",

@@ -13,6 +13,7 @@ from cifar.serving.archives import Upload
 from cifar.serving.batch import Batches, Row, counts
 from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
+from cifar.serving.experiment import Experiment
 from cifar.serving.explain import Explainer
 from cifar.settings import Settings
 
@@ -24,11 +25,15 @@ class Service:
     classifier: Classifier
     explainer: Explainer
     batches: Batches
+    experiment: Experiment | None
+    """None where nothing is recorded."""
 
     @classmethod
     def over(cls, classifier: Classifier, settings: Settings) -> Service:
         """Build the others on one classifier."""
-        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings))
+        records, registry = classifier.records, classifier.versions.registry
+        experiment = Experiment(records.recorder.engine, registry, settings) if records else None
+        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings), experiment)
 
     async def predict_batch(
         self, uploads: Sequence[Upload], *, by: Asker | None = None, top_k: object = None, version: object = None
@@ -43,11 +48,13 @@ class Service:
         return {"rows": [row.as_json() for row in rows], "counts": counts(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:
-        """The versions in the registry, the newest first, and which one answers when nobody names one."""
+        """The versions in the registry, the newest first, their labels, and which one is stable."""
         versions = self.classifier.versions
         return {
             "name": versions.default.name,
             "default": versions.default.number,
+            "labels": versions.labels,
+            "traffic": versions.traffic,
             "versions": await asyncio.to_thread(self._described),
         }
 

@@ -269,6 +269,7 @@ def _publish(
         images_by_class=dict(zip(source.class_names, source.confidence.images_by_class, strict=True))
         if source.confidence
         else None,
+        reference=source.reference,
         libraries=library_versions(),
         signatures=signatures,
         files={

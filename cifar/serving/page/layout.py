@@ -7,14 +7,16 @@ from typing import Any
 
 import gradio as gr
 
+from cifar.errors import CifarError
 from cifar.serving.components import Choice
 from cifar.serving.endpoints import add_endpoints
 from cifar.serving.page.answer import problem_html
 from cifar.serving.page.classify import ClassifyTab, known
 from cifar.serving.page.code import code_html
+from cifar.serving.page.experiment import ab_html, drift_html
 from cifar.serving.page.many import batch_html, compare_html
 from cifar.serving.page.model import model_html
-from cifar.serving.page.texts import LANGUAGES, TEXTS, class_name, error_words, joined, say
+from cifar.serving.page.texts import AUTOMATIC, LANGUAGES, TEXTS, class_name, error_words, joined, say
 from cifar.serving.service import Service
 from cifar.settings import Settings
 
@@ -47,6 +49,7 @@ class Page:
     def __init__(self, service: Service, settings: Settings) -> None:
         self._classifier = service.classifier
         self._settings = settings
+        self._recorded = service.experiment
         private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
             gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.speak()")
@@ -62,9 +65,12 @@ class Page:
                         visible=False, label=TRANSLATE("version"), elem_id="model-version", interactive=True
                     )
                     model = gr.HTML(elem_id="model", apply_default_css=False)
+                with gr.Tab(TRANSLATE("tab.ab"), id="ab") as ab_tab:
+                    ab = gr.HTML(elem_id="ab", apply_default_css=False)
                 with gr.Tab(TRANSLATE("tab.code"), id="code"):
                     code = gr.HTML(elem_id="code", apply_default_css=False)
             gr.on([model_tab.select, version.input], self._model, version, model, **private)
+            ab_tab.select(self._ab, None, ab, **private)
             opened_at = gr.JSON(visible=False)
             self.blocks.load(
                 self._opened, opened_at, [tab.version, version, batch, compare, code], js=_ADDRESS, **private
@@ -87,22 +93,37 @@ class Page:
 
     def _opened(self, opened_at: Any) -> tuple[Any, Any, str, str, str]:
         """What may differ each time the page opens: the versions, and its address."""
+        numbers = self._classifier.versions.registry.numbers()
+        shown = [(str(number), number) for number in reversed(numbers)]
+        several = len(numbers) > 1
         return (
-            self._version_choices(),
-            self._version_choices(),
+            gr.update(choices=[(AUTOMATIC, ""), *shown], value="", visible=several),
+            gr.update(choices=shown, value=self._classifier.versions.default.number, visible=several),
             batch_html(self._classifier, self._settings),
             compare_html(self._classifier, self._settings),
             code_html(opened_at.get("address") if isinstance(opened_at, dict) else None, mcp=self._settings.mcp),
         )
 
-    def _version_choices(self) -> Any:
-        """The versions to choose from; no choice is shown where there is none."""
-        numbers = self._classifier.versions.registry.numbers()
-        choices = [(str(number), number) for number in reversed(numbers)]
-        return gr.update(choices=choices, value=self._classifier.versions.default.number, visible=len(choices) > 1)
-
     def _model(self, number: int | None) -> str:
         try:
-            return model_html(self._classifier.versions.registry.get(number).manifest)
+            version = self._classifier.versions.registry.get(number)
+            return model_html(version.manifest, self._drift(version.number))
+        except Exception as error:
+            return problem_html(error_words(known(error)))
+
+    def _drift(self, number: int) -> str:
+        """Drift of one version; "" where nothing is recorded."""
+        if self._recorded is None:
+            return ""
+        try:
+            return drift_html(self._recorded.drift(number), self._settings)
+        except CifarError as error:
+            return problem_html(error_words(error))
+
+    def _ab(self) -> str:
+        if self._recorded is None:
+            return f'<p class="missing">{say("ab.off")}</p>'
+        try:
+            return ab_html(self._recorded.report(), self._settings)
         except Exception as error:
             return problem_html(error_words(known(error)))

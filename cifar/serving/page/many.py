@@ -9,15 +9,14 @@ from __future__ import annotations
 import html
 
 from cifar.serving.classify import Classifier
-from cifar.serving.page.texts import say
+from cifar.serving.page.texts import AUTOMATIC, say
 from cifar.settings import Settings
 
 
 def batch_html(classifier: Classifier, settings: Settings) -> str:
     """The widget that asks one version."""
     numbers = classifier.versions.registry.numbers()
-    default = classifier.versions.default.number
-    choice = _select("version", "version", numbers, default) if len(numbers) > 1 else ""
+    choice = _select("version", "version", numbers, None) if len(numbers) > 1 else ""
     return f"<p>{say('batch.intro')}</p>{_widget('batch', choice, classifier, settings)}"
 
 
@@ -34,8 +33,9 @@ def compare_html(classifier: Classifier, settings: Settings) -> str:
     return f"<p>{say('compare.intro')}</p>{_widget('compare', choices, classifier, settings)}"
 
 
-def _select(key: str, name: str, numbers: list[int], chosen: int) -> str:
-    options = "".join(
+def _select(key: str, name: str, numbers: list[int], chosen: int | None) -> str:
+    options = f'<option value="">{AUTOMATIC}</option>' if chosen is None else ""
+    options += "".join(
         f"<option{' selected' if number == chosen else ''}>{number}</option>" for number in reversed(numbers)
     )
     return f'<label class="choice">{say(key)}<select data-{name}>{options}</select></label>'

@@ -14,11 +14,13 @@ _MOST_IN_A_MATRIX = 30
 """Classes; a larger table would show nothing."""
 
 
-def model_html(manifest: Manifest) -> str:
-    """The tab's content for one version."""
+def model_html(manifest: Manifest, drift: str = "") -> str:
+    """The tab's content for one version; `drift` is that section's, if there is one."""
     measured = manifest.metrics.get("test")
     history = manifest.metrics.get("history")
     sections = [_section("facts", _facts(manifest))]
+    if drift:
+        sections.append(_section("drift", drift))
     if measured:
         sections += _measured(measured, manifest.class_names)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from cifar.serving.page.answer import percent
 from cifar.serving.page.texts import Words, class_name, say, spans, words
 
 _WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 20, 10, 40
 
 
 class Series(NamedTuple):
@@ -112,6 +113,34 @@ def curves(title: Words, series: list[Series]) -> str:
             title=title,
         )
         + f'<ul class="legend">{legend}</ul></figure>'
+    )
+
+
+def band(title: Words, across: Words, looks: Sequence[tuple[int, float, float, float]]) -> str:
+    """A value and its interval over a count: `(count, value, low, high)`. The first, widest quarter may be cut off."""
+    settled = looks[len(looks) // 4 :]
+    low = math.floor(min(0.0, *(look[2] for look in settled)))
+    high = math.ceil(max(0.0, *(look[3] for look in settled)))
+    first, last = looks[0][0], looks[-1][0]
+
+    def point(count: int, value: float) -> str:
+        share = (min(high, max(low, value)) - low) / (high - low)
+        return f"{_x((count - first) / max(1, last - first)):.1f},{_y(share):.1f}"
+
+    edge = [point(look[0], look[3]) for look in looks] + [point(look[0], look[2]) for look in reversed(looks)]
+    middle = " ".join(point(look[0], look[1]) for look in looks)
+    zero = _y(-low / (high - low))
+    return (
+        f'<figure class="plot"><figcaption>{spans(title)}</figcaption>'
+        + _svg(
+            _grid(low, high, [f"{first:,}", f"{last:,}"])
+            + f'<polygon class="band" points="{" ".join(edge)}"/><polyline class="first" points="{middle}"/>'
+            + f'<line class="diagonal" x1="{_x(0)}" y1="{zero:.1f}" x2="{_x(1)}" y2="{zero:.1f}"/>',
+            across=across,
+            upwards=Words("", ""),
+            title=title,
+        )
+        + "</figure>"
     )
 
 

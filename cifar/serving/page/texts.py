@@ -10,6 +10,7 @@ import html
 from typing import NamedTuple
 
 from cifar.errors import CifarError
+from cifar.serving.page.texts_experiment import EXPERIMENT
 
 
 class Words(NamedTuple):
@@ -22,6 +23,9 @@ class Words(NamedTuple):
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """Field of `Words`, and the name that browsers and Gradio give the language."""
 
+AUTOMATIC = "auto · 自动"
+"""A choice of versions, which can hold no more than plain text: whichever answers this visitor."""
+
 TEXTS: dict[str, Words] = {
     "intro": Words(
         "Drop a photo, paste one, or use the camera. The model answers with the most likely of its {count} classes: {names}.",
@@ -32,6 +36,7 @@ TEXTS: dict[str, Words] = {
     "tab.batch": Words("Batch", "批量"),
     "tab.compare": Words("Compare", "对比"),
     "tab.model": Words("Model", "模型"),
+    "tab.ab": Words("A/B", "A/B 测试"),
     "tab.code": Words("Use it from code", "代码调用"),
     "photo": Words("Photo", "照片"),
     "photo.drop": Words("Drop a photo here, or click to choose one", "将照片拖到此处，或点击选择"),
@@ -247,6 +252,11 @@ TEXTS: dict[str, Words] = {
     "error.records_unavailable": Words("", "反馈暂时无法保存，请稍后重试"),
     "error.version_not_found": Words("", "没有这个模型版本"),
     "error.version_unusable": Words("", "此模型版本不可用"),
+    "error.label_not_found": Words("", "没有这一版本标签"),
+    "error.routing_changed": Words("", "他人同时更改了版本设置，请查看后重试"),
+    "error.nothing_to_roll_back": Words("", "没有可以回退到的版本"),
+    "error.registry_read_only": Words("", "模型目录为只读，无法更改"),
+    "error.model_server_unavailable": Words("", "模型服务器没有响应，请稍后重试"),
     "error.not_ready": Words("", "模型正在加载，请几秒后重试"),
     "error.rate_limited": Words("", "请求过于频繁，请稍后重试"),
     "error.overloaded": Words("", "服务器繁忙，请稍后重试"),
@@ -266,6 +276,9 @@ TEXTS: dict[str, Words] = {
     "class.ship": Words("ship", "船"),
     "class.truck": Words("truck", "卡车"),
 }
+
+
+TEXTS |= {key: Words(*text) for key, text in EXPERIMENT.items()}
 
 
 def words(key: str, **values: object) -> Words:

@@ -1,0 +1,89 @@
+"""Records of days that never were, in a real database."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from sqlalchemy import Engine, insert
+
+from cifar import CLASS_NAMES
+from cifar.records.database import migrate, open_engine
+from cifar.records.tables import comparisons, feedback, predictions
+from cifar.settings import Settings
+
+
+def open_records(settings: Settings) -> Engine:
+    """The database of the settings, with its tables."""
+    settings.records_folder.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(settings)
+    migrate(engine, settings.records_folder)
+    return engine
+
+
+def write_answers(
+    engine: Engine, version: int, *, right: np.ndarray, users: np.ndarray | None = None, hours: float = 10.0, **columns
+) -> None:
+    """One answer with feedback for each of `right`, evenly over the last hours.
+
+    Args:
+        engine: see `open_records`.
+        version: who answered.
+        right: `(n,)` `bool`, what feedback says.
+        users: `(n,)`, who asked. Default: everybody once.
+        hours: how far they go back.
+        columns: of `predictions`, one value or `(n,)`, in place of made-up ones.
+    """
+    dice, count = np.random.default_rng(version), len(right)
+    labels = dice.integers(0, 10, count)
+    made = {
+        "label": [CLASS_NAMES[label] for label in labels],
+        "user": [f"user {version} {name}" for name in (range(count) if users is None else users)],
+        "at": time.time() - np.linspace(hours * 3600, 60, count),
+        "score": dice.beta(5, 1, count),
+        "in_distribution": dice.random(count) < 0.9,
+        "brightness": dice.normal(0.47, 0.1, count).clip(0, 1),
+        "contrast": dice.normal(0.21, 0.05, count).clip(0, 1),
+        "seconds": dice.gamma(4, 0.001, count),
+    } | columns
+    same = {"model": "cifar_classifier", "version": version, "route": "rest", "scores": {}, "digest": "0" * 32}
+    rows = [
+        {"request_id": f"{version}-{at}-{hours}", "ood_score": 0.5, **same}
+        | {name: _plain(values, at) for name, values in made.items()}
+        for at in range(count)
+    ]
+    wrong = {name: CLASS_NAMES[(at + 1) % 10] for at, name in enumerate(CLASS_NAMES)}
+    said = [
+        {"request_id": row["request_id"], "at": row["at"] + 1, "note": "", "by": row["user"]}
+        | {"label": row["label"] if good else wrong[row["label"]]}
+        for row, good in zip(rows, right, strict=True)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(predictions), rows)
+        connection.execute(insert(feedback), said)
+
+
+def _plain(values, at: int):
+    value = values[at] if isinstance(values, list | np.ndarray) else values
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def write_comparisons(
+    engine: Engine, version: int, shadow_version: int, *, agrees: list[bool], distance: float
+) -> None:
+    """What one version said in the shadow of another."""
+    rows = [
+        {"id": f"{shadow_version}-{at}", "at": time.time() - 60, "model": "cifar_classifier", "version": version}
+        | {"shadow_version": shadow_version, "agrees": same, "distance": distance}
+        for at, same in enumerate(agrees)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(comparisons), rows)
+
+
+def write_a_day(engine: Engine) -> None:
+    """Two versions, of which the second is better, and what it said in the first one's shadow."""
+    dice = np.random.default_rng(0)
+    write_answers(engine, 1, right=dice.random(3000) < 0.66, hours=10.0)
+    write_answers(engine, 2, right=dice.random(1200) < 0.9, hours=10.1)
+    write_comparisons(engine, 1, 2, agrees=[True] * 70 + [False] * 30, distance=0.25)
