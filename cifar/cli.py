@@ -225,7 +225,7 @@ def _add_experiment(kinds: Any) -> None:
         type=two_versions,
         metavar="A,B",
         default=(),
-        help="the one in use and the one on trial (default: the two most used)",
+        help="the one in use and the one on trial (default: the stable one and the other with traffic)",
     )
     ab.add_argument("--since", type=duration, metavar="DAYS", help="default: the setting CIFAR_AB_WINDOW_DAYS")
     ab.add_argument(

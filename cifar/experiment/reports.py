@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Engine, Select, func, select
 
-from cifar.errors import BadParameter
+from cifar.errors import BadParameter, CifarError
 from cifar.experiment.rows import columns
 from cifar.experiment.sequential import Accuracy, Difference, difference, feedback_needed
 from cifar.records.tables import NONE, comparisons, feedback, predictions
+from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.settings import Settings
 
 _LOOKS = 40
@@ -110,7 +112,8 @@ def ab_report(
     Args:
         engine: the database.
         settings: the model, the window, the limit of rows, and the smallest difference of interest.
-        versions: the one in use and the one on trial. Default: the two that answered most, the one that did first.
+        versions: the one in use and the one on trial. Default: the stable one and the other one that users are sent to; where
+            there are no such two, those that answered most.
         since_days: days up to now; None for the setting.
         effect: the difference that `needed` is told for; None for the setting. It does not change the test.
 
@@ -128,7 +131,7 @@ def ab_report(
     there = sorted(counts.keys() | shadows.keys())
     judged = {number: _accuracy(said, number) for number in there}
     rows = [_version(number, asked, shadows.get(number), judged[number]) for number in there]
-    pair = _pair(versions, counts)
+    pair = _pair(versions or _on_trial(settings, counts), counts)
     compared = None
     if pair:
         compared = _compare(*pair, said, judged, counts, settings=settings, effect=effect or settings.ab_effect_share)
@@ -202,6 +205,16 @@ def _version(number: int, asked: dict[str, np.ndarray], shadow: Any, judged: Acc
         high=high,
         design_effect=judged.design_effect,
     )
+
+
+def _on_trial(settings: Settings, counts: dict[int, int]) -> list[int]:
+    """The stable version and the one on trial, when both have answered."""
+    try:
+        live = RoutingLog(Registry(settings.registry, settings.model_name), pinned=settings.model_version).now().live
+    except CifarError:  # the report does not depend on what is served now
+        return []
+    tried = [number for number in live if number in counts]
+    return tried[:2] if len(tried) > 1 else []
 
 
 def _pair(versions: Sequence[int], counts: dict[int, int]) -> tuple[int, int] | None:
