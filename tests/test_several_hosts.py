@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections import Counter
@@ -16,7 +15,10 @@ import pytest
 from gradio_client import Client, handle_file
 from hosts import APPS, Hosts, cut_off, three_replicas
 from pictures import encoded, noise
+from two_versions import write_two_versions
 
+from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.settings import ROOT
 
 CAT = ROOT / "examples/cat.jpg"
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.slow
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """All replicas read one registry folder, as from one volume."""
     folder = tmp_path_factory.mktemp("hosts")
-    shutil.copytree(ROOT / "saved_model/cifar_classifier/1", folder / "registry/cifar_classifier/1")
+    write_two_versions(folder / "registry")
     limits = {"CIFAR_RATE_LIMIT_PREDICT": f"{LIMIT}/day", "CIFAR_BREAKER_RECOVERY_SECONDS": "1"}
     with three_replicas(folder, CIFAR_REGISTRY=str(folder / "registry"), **limits) as hosts:
         yield hosts
@@ -132,6 +134,27 @@ def test_an_answer_given_by_one_host_is_known_to_the_others(hosts):
     assert answers[0] == answers[1] == answers[2]
     for app in APPS[1:]:
         assert 'cifar_cache_total{result="hit",store="redis"} 1.0' in httpx.get(f"{hosts.app(app)}/metrics").text
+
+
+def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
+    """A user meets the same version on each, and a promotion reaches every worker of each; nobody was told but the folder."""
+    log = RoutingLog(Registry(hosts.folder / "registry", "cifar_classifier"))
+
+    def versions(user: int) -> list[int]:
+        cookie = {"Cookie": f"cifar_user={user:032x}", "X-Forwarded-For": f"198.18.0.{user}"}
+        files = {"image": CAT.read_bytes()}
+        answers = [httpx.post(f"{hosts.app(app)}/predict", files=files, headers=cookie, timeout=30) for app in APPS]
+        return [answer.json()["model"]["version"] for answer in answers]
+
+    def everybody() -> list[list[int]]:
+        return [versions(user) for user in range(24)]
+
+    log.label("canary", 1, by="test")
+    log.split({"stable": 50, "canary": 50}, by="test")
+    wait_until(lambda: {len(set(met)) for met in everybody()} == {1}, "all hosts agree")
+    assert {met[0] for met in everybody()} == {1, 2}
+    log.promote(1, by="test", prove=lambda _: None)
+    wait_until(lambda: all(met == [1] * 3 for met in everybody()), "all hosts follow")
 
 
 def test_a_rolling_restart_under_load_fails_no_request(hosts):
