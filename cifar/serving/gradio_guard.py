@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import OUR_FAULT, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
@@ -39,18 +40,18 @@ class GradioGuard:
     """An ASGI app around Gradio's."""
 
     def __init__(
-        self, gradio: ASGIApp, *, own_paths: Mapping[str, Collection[str]], file_roots: list[Path], max_call_bytes: int
+        self, gradio: ASGIApp, *, own_routes: Iterable[Route], file_roots: list[Path], max_call_bytes: int
     ) -> None:
         """Guard `gradio`.
 
         Args:
             gradio: the mounted app.
-            own_paths: paths of the API and their methods; what arrives here for one of them came with another.
+            own_routes: the API's; what arrives here for one of their paths came with another method.
             file_roots: folders whose files a call may name.
             max_call_bytes: largest JSON body of a call.
         """
         self.gradio = gradio
-        self._own_paths = own_paths
+        self._own_routes = [(route.path_regex, route.methods or ()) for route in own_routes]
         self._file_roots = [root.resolve() for root in file_roots]
         self._max_call_bytes = max_call_bytes
 
@@ -69,8 +70,9 @@ class GradioGuard:
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Refuse what Gradio should not see; the request may be read from what is returned."""
         path: str = scope["path"]
-        if path in self._own_paths:
-            raise MethodNotAllowed(f"{scope['method']} is not a method of {path}; see /docs.", self._own_paths[path])
+        own = {method for pattern, methods in self._own_routes if pattern.match(path) for method in methods}
+        if own:
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", sorted(own))
         if path.startswith(_PREFIX) and not _OPEN.fullmatch(path):
             raise RouteClosed("There is nothing at this address.")
         del MutableHeaders(scope=scope)["x-gradio-server"]  # it would make Gradio name another server as itself

@@ -70,9 +70,11 @@ _GRADIO = (
 
 def endpoint_templates(routes: Iterable[BaseRoute]) -> Callable[[str], str]:
     """A function from a path to the template of its route, or to `OTHER`: from a URL's path to one of a few labels."""
-    templates = [*(route.path for route in routes if isinstance(route, Route)), *_GRADIO]
-    exact = {template: template for template in templates if "{" not in template}
-    patterns = [(compile_path(template)[0], template) for template in templates if "{" in template]
+    compiled = [
+        compile_path(path) for path in (*(route.path for route in routes if isinstance(route, Route)), *_GRADIO)
+    ]
+    exact = {template: template for _, template, converters in compiled if not converters}
+    patterns = [(pattern, template) for pattern, template, converters in compiled if converters]
 
     def template_of(path: str) -> str:
         if known := exact.get(path):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Request, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.registry import Manifest, TensorInfo
@@ -28,9 +29,9 @@ ROUTE = "tensor"
 _AWAY_BYTES = 64 * 1024
 """Longer bodies are read in a thread: JSON of a megabyte takes the event loop 20 ms."""
 
-Name = Annotated[str, Path(description="The model's name.", max_length=200)]
+Name = Annotated[str, Path(description="The model's name.", max_length=200, pattern="^[^/:]+$")]
 Number = Annotated[int, Path(description="A version.", ge=1, le=999_999_999)]
-Label = Annotated[str, Path(description="A label, such as stable.", max_length=32)]
+Label = Annotated[str, Path(description="A label, such as stable.", max_length=32, pattern="^[^/:]+$")]
 
 _BODY = {
     "requestBody": {
@@ -48,6 +49,15 @@ _BODY = {
 }
 
 
+class _ModelName(StringConvertor):
+    """A part of a path without a colon: behind one stands what to do."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("model", _ModelName())
+
+
 def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> None:
     """Add the routes."""
     responses: dict[int | str, dict[str, Any]] = {
@@ -56,6 +66,7 @@ def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> N
             **ERRORS,
             400: "Malformed, or a tensor of another shape",
             404: "No such model, version or label",
+            405: "Another method",
         }.items()
     }
     router = APIRouter(
@@ -92,44 +103,44 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 
-    @router.post("/{name}/versions/{version}:predict", openapi_extra=_BODY)
+    @router.post("/{name:model}/versions/{version:int}:predict", openapi_extra=_BODY)
     async def predict_by_version(name: Name, version: Number, request: Request, response: Response) -> dict[str, Any]:
         """Ask one version for its outputs, in rows (`instances`) or columns (`inputs`)."""
         _check(versions, name)
         return await answer(request, response, version)
 
-    @router.post("/{name}/labels/{label}:predict", openapi_extra=_BODY)
+    @router.post("/{name:model}/labels/{label:model}:predict", openapi_extra=_BODY)
     async def predict_by_label(name: Name, label: Label, request: Request, response: Response) -> dict[str, Any]:
         """Ask the version that has a label."""
         _check(versions, name)
         return await answer(request, response, _labelled(versions, label))
 
-    @router.post("/{name}:predict", openapi_extra=_BODY)
+    @router.post("/{name:model}:predict", openapi_extra=_BODY)
     async def predict(name: Name, request: Request, response: Response) -> dict[str, Any]:
         """Ask the caller's version."""
         _check(versions, name)
         return await answer(request, response, None)
 
-    @router.post("/{name}:{verb}", include_in_schema=False)
+    @router.post("/{name:model}:{verb}", include_in_schema=False)
     async def other(name: str, verb: str) -> None:
         """Classify and regress need signatures that image classifiers do not have."""
         raise RouteClosed(f"There is no :{verb[:20]} here; there is {name[:40]}:predict.")
 
 
 def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name}/versions/{version}/metadata")
+    @router.get("/{name:model}/versions/{version:int}/metadata")
     def metadata_of_version(name: Name, version: Number) -> dict[str, Any]:
         """The signatures of one version."""
         _check(versions, name)
         return _metadata(versions.registry.get(version).manifest)
 
-    @router.get("/{name}/labels/{label}/metadata")
+    @router.get("/{name:model}/labels/{label:model}/metadata")
     def metadata_of_label(name: Name, label: Label) -> dict[str, Any]:
         """The signatures of the version that has a label."""
         _check(versions, name)
         return _metadata(versions.registry.get(_labelled(versions, label)).manifest)
 
-    @router.get("/{name}/metadata")
+    @router.get("/{name:model}/metadata")
     def metadata(name: Name) -> dict[str, Any]:
         """The signatures of the stable version."""
         _check(versions, name)
@@ -137,19 +148,19 @@ def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
 
 
 def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name}/versions/{version}")
+    @router.get("/{name:model}/versions/{version:int}")
     def status_of_version(name: Name, version: Number) -> dict[str, Any]:
         """Whether one version can be asked."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, version)]}
 
-    @router.get("/{name}/labels/{label}")
+    @router.get("/{name:model}/labels/{label:model}")
     def status_of_label(name: Name, label: Label) -> dict[str, Any]:
         """Whether the version that has a label can be asked."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, _labelled(versions, label))]}
 
-    @router.get("/{name}")
+    @router.get("/{name:model}")
     def status(name: Name) -> dict[str, Any]:
         """Which versions can be asked, the newest first."""
         _check(versions, name)

@@ -22,7 +22,7 @@ def mount_page(api: FastAPI, service: Service, settings: Settings) -> FastAPI:
     page.state_session_capacity = settings.max_page_sessions
     # Gradio checks which files a call may name only once this is set, and mounting does not set it.
     page.has_launched = True
-    own_paths = {route.path: route.methods or () for route in api.routes if isinstance(route, Route)}
+    own_routes = [route for route in api.routes if isinstance(route, Route)]
     gr.mount_gradio_app(
         api,
         page,
@@ -45,7 +45,7 @@ def mount_page(api: FastAPI, service: Service, settings: Settings) -> FastAPI:
         mounted.app = SessionRouter(mounted.app, slot=slot, workers=settings.workers, sockets=sockets)
         listen_for_other_workers(api, slot=slot, sockets=sockets)
     mounted.app = GradioGuard(
-        mounted.app, own_paths=own_paths, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
+        mounted.app, own_routes=own_routes, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
     )
     sweep_while_serving(api, settings.uploads, max_age_seconds=settings.upload_lifetime_seconds, keep=())
     return api
