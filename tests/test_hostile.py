@@ -224,7 +224,7 @@ def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method,
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/predict/", "/v1/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
+    "path", ["/nowhere", "/predict/", "/v2/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
 )
 def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
     """And nothing of the path comes back."""

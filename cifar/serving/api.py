@@ -220,7 +220,9 @@ def _add_health(api: FastAPI, classifier: Classifier, remotes: Sequence[Remote |
     async def ready() -> dict[str, Any]:
         """The model is loaded and warmed up. Send traffic only then. `without` names what does not answer and is done without."""
         versions = classifier.versions
-        await asyncio.to_thread(versions.check_answers)
+        versions.check_ready()
+        if versions.away:
+            await asyncio.to_thread(versions.ask_again)
         return {
             "status": "ready",
             "without": [remote.name for remote in remotes if remote.failing],

@@ -67,6 +67,7 @@ class LoadedVersions:
         self._threads = max(1, available_cpus() // settings.workers)
         self._served: dict[int, Served] = {}
         self._loading = threading.Lock()
+        self._refreshing = threading.Lock()
         self._failure: CifarError | None = None
         self._plan: Plan | None = None
         self._stable = registry.get(self.routing.now().stable)
@@ -78,6 +79,15 @@ class LoadedVersions:
         """The version labelled `stable`; before it is loaded, the one that will be."""
         plan = self._plan
         return plan.live[plan.routing.stable].predictor.version if plan else self._stable
+
+    def version(self, number: int) -> Version:
+        """A version by number; no disk is asked for one in memory.
+
+        Raises:
+            VersionNotFound, VersionUnusable: see `Registry.get`.
+        """
+        served = self._served.get(number)
+        return served.predictor.version if served else self.registry.get(number)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -107,17 +117,18 @@ class LoadedVersions:
             raise type(self._failure)(*self._failure.args)  # a new one: each raise adds to an exception's traceback
         raise NotReady("The model is being loaded. Try again in a few seconds.")
 
-    def check_answers(self) -> None:
-        """Raise why nothing would be answered: as `check_ready`, and whether a server of models is away.
+    @property
+    def away(self) -> bool:
+        """Whether a server of models that should answer did not."""
+        return isinstance(self.engine, ModelServer) and self.engine.failing
 
-        One that was away is asked again, since nobody else may: a process that is not ready gets no requests.
+    def ask_again(self) -> None:
+        """Ask a server of models that was away, since nobody else may: a process that is not ready gets no requests. Takes a thread.
 
         Raises:
             ModelServerUnavailable: it still is.
         """
-        self.check_ready()
-        if isinstance(self.engine, ModelServer) and self.engine.failing:
-            self.get().predictor.ask_once()
+        self.get().predictor.ask_once()
 
     def load_default(self) -> None:
         """Load and warm up what users are sent to; a failure is logged and kept for `check_ready`."""
@@ -144,6 +155,10 @@ class LoadedVersions:
 
         When it cannot be loaded, what was served stays; the problem is logged, once, and tried again a minute later.
         """
+        with self._refreshing:  # or a slower thread would bring back what it saw before
+            self._refresh()
+
+    def _refresh(self) -> None:
         try:
             routing = self.routing.now()
         except (CifarError, OSError) as error:

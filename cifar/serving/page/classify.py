@@ -136,13 +136,12 @@ class ClassifyTab:
         return self._examples[place] if place in range(len(self._examples)) else None
 
     def _html(self, answer: Classification, *, explains: bool, by: Asker | None = None) -> str:
-        versions = self._classifier.versions
-        version = (
-            versions.default if answer.version == versions.default.number else versions.registry.get(answer.version)
-        )
-        confidence = getattr(version.manifest, "confidence", None)
+        version = self._classifier.versions.version(answer.version)
         return answer_html(
-            answer, calibrated=bool(confidence), explains=explains, request_id=by.request_id if by else None
+            answer,
+            calibrated=version.manifest.confidence is not None,
+            explains=explains,
+            request_id=by.request_id if by else None,
         )
 
 
