@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Puts one image on one host over SSH, and takes it back when it does not become ready.
+#
+#   deploy/ssh/deploy.sh USER@HOST registry.example/cifar-space@sha256:...     [ssh options in SSH_OPTIONS]
+#   deploy/ssh/deploy.sh USER@HOST rollback                                    the image before
+#
+# On the host, in ~/cifar-space: `env` (CIFAR_* and NGINX_*, one a line), `models/` (mounted where it is there), `current`,
+# `previous`, `log`. The new image is tried beside the old one first, on a local port; only when it is ready there does it take
+# the place. Whatever goes wrong after that, the old one is started again. The host works on by itself: a lost connection
+# interrupts nothing. ENGINE (docker), PORT (7860), TRY_PORT (17860) and WAIT_SECONDS (90) are read here.
+set -euo pipefail
+target=${1:?USER@HOST} image=${2:?IMAGE@sha256:DIGEST or rollback}
+case $image in
+  rollback) ;;
+  *@sha256:*) [[ $image =~ ^[A-Za-z0-9._:/-]+@sha256:[0-9a-f]{64}$ ]] || { echo "deploy: $image is no digest" >&2; exit 2; } ;;
+  *) echo "deploy: $image names no digest; a tag may be another image tomorrow" >&2; exit 2 ;;
+esac
+settings="image=$image engine=${ENGINE:-docker} port=${PORT:-7860} try_port=${TRY_PORT:-17860} wait_seconds=${WAIT_SECONDS:-90}"
+
+# shellcheck disable=SC2086  # several options
+exec ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 ${SSH_OPTIONS:-} "$target" "$settings bash -s" <<'HOST'
+set -euo pipefail
+trap '' PIPE HUP
+mkdir -p ~/cifar-space && cd ~/cifar-space
+say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >> log; printf '%s\n' "$*" 2>/dev/null || true; }
+
+exec 9> lock
+flock -n 9 || { say "another deployment is under way on this host"; exit 3; }
+old=$(cat current 2>/dev/null || true)
+if [ "$image" = rollback ]; then
+  image=$(cat previous 2>/dev/null || true)
+  [ -n "$image" ] || { say "there is no image to go back to"; exit 1; }
+fi
+
+start() {  # NAME PORT RESTART IMAGE
+  local options=(--name "$1" --publish "$2:7860" --restart "$3" --read-only --tmpfs /tmp:size=1g --cap-drop all
+                 --security-opt no-new-privileges --memory 2g --pids-limit 512)
+  [ ! -f env ] || options+=(--env-file env)
+  [ ! -d models ] || options+=(--volume "$PWD/models:/app/saved_model:ro")
+  "$engine" run --detach "${options[@]}" "$4" >/dev/null
+}
+ready() {  # PORT
+  local deadline=$((SECONDS + wait_seconds))
+  until curl --silent --fail --max-time 4 --output /dev/null "http://127.0.0.1:$1/readyz"; do
+    [ $SECONDS -lt $deadline ] || return 1
+    sleep 1
+  done
+}
+gone() { "$engine" rm --force "$1" >/dev/null 2>&1 || true; }
+record() { printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
+
+say "deploying $image (now: ${old:-nothing})"
+"$engine" pull "$image" >/dev/null || { say "the image cannot be pulled; nothing was changed"; exit 1; }
+gone cifar-space-try
+if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" && ready "$try_port"; }; then
+  "$engine" logs --tail 20 cifar-space-try 2>&1 | sed 's/^/  /' >> log || true
+  gone cifar-space-try
+  say "not ready within $wait_seconds s beside the old one, which goes on; its last lines are in ~/cifar-space/log"
+  exit 1
+fi
+gone cifar-space-try
+
+"$engine" stop --time 90 cifar-space >/dev/null 2>&1 || true
+gone cifar-space
+if start cifar-space "$port" unless-stopped "$image" && ready "$port"; then
+  [ "$image" = "$old" ] || record previous "$old"
+  record current "$image"
+  say "serving $image"
+  exit 0
+fi
+say "not ready in its place; going back to ${old:-nothing}"
+gone cifar-space
+[ -z "$old" ] || { start cifar-space "$port" unless-stopped "$old" && ready "$port" && say "serving $old again"; }
+exit 1
+HOST
