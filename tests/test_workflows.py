@@ -1,0 +1,83 @@
+"""The workflows: valid, pinned, with no more rights than they need, and nobody else's words in their commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cifar import __version__
+from cifar.settings import ROOT
+
+BIN = Path(sys.executable).parent
+FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def steps(file: Path) -> list[dict]:
+    return [step for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job.get("steps", [])]
+
+
+def test_there_is_one_for_each_road_from_a_commit():
+    """Tests, a server, a Space, a release."""
+    assert [file.stem for file in FILES] == ["ci", "deploy", "release", "space"]
+
+
+@every_file
+def test_a_workflow_is_what_github_takes(file):
+    """By the published schema."""
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", file]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_zizmor_finds_nothing():
+    """It looks for injections, stolen credentials, rights that are too wide, actions that may change."""
+    command = [BIN / "zizmor", "--offline", "--no-progress", "--quiet", *FILES]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@every_file
+def test_actions_are_pinned_and_say_their_version(file):
+    """A tag can be moved to other code; forty digits cannot."""
+    for line in file.read_text().splitlines():
+        if "uses:" in line and "uses: ./" not in line:
+            assert re.search(r"uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+@every_file
+def test_no_workflow_has_more_rights_than_it_needs_or_runs_a_strangers_words(file):
+    """Rights are given one by one; what an event says reaches a command as a variable only; checkouts leave no token behind."""
+    text = file.read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] in ({}, {"contents": "read"})
+    assert "pull_request_target" not in text
+    for step in steps(file):
+        assert "${{" not in step.get("run", ""), step
+        if "checkout" in step.get("uses", ""):
+            assert step["with"]["persist-credentials"] is False
+        if "secrets." in str(step):
+            assert "set -x" not in step.get("run", "")
+    for job in workflow["jobs"].values():
+        assert job.get("uses", "").startswith("./") or job["timeout-minutes"] <= 75
+
+
+def test_the_release_would_find_one_version_everywhere():
+    """What `release.yml` greps for is there: package, chart, image and changelog name the same."""
+    chart = yaml.safe_load((ROOT / "deploy/helm/cifar-space/Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+    assert f'__version__ = "{__version__}"' in (ROOT / "cifar/__init__.py").read_text()
+    assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
+    notes = subprocess.run(
+        ["awk", "-v", f"version={__version__}", "/^## /{found = index($0, version) > 0} found", "CHANGELOG.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert len(notes) > 300
