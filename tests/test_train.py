@@ -98,6 +98,7 @@ def test_training_lowers_the_loss_and_writes_a_whole_run(whole, arch):
         "metrics.json",
         "model.h5",
         "model.keras",
+        "reference.json",
         "samples.npz",
         "tensorboard",
     }
