@@ -86,7 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(kinds)
 
     predict = _command(kinds, "predict", commands.predict, "classify image files", "cifar predict photo.jpg --top-k 5")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    which = predict.add_mutually_exclusive_group(required=True)
+    which.add_argument("images", nargs="*", default=[], type=Path, metavar="IMAGE")
+    which.add_argument("--input", type=Path, metavar="SOURCE", help="a folder, or a text or .csv file of paths")
+    predict.add_argument(
+        "--output", type=Path, metavar="OUT.parquet", help="with --input: a new folder of Parquet files"
+    )
+    predict.add_argument(
+        "--runner", choices=["local", "ray"], default="local", help="with --input: what computes (default: %(default)s)"
+    )
+    predict.add_argument("--resume", action="store_true", help="with --input: go on with what was interrupted, if any")
     predict.add_argument("--top-k", type=int, help="labels to print (default: the setting CIFAR_DEFAULT_TOP_K)")
     _version(predict)
     _json(predict)

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar.errors import CifarError, RecordsError
+from cifar.errors import BulkError, CifarError, RecordsError
 from cifar.model_commands import stable_version
 from cifar.registry import Registry, Version
 from cifar.settings import ROOT, Settings, process_environment
@@ -98,6 +98,9 @@ def card(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def predict(arguments: argparse.Namespace, settings: Settings) -> None:
     """Classify image files."""
+    if arguments.input:
+        _predict_many(arguments, settings)
+        return
     from cifar.engines import engine_of
     from cifar.predictor import Predictor
     from cifar.preprocess import preprocess
@@ -128,6 +131,24 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
         print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
         if row["in_distribution"] is False:
             _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+
+
+def _predict_many(arguments: argparse.Namespace, settings: Settings) -> None:
+    if arguments.output is None:
+        raise BulkError("--input needs --output: the folder for the rows, such as out.parquet.")
+    from cifar.bulk.run import predict_many
+
+    errors = predict_many(
+        arguments.input,
+        arguments.output,
+        _chosen_version(arguments, settings),
+        settings,
+        runner=arguments.runner,
+        resume=arguments.resume,
+    )
+    print(arguments.output)
+    if errors:
+        _say(f"{errors:,} rows hold an error instead of an answer; see their column error.")
 
 
 def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:

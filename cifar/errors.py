@@ -39,6 +39,7 @@ a line on stderr and exit status 1.
     ├── CallerLeft                   499  caller_left
     ├── WorkerGone                   503  worker_gone
     ├── DataError                         a data set cannot be used (command line only)
+    ├── BulkError                         many images cannot be classified (command line only)
     ├── TrainingError                     a run cannot start or go on (command line only)
     ├── ExportError                       a model cannot become a version (command line only)
     ├── KeysError                         an API key cannot be made or revoked (command line only)
@@ -303,6 +304,12 @@ class DataError(CifarError):
     """A data set cannot be fetched, read or used."""
 
     code = "bad_data"
+
+
+class BulkError(CifarError):
+    """A bulk run cannot begin or go on."""
+
+    code = "bulk_failed"
 
 
 class TrainingError(CifarError):

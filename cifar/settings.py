@@ -214,6 +214,10 @@ class Settings(SignInSettings):
         300.0, ge=0, description="How often one worker measures drift for the metrics. 0: never."
     )
 
+    bulk_part_images: int = Field(
+        10_000, ge=1, description="Images in one part of a bulk run: in memory at once, and lost when it is killed."
+    )
+
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
     download_min_bytes_per_second: int = Field(
         300_000, ge=0, description="A host slower than this over one window is given up for the next."

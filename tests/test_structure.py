@@ -26,7 +26,7 @@ FLOORS = [
     {"cifar.routing", "cifar.model_server"},
     {"cifar.engines", "cifar.inspection"},
     {"cifar.predictor"},
-    {"cifar.explain", "cifar.records"},
+    {"cifar.explain", "cifar.records", "cifar.bulk"},
     {"cifar.experiment"},
     {"cifar.training", "cifar.serving"},
     {"cifar.model_commands"},

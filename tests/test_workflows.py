@@ -35,7 +35,7 @@ def test_a_workflow_is_what_github_takes(file):
     assert result.returncode == 0, result.stdout
 
 
-def test_zizmor_finds_nothing():
+def test_zizmor_finds_nothing_in_any_workflow():
     """It looks for injections, stolen credentials, rights that are too wide, actions that may change."""
     command = [BIN / "zizmor", "--offline", "--no-progress", "--quiet", *FILES]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
