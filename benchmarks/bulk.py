@@ -1,0 +1,85 @@
+"""Bulk prediction beside what the model alone can do, and what it keeps in memory.
+
+    PYTHONPATH=. python benchmarks/bulk.py --data DIR
+
+DIR holds images, in any folders below it. The limit is the Predictor on arrays that are decoded already, in as many threads. Each size is a
+process of its own, which says how much memory it needed at most; images are listed as often as it takes. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cifar.bulk.run import predict_many
+from cifar.cpus import available_cpus
+from cifar.engines import engine_of
+from cifar.model_commands import stable_version
+from cifar.predictor import Predictor
+from cifar.preprocess import preprocess
+from cifar.settings import load_settings
+
+BATCH = 32
+
+
+def limit(files: list[Path]) -> float:
+    """Images a second of the model alone."""
+    settings = load_settings()
+    predictor = Predictor.load(stable_version(settings), engine_of(settings))
+    pixels = [
+        preprocess(file.read_bytes(), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
+        for file in files
+    ]
+    batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        started = time.perf_counter()
+        list(pool.map(predictor.answers, batches))
+        return len(files) / (time.perf_counter() - started)
+
+
+def one(manifest: Path) -> dict[str, float]:
+    settings = load_settings()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        predict_many(manifest, Path(folder) / "out", stable_version(settings), settings)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 50_000])
+    parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.manifest:
+        print(json.dumps(one(options.manifest)))
+        return
+    files = sorted(options.data.resolve().rglob("*.jpg"))
+    print("| images | images/s | share of the model alone | memory at most |\n|---|---|---|---|")
+    for size in options.sizes:
+        alone = limit((files * (1 + 4000 // len(files)))[:4000])
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as manifest:
+            manifest.writelines(f"{files[i % len(files)]}\n" for i in range(size))
+            manifest.flush()
+            command = [sys.executable, __file__, "--data", str(options.data), "--manifest", manifest.name]
+            told = json.loads(
+                subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+            )
+        rate = size / told["seconds"]
+        print(
+            f"| {size:,} | {rate:,.0f} | {rate / alone:.0%} of {alone:,.0f} | {told['mebibytes']:.0f} MiB |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
