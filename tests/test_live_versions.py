@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -204,14 +205,17 @@ def test_a_cookie_that_somebody_made_up_counts_for_nothing():
     assert user(good, caller=Caller()) == "caller:key:ada"
 
 
-def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(registry, log):
-    """Versions 1 and 2 disagree on airplanes and cars alone; the answer is the stable one's, and nobody waits."""
-    import asyncio
-
+def shadowed(registry: Registry, log: RoutingLog) -> LoadedVersions:
+    """Version 1 answers everybody, and version 2 in the background too."""
     log.promote(1, by="ada", prove=nothing)
     log.label("canary", 2, by="ada")
     log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
-    versions = loaded(registry)
+    return loaded(registry)
+
+
+def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(registry, log):
+    """Versions 1 and 2 disagree on airplanes and cars alone; the answer is the stable one's, and nobody waits."""
+    versions = shadowed(registry, log)
     told: list[Comparison] = []
 
     async def ask() -> None:
@@ -233,12 +237,7 @@ def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(regi
 
 def test_more_shadows_than_the_budget_are_left_out(registry, log):
     """Two under way at most; the others are counted and cost nothing."""
-    import asyncio
-
-    log.promote(1, by="ada", prove=nothing)
-    log.label("canary", 2, by="ada")
-    log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
-    versions = loaded(registry)
+    versions = shadowed(registry, log)
     told: list[Comparison] = []
 
     async def ask() -> None:
