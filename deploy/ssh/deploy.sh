@@ -5,7 +5,7 @@
 #   deploy/ssh/deploy.sh USER@HOST rollback                                    the image before
 #
 # On the host, in ~/cifar-space: `env` (CIFAR_* and NGINX_*, one a line), `models/` (mounted where it is there), `current`,
-# `previous`, `log`. The new image is tried beside the old one first, on a local port; only when it is ready there does it take
+# `previous`, `log`; records are in the volume `cifar-records`. The new image is tried beside the old one first, on a local port; only when it is ready there does it take
 # the place. Whatever goes wrong after that, the old one is started again. The host works on by itself: a lost connection
 # interrupts nothing. ENGINE (docker), PORT (7860), TRY_PORT (17860) and WAIT_SECONDS (90) are read here.
 set -euo pipefail
@@ -19,6 +19,7 @@ settings="image=$image engine=${ENGINE:-docker} port=${PORT:-7860} try_port=${TR
 
 # shellcheck disable=SC2086  # several options
 exec ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 ${SSH_OPTIONS:-} "$target" "$settings bash -s" <<'HOST'
+main() {  # whole before any of it runs: a connection lost early leaves no half of a script, and no command reads the rest
 set -euo pipefail
 trap '' PIPE HUP
 mkdir -p ~/cifar-space && cd ~/cifar-space
@@ -32,12 +33,12 @@ if [ "$image" = rollback ]; then
   [ -n "$image" ] || { say "there is no image to go back to"; exit 1; }
 fi
 
-start() {  # NAME PORT RESTART IMAGE
+start() {  # NAME PORT RESTART IMAGE RECORDS...
   local options=(--name "$1" --publish "$2:7860" --restart "$3" --read-only --tmpfs /tmp:size=1g --cap-drop all
                  --security-opt no-new-privileges --memory 2g --pids-limit 512)
   [ ! -f env ] || options+=(--env-file env)
   [ ! -d models ] || options+=(--volume "$PWD/models:/app/saved_model:ro")
-  "$engine" run --detach "${options[@]}" "$4" >/dev/null
+  "$engine" run --detach "${options[@]}" "${@:5}" "$4" 9>&- >/dev/null  # what watches a container must not keep the lock
 }
 ready() {  # PORT
   local deadline=$((SECONDS + wait_seconds))
@@ -46,13 +47,14 @@ ready() {  # PORT
     sleep 1
   done
 }
+records=(--volume cifar-records:/app/var)  # what is only tried writes none
 gone() { "$engine" rm --force "$1" >/dev/null 2>&1 || true; }
 record() { printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
 
 say "deploying $image (now: ${old:-nothing})"
 "$engine" pull "$image" >/dev/null || { say "the image cannot be pulled; nothing was changed"; exit 1; }
 gone cifar-space-try
-if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" && ready "$try_port"; }; then
+if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" --tmpfs /app/var && ready "$try_port"; }; then
   "$engine" logs --tail 20 cifar-space-try 2>&1 | sed 's/^/  /' >> log || true
   gone cifar-space-try
   say "not ready within $wait_seconds s beside the old one, which goes on; its last lines are in ~/cifar-space/log"
@@ -60,9 +62,9 @@ if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" && ready "$try_po
 fi
 gone cifar-space-try
 
-"$engine" stop --time 90 cifar-space >/dev/null 2>&1 || true
+"$engine" stop -t 90 cifar-space >/dev/null 2>&1 || true
 gone cifar-space
-if start cifar-space "$port" unless-stopped "$image" && ready "$port"; then
+if start cifar-space "$port" unless-stopped "$image" "${records[@]}" && ready "$port"; then
   [ "$image" = "$old" ] || record previous "$old"
   record current "$image"
   say "serving $image"
@@ -70,6 +72,8 @@ if start cifar-space "$port" unless-stopped "$image" && ready "$port"; then
 fi
 say "not ready in its place; going back to ${old:-nothing}"
 gone cifar-space
-[ -z "$old" ] || { start cifar-space "$port" unless-stopped "$old" && ready "$port" && say "serving $old again"; }
+[ -z "$old" ] || { start cifar-space "$port" unless-stopped "$old" "${records[@]}" && ready "$port" && say "serving $old again"; }
 exit 1
+}
+main </dev/null
 HOST
