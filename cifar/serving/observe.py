@@ -70,11 +70,11 @@ _GRADIO = (
 
 def endpoint_templates(routes: Iterable[BaseRoute]) -> Callable[[str], str]:
     """A function from a path to the template of its route, or to `OTHER`: from a URL's path to one of a few labels."""
-    compiled = [
-        compile_path(path) for path in (*(route.path for route in routes if isinstance(route, Route)), *_GRADIO)
-    ]
-    exact = {template: template for _, template, converters in compiled if not converters}
-    patterns = [(pattern, template) for pattern, template, converters in compiled if converters]
+    # The API's as OpenAPI writes them, without converters; Gradio's as they stand above.
+    named = [(route.path, compile_path(route.path)[1]) for route in routes if isinstance(route, Route)]
+    named += [(path, path) for path in _GRADIO]
+    exact = {path: name for path, name in named if "{" not in path}
+    patterns = [(compile_path(path)[0], name) for path, name in named if "{" in path]
 
     def template_of(path: str) -> str:
         if known := exact.get(path):
