@@ -10,7 +10,6 @@ import asyncio
 import logging.config
 import statistics
 import time
-from pathlib import Path
 
 from starlette.routing import Route
 
@@ -45,7 +44,7 @@ async def microseconds(app, log_format: str) -> float:
 
 
 def observed(access_log: bool) -> Observe:
-    return Observe(empty, [Route("/predict", print)], sockets=Path("/none"), access_log=access_log)
+    return Observe(empty, [Route("/predict", print)], access_log=access_log)
 
 
 async def main() -> None:
