@@ -87,7 +87,7 @@ def _running_space(folder: Path, proxy: Path) -> Iterator[Nginx]:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in tracked.splitlines():
         (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / "app" / name)
+        shutil.copyfile(ROOT / name, folder / "app" / name, follow_symlinks=False)
     hook, home = folder / "hook", folder / "home"
     for made in (hook, home):
         made.mkdir()
