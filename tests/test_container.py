@@ -303,7 +303,7 @@ def test_a_reload_reaches_both_and_loses_no_request(engine, image):
                 assert time.monotonic() < deadline, container.log()
                 for _ in range(10):
                     statuses.add(client.get(f"{container.address}/readyz").status_code)
-        assert statuses == {200}, container.log()
+        assert statuses == {200}, f"{statuses}\n{container.log()}"
 
 
 def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
