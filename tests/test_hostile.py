@@ -311,5 +311,13 @@ def test_every_error_has_a_code_and_a_status_of_its_kind():
     classes = [kind for kind in vars(cifar.errors).values() if isinstance(kind, type) and issubclass(kind, CifarError)]
     served = {kind.__name__: (kind.code, kind.status) for kind in classes}
     command_line = {name for name in served if f"{name} " in cifar.errors.__doc__} - set(drawn)
-    assert command_line == {"DataError", "KeysError", "TrainingError", "ExportError", "RecordsError", "SettingsError"}
+    assert command_line == {
+        "BulkError",
+        "DataError",
+        "KeysError",
+        "TrainingError",
+        "ExportError",
+        "RecordsError",
+        "SettingsError",
+    }
     assert drawn == {name: entry for name, entry in served.items() if name not in command_line}
