@@ -154,6 +154,12 @@ def _add_train(kinds: Any) -> None:
     train.add_argument(
         "--init-from", metavar="PATH", help="start from the weights of a version's folder, a run or a .keras file"
     )
+    train.add_argument(
+        "--distribute",
+        choices=["none", "mirrored", "multiworker"],
+        default="none",
+        help="all GPUs of this machine, or the processes that TF_CONFIG names (default: %(default)s)",
+    )
     train.add_argument("--resume", action="store_true", help="go on from the run's last epoch")
     train.add_argument("--h5", action="store_true", help="also write model.h5")
     _image_size(train)

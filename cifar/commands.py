@@ -34,14 +34,18 @@ def data(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def train(arguments: argparse.Namespace, settings: Settings) -> None:
     """Fit a network."""
-    from cifar.training import train as training
     from cifar.training.data import load_dataset
+    from cifar.training.train import train
+    from cifar.training.work import TrainConfig
+    from cifar.training.workers import join
 
-    names = [field.name for field in fields(training.TrainConfig)]
-    config = training.TrainConfig(**{name: getattr(arguments, name) for name in names})
+    config = TrainConfig(**{field.name: getattr(arguments, field.name) for field in fields(TrainConfig)})
     dataset = load_dataset(arguments.data, settings, image_shape=_square(arguments.image_size))
+    workers = join(arguments.distribute, process_environment().get("TF_CONFIG"))
     try:
-        print(training.train(config, dataset, arguments.out, resume=arguments.resume, h5=arguments.h5))
+        result = train(config, dataset, arguments.out, resume=arguments.resume, h5=arguments.h5, workers=workers)
+        if workers.is_chief:
+            print(result)
     except KeyboardInterrupt:
         _say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
         raise

@@ -208,7 +208,8 @@ def scored_run(tmp_path_factory: pytest.TempPathFactory):
     from test_train import colours
 
     from cifar.training.data import split_validation
-    from cifar.training.train import TrainConfig, train
+    from cifar.training.train import train
+    from cifar.training.work import TrainConfig
 
     dataset = colours(600)
     config = TrainConfig(epochs=2, batch_size=16, validation_split=0.2, seed=5)

@@ -14,7 +14,8 @@ from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training import pace
 from cifar.training.data import Dataset
 from cifar.training.model import build_model
-from cifar.training.train import TrainConfig, train
+from cifar.training.train import train
+from cifar.training.work import TrainConfig
 
 
 def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
@@ -314,7 +315,7 @@ def test_the_bar_names_the_time_left():
 
 def test_the_processor_decides_what_convolutions_compute_in(monkeypatch):
     """bfloat16 where there is a unit for it, unless somebody says otherwise."""
-    from cifar.training import train as module
+    from cifar.training import work as module
 
     for unit in (True, False):
         monkeypatch.setattr(module, "computes_bfloat16", lambda unit=unit: unit)

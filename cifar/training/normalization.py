@@ -32,13 +32,15 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
     """`BatchNormalization` by TensorFlow's own kernel, which takes bfloat16 and keeps float32 averages."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "dtype": "float32"})
+        super().__init__(**{**options, "dtype": "float32", "synchronized": True})
         self.autocast = False  # Keras would cast what comes to float32
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalize over all axes but the last."""
         import tensorflow as tf
 
+        if training and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return super().call(inputs, training, mask)  # by the images of all replicas
         known = [[], []] if training else [self.moving_mean.value, self.moving_variance.value]
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -71,4 +73,4 @@ class Settle(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
         """Look at some images without learning from them."""
         if any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers):
             for batch in self._batches:
-                self.model(batch.astype(np.float32), training=True)
+                self.model.distribute_strategy.run(self.model, (batch.astype(np.float32),), {"training": True})

@@ -8,6 +8,11 @@ from typing import Any
 import keras
 
 
+def steps_done(model: keras.Model) -> int:
+    """Updates that a compiled network has had, on one device or on several."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
 class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """Lowers the learning rate while a run goes on, and ends it.
 
@@ -67,7 +72,7 @@ class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
         """Set the learning rate of this step."""
         optimizer = self.model.optimizer
         if self._anneal:
-            optimizer.learning_rate = self.learning_rate * (1 - self.done(int(optimizer.iterations)))
+            optimizer.learning_rate = self.learning_rate * (1 - self.done(steps_done(self.model)))
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -87,7 +92,7 @@ class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
 
     def _end_in_time(self, step_seconds: float) -> None:
         if self._seconds is None:
-            self.over = int(self.model.optimizer.iterations) >= self._steps
+            self.over = steps_done(self.model) >= self._steps
         else:
             self.over = self.spent_seconds + step_seconds + self._longest_break > self._seconds
         if self.over:

@@ -10,17 +10,20 @@ import keras
 from tqdm import tqdm
 
 from cifar.training.folder import Row
-from cifar.training.pace import Pace
+from cifar.training.pace import Pace, steps_done
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """A bar over the whole run. Without a terminal only the epoch lines are written."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, *, shown: bool = True) -> None:
         super().__init__()
-        self._pace = pace
+        self._pace, self._shown = pace, shown
         self._bar = tqdm(
-            total=100, disable=None, leave=False, bar_format="{percentage:3.0f} % |{bar}| about {desc} left"
+            total=100,
+            disable=None if shown else True,
+            leave=False,
+            bar_format="{percentage:3.0f} % |{bar}| about {desc} left",
         )
 
     def __enter__(self) -> Self:
@@ -33,12 +36,14 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Move the bar."""
-        steps = int(self.model.optimizer.iterations)
+        steps = steps_done(self.model)
         self._bar.desc = _minutes(self._pace.seconds_left(steps))
         self._bar.update(100 * self._pace.done(steps) - self._bar.n)
 
     def epoch_done(self, row: Row) -> None:
         """Write one line: loss, accuracy, validation accuracy, and the time left."""
+        if not self._shown:
+            return
         left = self._pace.seconds_left(int(row["steps"]))
         tqdm.write(
             f"epoch {int(row['epoch'])}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "

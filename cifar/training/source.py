@@ -19,7 +19,7 @@ from cifar.settings import Settings
 from cifar.training.confidence import Confidence, read_confidence
 from cifar.training.keras2 import load_h5
 from cifar.training.reference import read_reference
-from cifar.training.train import INPUT_RANGE
+from cifar.training.work import INPUT_RANGE
 
 log = logging.getLogger(__name__)
 
