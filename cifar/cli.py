@@ -160,7 +160,7 @@ def _add_train(kinds: Any) -> None:
         default="none",
         help="all GPUs of this machine, or the processes that TF_CONFIG names (default: %(default)s)",
     )
-    train.add_argument("--resume", action="store_true", help="go on from the run's last epoch")
+    train.add_argument("--resume", action="store_true", help="go on from the run's last epoch, if there is one")
     train.add_argument("--h5", action="store_true", help="also write model.h5")
     _image_size(train)
 

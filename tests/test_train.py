@@ -271,9 +271,16 @@ def test_resuming_with_other_settings_or_data_says_which_differ(short):
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path):
-    """There is nothing to go on with."""
+    """Somebody's other files are not written among."""
+    (tmp_path / "letter.txt").touch()
     with pytest.raises(TrainingError, match=r"is no run: it has no config\.json"):
-        train(QUICK, colours(60), tmp_path / "nothing", resume=True)
+        train(QUICK, colours(60), tmp_path, resume=True)
+
+
+def test_resuming_where_nothing_is_begins_a_run(tmp_path):
+    """So that a job that may be started again has one command."""
+    train(QUICK, colours(60), tmp_path / "run", resume=True)
+    assert len(rows(tmp_path / "run")) == 1
 
 
 def test_resuming_a_finished_run_changes_nothing(short):

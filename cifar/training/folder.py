@@ -43,17 +43,17 @@ def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> Non
     Args:
         run: the folder.
         description: what decides the run's result; see `_differences`.
-        resume: go on.
+        resume: go on, if there is a run.
 
     Raises:
         TrainingError: the folder exists, is no run, or was made with other settings or data; says which.
     """
-    if not resume:
-        if run.exists() and not run.is_dir():
-            raise TrainingError(f"{run} is a file; name a folder with --out.")
-        if run.is_dir() and any(run.iterdir()):
-            raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.")
+    if run.exists() and not run.is_dir():
+        raise TrainingError(f"{run} is a file; name a folder with --out.")
+    if not run.is_dir() or not any(run.iterdir()):
         return
+    if not resume:
+        raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.")
     if not (run / CONFIG).is_file():
         raise TrainingError(f"{run} is no run: it has no {CONFIG}. Remove it, or choose another --out.")
     differences = _differences(json.loads((run / CONFIG).read_text()), description)

@@ -17,6 +17,7 @@ from cifar.training.data import Dataset
 from cifar.training.fitting import Fitting, FittingTogether
 from cifar.training.folder import (
     CHECKPOINT,
+    CONFIG,
     METRICS,
     MODEL,
     Row,
@@ -62,8 +63,8 @@ def train(
     Args:
         config: the run's settings.
         dataset: images and labels; a share of the training part is held out, and the test part chooses nothing.
-        run: a new folder, or with `resume` an unfinished run with the same settings and data.
-        resume: go on from the last epoch.
+        run: a new folder, or with `resume` also an unfinished run with the same settings and data.
+        resume: go on from the last epoch, if there is one.
         h5: also write `model.h5`.
         on_epoch: called after each epoch with all rows so far, for a live plot.
         workers: who trains, from `join`; None for one device of this process.
@@ -101,7 +102,7 @@ def _train(work: Work, *, resume: bool, h5: bool) -> Path:
     if not workers.is_chief:
         _fit(work, model, history)
         return run / MODEL
-    if not resume:
+    if not (run / CONFIG).exists():
         make_folder(run, description)  # not before: what cannot start leaves nothing
     (run / METRICS).unlink(missing_ok=True)  # of a run that was interrupted, and goes on
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import signal
 import sys
@@ -125,6 +126,7 @@ def join(kind: Distribution, tf_config: str | None) -> Workers:
         return Workers(tf.distribute.MirroredStrategy([device.name for device in devices]))
     cluster = read_cluster(tf_config)
     count = len(cluster.addresses)
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools complain when they go
     tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
     print(f"cifar: worker {cluster.index} of {count}, waits for all: {', '.join(cluster.addresses)}", file=sys.stderr)
     heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would not be called before all are there
