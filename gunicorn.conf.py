@@ -26,7 +26,6 @@ from prometheus_client import multiprocess
 
 from cifar.errors import CifarError, SettingsError
 from cifar.records.database import database_url
-from cifar.registry import Registry
 from cifar.routing import RoutingLog
 from cifar.serving import metrics
 from cifar.serving.logs import log_config
@@ -56,8 +55,7 @@ _slot_of_worker: dict[int, int] = {}
 def on_starting(server):
     """End at once where there is nothing to serve, or nowhere to record: workers that cannot start would be replaced for ever."""
     try:
-        registry = Registry(_settings.registry, _settings.model_name)
-        registry.get(RoutingLog(registry, pinned=_settings.model_version).now().stable).verify()
+        RoutingLog.of(_settings).stable_version().verify()
         database_url(_settings)
     except CifarError as error:
         sys.exit(f"cifar: {error}")

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from cifar.explain import explain
 from cifar.predictor import Predictor
 from cifar.preprocess import preprocess
-from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.settings import load_settings
 
 Heat = Callable[[Predictor, np.ndarray, int], np.ndarray]
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     arguments = parser.parse_args()
     settings = load_settings()
-    predictor = Predictor.load(Registry(settings.registry, settings.model_name).get(settings.model_version), "litert")
+    predictor = Predictor.load(RoutingLog.of(settings).stable_version(), "litert")
     files = sorted(arguments.data.glob("*/*.jpg"))
     chosen = np.random.default_rng(1).choice(len(files), arguments.images, replace=False)
     size = predictor.image.model_dump()

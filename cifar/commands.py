@@ -6,7 +6,6 @@ Each imports what it needs when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cifar.errors import BulkError, CifarError, RecordsError
-from cifar.model_commands import stable_version
+from cifar.output import print_json, print_table, say
 from cifar.registry import Registry, Version
+from cifar.routing import RoutingLog
 from cifar.settings import ROOT, Settings, process_environment
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
         if workers.is_chief:
             print(result)
     except KeyboardInterrupt:
-        _say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
+        say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
         raise
 
 
@@ -72,7 +72,10 @@ def inspect(arguments: argparse.Namespace, _: Settings) -> None:
     from cifar.inspection import as_text, inspect_version
 
     report = inspect_version(arguments.version_folder)
-    print(json.dumps(report, indent=2) if arguments.json else as_text(report))
+    if arguments.json:
+        print_json(report)
+    else:
+        print(as_text(report))
 
 
 def evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -90,7 +93,7 @@ def evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     )
     _print(report if arguments.json else summary(report), arguments.json)
     if arguments.out:
-        _say(f"The report is in {arguments.out}.")
+        say(f"The report is in {arguments.out}.")
 
 
 def card(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -129,12 +132,12 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
             }
         )
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     for row in rows:
         print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
         if row["in_distribution"] is False:
-            _say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+            say(f"{row['image']} is unlike the training images, probably of none of the classes.")
 
 
 def _predict_many(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -152,7 +155,7 @@ def _predict_many(arguments: argparse.Namespace, settings: Settings) -> None:
     )
     print(arguments.output)
     if errors:
-        _say(f"{errors:,} rows hold an error instead of an answer; see their column error.")
+        say(f"{errors:,} rows hold an error instead of an answer; see their column error.")
 
 
 def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -164,7 +167,10 @@ def ab_report(arguments: argparse.Namespace, settings: Settings) -> None:
         report = ab_report(
             engine, settings, versions=arguments.versions, since_days=arguments.since, effect=arguments.effect
         )
-    print(json.dumps(report.as_json(), indent=2) if arguments.json else report_text(report))
+    if arguments.json:
+        print_json(report.as_json())
+    else:
+        print(report_text(report))
 
 
 def drift(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -177,7 +183,7 @@ def drift(arguments: argparse.Namespace, settings: Settings) -> None:
             engine, Registry(settings.registry, settings.model_name), settings, since_hours=arguments.since
         )
     if arguments.json:
-        print(json.dumps([version.as_json() for version in found], indent=2))
+        print_json([version.as_json() for version in found])
     else:
         print(drift_text(found, min_images=settings.drift_min_images))
 
@@ -187,7 +193,7 @@ def keys_create(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.serving.api_keys import create
 
     print(create(_keys_file(settings), arguments.name, arguments.scopes.split(",")))
-    _say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
+    say(f"This is the only time that the key {arguments.name} is shown: keep it where secrets are kept.")
 
 
 def keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -196,10 +202,9 @@ def keys_list(arguments: argparse.Namespace, settings: Settings) -> None:
 
     rows = listed(_keys_file(settings))
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in (["name", "key", "scopes", "created"], *(row.values() for row in rows)):
-        print(*row, sep="\t")
+        print_json(rows)
+    else:
+        print_table(["name", "key", "scopes", "created"], rows)
 
 
 def keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -207,7 +212,7 @@ def keys_revoke(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.serving.api_keys import revoke
 
     revoke(_keys_file(settings), arguments.name)
-    _say(f"The key {arguments.name} is revoked; running servers notice within {settings.api_keys_reload_seconds:g} s.")
+    say(f"The key {arguments.name} is revoked; running servers notice within {settings.api_keys_reload_seconds:g} s.")
 
 
 def _keys_file(settings: Settings) -> Path:
@@ -230,7 +235,7 @@ def records_export(arguments: argparse.Namespace, settings: Settings) -> None:
         from cifar.records.export import export_table
 
         count = export_table(engine, arguments.out, arguments.format)
-    _say(f"{count:,} predictions are in {arguments.out}.")
+    say(f"{count:,} predictions are in {arguments.out}.")
 
 
 def records_images(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -244,11 +249,11 @@ def records_images(arguments: argparse.Namespace, settings: Settings) -> None:
         words: counts.pop(key) for key, words in ((NONE, "of none of the classes"), ("", "not kept")) if key in counts
     }
     _print({name: counts[name] for name in sorted(counts)}, arguments.json)
-    _say(
+    say(
         f"{sum(counts.values()):,} images are in {arguments.out}: python -m cifar train --data {arguments.out} --out runs/NAME"
     )
     for words, count in left_out.items():
-        _say(f"{count:,} were left out: {words}.")
+        say(f"{count:,} were left out: {words}.")
 
 
 def records_sweep(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -292,7 +297,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
     """The version named, else the one that the server would serve."""
     if arguments.version is None:
-        return stable_version(settings)
+        return RoutingLog.of(settings).stable_version()
     return Registry(settings.registry, settings.model_name).get(arguments.version)
 
 
@@ -300,13 +305,9 @@ def _square(size: int) -> tuple[int, int, int]:
     return size, size, 3
 
 
-def _say(words: str) -> None:
-    print(f"cifar: {words}", file=sys.stderr)
-
-
 def _print(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report)
         return
     for key, value in report.items():
         if isinstance(value, dict):

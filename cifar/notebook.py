@@ -17,6 +17,7 @@ from cifar.errors import BadParameter, MissingImage
 from cifar.predictor import Prediction, Predictor
 from cifar.preprocess import preprocess
 from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.settings import load_settings
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
@@ -88,7 +89,8 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
-    predictor = _loaded(settings.registry, settings.model_name, settings.model_version if version is None else version)
+    number = RoutingLog.of(settings).now().stable if version is None else version
+    predictor = _loaded(settings.registry, settings.model_name, number)
     size = predictor.image.model_dump()
     seen = preprocess(_file_of(image), max_pixels=settings.max_image_pixels, **size)
     wanted = predictor.at_most(settings.default_top_k) if top_k is None else top_k
@@ -97,7 +99,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
 
 
 @lru_cache(maxsize=2)
-def _loaded(registry: Path, name: str, number: int | None) -> Predictor:
+def _loaded(registry: Path, name: str, number: int) -> Predictor:
     return Predictor.load(Registry(registry, name).get(number))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,6 +30,7 @@ from cifar.errors import (
     VersionUnusable,
 )
 from cifar.registry import Registry, Version
+from cifar.settings import Settings
 
 STABLE = "stable"
 """The label that always is there: it answers who is sent nowhere else."""
@@ -82,6 +84,19 @@ class RoutingLog:
         self.registry = registry
         self.pinned = pinned
         self.folder = registry.base / FOLDER
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The routing of the model that the settings name."""
+        return cls(Registry(settings.registry, settings.model_name), pinned=settings.model_version)
+
+    def stable_version(self) -> Version:
+        """The version that answers who is sent nowhere else.
+
+        Raises:
+            VersionNotFound, VersionUnusable: see `now` and `Registry.get`.
+        """
+        return self.registry.get(self.now().stable)
 
     def now(self) -> Routing:
         """What counts now.

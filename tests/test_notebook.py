@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import nbformat
 import numpy as np
@@ -11,6 +12,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import cifar
+from cifar.cli import main
 from cifar.errors import BadParameter, MissingImage, UnreadableImage
 from cifar.notebook import Shown
 from cifar.predictor import Prediction
@@ -47,6 +49,15 @@ def test_a_file_however_it_is_held_gets_the_same_answer():
     assert cifar.show(pixels[..., 0]).seen.shape == (32, 32, 3), "greyscale too"
     assert cifar.show(image.convert("CMYK")).prediction.top_k[0][0] == "cat"
     assert cifar.show(pixels[..., :1], version=1, top_k=1).version == 1
+
+
+def test_who_names_no_version_gets_the_one_that_was_promoted(tmp_path, monkeypatch):
+    """As on the page: a rollback reaches notebooks too."""
+    shutil.copytree(ROOT / "saved_model", tmp_path / "models")
+    monkeypatch.setenv("CIFAR_REGISTRY", str(tmp_path / "models"))
+    assert cifar.show(CAT).version == 2
+    assert main(["models", "promote", "1"]) == 0
+    assert cifar.show(CAT).version == 1
 
 
 @pytest.mark.parametrize(

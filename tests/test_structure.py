@@ -21,6 +21,7 @@ FLOORS = [
         "cifar.screening",
         "cifar.cpus",
         "cifar.arguments",
+        "cifar.output",
     },
     {"cifar.preprocess", "cifar.registry"},
     {"cifar.routing", "cifar.model_server"},

@@ -14,7 +14,6 @@ from cifar.errors import BadParameter, CifarError
 from cifar.experiment.rows import columns
 from cifar.experiment.sequential import Accuracy, Difference, difference, feedback_needed
 from cifar.records.tables import NONE, comparisons, feedback, predictions
-from cifar.registry import Registry
 from cifar.routing import RoutingLog
 from cifar.settings import Settings
 
@@ -210,7 +209,7 @@ def _version(number: int, asked: dict[str, np.ndarray], shadow: Any, judged: Acc
 def _on_trial(settings: Settings, counts: dict[int, int]) -> list[int]:
     """The stable version and the one on trial, when both have answered."""
     try:
-        live = RoutingLog(Registry(settings.registry, settings.model_name), pinned=settings.model_version).now().live
+        live = RoutingLog.of(settings).now().live
     except CifarError:  # the report does not depend on what is served now
         return []
     tried = [number for number in live if number in counts]

@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
+from cifar.serving.lifespan import while_serving
 from cifar.serving.middleware import replay
 
 _SESSION_IN_BODY = re.compile(r"/gradio_api/(queue/join|cancel)/?")
@@ -232,17 +233,15 @@ class _SocketServer(uvicorn.Server):
 
 def listen_for_other_workers(api: FastAPI, *, slot: int, sockets: Path) -> None:
     """While `api` serves, answer requests that other workers pass on, at `sockets/SLOT.sock`."""
-    inner = api.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[object]:
-        server = _SocketServer(app, slot=slot, sockets=sockets)
-        async with inner(app) as state:
-            task = asyncio.create_task(server.serve())
-            try:
-                yield state
-            finally:
-                server.should_exit = True
-                await task
+    async def listening() -> AsyncIterator[None]:
+        server = _SocketServer(api, slot=slot, sockets=sockets)
+        task = asyncio.create_task(server.serve())
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
 
-    api.router.lifespan_context = lifespan  # type: ignore[assignment]
+    while_serving(api, listening)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from cifar.errors import RecordsUnavailable
 from cifar.experiment.reports import Report, ab_report
 from cifar.experiment.watch import VersionDrift, drift_report
 from cifar.registry import Registry
+from cifar.serving.lifespan import cancelled_in_the_end, while_serving
 from cifar.serving.metrics import DRIFT_LEVEL, DRIFT_PSI
 from cifar.settings import Settings
 
@@ -87,7 +87,7 @@ class Experiment:
 
     def measure_while_serving(self, api: FastAPI) -> None:
         """Set the metrics now and then, in one worker of the host: all read the same database."""
-        every, inner = self._settings.drift_refresh_seconds, api.router.lifespan_context
+        every = self._settings.drift_refresh_seconds
         if not every or self._settings.worker_slot:
             return
 
@@ -101,13 +101,4 @@ class Experiment:
                 except Exception:
                     log.exception("drift could not be measured")
 
-        @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[object]:
-            async with inner(app) as state:
-                task = asyncio.create_task(measure_forever())
-                try:
-                    yield state
-                finally:
-                    task.cancel()
-
-        api.router.lifespan_context = lifespan  # type: ignore[assignment]
+        while_serving(api, lambda: cancelled_in_the_end(measure_forever()))

@@ -21,6 +21,7 @@ from cifar.preprocess import statistics
 from cifar.records.opinions import give
 from cifar.records.recorder import Recorder
 from cifar.serving.callers import Asker
+from cifar.serving.lifespan import while_serving
 from cifar.serving.metrics import FEEDBACK, IMAGES_NOT_KEPT, RECORDS_DROPPED
 from cifar.serving.shadow import Comparison
 from cifar.settings import Settings
@@ -167,18 +168,16 @@ class Records:
 
     def while_serving(self, api: FastAPI) -> None:
         """Begin with the server, and end after it."""
-        inner = api.router.lifespan_context
 
         @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[object]:
+        async def recording() -> AsyncIterator[None]:
             self.recorder.start()
             try:
-                async with inner(app) as state:
-                    yield state
+                yield
             finally:
                 await asyncio.to_thread(self.recorder.stop)
 
-        api.router.lifespan_context = lifespan  # type: ignore[assignment]
+        while_serving(api, recording)
 
 
 def _unavailable() -> RecordsUnavailable:

@@ -11,8 +11,7 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -28,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from cifar.errors import OUR_FAULT, BadRequest, CifarError
 from cifar.serving.archives import Upload
 from cifar.serving.callers import Asker
+from cifar.serving.lifespan import while_serving
 from cifar.serving.middleware import replay
 from cifar.serving.predict import read_body
 from cifar.serving.service import Service
@@ -56,14 +56,7 @@ def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
     server = create_server(service, settings)
     server.streamable_http_app()  # makes the manager
     manager = server.session_manager
-    inner = api.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[object]:
-        async with inner(app) as state, manager.run():
-            yield state
-
-    api.router.lifespan_context = lifespan  # type: ignore[assignment]
+    while_serving(api, manager.run)
     for path in (PATH, f"{PATH}/"):
         api.router.routes.append(Route(path, _Endpoint(manager), methods=["POST"]))
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
+
+from cifar.serving.lifespan import cancelled_in_the_end, while_serving
 
 
 def sweep(folder: Path, *, max_age_seconds: float, keep: Collection[Path] = ()) -> None:
@@ -40,20 +42,10 @@ def sweep(folder: Path, *, max_age_seconds: float, keep: Collection[Path] = ()) 
 
 def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int, keep: Collection[Path]) -> None:
     """Sweep when the server starts and then four times in the age limit, until it stops."""
-    inner = api.router.lifespan_context
 
     async def sweep_forever() -> None:
         while True:
             await asyncio.to_thread(sweep, folder, max_age_seconds=max_age_seconds, keep=keep)
             await asyncio.sleep(max_age_seconds / 4)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[object]:
-        async with inner(app) as state:
-            task = asyncio.create_task(sweep_forever())
-            try:
-                yield state
-            finally:
-                task.cancel()
-
-    api.router.lifespan_context = lifespan  # type: ignore[assignment]
+    while_serving(api, lambda: cancelled_in_the_end(sweep_forever()))

@@ -70,7 +70,7 @@ class LoadedVersions:
         self._refreshing = threading.Lock()
         self._failure: CifarError | None = None
         self._plan: Plan | None = None
-        self._stable = registry.get(self.routing.now().stable)
+        self._stable = self.routing.stable_version()
         self._tried: tuple[Routing, float] | None = None
         self._problem = ""
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from cifar.errors import TrainingError
+from cifar.output import say
 from cifar.training.cluster import read_cluster
 
 Distribution = Literal["none", "mirrored", "multiworker"]
@@ -128,7 +129,7 @@ def join(kind: Distribution, tf_config: str | None) -> Workers:
     count = len(cluster.addresses)
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools complain when they go
     tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
-    print(f"cifar: worker {cluster.index} of {count}, waits for all: {', '.join(cluster.addresses)}", file=sys.stderr)
+    say(f"worker {cluster.index} of {count}, waits for all: {', '.join(cluster.addresses)}")
     heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would not be called before all are there
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     signal.signal(signal.SIGINT, heard)
