@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from cifar.errors import MissingScope
 from cifar.predictor import Predictor
 from cifar.routing import Prove, Routing, RoutingLog
-from cifar.serving.api import Error
-from cifar.serving.signin import DOCUMENTED
+from cifar.serving.described import failures
+from cifar.serving.signin import documented
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": text}
-    for status, text in {
+_ERRORS = failures(
+    {
         400: "A malformed body",
         401: "The caller is not known",
         403: "The caller lacks the scope `admin`, or sign-in is off",
@@ -26,8 +25,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         413: "Body too large",
         422: "A parameter is wrong",
         503: "The version cannot be loaded",
-    }.items()
-}
+    }
+)
 
 
 class _Body(BaseModel):
@@ -66,7 +65,7 @@ def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> Non
     router = APIRouter(
         prefix="/admin/models",
         responses=_ERRORS,
-        dependencies=[Depends(refuse_strangers), *(DOCUMENTED if settings.signs_in else [])],
+        dependencies=[Depends(refuse_strangers), *documented(settings)],
     )
     _add_reading(router, versions.routing)
     _add_changing(router, versions, lambda version: Predictor.load(version, versions.engine))

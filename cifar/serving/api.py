@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
+from cifar.serving.described import VERSION, Error, ModelVersion, failures, image_request
 from cifar.serving.feedback import Records
 from cifar.serving.headers import SecurityHeaders
 from cifar.serving.limits import RateLimit
@@ -28,7 +29,7 @@ from cifar.serving.observe import Observe
 from cifar.serving.predict import PredictRoute
 from cifar.serving.redis import SharedRedis
 from cifar.serving.remote import Remote
-from cifar.serving.signin import DOCUMENTED, add_sign_in
+from cifar.serving.signin import add_sign_in, documented
 from cifar.serving.sticky import StickyUser
 from cifar.settings import Settings
 
@@ -64,13 +65,6 @@ class Ranked(BaseModel):
     score: float
 
 
-class ModelVersion(BaseModel):
-    """Which model spoke."""
-
-    name: str
-    version: int
-
-
 class Answer(BaseModel):
     """The classification of one image."""
 
@@ -88,60 +82,14 @@ class Answer(BaseModel):
     request_id: str
 
 
-class Error(BaseModel):
-    """What went wrong, in a sentence; `code` is stable."""
-
-    error: str
-    code: str
-    request_id: str
-
-
-ERRORS = {
-    400: "No image, or a malformed body",
-    401: "Sign-in is on, and the caller is not known",
-    403: "The caller lacks the scope `predict`",
-    404: "No such version",
-    413: "Body or image too large",
-    415: "Not an image in a supported format",
-    422: "The image cannot be decoded, or a parameter is wrong",
-    429: "Too many requests; `Retry-After` says when to try again",
-    503: "Not ready, or overloaded; `Retry-After` says when to try again",
-}
-
-
-def _predict_doc(classes: int) -> dict[str, Any]:
-    """What OpenAPI says of the parameters and bodies of `POST /predict`."""
-    parameters: dict[str, Any] = {
+def _predict_parameters(classes: int) -> dict[str, Any]:
+    return {
         "top_k": {"type": "integer", "minimum": 1, "maximum": classes, "description": "How many classes to rank."},
-        "version": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": 999_999_999,
-            "description": "The model version to ask.",
-        },
+        "version": VERSION,
         "record": {
             "type": "boolean",
             "default": True,
             "description": "False: nothing of this request is recorded, and no feedback on it can be given.",
-        },
-    }
-    return {
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in parameters.items()
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "properties": {"image": {"type": "string", "format": "binary"}, **parameters},
-                        "additionalProperties": False,
-                    }
-                },
-                "image/*": {"schema": {"type": "string", "format": "binary"}},
-            },
         },
     }
 
@@ -180,16 +128,16 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     api.front = RequestId(Observe(answered, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
-    secured = DOCUMENTED if settings.signs_in else []
+    secured = documented(settings)
     _add_error_handlers(api)
     _add_health(api, classifier, [part for part in (redis and redis.remote, classifier.records) if part])
 
     @api.post(
         "/predict",
         response_model=Answer,
-        responses={status: {"model": Error, "description": text} for status, text in ERRORS.items()},
+        responses=failures(),
         dependencies=secured,
-        openapi_extra=_predict_doc(len(classifier.versions.default.manifest.class_names)),
+        openapi_extra=image_request(_predict_parameters(len(classifier.versions.default.manifest.class_names))),
     )
     async def predict() -> None:  # documented here, answered by `PredictRoute`
         """Classify one image: a multipart field `image`, or the file itself as the body."""

@@ -9,14 +9,17 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from cifar.serving.api import ERRORS, Error, ModelVersion
 from cifar.serving.callers import Asker
+from cifar.serving.described import VERSION, ModelVersion, failures, image_request
 from cifar.serving.explain import Explainer
 from cifar.serving.predict import read_image, until_gone
-from cifar.serving.signin import DOCUMENTED
+from cifar.serving.signin import documented
 from cifar.settings import Settings
 
-PARAMETERS = ("label", "version")
+_PARAMETERS = {
+    "label": {"type": "string", "description": "One of the model's classes; without it, the most probable one."},
+    "version": VERSION,
+}
 _PNG = "image/png"
 
 
@@ -31,53 +34,20 @@ class HeatMap(BaseModel):
     request_id: str
 
 
-def _documented() -> dict[str, Any]:
-    parameters = {
-        "label": {"type": "string", "description": "One of the model's classes; without it, the most probable one."},
-        "version": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": 999_999_999,
-            "description": "The model version to ask.",
-        },
-    }
-    form = {
-        "type": "object",
-        "required": ["image"],
-        "properties": {"image": {"type": "string", "format": "binary"}, **parameters},
-        "additionalProperties": False,
-    }
-    return {
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in parameters.items()
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": form},
-                "image/*": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
-    }
-
-
 def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
     """Add the route, which counts for the limit of `POST /predict`."""
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"model": Error, "description": text} for status, text in ERRORS.items()
-    }
     picture = {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
 
     @api.post(
         "/explain",
         response_model=HeatMap,
-        responses={200: picture, **answers},
-        dependencies=DOCUMENTED if settings.signs_in else [],
-        openapi_extra=_documented(),
+        responses={200: picture, **failures()},
+        dependencies=documented(settings),
+        openapi_extra=image_request(_PARAMETERS),
     )
     async def explain(request: Request) -> Any:
         """Say which part of an image a label's score rests on. With `Accept: image/png`: the overlay as a picture."""
-        image, parameters = await read_image(request.scope, request.receive, PARAMETERS)
+        image, parameters = await read_image(request.scope, request.receive, tuple(_PARAMETERS))
         explanation = await explainer.explain(
             image,
             route="rest",

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cifar.serving.api import Error
 from cifar.serving.callers import Asker
+from cifar.serving.described import failures
 from cifar.serving.feedback import Records
-from cifar.serving.signin import DOCUMENTED
+from cifar.serving.signin import documented
 from cifar.settings import Settings
 
 _ERRORS = {
@@ -51,8 +51,8 @@ def add_feedback(api: FastAPI, records: Records, settings: Settings) -> None:
     @api.post(
         "/feedback",
         response_model=Stored,
-        responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
-        dependencies=DOCUMENTED if settings.signs_in else [],
+        responses=failures(_ERRORS),
+        dependencies=documented(settings),
     )
     async def feedback(said: Feedback, request: Request) -> Any:
         """Say what was right of an answer. Whoever asked may; saying it again replaces what was said before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI
@@ -42,8 +43,13 @@ _OWN_SITES = {"", "same-origin", "none"}
 
 Verify = Callable[[str], Awaitable[Caller]]
 
-DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+_DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
 """Dependencies of a route that say in OpenAPI how to sign in to it. They refuse nobody: `SignIn` has done that."""
+
+
+def documented(settings: Settings) -> list[Any]:
+    """See `_DOCUMENTED`; none where nobody signs in."""
+    return _DOCUMENTED if settings.signs_in else []
 
 
 def needed(path: str) -> str:

@@ -15,12 +15,12 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.registry import Manifest, TensorInfo
-from cifar.serving.api import ERRORS, Error
 from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
+from cifar.serving.described import ERRORS, failures
 from cifar.serving.metrics import IMAGES
 from cifar.serving.predict import read_body
-from cifar.serving.signin import DOCUMENTED
+from cifar.serving.signin import documented
 from cifar.serving.tensors import read_call, write_answer
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
@@ -60,17 +60,13 @@ register_url_convertor("model", _ModelName())
 
 def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> None:
     """Add the routes."""
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": Error, "description": text}
-        for status, text in {
-            **ERRORS,
-            400: "Malformed, or a tensor of another shape",
-            404: "No such model, version or label",
-            405: "Another method",
-        }.items()
+    own = {
+        400: "Malformed, or a tensor of another shape",
+        404: "No such model, version or label",
+        405: "Another method",
     }
     router = APIRouter(
-        prefix="/v1/models", responses=responses, dependencies=DOCUMENTED if settings.signs_in else [], tags=["tensors"]
+        prefix="/v1/models", responses=failures({**ERRORS, **own}), dependencies=documented(settings), tags=["tensors"]
     )
     _add_predict(router, classifier, settings)
     _add_metadata(router, classifier.versions)
