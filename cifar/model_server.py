@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -215,30 +216,23 @@ def _array(tensor: Any) -> np.ndarray:
     return values.reshape([dim.size for dim in tensor.tensor_shape.dim])
 
 
-_made: dict[str, Any] = {}
-
-
+@cache
 def _messages() -> dict[str, Any]:
     """The message classes, by our names for them."""
-    if not _made:
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-        types = descriptor_pb2.FieldDescriptorProto
-        file = descriptor_pb2.FileDescriptorProto(name="cifar/model_server.proto", package="cifar", syntax="proto3")
-        for name, fields in _MESSAGES.items():
-            message = file.message_type.add(name=name)
-            for field_name, (number, kind) in fields.items():
-                *repeated, base = kind.split()
-                field = message.field.add(name=field_name, number=number)
-                field.label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
-                if base in _MESSAGES:
-                    field.type, field.type_name = types.TYPE_MESSAGE, f".cifar.{base}"
-                else:
-                    field.type = types.Type.Value(f"TYPE_{base.upper()}")
-        pool = descriptor_pool.DescriptorPool()
-        pool.Add(file)
-        made = {
-            name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"cifar.{name}")) for name in _MESSAGES
-        }
-        _made.update(made)
-    return _made
+    types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="cifar/model_server.proto", package="cifar", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            *repeated, base = kind.split()
+            field = message.field.add(name=field_name, number=number)
+            field.label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
+            if base in _MESSAGES:
+                field.type, field.type_name = types.TYPE_MESSAGE, f".cifar.{base}"
+            else:
+                field.type = types.Type.Value(f"TYPE_{base.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"cifar.{name}")) for name in _MESSAGES}

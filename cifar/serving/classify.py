@@ -22,7 +22,7 @@ from cifar.serving.batcher import Answer
 from cifar.serving.cache import AnswerCache, Kept, digest_in, digest_of
 from cifar.serving.callers import Asker
 from cifar.serving.feedback import Records
-from cifar.serving.metrics import IMAGES, REFUSED
+from cifar.serving.metrics import REFUSED
 from cifar.serving.shadow import Shadows
 from cifar.serving.versions import LoadedVersions, Served
 from cifar.settings import Settings
@@ -130,8 +130,7 @@ class Classifier:
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.answer, count)
         version = predictor.version
-        IMAGES.labels(route, version.number).inc()
-        served.counts.add(*prediction.top_k[0], prediction.in_distribution)
+        served.count(route, prediction)
         if self._shadows and by and number is None and seconds is not None:
             self._shadows.answer(by.request_id, served, kept)
         if record and by and self.records:

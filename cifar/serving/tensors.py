@@ -53,7 +53,7 @@ def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: 
         raise BadRequest(f"There is no signature {str(name)[:40]!r}; version {manifest.version} has: {there}.")
     ((tensor, info),) = signature.inputs.items()
     by_row = "instances" in call
-    values = _by_row(call["instances"], tensor) if by_row else _by_column(call["inputs"], tensor)
+    values = _by_row(call["instances"], tensor) if by_row else _named(call["inputs"], tensor)
     if not isinstance(values, list) or not values:
         raise BadRequest(f"Expected a list of at least one {tensor}; got {_shown(values)}.")
     if len(values) > most_images:
@@ -107,10 +107,6 @@ def _by_row(instances: Any, tensor: str) -> Any:
     if not isinstance(instances, list):
         return instances
     return [_named(row, tensor) for row in instances]
-
-
-def _by_column(inputs: Any, tensor: str) -> Any:
-    return _named(inputs, tensor)
 
 
 def _named(value: Any, tensor: str) -> Any:

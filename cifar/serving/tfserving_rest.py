@@ -18,7 +18,6 @@ from cifar.registry import Manifest, TensorInfo
 from cifar.serving.callers import Asker
 from cifar.serving.classify import Classifier
 from cifar.serving.described import ERRORS, failures
-from cifar.serving.metrics import IMAGES
 from cifar.serving.predict import read_body
 from cifar.serving.signin import documented
 from cifar.serving.tensors import read_call, write_answer
@@ -92,10 +91,8 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
                 call = read_call(body, manifest, **limits)
             answers = await asyncio.gather(*(served.batcher.submit(image, route=ROUTE) for image in call.images))
         rows = np.stack([answer.row for answer in answers])
-        IMAGES.labels(ROUTE, manifest.version).inc(len(rows))
         for row in rows:
-            prediction = served.predictor.rank(row, 1)
-            served.counts.add(*prediction.top_k[0], prediction.in_distribution)
+            served.count(ROUTE, served.predictor.rank(row, 1))
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 

@@ -6,18 +6,27 @@ import hashlib
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cifar.cpus import available_cpus
 from cifar.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
 from cifar.errors import OUR_FAULT, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
 from cifar.model_server import NAME as MODEL_SERVER
 from cifar.model_server import ModelServer
-from cifar.predictor import Predictor
+from cifar.predictor import Prediction, Predictor
 from cifar.registry import Registry, Version
 from cifar.routing import Routing, RoutingLog, Split, shadow_split, traffic_split
 from cifar.serving.batcher import Batcher
-from cifar.serving.metrics import BREAKER_OPEN, LOAD_SECONDS, LOADED, NOT_LOADED, WORKERS, WORKERS_READY, VersionCounts
+from cifar.serving.metrics import (
+    BREAKER_OPEN,
+    IMAGES,
+    LOAD_SECONDS,
+    LOADED,
+    NOT_LOADED,
+    WORKERS,
+    WORKERS_READY,
+    VersionCounts,
+)
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,6 +45,11 @@ class Served:
     batcher: Batcher
     counts: VersionCounts
 
+    def count(self, route: str, prediction: Prediction) -> None:
+        """Count an answer that is given."""
+        IMAGES.labels(route, self.predictor.version.number).inc()
+        self.counts.add(*prediction.top_k[0], prediction.in_distribution)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,8 +59,12 @@ class Plan:
     live: dict[int, Served]
     """By number: all that the routing sends somebody to."""
     choose: Split
-    shadows: dict[int, Split] = field(default_factory=dict)
+    shadows: dict[int, Split]
     """The versions that answer in the background, and for which requests."""
+
+    def version_of(self, user: str) -> int:
+        """The version that answers a user."""
+        return self.choose(user) or self.routing.stable
 
 
 class LoadedVersions:
@@ -111,8 +129,12 @@ class LoadedVersions:
 
     def check_ready(self) -> None:
         """Raise why nothing can be answered: `NotReady`, or what made loading fail."""
-        if self._plan:
-            return
+        self._serving()
+
+    def _serving(self) -> Plan:
+        """The plan there is; read once by whoever goes by it, since another one may come at any time."""
+        if plan := self._plan:
+            return plan
         if self._failure:
             raise type(self._failure)(*self._failure.args)  # a new one: each raise adds to an exception's traceback
         raise NotReady("The model is being loaded. Try again in a few seconds.")
@@ -186,10 +208,7 @@ class LoadedVersions:
         Raises:
             NotReady: nothing is loaded yet.
         """
-        self.check_ready()
-        plan = self._plan
-        number = plan and plan.choose(user)
-        return number or self.default.number
+        return self._serving().version_of(user)
 
     def at_hand(self, number: int | None = None, user: str = "") -> Served | None:
         """A version that users are sent to: the one asked for, or the user's; None for one that `get` may have to load.
@@ -197,9 +216,8 @@ class LoadedVersions:
         Raises:
             NotReady: nothing is loaded yet.
         """
-        wanted = self.choose(user) if number is None else number
-        plan = self._plan
-        return plan.live.get(wanted) if plan else None
+        plan = self._serving()
+        return plan.live.get(plan.version_of(user) if number is None else number)
 
     def get(self, number: int | None = None) -> Served:
         """The stable version, or another one, loading it when need be: that takes a thread for seconds.
@@ -208,17 +226,15 @@ class LoadedVersions:
             NotReady: nothing is loaded yet.
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
         """
-        self.check_ready()
-        wanted = self.default.number if number is None else number
-        served = self.at_hand(wanted) or self._load(self.registry.get(wanted))
+        plan = self._serving()
+        wanted = plan.routing.stable if number is None else number
+        served = plan.live.get(wanted) or self._load(self.registry.get(wanted))
         self._drop_unused()
         return served
 
     def shadows_of(self, request_id: str, answered_by: int) -> list[Served]:
         """The versions that answer a request in the background, beside the one that did."""
-        plan = self._plan
-        if not plan or not plan.shadows:
-            return []
+        plan = self._serving()
         return [
             plan.live[number]
             for number, split in plan.shadows.items()
