@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from listener import listener
 from starlette.routing import Mount
 
 from cifar.settings import ROOT
@@ -99,28 +98,13 @@ def test_gradios_own_check_of_paths_is_switched_on():
 
 def test_the_server_fetches_no_url_for_a_caller(server):
     """Neither as an argument nor through /gradio_api/file=: nobody's server is visited."""
-    visits = []
-
-    class Listener(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            visits.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{listener.server_port}/x.jpg"
-    assert httpx.get(url).status_code == 200
-    for spelling in (url, url.upper(), f" {url}", f"HTTP:{url[5:]}"):
-        for response in call_with_path(server, spelling, url=spelling):
-            assert response.status_code == 400
-        for prefix in ("file=", "file/", "proxy="):
-            assert httpx.get(f"{server}/gradio_api/{prefix}{spelling}").status_code in {403, 404}
-    listener.shutdown()
-    listener.server_close()
+    with listener() as (url, visits):
+        assert httpx.get(url).status_code == 200
+        for spelling in (url, url.upper(), f" {url}", f"HTTP:{url[5:]}"):
+            for response in call_with_path(server, spelling, url=spelling):
+                assert response.status_code == 400
+            for prefix in ("file=", "file/", "proxy="):
+                assert httpx.get(f"{server}/gradio_api/{prefix}{spelling}").status_code in {403, 404}
     assert visits == ["/x.jpg"], "only the test's own visit"
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import http.server
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ import jwt
 import pytest
 import zips
 from conftest import _app, free_port, wait_until_ready
+from listener import listener
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
@@ -178,29 +177,14 @@ def test_arguments_of_another_type_are_errors_without_a_trace(address):
 
 def test_the_server_fetches_no_address_for_an_assistant(address):
     """Nobody's server is visited, however the address is spelt; files of the server are not read either."""
-    visits = []
-
-    class Listener(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            visits.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{listener.server_port}/x.jpg"
-    for image in (url, url.upper(), f" {url}", f"data:{url}", f"data:image/png;base64,{url}", "file:///etc/passwd"):
-        for tool, arguments in (
-            ("predict", {"image": image}),
-            ("explain", {"image": image}),
-            ("predict_batch", {"files": [image]}),
-        ):
-            assert call(address, tool, **arguments).structuredContent["code"] == "bad_request"
-    listener.shutdown()
-    listener.server_close()
+    with listener() as (url, visits):
+        for image in (url, url.upper(), f" {url}", f"data:{url}", f"data:image/png;base64,{url}", "file:///etc/passwd"):
+            for tool, arguments in (
+                ("predict", {"image": image}),
+                ("explain", {"image": image}),
+                ("predict_batch", {"files": [image]}),
+            ):
+                assert call(address, tool, **arguments).structuredContent["code"] == "bad_request"
     assert visits == []
 
 
