@@ -1,7 +1,7 @@
 """Stands in for docker where there is none: a container is `python app.py` of this checkout, an image is a name that says how it behaves.
 
 `.../good@...` serves; `.../slow@...` takes its time; `.../never@...` runs and is never ready; `.../once@...` serves once, beside the old one, and
-never in its place; `.../absent@...` cannot be pulled. State is files under $ENGINE_STATE.
+never in its place; `.../cut@...` too, and its start there is the death of the script; `.../absent@...` cannot be pulled. State is files under $ENGINE_STATE.
 """
 
 from __future__ import annotations
@@ -31,32 +31,47 @@ def pull(image: str) -> None:
 def run(words: list[str]) -> None:
     name, image = words[words.index("--name") + 1], words[-1]
     port = words[words.index("--publish") + 1].split(":")[-2]
+    trial = name.endswith("-try")
     assert "--read-only" in words, words
-    assert ("--tmpfs /app/var" if name.endswith("-try") else "--volume cifar-records:/app/var") in " ".join(words), (
-        words
-    )
+    assert ("--tmpfs /app/var" if trial else "--volume cifar-records:/app/var") in " ".join(words), words
+    assert words[words.index("--restart") + 1] == ("no" if trial else "always"), "a host that boots serves something"
     assert not Path("/proc/self/fd/9").exists(), "the lock would live as long as the container"
     if (STATE / name).exists():
         sys.exit(f"the name {name} is taken")
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    behaves = kind(image)
-    if behaves in {"good", "slow"} or (behaves == "once" and name.endswith("-try")):
-        command = [sys.executable, "app.py"]
-    if behaves == "slow":
+    if kind(image) == "cut" and not trial:
+        os.kill(os.getppid(), signal.SIGKILL)
+        sys.exit("nobody is there any more")
+    if kind(image) == "slow":
         time.sleep(4)
-    environment = {
-        **os.environ,
-        "CIFAR_PORT": port,
-        "CIFAR_RECORDS": "false",
-        "CIFAR_UPLOADS": str(STATE / f"{name}-uploads"),
-    }
-    with (STATE / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    (STATE / name).write_text(f"{process.pid} {image}")
+    launch(name, image, port)
     with (STATE / "history").open("a") as history:
         history.write(f"run {name} {kind(image)}\n")
+
+
+def launch(name: str, image: str, port: str) -> None:
+    serves = kind(image) in {"good", "slow"} or (kind(image) in {"once", "cut"} and name.endswith("-try"))
+    command = ["app.py"] if serves else ["-c", "import time; time.sleep(600)"]
+    uploads = str(STATE / f"{name}-uploads")
+    environment = {**os.environ, "CIFAR_PORT": port, "CIFAR_RECORDS": "false", "CIFAR_UPLOADS": uploads}
+    with (STATE / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    (STATE / name).write_text(f"{process.pid} {image} {port}")
+
+
+def alive(name: str) -> bool:
+    """Whether a container runs; one that is not there ends this process, as docker's does."""
+    if not (STATE / name).exists():
+        sys.exit(f"no such container: {name}")
+    stat = Path(f"/proc/{(STATE / name).read_text().split()[0]}/stat")
+    return stat.exists() and not stat.read_text().rsplit(") ", 1)[1].startswith("Z")
 
 
 def end(name: str) -> None:
@@ -65,7 +80,7 @@ def end(name: str) -> None:
         pid = int((STATE / name).read_text().split()[0])
         os.kill(pid, signal.SIGTERM)
         for _ in range(100):
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].startswith("Z"):
+            if not alive(name):
                 return  # ended; whether somebody has asked about it is another matter
             time.sleep(0.1)
         os.kill(pid, signal.SIGKILL)
@@ -74,17 +89,26 @@ def end(name: str) -> None:
 def main() -> None:
     """Do what one command of docker's does."""
     command, *words = sys.argv[1:]
+    name = words[-1]
     if command == "pull":
-        pull(words[-1])
+        pull(name)
     elif command == "run":
         run(words)
+    elif command == "container":  # inspect
+        print(str(alive(name)).lower())
+    elif command == "rename":
+        alive(words[0])
+        (STATE / words[0]).rename(STATE / name)
+    elif command == "start":
+        if not alive(name):
+            launch(name, *(STATE / name).read_text().split()[1:])
     elif command == "stop":
-        end(words[-1])
+        end(name)
     elif command == "rm":
-        end(words[-1])
-        (STATE / words[-1]).unlink(missing_ok=True)
+        end(name)
+        (STATE / name).unlink(missing_ok=True)
     elif command == "logs":
-        print((STATE / f"{words[-1]}.log").read_text())
+        print((STATE / f"{name}.log").read_text())
     else:
         sys.exit(f"engine: what is {command}?")
 

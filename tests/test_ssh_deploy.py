@@ -135,6 +135,20 @@ def test_what_is_never_ready_leaves_the_old_one_where_it_is(host):
         assert host.file("current") == f"{image('good')}\n"
 
 
+def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host):
+    """Between the old container's end and the new one's start: the old one waits aside, and serves again before anything else is tried."""
+    assert host.deploy(image("good"))[0] == 0
+    assert host.deploy(image("cut"))[0] != 0
+    assert not host.serves(), "it was not killed where it hurts"
+    status, output = host.deploy(image("never"), wait_seconds=15)
+    assert (status, host.serves()) == (1, True), output
+    assert "the deployment before this one was cut off" in output
+    assert "serving registry.example/good" in output
+    status, output = host.deploy(image("slow"))
+    assert (status, host.serves(), host.file("current")) == (0, True, f"{image('slow')}\n"), output
+    assert not (host.folder / "state/cifar-space-before").exists()
+
+
 def test_a_connection_that_is_lost_and_a_second_deployment_disturb_nothing(host):
     """The host finishes by itself; meanwhile another deployment is refused."""
     assert host.deploy(image("good"))[0] == 0

@@ -6,8 +6,8 @@
 #
 # On the host, in ~/cifar-space: `env` (CIFAR_* and NGINX_*, one a line), `models/` (mounted where it is there), `current`,
 # `previous`, `log`; records are in the volume `cifar-records`. The new image is tried beside the old one first, on a local port; only when it is ready there does it take
-# the place. Whatever goes wrong after that, the old one is started again. The host works on by itself: a lost connection
-# interrupts nothing. ENGINE (docker), PORT (7860), TRY_PORT (17860) and WAIT_SECONDS (90) are read here.
+# the place. The old container waits aside until the new one is ready there, and is started again if it never is; a host that dies in between starts it at its next
+# boot, and a script that is killed leaves that to the next deployment. The host works on by itself: a lost connection interrupts nothing. ENGINE (docker), PORT (7860), TRY_PORT (17860) and WAIT_SECONDS (90) are read here.
 set -euo pipefail
 target=${1:?USER@HOST} image=${2:?IMAGE@sha256:DIGEST or rollback}
 case $image in
@@ -49,8 +49,22 @@ ready() {  # PORT
 }
 records=(--volume cifar-records:/app/var)  # what is only tried writes none
 gone() { "$engine" rm --force "$1" >/dev/null 2>&1 || true; }
+running() { [ "$("$engine" container inspect --format '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }
+aside() {  # out of the way, and off the port
+  if "$engine" rename cifar-space cifar-space-before 2>/dev/null; then "$engine" stop -t 90 cifar-space-before >/dev/null; fi
+}
+back() {  # whatever took its place is not ready
+  gone cifar-space
+  if "$engine" rename cifar-space-before cifar-space 2>/dev/null; then
+    "$engine" start cifar-space >/dev/null && ready "$port" && say "serving $old again"
+  fi
+}
 record() { printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
 
+if "$engine" container inspect cifar-space-before >/dev/null 2>&1; then
+  say "the deployment before this one was cut off"
+  if running cifar-space; then gone cifar-space-before; else back; fi
+fi
 say "deploying $image (now: ${old:-nothing})"
 "$engine" pull "$image" >/dev/null || { say "the image cannot be pulled; nothing was changed"; exit 1; }
 gone cifar-space-try
@@ -62,18 +76,14 @@ if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" --tmpfs /app/var 
 fi
 gone cifar-space-try
 
-"$engine" stop -t 90 cifar-space >/dev/null 2>&1 || true
-gone cifar-space
-if start cifar-space "$port" unless-stopped "$image" "${records[@]}" && ready "$port"; then
-  [ "$image" = "$old" ] || record previous "$old"
-  record current "$image"
-  say "serving $image"
-  exit 0
-fi
-say "not ready in its place; going back to ${old:-nothing}"
-gone cifar-space
-[ -z "$old" ] || { start cifar-space "$port" unless-stopped "$old" "${records[@]}" && ready "$port" && say "serving $old again"; }
-exit 1
+trap 'say "not ready in its place; going back to ${old:-nothing}"; back' EXIT
+aside
+start cifar-space "$port" always "$image" "${records[@]}" && ready "$port" || exit 1
+trap - EXIT
+gone cifar-space-before
+[ "$image" = "$old" ] || record previous "$old"
+record current "$image"
+say "serving $image"
 }
 main </dev/null
 HOST
