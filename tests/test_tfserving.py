@@ -150,6 +150,13 @@ def test_a_call_that_is_not_formed_as_documented_is_400_with_a_sentence(api, bod
     assert re.search(sentence, answer.json()["error"]), answer.json()["error"]
 
 
+def test_base64_with_letters_beyond_ascii_is_the_callers_mistake(api):
+    """400 as any other text that is not base64, not an error of ours."""
+    answer = ask(api, {"instances": [{"b64": "\u00e9"}], "signature_name": "serving_bytes"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), answer.text
+    assert "not base64" in answer.json()["error"]
+
+
 def test_what_is_not_there_is_404_and_other_verbs_are_too(api):
     """A model, a version, a label; classify and regress need signatures that image classifiers do not have."""
     for method, path in (

@@ -7,7 +7,6 @@ nearest of 255 levels, which is exact for pixels divided by 255, and encoded fil
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +123,7 @@ def _file(value: Any) -> bytes:
         raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {_shown(value)}.')
     try:
         return base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # `binascii.Error` is one; letters beyond ASCII are another
         raise BadRequest(f"The value of b64 is not base64: {error}.") from error
 
 
