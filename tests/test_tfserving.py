@@ -157,6 +157,21 @@ def test_base64_with_letters_beyond_ascii_is_the_callers_mistake(api):
     assert "not base64" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"inputs": {"input_image": {"a": %s}}}',
+        '{"instances": [0], "signature_name": %s}',
+        '{"instances": [%s], "signature_name": "serving_bytes"}',
+        '{"instances": [%s]}',
+    ],
+)
+def test_lists_a_thousand_deep_are_the_callers_mistake(api, body):
+    """The sentence shows some of what came, however deep that goes."""
+    answer = api.post(f"{MODEL}:predict", content=body % ("[" * 1000 + "]" * 1000))
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), answer.text
+
+
 def test_what_is_not_there_is_404_and_other_verbs_are_too(api):
     """A model, a version, a label; classify and regress need signatures that image classifiers do not have."""
     for method, path in (

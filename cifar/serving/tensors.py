@@ -7,6 +7,7 @@ nearest of 255 levels, which is exact for pixels divided by 255, and encoded fil
 from __future__ import annotations
 
 import base64
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,9 @@ def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: 
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
         there = ", ".join(manifest.signatures)
-        raise BadRequest(f"There is no signature {str(name)[:40]!r}; version {manifest.version} has: {there}.")
+        raise BadRequest(
+            f"There is no signature {name[:40] if isinstance(name, str) else _shown(name)!r}; version {manifest.version} has: {there}."
+        )
     ((tensor, info),) = signature.inputs.items()
     by_row = "instances" in call
     values = _by_row(call["instances"], tensor) if by_row else _named(call["inputs"], tensor)
@@ -144,4 +147,4 @@ def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, i
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:60]
+    return reprlib.repr(value)[:60]  # goes some levels deep; `repr` would go as deep as a caller likes
