@@ -133,13 +133,20 @@ def _file(value: Any) -> bytes:
 def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
     expected = f"{dtype} of shape (n, {', '.join(map(str, shape))})"
     try:
-        array = np.asarray(values)
+        array = np.asarray(
+            values, dtype=object
+        )  # as it came: with a type of its own, numpy gives each number the room of the longest text
     except ValueError as error:
         raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.") from error
-    if array.shape[1:] != shape or array.dtype.kind not in "iuf":
-        raise BadRequest(f"Expected {tensor} as {expected}; got {array.dtype} of shape {array.shape}.")
+    kinds = set(map(type, array.ravel().tolist()))
+    if list in kinds:
+        raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.")
+    if array.shape[1:] != shape or not kinds <= {int, float}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise BadRequest(f"Expected {tensor} as {expected}; got {names} of shape {array.shape}.")
+    array = array.astype(np.float64)
     top = 255 if dtype == "uint8" else 1
-    if dtype == "uint8" and array.dtype.kind == "f":
+    if dtype == "uint8" and float in kinds:
         raise BadRequest(f"Expected {tensor} as whole numbers from 0 to 255; got decimal ones.")
     if not (array.min() >= 0 and array.max() <= top):
         raise BadRequest(f"Expected {tensor} in [0, {top}]; got {array.min():g} to {array.max():g}.")
