@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from app import create_app
 from cifar.errors import BadRequest, ModelServerUnavailable, SettingsError, VersionUnusable
 from cifar.model_server import ModelServer
 from cifar.predictor import Predictor
+from cifar.preprocess import preprocess
 from cifar.registry import Registry
 from cifar.routing import RoutingLog
 from cifar.serving.tensors import read_call
@@ -185,6 +187,21 @@ def test_a_long_text_among_numbers_takes_no_more_memory_than_the_call():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 20_000_000
+
+
+@pytest.mark.parametrize("key", ["b64", r"b\u00364"])
+def test_image_files_in_a_tensor_call_never_hold_up_the_event_loop(api, monkeypatch, key):
+    """Some kilobytes may unpack to millions of pixels, so they are decoded in a thread however short the call is."""
+    threads = []
+
+    def noted(*arguments, **options):
+        threads.append(threading.current_thread().name)
+        return preprocess(*arguments, **options)
+
+    monkeypatch.setattr("cifar.serving.tensors.preprocess", noted)
+    body = json.dumps({"signature_name": "serving_bytes", "instances": [b64(CAT)]}).replace("b64", key)
+    assert api.post(f"{MODEL}:predict", content=body).status_code == 200
+    assert [name.partition("_")[0] for name in threads] == ["asyncio"]
 
 
 def test_what_is_not_there_is_404_and_other_verbs_are_too(api):

@@ -133,9 +133,8 @@ def _file(value: Any) -> bytes:
 def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
     expected = f"{dtype} of shape (n, {', '.join(map(str, shape))})"
     try:
-        array = np.asarray(
-            values, dtype=object
-        )  # as it came: with a type of its own, numpy gives each number the room of the longest text
+        # as it came: in an array of text, each number would take as much room as the longest text
+        array = np.asarray(values, dtype=object)
     except ValueError as error:
         raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.") from error
     kinds = set(map(type, array.ravel().tolist()))

@@ -85,7 +85,7 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
                 served = await asyncio.to_thread(versions.get, number)
             manifest = served.predictor.version.manifest
             limits = {"most_images": settings.max_call_images, "max_pixels": settings.max_image_pixels}
-            if len(body) > _AWAY_BYTES:
+            if len(body) > _AWAY_BYTES or _may_hold_files(body):
                 call = await asyncio.to_thread(read_call, body, manifest, **limits)
             else:
                 call = read_call(body, manifest, **limits)
@@ -158,6 +158,11 @@ def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
         """Which versions can be asked, the newest first."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, number) for number in reversed(versions.registry.numbers())]}
+
+
+def _may_hold_files(body: bytes) -> bool:
+    """Whether a call may bring image files, of which some bytes unpack to many pixels. JSON may spell `b64` with escapes."""
+    return b"b64" in body or b"\\" in body
 
 
 def _check(versions: LoadedVersions, name: str) -> None:
