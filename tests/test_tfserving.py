@@ -204,6 +204,14 @@ def test_image_files_in_a_tensor_call_never_hold_up_the_event_loop(api, monkeypa
     assert [name.partition("_")[0] for name in threads] == ["asyncio"]
 
 
+@pytest.mark.parametrize("path", ["", "/metadata", ":predict"])
+def test_a_version_of_thousands_of_digits_is_not_there(api, path):
+    """404 as any address that is nobody's, not an error of ours."""
+    method = "POST" if path == ":predict" else "GET"
+    answer = api.request(method, f"{MODEL}/versions/{'9' * 5000}{path}")
+    assert answer.status_code == 404, answer.text
+
+
 def test_what_is_not_there_is_404_and_other_verbs_are_too(api):
     """A model, a version, a label; classify and regress need signatures that image classifiers do not have."""
     for method, path in (

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.convertors import IntegerConvertor, StringConvertor, register_url_convertor
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.registry import Manifest, TensorInfo
@@ -54,7 +54,14 @@ class _ModelName(StringConvertor):
     regex = "[^/:]+"
 
 
+class _Number(IntegerConvertor):
+    """A number of no more digits than Python reads: from thousands on it raises, which would be an error of ours."""
+
+    regex = "[0-9]{1,18}"
+
+
 register_url_convertor("model", _ModelName())
+register_url_convertor("number", _Number())
 
 
 def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> None:
@@ -96,7 +103,7 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 
-    @router.post("/{name:model}/versions/{version:int}:predict", openapi_extra=_BODY)
+    @router.post("/{name:model}/versions/{version:number}:predict", openapi_extra=_BODY)
     async def predict_by_version(name: Name, version: Number, request: Request, response: Response) -> dict[str, Any]:
         """Ask one version for its outputs, in rows (`instances`) or columns (`inputs`)."""
         _check(versions, name)
@@ -121,7 +128,7 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
 
 
 def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name:model}/versions/{version:int}/metadata")
+    @router.get("/{name:model}/versions/{version:number}/metadata")
     def metadata_of_version(name: Name, version: Number) -> dict[str, Any]:
         """The signatures of one version."""
         _check(versions, name)
@@ -141,7 +148,7 @@ def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
 
 
 def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name:model}/versions/{version:int}")
+    @router.get("/{name:model}/versions/{version:number}")
     def status_of_version(name: Name, version: Number) -> dict[str, Any]:
         """Whether one version can be asked."""
         _check(versions, name)
