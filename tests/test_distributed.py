@@ -29,7 +29,7 @@ from cifar.training.export import export
 from cifar.training.source import read_source
 from cifar.training.train import train
 from cifar.training.work import TrainConfig, prepare
-from cifar.training.workers import Workers
+from cifar.training.workers import Workers, join
 
 EPOCHS = 4
 OPTIONS = ["--epochs", str(EPOCHS), "--batch-size", "32", "--validation-split", "0.2"]
@@ -167,6 +167,15 @@ def test_workers_that_were_given_different_things_are_told_which(tmp_path, data)
     assert "Worker 0 has --seed 0, worker 1 has 1. Start all workers with the same command" in chief.words
     assert "Worker 1 has --seed 1, worker 0 has 0" in other.words
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mirrored", "multiworker"])
+def test_who_is_alone_needs_no_other(tmp_path, kind):
+    """One processor, or a cluster of one, trains as well as without `--distribute`."""
+    lonely = cluster({"type": "worker", "index": 0}, worker=["127.0.0.1:1"])
+    train(TrainConfig("tutorial", epochs=1, batch_size=15), colours(60), tmp_path / "run", workers=join(kind, lonely))
+    assert len(np.atleast_1d(rows(tmp_path / "run"))) == 1
 
 
 @pytest.mark.slow

@@ -122,10 +122,10 @@ def join(kind: Distribution, tf_config: str | None) -> Workers:
     """
     if kind == "none":
         return Workers(tf.distribute.get_strategy())
-    if kind == "mirrored":
+    cluster = read_cluster(tf_config) if kind == "multiworker" else None
+    if not cluster or len(cluster.addresses) == 1:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Workers(tf.distribute.MirroredStrategy([device.name for device in devices]))
-    cluster = read_cluster(tf_config)
     count = len(cluster.addresses)
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools complain when they go
     tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
