@@ -18,7 +18,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from pictures import encoded, noise
 from postgres import Cluster, real_postgres
-from sqlalchemy import inspect, update
+from sqlalchemy import inspect, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.errors import BadParameter, RecordsError, RequestNotFound, SettingsError
 from cifar.records.database import migrate, open_engine
@@ -135,6 +136,27 @@ def test_many_processes_that_start_at_once_migrate_once(settings):
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(start, range(8))) == {"0001"}
+
+
+def test_tables_of_a_newer_version_are_a_database_that_cannot_be_used(recorder, settings, caplog):
+    """After a step back: said once and shown as failing, nothing is lost, and it goes on with the next step forward."""
+    with recorder.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    older = started(settings)
+    older.add(prediction("a"))
+    for _ in range(3):
+        older.flush()
+    assert older.failing
+    (said,) = [record.getMessage() for record in caplog.records if "revision 9999" in record.getMessage()]
+    assert "the tables are of revision 9999, which this version does not know" in said
+    with pytest.raises(SQLAlchemyError):
+        older.find("a")
+    with recorder.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    older.flush()
+    assert not older.failing
+    assert ids(settings) == ["a"]
+    older.stop()
 
 
 def test_of_two_predictions_under_one_id_the_first_stays(recorder):

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cifar.errors import SettingsError
 from cifar.settings import Settings
@@ -84,11 +84,12 @@ def migrate(engine: Engine, folder: Path) -> str:
 
     Raises:
         OSError: the folder cannot be written.
-        sqlalchemy.exc.SQLAlchemyError: the database does not answer.
+        sqlalchemy.exc.SQLAlchemyError: the database does not answer, or a newer version of ours made its tables.
     """
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
@@ -96,8 +97,14 @@ def migrate(engine: Engine, folder: Path) -> str:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        return str(MigrationContext.configure(connection).get_current_revision())
+        there = MigrationContext.configure(connection)
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise SQLAlchemyError(
+                f"the tables are of revision {there.get_current_revision()}, which this version does not know"
+            ) from error
+        return str(there.get_current_revision())
 
 
 @contextmanager
