@@ -297,6 +297,19 @@ def test_a_record_that_the_database_refuses_holds_up_no_other(recorder, settings
     assert not recorder.failing
 
 
+@pytest.mark.parametrize("line", ["5", '["predictions", null]', '["predictions", {"score": null, "scores": {}}]'])
+def test_a_line_of_json_that_is_no_record_holds_up_no_other(tmp_path, line):
+    """What another version of ours left, or a model that answered no numbers, is counted as dropped, once."""
+    settings, dropped = records_settings(tmp_path), []
+    recorder = started(settings, on_drop=dropped.append)
+    (settings.records_folder / "journal-0.jsonl").write_text(f"{line}\n")
+    recorder.add(prediction("a"))
+    recorder.flush()
+    assert ids(settings) == ["a"]
+    assert (dropped, len(list(journals(settings.records_folder)))) == ([1], 1)
+    recorder.stop()
+
+
 def test_while_postgresql_is_away_records_wait_and_nothing_is_lost(tmp_path, caplog):
     """The journal keeps them, one line in the log says so, and one that it is over."""
     caplog.set_level("INFO")

@@ -234,7 +234,12 @@ class Recorder:
             try:
                 table, row = orjson.loads(line)
                 by_table[table].append(_rounded(row))
-            except (ValueError, KeyError):  # the power failed, or another version of ours wrote it
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+            ):  # the power failed, or another version of ours wrote it
                 self._on_drop(1)
         for table, rows in by_table.items():
             if rows:
