@@ -434,6 +434,16 @@ def test_kept_images_stay_within_number_and_bytes(tmp_path):
     assert again.keep("a" * 32, b"x" * 5000), "it is there already"
 
 
+@pytest.mark.parametrize("taken", ["images", "images/dd"])
+def test_an_image_that_cannot_be_kept_is_no_error(tmp_path, taken):
+    """Its answer leaves all the same: here a file is where a folder should be."""
+    settings = records_settings(tmp_path, keep_uploads=True)
+    path = settings.records_folder / taken
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert not KeptImages(settings).keep("d" * 32, b"image")
+
+
 def test_the_table_has_every_prediction_with_its_feedback_as_csv_and_parquet(recorder, tmp_path):
     """What an analyst opens: the same rows and columns in both, times in UTC."""
     from pyarrow import parquet

@@ -33,12 +33,14 @@ class KeptImages:
         self._files = self._bytes = 0
 
     def keep(self, digest: str, payload: bytes) -> bool:
-        """Write an image, unless it is there; False when the limits are reached, or the disk is full."""
+        """Write an image, unless it is there; False when the limits are reached, the disk is full, or the folder cannot be used."""
         path = kept_path(self._settings, digest)
         try:
             os.utime(path)  # young again
         except FileNotFoundError:
             pass
+        except OSError:
+            return False
         else:
             return True
         too_many = self._files >= self._settings.max_kept_images
@@ -50,7 +52,8 @@ class KeptImages:
             new.write_bytes(payload)
             new.replace(path)
         except OSError:
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             return False
         self._files += 1
         self._bytes += len(payload)
