@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -254,6 +255,26 @@ def test_the_journal_of_a_process_that_died_is_moved_by_whoever_finds_it(recorde
     assert (comparison["shadow_version"], comparison["agrees"], comparison["distance"]) == (2, True, 0.25)
     assert dropped == [1]
     assert list(journals(settings.records_folder)) == [recorder._journal.path]
+
+
+def test_a_journal_that_another_process_just_took_over_is_no_failure(tmp_path, monkeypatch):
+    """Two workers find a dead one's file, and one is done with it before the other has locked what it opened."""
+    settings = records_settings(tmp_path)
+    recorder = started(settings)
+    path = settings.records_folder / "journal-0.jsonl"
+    path.touch()
+
+    def slow_lock(file, how):
+        if file.name == str(path):
+            path.unlink()
+        return flock(file, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr("cifar.records.journal.fcntl.flock", slow_lock)
+    recorder.flush()
+    assert not recorder.failing
+    monkeypatch.undo()
+    recorder.stop()
 
 
 def test_the_journal_of_a_living_process_is_left_to_it(recorder, settings):

@@ -74,7 +74,8 @@ def adopted(path: Path) -> Iterator[bool]:
     with file:
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-            path.unlink(missing_ok=True)
-            return
+            if os.fstat(file.fileno()).st_nlink:  # else somebody took it between the two lines above
+                yield True
+                path.unlink(missing_ok=True)
+                return
         yield False
