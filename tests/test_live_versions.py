@@ -180,6 +180,13 @@ def test_who_opens_the_page_gets_a_cookie_once_and_programs_get_none(registry):
     assert secure.get("/").headers["set-cookie"].endswith("; Secure")
 
 
+@pytest.mark.parametrize("cookie", ["cifar_user=x", f"not_cifar_user={'a' * 32}", "seen=cifar_user"])
+def test_who_opens_the_page_with_a_cookie_that_counts_for_nothing_gets_one(registry, cookie):
+    """Else they would be known by their address for ever, and meet another version with each network."""
+    client = TestClient(create_app(Settings(registry=registry.base.parent)))
+    assert client.get("/", headers={"Cookie": cookie}).headers["set-cookie"].startswith("cifar_user=")
+
+
 def test_a_cookie_that_somebody_made_up_counts_for_nothing():
     """Not 32 hexadecimal digits: then the address decides. Who signed in is known by that alone."""
 

@@ -68,11 +68,12 @@ class Asker:
     def of(cls, scope: Scope) -> Self:
         """The asker of a request that has passed the front."""
         who = scope["state"].get("caller")
-        user = caller_of(scope) if who else _by_cookie(scope) or caller_of(scope)
+        user = caller_of(scope) if who else by_cookie(scope) or caller_of(scope)
         return cls(scope["state"]["request_id"], user, who.scopes if who else _EVERYBODY)
 
 
-def _by_cookie(scope: Scope) -> str:
+def by_cookie(scope: Scope) -> str:
+    """Whom the page's cookie names; empty without one that we could have made."""
     cookies = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
     found = _USER_COOKIE.search(cookies)
     return found[1].decode() if found else ""

@@ -6,8 +6,8 @@ import secrets
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cifar.serving.callers import USER_COOKIE
-from cifar.serving.middleware import header, with_headers
+from cifar.serving.callers import USER_COOKIE, by_cookie
+from cifar.serving.middleware import with_headers
 
 _LIFETIME_SECONDS = 90 * 24 * 3600
 
@@ -21,7 +21,7 @@ class StickyUser:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         opens_page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
-        if opens_page and USER_COOKIE not in header(scope, b"cookie"):
+        if opens_page and not by_cookie(scope):
             send = with_headers(send, [(b"set-cookie", _cookie(https=scope["scheme"] == "https").encode())])
         await self.app(scope, receive, send)
 
