@@ -20,6 +20,7 @@ from cifar.experiment.drift import _bins, chance, drift, psi, reference
 from cifar.experiment.watch import drift_report
 from cifar.predictor import Predictor
 from cifar.preprocess import statistics
+from cifar.records.recorder import _rounded
 from cifar.registry import Bins, Registry
 from cifar.serving.experiment import Experiment
 from cifar.serving.metrics import DRIFT_LEVEL, DRIFT_PSI
@@ -59,6 +60,26 @@ def test_bins_are_tenths_and_fewer_where_numbers_repeat():
     assert _bins(np.ones(50)) == Bins(edges=[], counts=[50])
     repeated = _bins(np.array([0.2] * 5 + [1.0] * 95))
     assert repeated == Bins(edges=[1.0], counts=[5, 95])
+
+
+def test_a_model_that_is_almost_certain_does_not_drift_by_being_recorded(settings):
+    """The same answers, then as the model gives them and now as the records keep them: six digits."""
+    answers = np.zeros((1000, 2), np.float32)
+    answers[:, 0] = [1.0] * 300 + [0.9999998] * 300 + np.linspace(0.6, 0.99, 400).tolist()
+    answers[:, 1] = 1 - answers[:, 0]
+    images = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 3), np.uint8)
+    known = reference(answers, images, ["cat", "dog"], threshold=None, source="test")
+    looks = np.array([statistics(image) for image in images])
+    row = {"scores": {}}
+    recorded = [_rounded(row | {"score": score})["score"] for score in answers[:, 0].tolist()]
+    recent = {
+        "label": np.array(["cat"] * 1000),
+        "in_distribution": np.array([None] * 1000),
+        "confidence": np.array(recorded),
+        "brightness": looks[:, 0],
+        "contrast": looks[:, 1],
+    }
+    assert {found.feature: found.psi for found in drift(known, recent, settings)}["confidence"] == 0
 
 
 def test_edges_and_counts_that_do_not_fit_are_no_bins():

@@ -20,6 +20,8 @@ from cifar.settings import Settings
 
 _BINS = 10
 _DIGITS = 4
+_RECORDED_DIGITS = 6
+"""Of a score in the records: 0.9999997 is 1 there, so it must be 1 in a reference too."""
 _ADDED = 0.5
 """Added to each count, so that an empty bin is rare and not impossible."""
 _CHANCE = 0.01
@@ -66,7 +68,7 @@ def reference(
         labels=dict(
             zip(class_names, np.bincount(probabilities.argmax(axis=1), minlength=classes).tolist(), strict=True)
         ),
-        confidence=_bins(probabilities.max(axis=1)),
+        confidence=_bins(probabilities.max(axis=1).astype(np.float64).round(_RECORDED_DIGITS)),
         brightness=_bins(looks[:, 0]),
         contrast=_bins(looks[:, 1]),
         in_distribution=inside,
