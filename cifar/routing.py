@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifar.errors import (
     BadParameter,
@@ -59,6 +59,14 @@ class Routing(BaseModel):
         {}, description="Percent of the requests that a label answers in the background too."
     )
     history: list[int] = Field([], description="The versions that were stable before, the last one last.")
+
+    @model_validator(mode="after")
+    def _refuse_what_contradicts_itself(self) -> Self:
+        if not {STABLE, *self.traffic, *self.shadow} <= self.labels.keys():
+            raise ValueError("stable, and each label in traffic or shadow, must be in labels")
+        if sum(self.traffic.values()) != _WHOLE or min((*self.traffic.values(), *self.shadow.values())) < 0:
+            raise ValueError("traffic must add to 100 percent, and no share be less than 0")
+        return self
 
     @property
     def stable(self) -> int:
@@ -253,12 +261,18 @@ class RoutingLog:
     def _read(self, revision: int) -> Routing:
         file = self.folder / f"{revision}.json"
         try:
-            return Routing.model_validate_json(file.read_bytes())
+            routing = Routing.model_validate_json(file.read_bytes())
         except (ValidationError, OSError) as error:
-            raise VersionUnusable(
-                f"{self.registry.name}/{FOLDER}/{file.name} is no usable routing ({type(error).__name__}). "
-                "Remove it to go back to the change before it."
-            ) from error
+            raise self._unusable(file, type(error).__name__) from error
+        if routing.revision != revision:  # a copy: the next change would come before it, and never count
+            raise self._unusable(file, f"it is revision {routing.revision}")
+        return routing
+
+    def _unusable(self, file: Path, why: str) -> VersionUnusable:
+        return VersionUnusable(
+            f"{self.registry.name}/{FOLDER}/{file.name} is no usable routing ({why}). "
+            "Remove it to go back to the change before it."
+        )
 
 
 class Split:

@@ -29,7 +29,8 @@ from cifar.errors import (
 from cifar.predictor import Predictor
 from cifar.registry import Registry
 from cifar.routing import RoutingLog, Split, traffic_split
-from cifar.settings import ROOT
+from cifar.serving.versions import LoadedVersions
+from cifar.settings import ROOT, Settings
 
 KEY = b"k" * 32
 
@@ -294,3 +295,23 @@ def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
     assert log.registry.numbers() == [1, 2]
     assert log.registry.problems() == {}
     assert Path(log.folder).name.startswith(".")
+
+
+@pytest.mark.parametrize(
+    "change", [{"traffic": {"canary": 100}}, {"labels": {"canary": 1}}, {"traffic": {"stable": 90}}, {"revision": 7}]
+)
+def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_is(log, change):
+    """Written by hand, or a copy of another revision: a running server says so, keeps what it serves, and goes on looking."""
+    good = log.promote(1, by="ada", prove=nothing)
+    versions = LoadedVersions(log.registry, Settings(registry=log.registry.base.parent))
+    versions.load_default()
+    file = log.folder / "2.json"
+    file.write_text(good.model_copy(update={"revision": 2, **change}).model_dump_json())
+    versions.refresh()
+    why = "it is revision 7" if "revision" in change else "ValidationError"
+    assert versions.problem.startswith(f"cifar_classifier/.routing/2.json is no usable routing ({why})")
+    assert versions.choose("anybody") == 1
+    file.unlink()
+    log.promote(2, by="ada", prove=nothing)
+    versions.refresh()
+    assert versions.choose("anybody") == 2
