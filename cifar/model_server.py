@@ -111,10 +111,13 @@ class ModelServer:
             self._tell(failing=True, why=str(error))
             raise
         self._tell(failing=False)
+        outputs = version.manifest.signatures[_SIGNATURE].outputs
         try:
             answer = {pair.key: _array(pair.value) for pair in response.outputs if pair.value.dtype == _FLOAT}
             if answer["probabilities"].shape != (len(images), len(version.manifest.class_names)):
                 raise ValueError(answer["probabilities"].shape)
+            if "ood_score" in outputs and answer["ood_score"].shape != (len(images),):
+                raise ValueError(answer["ood_score"].shape)
         except (KeyError, ValueError) as error:
             raise VersionUnusable(
                 f"TensorFlow Serving at {self.address} answers for {version.name} version {version.number}, "

@@ -27,7 +27,7 @@ from two_versions import write_two_versions
 
 from app import create_app
 from cifar.errors import BadRequest, ModelServerUnavailable, SettingsError, VersionUnusable
-from cifar.model_server import ModelServer
+from cifar.model_server import ModelServer, _messages
 from cifar.predictor import Predictor
 from cifar.preprocess import preprocess
 from cifar.registry import Registry
@@ -332,6 +332,22 @@ def test_a_server_that_is_slow_or_away_is_said_within_the_time_and_left_alone(ba
             except ModelServerUnavailable:
                 time.sleep(0.2)
     assert told == [True, True, False]
+
+
+@pytest.mark.parametrize("score", [None, 0.5, [0.1, 0.2]])
+def test_a_model_server_without_the_scores_of_the_manifest_serves_other_files(monkeypatch, score):
+    """The same version exported anew, without them or in another shape: the sentence asks for it, and it is no error of ours."""
+    answer = {"probabilities": np.full((1, 10), 0.1)} | ({} if score is None else {"ood_score": np.array(score)})
+    tensors = {
+        name: {"dtype": 1, "tensor_shape": {"dim": [{"size": n} for n in value.shape]}, "floats": value.ravel()}
+        for name, value in answer.items()
+    }
+    response = _messages()["Response"](outputs=[{"key": name, "value": tensor} for name, tensor in tensors.items()])
+    monkeypatch.setattr(ModelServer, "_answer", lambda *_: response)
+    server = ModelServer("127.0.0.1:1", timeout_seconds=1, failures=5, recovery_seconds=1)
+    infer = server.infer_for(Registry(ROOT / "saved_model", "cifar_classifier").get(2))
+    with pytest.raises(VersionUnusable, match="Do both serve the same files"):
+        infer(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 @pytest.mark.slow
