@@ -13,12 +13,16 @@ import pytest
 from conftest import wait_until_ready
 from fastapi.testclient import TestClient
 from pictures import encoded, noise
+from prometheus_client import REGISTRY
+from two_versions import write_two_versions
 
 from app import create_app
 from cifar.errors import NotReady, VersionNotFound, VersionUnusable
 from cifar.predictor import Predictor
 from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.serving.classify import Classifier
+from cifar.serving.metrics import WORKERS_READY
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
 
@@ -183,3 +187,18 @@ def test_an_unknown_version_is_not_loaded_from_anywhere(versions):
     for number in (0, -1, 99):
         with pytest.raises(VersionNotFound):
             versions.get(number)
+
+
+def test_a_process_that_a_promotion_made_ready_counts_as_ready(tmp_path):
+    """What was stable at the start could not be loaded; the alert on workers that are not ready ends with the next version."""
+    registry = Registry(write_two_versions(tmp_path), "cifar_classifier")
+    next((registry.base / "2").rglob("*.pb")).write_bytes(b"changed")
+    WORKERS_READY.set(0)
+    versions = LoadedVersions(registry, Settings(registry=tmp_path))
+    versions.load_default()
+    with pytest.raises(VersionUnusable):
+        versions.check_ready()
+    RoutingLog(registry).promote(1, by="ada", prove=lambda _: None)
+    versions.refresh()
+    assert versions.ready
+    assert REGISTRY.get_sample_value("cifar_workers_ready") == 1

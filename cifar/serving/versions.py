@@ -198,6 +198,7 @@ class LoadedVersions:
             self._note(f"The change to {_described(routing)} cannot be served: {error}")
             return
         self._plan = plan
+        WORKERS_READY.set(1)  # it may not have been: what was there at the start could not be loaded
         self._note("")
         self._drop_unused()
         log.info("now served: %s", _described(routing))
