@@ -312,10 +312,12 @@ def traffic_split(routing: Routing, key: bytes) -> Split:
 
 
 def shadow_split(routing: Routing, key: bytes) -> dict[int, Split]:
-    """For each version that answers in the background, which requests."""
-    return {
-        routing.labels[label]: Split({routing.labels[label]: share}, key) for label, share in routing.shadow.items()
-    }
+    """For each version that answers in the background, which requests; of several labels the largest share holds those of the others."""
+    shares: dict[int, int] = {}
+    for label, share in routing.shadow.items():
+        number = routing.labels[label]
+        shares[number] = max(share, shares.get(number, 0))
+    return {number: Split({number: share}, key) for number, share in shares.items()}
 
 
 def _known(routing: Routing, label: str) -> None:

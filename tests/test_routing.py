@@ -28,7 +28,7 @@ from cifar.errors import (
 )
 from cifar.predictor import Predictor
 from cifar.registry import Registry
-from cifar.routing import RoutingLog, Split, traffic_split
+from cifar.routing import Routing, RoutingLog, Split, shadow_split, traffic_split
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import ROOT, Settings
 
@@ -315,3 +315,12 @@ def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_
     log.promote(2, by="ada", prove=nothing)
     versions.refresh()
     assert versions.choose("anybody") == 2
+
+
+def test_a_shadow_of_two_labels_answers_the_larger_share_of_the_requests():
+    """Half of them for one label, a tenth for the other, of one version: half, not what came last."""
+    labels = {"stable": 1, "candidate": 2, "canary": 2}
+    for shadow in ({"candidate": 50, "canary": 10}, {"canary": 10, "candidate": 50}):
+        routing = Routing(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
+        split = shadow_split(routing, KEY)[2]
+        assert sum(split(f"request {at}") is not None for at in range(2000)) / 2000 == pytest.approx(0.5, abs=0.05)
