@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from pictures import encoded, noise
 from postgres import Cluster, real_postgres
-from sqlalchemy import inspect, text, update
+from sqlalchemy import event, inspect, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.errors import BadParameter, RecordsError, RequestNotFound, SettingsError
@@ -430,6 +430,20 @@ def test_what_is_too_old_is_swept_with_its_feedback_and_its_image(recorder, sett
     assert kept_path(settings, "new" * 8).exists()
     with pytest.raises(RequestNotFound):
         say(recorder, "old", "circle")
+
+
+def test_many_old_records_are_swept_some_at_a_time(recorder, settings):
+    """One statement for all would take longer than a statement may: then nothing would ever go, and the records count as failing."""
+    sizes = []
+    event.listen(recorder.engine, "after_cursor_execute", lambda *found: sizes.append((found[2], found[1].rowcount)))
+    for at in range(2500):
+        recorder.add(prediction(str(at)))
+    recorder.flush()
+    with recorder.engine.begin() as connection:
+        connection.execute(update(predictions).values(at=1.0))
+    assert sweep(recorder.engine, settings).predictions == 2500
+    assert [rows for statement, rows in sizes if "DELETE FROM predictions" in statement] == [1000, 1000, 500]
+    assert ids(settings) == []
 
 
 def test_the_daily_sweep_is_done_once_a_day_by_one_of_all_workers(recorder, settings):

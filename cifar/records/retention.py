@@ -8,13 +8,15 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, Table, delete, select
 
 from cifar.records.kept import kept_images
 from cifar.records.tables import comparisons, predictions
 from cifar.settings import Settings
 
 _DAY_SECONDS = 24 * 3600
+_AT_ONCE = 1000
+"""Rows in one statement."""
 
 
 class Swept(NamedTuple):
@@ -28,15 +30,23 @@ class Swept(NamedTuple):
 def sweep(engine: Engine, settings: Settings) -> Swept:
     """Delete the records that are too old, feedback with its prediction, and kept images that nobody asked for since."""
     oldest = time.time() - settings.records_retention_days * _DAY_SECONDS
-    with engine.begin() as connection:
-        predictions_gone, comparisons_gone = (
-            connection.execute(delete(table).where(table.c.at < oldest)).rowcount
-            for table in (predictions, comparisons)
-        )
+    predictions_gone, comparisons_gone = (_delete(engine, table, oldest) for table in (predictions, comparisons))
     old = [path for path, _, asked_for in kept_images(settings) if asked_for < oldest]
     for path in old:
         path.unlink(missing_ok=True)
     return Swept(predictions_gone, comparisons_gone, len(old))
+
+
+def _delete(engine: Engine, table: Table, oldest: float) -> int:
+    """Some rows at a time: a day's at once may take longer than a statement may, and would never go then."""
+    (key,) = table.primary_key.columns
+    some, count = select(key).where(table.c.at < oldest).limit(_AT_ONCE), 0
+    while True:
+        with engine.begin() as connection:
+            gone = connection.execute(delete(table).where(key.in_(some))).rowcount
+        count += gone
+        if gone < _AT_ONCE:
+            return count
 
 
 def sweep_daily(engine: Engine, settings: Settings) -> None:
