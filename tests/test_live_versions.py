@@ -230,8 +230,11 @@ def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(regi
         classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
         for name in ("airplane", "cat"):
             payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
-            answer = await classifier.classify(payload, route="rest", by=Asker(name, "ada", frozenset()))
-            assert answer.version == 1
+            for record in (True, False):  # who wants nothing recorded is not compared either
+                answer = await classifier.classify(
+                    payload, route="rest", by=Asker(name, "ada", frozenset()), record=record
+                )
+                assert answer.version == 1
             await asyncio.gather(*shadows._under_way)
 
     asyncio.run(ask())
@@ -252,7 +255,9 @@ def test_more_shadows_than_the_budget_are_left_out(registry, log):
         classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
         await asyncio.gather(
             *(
-                classifier.classify(encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()))
+                classifier.classify(
+                    encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()), record=True
+                )
                 for i in range(10)
             )
         )

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -190,15 +191,24 @@ def test_an_unknown_version_is_not_loaded_from_anywhere(versions):
 
 
 def test_a_process_that_a_promotion_made_ready_counts_as_ready(tmp_path):
-    """What was stable at the start could not be loaded; the alert on workers that are not ready ends with the next version."""
+    """What was stable at the start could not be loaded: the next one is taken up by itself, and ends the alert on workers that are not ready."""
     registry = Registry(write_two_versions(tmp_path), "cifar_classifier")
     next((registry.base / "2").rglob("*.pb")).write_bytes(b"changed")
     WORKERS_READY.set(0)
-    versions = LoadedVersions(registry, Settings(registry=tmp_path))
+    versions = LoadedVersions(registry, Settings(registry=tmp_path, registry_poll_seconds=0.05))
     versions.load_default()
     with pytest.raises(VersionUnusable):
         versions.check_ready()
-    RoutingLog(registry).promote(1, by="ada", prove=lambda _: None)
-    versions.refresh()
-    assert versions.ready
+    ended = threading.Event()
+    following = threading.Thread(target=versions.follow, args=[ended])
+    following.start()
+    try:
+        RoutingLog(registry).promote(1, by="ada", prove=lambda _: None)
+        deadline = time.monotonic() + 60
+        while not versions.ready:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        ended.set()
+        following.join()
     assert REGISTRY.get_sample_value("cifar_workers_ready") == 1

@@ -131,7 +131,7 @@ class Classifier:
         prediction = predictor.rank(kept.answer, count)
         version = predictor.version
         served.count(route, prediction)
-        if self._shadows and by and number is None and seconds is not None:
+        if self._shadows and record and by and number is None and seconds is not None:
             self._shadows.answer(by.request_id, served, kept)
         if record and by and self.records:
             digest = digest_in(key) or await asyncio.to_thread(digest_of, payload)

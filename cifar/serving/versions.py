@@ -156,7 +156,8 @@ class LoadedVersions:
         """Load and warm up what users are sent to; a failure is logged and kept for `check_ready`."""
         WORKERS.set(1)
         try:
-            self._plan = self._first_plan(self.routing.now())
+            self._tried = self.routing.now(), time.monotonic()
+            self._plan = self._first_plan(self._tried[0])
             WORKERS_READY.set(1)
         except ModelServerUnavailable as error:  # the server itself has said so in the log; `follow` tries again
             self._failure = error
@@ -171,6 +172,8 @@ class LoadedVersions:
                 self.refresh()
             elif isinstance(self._failure, ModelServerUnavailable):
                 self.load_default()
+            elif self._failure:  # until somebody promotes a version that can be loaded
+                self.refresh()
 
     def refresh(self) -> None:
         """Look once whether the registry says something new, load that beside what is served, and go over to it at once.
