@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,9 @@ from two_versions import write_two_versions
 
 from cifar.serving.cache import AnswerCache
 from cifar.settings import ROOT, Settings
+
+# httpx waits five seconds by itself. That is no promise of ours, and much where tests share two cores.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60
 
 NO_CACHE = AnswerCache(images=0, lifetime_seconds=1, redis=None)
 
@@ -69,11 +73,18 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+# Of the ports that the system gives to nobody by itself, a thousand for each process of tests: nobody else takes one before it is used.
+_PLACE = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
+_PORTS = itertools.cycle(range(20_000 + 1_000 * _PLACE, 21_000 + 1_000 * _PLACE))
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("an endless row of ports came to its end")
 
 
 @pytest.fixture
@@ -123,9 +134,7 @@ class _app:  # noqa: N801 - reads as a function where it is used
     """`python app.py` as a context: ended by SIGTERM, which must suffice."""
 
     def __init__(self, log, folder: Path, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         environment = {**os.environ, "PORT": str(self.port), "CIFAR_UPLOADS": str(folder / "uploads"), **settings}
         self.process = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -23,7 +23,7 @@ from cifar.training.export import export
 from cifar.training.source import read_source
 from cifar.training.train import train
 
-EPOCHS = 6
+EPOCHS = 4
 
 
 class StopsInEpochTwo(keras.callbacks.Callback):
@@ -61,7 +61,7 @@ def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeyp
 def folder(tmp_path_factory):
     """The colours as an image folder."""
     data = tmp_path_factory.mktemp("colours")
-    dataset = colours(300)
+    dataset = colours(150)
     for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
         target = data / "train" / "abc"[label]
         target.mkdir(parents=True, exist_ok=True)

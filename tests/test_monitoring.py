@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from conftest import need
+from conftest import free_port, need
 from gradio_client import Client, handle_file
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 from test_workers import Server, classify, running, wait_for_workers
@@ -106,9 +105,7 @@ class prometheus:  # noqa: N801 - reads as a function where it is used
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [server.address.removeprefix("http://")]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.listen = f"127.0.0.1:{free_port()}"
         self.folder = folder
 
     def __enter__(self) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import time
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from conftest import _app, need, wait_until_ready
+from conftest import _app, free_port, need, wait_until_ready
 from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
 from identities import EC_KEY, ISSUER, OneUserProvider, public, serving
@@ -358,9 +357,7 @@ def test_a_person_in_a_real_browser_signs_in_classifies_and_signs_out(provider, 
     """Chromium, the page, the provider: a photo is answered, and after signing out the page is closed."""
     path = need("chromium")
     provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     address = f"http://localhost:{port}"
     environment = {
         "PORT": port,

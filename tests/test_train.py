@@ -27,7 +27,7 @@ def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
     return Dataset("colours", tuple("abc"[:classes]), images, labels, images[:30], labels[:30])
 
 
-EPOCHS = {"fast": 6, "tutorial": 3}
+EPOCHS = {"fast": 4, "tutorial": 3}
 QUICK = TrainConfig(arch="tutorial", epochs=1, batch_size=16)
 
 
@@ -192,15 +192,16 @@ def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, ar
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_time_budget_of_few_steps_makes_more_of_them(tmp_path, monkeypatch):
     """Where the time allows one pass, smaller batches learn more in it; who names a batch size gets it."""
     monkeypatch.setattr(pace, "time", Clock())
-    dataset = colours(400)
+    dataset = colours(200)
     steps = {}
     for name, batch_size in (("left to the recipe", None), ("named", 32)):
         train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)
         steps[name] = rows(tmp_path / name)["steps"][0]
-    fitted = 400 * 0.8
+    fitted = 200 * 0.8
     assert steps["named"] == fitted // 32
     assert steps["left to the recipe"] == fitted // 8
 

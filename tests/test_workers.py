@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import need, wait_until_ready
+from conftest import free_port, need, wait_until_ready
 from gradio_client import Client, handle_file
 from page_visits import choose_many, expect_label, open_tab, visit
 from pictures import encoded, noise
@@ -60,9 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @contextmanager
 def running(folder: Path, *, workers: int, target: str | None = None, **settings: str) -> Iterator[Server]:
     """`python -m cifar serve --workers N`, or gunicorn with another target, on a free port; SIGTERM must suffice to end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "cifar", "serve", "--workers", str(workers), "--port", str(port)]
     environment = {**os.environ, "CIFAR_UPLOADS": str(folder / "uploads"), "TMPDIR": str(folder), **settings}
     if target:
