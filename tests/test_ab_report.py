@@ -15,14 +15,16 @@ from postgres import real_postgres
 from pydantic import SecretStr
 from recorded import open_records, write_a_day, write_answers, write_comparisons
 from sqlalchemy import delete, update
+from two_versions import write_two_versions
 
 from cifar.cli import main
 from cifar.errors import BadParameter, RecordsUnavailable
-from cifar.experiment.reports import ab_report
+from cifar.experiment.reports import _on_trial, ab_report
 from cifar.experiment.text import report_text, sentence
 from cifar.experiment.watch import drift_report
 from cifar.records.tables import NONE, feedback, predictions
 from cifar.registry import Registry
+from cifar.routing import RoutingLog
 from cifar.serving.experiment import Experiment
 from cifar.serving.page.experiment import ab_html
 from cifar.settings import ROOT, Settings
@@ -159,6 +161,19 @@ def test_a_version_that_has_answered_nothing_is_refused_by_name(engine, settings
     write_answers(engine, 1, right=rights(5, 1))
     with pytest.raises(BadParameter, match=r"Version 7 has answered nothing in this time; these have: 1\."):
         ab_report(engine, settings, versions=(1, 7))
+
+
+def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
+    """It answers nobody: who asked it by its number, once, was not drawn for it."""
+    write_two_versions(tmp_path)
+    settings = Settings(registry=tmp_path)
+    log = RoutingLog.of(settings)
+    log.promote(1, by="ada", prove=lambda _: None)
+    log.label("dark", 2, by="ada")
+    log.split({"stable": 100}, shadow={"dark": 10}, by="ada")
+    assert _on_trial(settings, {1: 50, 2: 1}) == []
+    log.split({"stable": 90, "dark": 10}, shadow={}, by="ada")
+    assert _on_trial(settings, {1: 50, 2: 1}) == [1, 2]
 
 
 @pytest.mark.slow

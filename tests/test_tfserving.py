@@ -26,10 +26,10 @@ from test_workers import running
 from two_versions import write_two_versions
 
 from app import create_app
-from cifar.errors import BadRequest, ModelServerUnavailable, SettingsError, VersionUnusable
+from cifar.errors import BadRequest, ImageTooLarge, ModelServerUnavailable, SettingsError, VersionUnusable
 from cifar.model_server import ModelServer, _messages
 from cifar.predictor import Predictor
-from cifar.preprocess import preprocess
+from cifar.preprocess import to_input
 from cifar.registry import Registry
 from cifar.routing import RoutingLog
 from cifar.serving.tensors import read_call
@@ -189,6 +189,18 @@ def test_a_long_text_among_numbers_takes_no_more_memory_than_the_call():
     assert most < 20_000_000
 
 
+def test_the_images_of_a_call_may_cost_no_more_than_one_image():
+    """A few kilobytes may unpack to millions of pixels, and a call has room for many such files."""
+    manifest = Registry(ROOT / "saved_model", "cifar_classifier").get().manifest
+    file = base64.b64encode(encoded(noise(40, 40))).decode()
+    limits = {"most_images": 256, "max_pixels": 40 * 40 * 3}
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": file}] * 3}
+    assert len(read_call(json.dumps(body).encode(), manifest, **limits).images) == 3
+    body["instances"].append({"b64": file})
+    with pytest.raises(ImageTooLarge, match="at most 4,800 pixels together; send fewer at once"):
+        read_call(json.dumps(body).encode(), manifest, **limits)
+
+
 @pytest.mark.parametrize("key", ["b64", r"b\u00364"])
 def test_image_files_in_a_tensor_call_never_hold_up_the_event_loop(api, monkeypatch, key):
     """Some kilobytes may unpack to millions of pixels, so they are decoded in a thread however short the call is."""
@@ -196,9 +208,9 @@ def test_image_files_in_a_tensor_call_never_hold_up_the_event_loop(api, monkeypa
 
     def noted(*arguments, **options):
         threads.append(threading.current_thread().name)
-        return preprocess(*arguments, **options)
+        return to_input(*arguments, **options)
 
-    monkeypatch.setattr("cifar.serving.tensors.preprocess", noted)
+    monkeypatch.setattr("cifar.serving.tensors.to_input", noted)
     body = json.dumps({"signature_name": "serving_bytes", "instances": [b64(CAT)]}).replace("b64", key)
     assert api.post(f"{MODEL}:predict", content=body).status_code == 200
     assert [name.partition("_")[0] for name in threads] == ["asyncio"]

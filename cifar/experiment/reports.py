@@ -209,10 +209,13 @@ def _version(number: int, asked: dict[str, np.ndarray], shadow: Any, judged: Acc
 def _on_trial(settings: Settings, counts: dict[int, int]) -> list[int]:
     """The stable version and the one on trial, when both have answered."""
     try:
-        live = RoutingLog.of(settings).now().live
+        routing = RoutingLog.of(settings).now()
     except CifarError:  # the report does not depend on what is served now
         return []
-    tried = [number for number in live if number in counts]
+    asked = dict.fromkeys(
+        [routing.stable, *(routing.labels[label] for label in routing.traffic)]
+    )  # shadows answer nobody
+    tried = [number for number in asked if number in counts]
     return tried[:2] if len(tried) > 1 else []
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
-from cifar.errors import BadRequest
-from cifar.preprocess import preprocess
-from cifar.registry import Manifest, SignatureInfo
+from cifar.errors import BadRequest, ImageTooLarge
+from cifar.preprocess import open_image, to_input
+from cifar.registry import ImageSpec, Manifest, SignatureInfo
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -39,7 +40,7 @@ def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: 
         body: JSON with `instances` or `inputs`, and perhaps `signature_name`.
         manifest: the version's.
         most_images: in one call.
-        max_pixels: of an encoded file.
+        max_pixels: of an encoded file, and of all of a call as they are decoded.
 
     Raises:
         BadRequest: it is not formed as TensorFlow Serving's API documents it, or its tensor has another shape or range.
@@ -61,9 +62,8 @@ def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: 
     if len(values) > most_images:
         raise BadRequest(f"A call takes at most {most_images} images; got {len(values)}.")
     if info.dtype == "string":
-        files = [_file(value) for value in values]
-        pixels = [preprocess(file, **manifest.image.model_dump(), max_pixels=max_pixels) for file in files]
-        return TensorCall(signature, by_row, np.stack(pixels))
+        images = list(_decoded([_file(value) for value in values], manifest.image, max_pixels))
+        return TensorCall(signature, by_row, np.stack(images))
     return TensorCall(signature, by_row, _pixels(values, tensor, info.dtype, manifest.image.shape))
 
 
@@ -118,6 +118,19 @@ def _named(value: Any, tensor: str) -> Any:
     if value.keys() != {tensor}:
         raise BadRequest(f"The signature's one input is {tensor!r}; got {', '.join(map(repr, value))[:80]}.")
     return value[tensor]
+
+
+def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int) -> Iterator[np.ndarray]:
+    """The images of files, which together may cost as much to decode as one may."""
+    left = max_pixels
+    for file in files:
+        image = open_image(file, max_pixels=max_pixels, side=max(spec.height, spec.width))
+        left -= image.width * image.height
+        if left < 0:
+            raise ImageTooLarge(
+                f"The images of a call have at most {max_pixels:,} pixels together; send fewer at once."
+            )
+        yield to_input(image, **spec.model_dump())
 
 
 def _file(value: Any) -> bytes:
