@@ -239,6 +239,21 @@ def test_a_host_that_is_not_ours_is_refused_and_never_reflected(upstream, tmp_pa
             assert httpx.get(f"{nginx.address}/readyz", headers={"Host": host}).status_code == 200
 
 
+def test_prometheus_reads_metrics_by_a_hosts_address_though_names_are_set(tmp_path):
+    """It calls each container by its address; who may not read them is told what any other name is told."""
+    options = {"NGINX_HOSTS": "space.example", "NGINX_METRICS_FROM": "127.0.0.9"}
+    with echo() as upstream, running_nginx(tmp_path, upstream, **options) as nginx:
+        for address, path, status in (
+            ("127.0.0.9", "metrics", 200),
+            ("127.0.0.9", "config", 421),
+            ("127.0.0.1", "metrics", 421),
+        ):
+            with client_from(address) as http:
+                assert http.get(f"{nginx.address}/{path}").status_code == status
+        with client_from("127.0.0.9") as http:
+            assert dict(http.get(f"{nginx.address}/metrics").json())["host"] == "localhost"
+
+
 def test_metrics_are_for_those_networks_that_are_named(upstream, tmp_path):
     """Nobody by default; and a forged address is no key."""
     with running_nginx(tmp_path, upstream, NGINX_METRICS_FROM="127.0.0.9") as nginx:
