@@ -256,6 +256,17 @@ def test_only_named_namespaces_may_call_and_the_app_may_call_only_what_it_needs(
         assert policies[f"demo-cifar-space-{part}"]["egress"] == []
 
 
+def test_the_alerts_find_what_the_monitor_scrapes():
+    """Rules and dashboard select job="cifar"; without it, CifarDown would fire for ever and no other alert at all."""
+    documents = rendered(VALUES["watched"])
+    (monitor,) = of_kind(documents, "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    job = {rule["replacement"] for rule in endpoint.get("relabelings", []) if rule["targetLabel"] == "job"}
+    named = re.findall(r"job=\W*(\w+)", yaml.safe_dump_all(of_kind(documents, "PrometheusRule")))
+    assert named
+    assert job == set(named)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
