@@ -267,6 +267,14 @@ def test_the_alerts_find_what_the_monitor_scrapes():
     assert job == set(named)
 
 
+def test_a_new_password_restarts_redis_too():
+    """It reads its file at the start alone: the app would come with a password that Redis does not know."""
+    before, after = (
+        dict(pods(rendered({"redis": {"enabled": True, "password": password}}))) for password in ("a1", "b2")
+    )
+    assert before["demo-cifar-space-redis"] != after["demo-cifar-space-redis"]
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
