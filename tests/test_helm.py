@@ -275,6 +275,18 @@ def test_a_new_password_restarts_redis_too():
     assert before["demo-cifar-space-redis"] != after["demo-cifar-space-redis"]
 
 
+def test_a_large_number_reaches_the_app_as_digits():
+    """Helm reads numbers as floats, and would write 104857600 as 1.048576e+08, which ends the start."""
+    settings = {"CIFAR_MAX_BODY_BYTES": 104857600, "CIFAR_AB_EFFECT_SHARE": 0.02, "CIFAR_MCP": True, "NGINX_HOSTS": "a"}
+    (made,) = [
+        each
+        for each in of_kind(rendered({"settings": settings}), "ConfigMap")
+        if each["metadata"]["name"] == "demo-cifar-space"
+    ]
+    expected = ["104857600", "0.02", "true", "a"]
+    assert [made["data"][name] for name in settings] == expected
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
