@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
-# Half of the time of the tests is waiting. File by file, since what a file's tests share is dear; in their order, for the dear files to be in the middle.
+# File by file, since what a file's tests share is dear; in their order, for the dear files to be in the middle.
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,8 @@ run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
 
 test: $(VENV)/development-ready ## run every test
 	@echo "==> Running every test (make test-fast leaves out the slow ones)"
-	@$(BIN)/python -m pytest $(TWO_AT_ONCE)
+	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not alone" && together=0 || together=1; \
+		echo "==> Now those that run alone"; $(BIN)/python -m pytest -m alone && exit $$together
 
 test-fast: $(VENV)/development-ready ## run the tests that take seconds
 	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not slow"

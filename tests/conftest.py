@@ -240,8 +240,34 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
 _COSTLY_FIXTURES = {"browser", "whole", "scored_run", "scored_version"}
 
 
+_ALONE = {
+    f"test_{name}"
+    for name in [
+        "break",
+        "container",
+        "feedback",
+        "limits",
+        "live_versions",
+        "monitoring",
+        "nginx",
+        "nginx_hostile",
+        "oidc",
+        "several_hosts",
+        "signin",
+        "spaces",
+        "ssh_deploy",
+        "tfserving",
+        "uploads",
+        "workers",
+    ]
+}
+"""Files that watch several processes under load, or kill them: beside another test, their patience would measure that one."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that needs a browser or a training is slow, whatever it does itself."""
+    """A test that needs a browser or a training is slow, whatever it does itself; some files run alone."""
     for item in items:
+        if item.path.stem in _ALONE:
+            item.add_marker(pytest.mark.alone)
         if _COSTLY_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

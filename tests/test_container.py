@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -250,14 +251,18 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
         def ask(_: int) -> int:
             return httpx.post(f"{container.address}/predict", files={"image": slow}, timeout=60).status_code
 
+        opened = threading.Event()
+
         def stay() -> None:
             with httpx.stream("GET", f"{container.address}/gradio_api/heartbeat/abc", timeout=60) as stream:
+                opened.set()
                 for _ in stream.iter_raw():
                     pass
 
         with ThreadPoolExecutor(9) as pool:
-            asked = [pool.submit(ask, i) for i in range(8)]
             page = pool.submit(stay)
+            assert opened.wait(60)
+            asked = [pool.submit(ask, i) for i in range(8)]
             wait(asked, return_when=FIRST_COMPLETED)  # so that all have arrived
             still = sum(not answer.done() for answer in asked)
             began = time.monotonic()
@@ -299,7 +304,7 @@ def test_a_reload_reaches_both_and_loses_no_request(engine, image):
         statuses = set()
         deadline = time.monotonic() + 120
         with httpx.Client(timeout=30) as client:
-            while len(workers() - before) < 4 or len(workers() & before) > 1:
+            while not statuses or len(workers() - before) < 4 or len(workers() & before) > 1:
                 assert time.monotonic() < deadline, container.log()
                 for _ in range(10):
                     statuses.add(client.get(f"{container.address}/readyz").status_code)

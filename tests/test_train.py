@@ -196,12 +196,12 @@ def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, ar
 def test_a_time_budget_of_few_steps_makes_more_of_them(tmp_path, monkeypatch):
     """Where the time allows one pass, smaller batches learn more in it; who names a batch size gets it."""
     monkeypatch.setattr(pace, "time", Clock())
-    dataset = colours(200)
+    dataset = colours()
     steps = {}
     for name, batch_size in (("left to the recipe", None), ("named", 32)):
         train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)
         steps[name] = rows(tmp_path / name)["steps"][0]
-    fitted = 200 * 0.8
+    fitted = 240 * 0.8
     assert steps["named"] == fitted // 32
     assert steps["left to the recipe"] == fitted // 8
 

@@ -23,7 +23,7 @@ main() {  # whole before any of it runs: a connection lost early leaves no half 
 set -euo pipefail
 trap '' PIPE HUP
 mkdir -p ~/cifar-space && cd ~/cifar-space
-say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >> log; printf '%s\n' "$*" 2>/dev/null || true; }
+say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >> log || true; printf '%s\n' "$*" 2>/dev/null || true; }
 
 exec 9> lock
 flock -n 9 || { say "another deployment is under way on this host"; exit 3; }
@@ -56,7 +56,7 @@ aside() {  # out of the way, and off the port
 back() {  # whatever took its place is not ready
   gone cifar-space
   if "$engine" rename cifar-space-before cifar-space 2>/dev/null; then
-    "$engine" start cifar-space >/dev/null && ready "$port" && say "serving $old again"
+    "$engine" start cifar-space 9>&- >/dev/null && ready "$port" && say "serving $old again"
   fi
 }
 record() { printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
