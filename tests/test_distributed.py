@@ -44,6 +44,14 @@ from cifar.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
+DIES_WHILE_IT_WRITES = """
+import os, signal, sys
+import cifar.training.train
+cifar.training.train.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+from cifar.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
@@ -58,14 +66,14 @@ def data(tmp_path_factory):
 
 
 @contextmanager
-def workers(data, out, *options, each=((), ())):
+def workers(data, out, *options, each=((), ()), program=("-m", "cifar")):
     """Two processes of one cluster, the chief first; ended in any case. `each` has what one of them gets besides."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in each]
     started = []
     try:
         for index, more in enumerate(each):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            command = ["-m", "cifar", "train", "--distribute", "multiworker", "--data", data, "--out", out / str(index)]
+            command = [*program, "train", "--distribute", "multiworker", "--data", data, "--out", out / str(index)]
             started.append(
                 subprocess.Popen(
                     [sys.executable, *map(str, [*command, *OPTIONS, *options, *more])],
@@ -156,6 +164,19 @@ def test_a_worker_that_is_killed_ends_all_and_the_run_goes_on_as_if_it_had_not(t
     assert [process.status for process in again] == [0, 0], again[0].words
     assert equal_weights(tmp_path / "0", together)
     assert np.array_equal(curves(tmp_path / "0"), curves(together))
+
+
+@pytest.mark.slow
+def test_a_chief_that_is_killed_while_it_writes_the_result_leaves_nobody_who_ended_well(tmp_path, data):
+    """Kubernetes starts again who failed, and the chief waits for all: a worker that had succeeded would never come."""
+    with workers(data, tmp_path, program=("-c", DIES_WHILE_IT_WRITES)) as processes:
+        chief, other = ended(processes)
+    assert (chief.status, other.status) == (-9, 1), other.words
+    assert "Worker 1 of 2 lost another one" in other.words
+    with workers(data, tmp_path, "--resume") as processes:
+        again = ended(processes)
+    assert [process.status for process in again] == [0, 0], again[0].words
+    assert len(rows(tmp_path / "0")) == EPOCHS
 
 
 @pytest.mark.slow

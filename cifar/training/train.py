@@ -101,6 +101,7 @@ def _train(work: Work, *, resume: bool, h5: bool) -> Path:
     model, history = _start(work)
     if not workers.is_chief:
         _fit(work, model, history)
+        workers.from_chief(None)  # who ended well would not be started again, should the chief die while it writes
         return run / MODEL
     if not (run / CONFIG).exists():
         make_folder(run, description)  # not before: what cannot start leaves nothing
@@ -115,6 +116,7 @@ def _train(work: Work, *, resume: bool, h5: bool) -> Path:
         raise
     result = finish(work, model, history, h5=h5)
     (run / CHECKPOINT).unlink()
+    workers.from_chief(None)
     return result
 
 
