@@ -113,6 +113,15 @@ def test_going_on_with_something_else_is_refused(images, tmp_path):
         predict_many(manifest, images, version(), SMALL, resume=True)
 
 
+def test_a_link_round_in_a_circle_is_a_row_with_an_error(images, tmp_path):
+    """It does not end the run; a link to nothing is no file, and has no row."""
+    (images / "circle").symlink_to("circle")
+    (images / "nothing").symlink_to("not there")
+    assert predict_many(images, tmp_path / "out", version(), SMALL) == 2
+    assert {row["path"] for row in rows(tmp_path / "out") if row["code"]} == {"notes.txt", "circle"}
+    assert len(paths(tmp_path / "out")) == 11
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -47,8 +47,15 @@ def _files(root: Path, below: str) -> Iterator[str]:
             path = os.path.join(below, entry.name)  # noqa: PTH118 - pathlib takes three times as long
             if entry.is_dir(follow_symlinks=False):  # a link may lead round in a circle
                 yield from _files(root, path)
-            elif entry.is_file():
+            elif _is_file(entry):
                 yield path
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or into a folder that is closed to us: its row will say so
+        return True
 
 
 def _column(source: Path) -> Iterator[str]:
