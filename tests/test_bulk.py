@@ -176,6 +176,14 @@ def test_a_full_disk_leaves_whole_parts_only(images, tmp_path):
     assert sorted(file.name for file in output.iterdir()) == ["_listing", "_run.json"]
 
 
+def test_a_pipe_in_a_manifest_is_a_row_with_an_error(images, tmp_path):
+    """Nobody may ever write into it; the run does not wait for that."""
+    os.mkfifo(images / "pipe")
+    (images / "m.txt").write_text("pipe\n0.jpg\n")
+    subprocess.run(_command(images / "m.txt", tmp_path / "out"), cwd=ROOT, timeout=60, check=False)
+    assert [row["code"] for row in rows(tmp_path / "out")] == ["unreadable_image", None]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_without_losing_or_repeating_a_row(tmp_path):
     """SIGKILL after the second part; the same command with --resume makes the rest."""

@@ -76,8 +76,8 @@ class Classifier:
         limit = self._settings.max_body_bytes
         try:
             # Not the size first: a device or a growing file has none that is true.
-            with file.open("rb") as opened:
-                payload = opened.read(limit + 1)
+            with open(file, "rb", opener=_without_waiting) as opened:
+                payload = opened.read(limit + 1) or b""
         except (OSError, ValueError) as error:  # ValueError: a manifest's path with a zero byte
             raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
         if len(payload) > limit:
@@ -114,3 +114,7 @@ class Classifier:
                 ("error", pa.string()),
             ]
         )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # of a named pipe: until somebody writes
