@@ -122,6 +122,13 @@ def test_a_link_round_in_a_circle_is_a_row_with_an_error(images, tmp_path):
     assert len(paths(tmp_path / "out")) == 11
 
 
+def test_a_manifest_that_windows_wrote_loses_no_row(images, tmp_path):
+    """A text file may begin with a byte order mark and end its lines with two characters."""
+    (images / "m.txt").write_bytes(b"\xef\xbb\xbf0.jpg\r\n2.jpg\r\n")
+    assert predict_many(images / "m.txt", tmp_path / "out", version(), SMALL) == 0
+    assert [row["path"] for row in rows(tmp_path / "out")] == ["0.jpg", "2.jpg"]
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -26,7 +26,7 @@ def paths(source: Path) -> Iterator[str]:
         elif source.suffix.lower() == ".csv":
             yield from _column(source)
         else:
-            with source.open(encoding="utf-8") as lines:
+            with source.open(encoding="utf-8-sig") as lines:
                 yield from (path for line in lines if (path := line.strip("\r\n")))
     except UnicodeDecodeError as error:
         raise BulkError(f"{source} is no text: --input takes a folder, or a file of paths in UTF-8.") from error
