@@ -136,6 +136,8 @@ def test_a_manifest_that_windows_wrote_loses_no_row(images, tmp_path):
         ("empty", "holds no files"),
         ("photo.jpg", "is no text"),
         ("columns.csv", "needs a column path; it has: a, b"),
+        ("quote.csv", "quote.csv is no CSV"),
+        ("long.csv", "long.csv is no CSV"),
     ],
 )
 def test_a_wrong_input_leaves_no_output(source, words, tmp_path, capsys):
@@ -143,6 +145,8 @@ def test_a_wrong_input_leaves_no_output(source, words, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     shutil.copy(EXAMPLE, tmp_path / "photo.jpg")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "quote.csv").write_text('path\na.jpg\n"b.jpg\nc.jpg\n')  # the quote would swallow all rows after it
+    (tmp_path / "long.csv").write_text("path\n" + "x" * 200_000)
     before = sorted(tmp_path.rglob("*"))
     assert main(["predict", "--input", str(tmp_path / source), "--output", str(tmp_path / "out")]) == 1
     assert words in capsys.readouterr().err

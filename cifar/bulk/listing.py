@@ -30,6 +30,8 @@ def paths(source: Path) -> Iterator[str]:
                 yield from (path for line in lines if (path := line.strip("\r\n")))
     except UnicodeDecodeError as error:
         raise BulkError(f"{source} is no text: --input takes a folder, or a file of paths in UTF-8.") from error
+    except csv.Error as error:
+        raise BulkError(f"{source} is no CSV: {error}.") from error
     except OSError as error:
         raise BulkError(f"{error.filename or source} cannot be listed: {error.strerror}.") from error
 
@@ -60,7 +62,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _column(source: Path) -> Iterator[str]:
     with source.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+        rows = csv.DictReader(file, strict=True)
         if "path" not in (rows.fieldnames or []):
             raise BulkError(f"{source} needs a column path; it has: {', '.join(rows.fieldnames or ['nothing'])}.")
         yield from (row["path"] for row in rows if row["path"])
