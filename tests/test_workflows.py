@@ -67,6 +67,17 @@ def test_no_workflow_has_more_rights_than_it_needs_or_runs_a_strangers_words(fil
         assert job.get("uses", "").startswith("./") or job["timeout-minutes"] <= 75
 
 
+@every_file
+def test_a_called_workflow_is_given_the_secrets_that_it_reads(file):
+    """In a called workflow those of the job's environment are empty too, unless the caller names them."""
+    calls = [job for job in yaml.safe_load(file.read_text())["jobs"].values() if "uses" in job]
+    for call in calls:
+        called = (ROOT / call["uses"]).read_text()
+        read = set(re.findall(r"secrets\.(\w+)", called)) - {"GITHUB_TOKEN"}
+        declared = yaml.safe_load(called)[True]["workflow_call"].get("secrets", {})  # YAML 1.1 reads `on` as true
+        assert read == declared.keys() == call.get("secrets", {}).keys(), call["uses"]
+
+
 def test_the_release_would_find_one_version_everywhere():
     """What `release.yml` greps for is there: package, chart, image and changelog name the same."""
     chart = yaml.safe_load((ROOT / "deploy/helm/cifar-space/Chart.yaml").read_text())
