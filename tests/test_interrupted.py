@@ -192,6 +192,22 @@ def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(tmp_path, s
     assert len(rows(tmp_path / "roomy" / "run")) == EPOCHS
 
 
+def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, monkeypatch):
+    """What is left to do is to write the result: resumed, it equals a run that was not stopped."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    aim = config("tutorial", epochs=5, target_accuracy=0.01)
+    monkeypatch.setattr("cifar.training.train.finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(aim, colours(60), tmp_path / "run")
+    monkeypatch.undo()
+    assert len(rows(tmp_path / "run")) == 1
+    train(aim, colours(60), tmp_path / "run", resume=True)
+    assert len(rows(tmp_path / "run")) == 1
+
+
 def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_path, monkeypatch):
     """There is nothing to export yet, and nothing in the way."""
 

@@ -175,7 +175,7 @@ def _fit(work: Work, model: keras.Model, history: list[Row]) -> None:
         fitting = kind(model, held_out, work.batch_size, callbacks)
         short = _is_short(work, history)
         ahead = aside.submit(_epoch_views, work, len(history), short=short)
-        while pace.done(steps_done(model)) < 1 and not pace.over:
+        while pace.done(steps_done(model)) < 1 and not pace.over and not _reached(config, history):
             epoch = len(history)
             pairs = _wait_for(ahead, work)
             soon_short = _is_short(work, history)
@@ -192,8 +192,10 @@ def _fit(work: Work, model: keras.Model, history: list[Row]) -> None:
             _keep(work, model, history)
             progress.epoch_done(row)
             short = soon_short
-            if config.target_accuracy and row["val_accuracy"] >= config.target_accuracy:
-                return
+
+
+def _reached(config: TrainConfig, history: list[Row]) -> bool:
+    return bool(config.target_accuracy and history and history[-1]["val_accuracy"] >= config.target_accuracy)
 
 
 def _keep(work: Work, model: keras.Model, history: list[Row]) -> None:
