@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import free_port, listens
+from PIL import Image
 from pyarrow import dataset
 
 from cifar.bulk.run import predict_many
@@ -127,6 +128,20 @@ def test_a_manifest_that_windows_wrote_loses_no_row(images, tmp_path):
     (images / "m.txt").write_bytes(b"\xef\xbb\xbf0.jpg\r\n2.jpg\r\n")
     assert predict_many(images / "m.txt", tmp_path / "out", version(), SMALL) == 0
     assert [row["path"] for row in rows(tmp_path / "out")] == ["0.jpg", "2.jpg"]
+
+
+def test_going_on_with_other_limits_is_refused(images, tmp_path):
+    """Or the same photograph would have an answer in one part and an error in another."""
+    output = tmp_path / "out"
+    for number in range(9):
+        Image.new("RGB", (100, 100)).save(images / f"large-{number}.png")
+    narrow = Settings(bulk_part_images=4, max_image_pixels=5000)
+    assert predict_many(images, output, version(), narrow) == 10
+    (output / "part-000002.parquet").unlink()
+    with pytest.raises(BulkError, match="max_image_pixels was 5000, is 50000000"):
+        predict_many(images, output, version(), SMALL, resume=True)
+    predict_many(images, output, version(), narrow, resume=True)
+    assert len([row for row in rows(output) if row["code"]]) == 10
 
 
 @pytest.mark.parametrize(

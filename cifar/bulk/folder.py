@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cifar.bulk.listing import paths, root_of
 from cifar.errors import BulkError
 from cifar.registry import Version, sha256
+from cifar.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,8 @@ class Run:
     version: int
     version_sha256: str
     """Of the version's manifest, which has the sum of every file."""
+    max_body_bytes: int
+    max_image_pixels: int
     images: int = 0
     part_images: int = 0
 
@@ -44,13 +47,22 @@ class Run:
         return -(-self.images // self.part_images)
 
 
-def describe(source: Path, version: Version) -> Run:
+def describe(source: Path, version: Version, settings: Settings) -> Run:
     """The run that is asked for now, not yet listed."""
     if not source.exists():
         raise BulkError(f"{source} is not there: --input takes a folder of images, or a file of paths.")
     digest = None if source.is_dir() else sha256(source)
     manifest = sha256(version.path / "manifest.json")
-    return Run(str(source.resolve()), digest, str(root_of(source)), version.name, version.number, manifest)
+    return Run(
+        input=str(source.resolve()),
+        input_sha256=digest,
+        root=str(root_of(source)),
+        model=version.name,
+        version=version.number,
+        version_sha256=manifest,
+        max_body_bytes=settings.max_body_bytes,
+        max_image_pixels=settings.max_image_pixels,
+    )
 
 
 def begin(wanted: Run, output: Path, *, part_images: int) -> Run:

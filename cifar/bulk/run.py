@@ -47,7 +47,7 @@ def predict_many(
     from tqdm import tqdm
 
     version.verify()
-    wanted = describe(source, version)
+    wanted = describe(source, version, settings)
     run = go_on(wanted, output) if resume and output.exists() else None
     make = _runner(runner)  # before anything is written
     run = run or begin(wanted, output, part_images=settings.bulk_part_images)
