@@ -287,6 +287,24 @@ def test_a_large_number_reaches_the_app_as_digits():
     assert [made["data"][name] for name in settings] == expected
 
 
+def test_prometheus_reads_tensorflow_serving_where_monitors_are_asked_for():
+    """It counts at its REST port, which without a monitor is open to nobody."""
+    for monitors in (False, True):
+        documents = rendered({**VALUES["TensorFlow Serving"], "monitoring": {"serviceMonitor": monitors}})
+        policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(documents, "NetworkPolicy")}
+        ports = [rule["ports"][0]["port"] for rule in policies["demo-cifar-space-tfserving"]["ingress"]]
+        assert ports == [8500, 8501][: 1 + monitors]
+        assert [rule["ports"][0]["port"] for rule in policies["demo-cifar-space-redis"]["ingress"]] == [6379]
+    names = {each["metadata"]["name"]: each["spec"] for each in of_kind(documents, "ServiceMonitor")}
+    (endpoint,) = names["demo-cifar-space-tfserving"]["endpoints"]
+    text = (ROOT / "deploy/tfserving/monitoring.config").read_text()
+    assert f'path: "{endpoint["path"]}"' in text
+    (service,) = [each for each in of_kind(documents, "Service") if each["metadata"]["name"].endswith("tfserving")]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    selected = names["demo-cifar-space-tfserving"]["selector"]["matchLabels"]
+    assert selected.items() <= service["metadata"]["labels"].items()
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
