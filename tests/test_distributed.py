@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import free_port
-from pictures import encoded
-from PIL import Image
-from test_train import colours, equal_weights, rows
+from test_train import colours, colours_folder, equal_weights, rows
 
 from cifar.cli import _parser
 from cifar.errors import BadParameter, TrainingError
@@ -56,13 +54,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Pictures that are red, green or blue, as an image folder."""
-    folder = tmp_path_factory.mktemp("colours")
-    dataset = colours(240)
-    for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
-        target = folder / "train" / "abc"[label]
-        target.mkdir(parents=True, exist_ok=True)
-        (target / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
-    return folder
+    return colours_folder(tmp_path_factory.mktemp("colours"), 240)
 
 
 @contextmanager

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 import pytest
-from pictures import encoded
-from PIL import Image
-from test_train import QUICK, both, colours, config, equal_weights, rows
+from test_train import QUICK, both, colours, colours_folder, config, equal_weights, rows
 
 from cifar.errors import ExportError, TrainingError
 from cifar.settings import ROOT, Settings
@@ -60,13 +58,7 @@ def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeyp
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """The colours as an image folder."""
-    data = tmp_path_factory.mktemp("colours")
-    dataset = colours(150)
-    for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
-        target = data / "train" / "abc"[label]
-        target.mkdir(parents=True, exist_ok=True)
-        (target / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
-    return data
+    return colours_folder(tmp_path_factory.mktemp("colours"), 150)
 
 
 def command(data, out, *more) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from pictures import encoded
+from PIL import Image
 
 from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training import pace
@@ -25,6 +28,16 @@ def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
     images = random.integers(0, 120, (count, size, size, 3), np.uint8)
     images[np.arange(count), :, :, labels] += 120
     return Dataset("colours", tuple("abc"[:classes]), images, labels, images[:30], labels[:30])
+
+
+def colours_folder(folder: Path, count: int) -> Path:
+    """The training part of the same as an image folder."""
+    dataset = colours(count)
+    for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
+        target = folder / "train" / "abc"[label]
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
+    return folder
 
 
 EPOCHS = {"fast": 4, "tutorial": 3}

@@ -234,13 +234,8 @@ class Recorder:
             try:
                 table, row = orjson.loads(line)
                 by_table[table].append(_rounded(row))
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-                AttributeError,
-            ):  # the power failed, or another version of ours wrote it
-                self._on_drop(1)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self._on_drop(1)  # the power failed, or another version of ours wrote it
         for table, rows in by_table.items():
             if rows:
                 self._insert(table, rows)
