@@ -71,6 +71,21 @@ def test_one_bad_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
     assert len(records[0]["top_k"]) == 3
 
 
+def test_bar_and_counts_are_complete_when_the_batch_says_that_it_is_done(page):
+    """What is drawn every quarter of a second is not behind the summary."""
+    open_tab(page, "batch")
+    page.evaluate("""() => {
+        const box = document.querySelector("#batch");
+        new MutationObserver(() => {
+            if (box.querySelector(".summary")?.textContent)
+                window.atTheEnd ??= [box.querySelector("progress").value, box.querySelectorAll(".counts li").length];
+        }).observe(box, { childList: true, subtree: true });
+    }""")
+    choose_many(page, "batch", [FILES[0]])
+    finished(page, "batch", "1 of 1 done.")
+    assert page.evaluate("window.atTheEnd") == [1, 1]
+
+
 def test_the_table_is_sorted_by_its_headers(page):
     """Up, then down; a screen reader is told; what failed stays at the end."""
     open_tab(page, "batch")

@@ -168,17 +168,19 @@
   }
 
   function draw(run) {
-    if (run.drawing) return;
-    run.drawing = true;
-    setTimeout(() => {
-      run.drawing = false;
-      run.body.append(...run.fresh.splice(0)); // together: a table is laid out anew for each
-      const done = run.rows.filter(isDone);
-      const bar = run.box.querySelector("progress");
-      [bar.max, bar.value] = [Math.max(1, run.rows.length), done.length];
-      if (!run.ended) run.progress.innerHTML = told("batch.done", run, done);
-      run.box.querySelector(".counts").innerHTML = counts(done, run);
-    }, 250);
+    run.drawing ??= setTimeout(() => paint(run), 250);
+  }
+
+  function paint(run) {
+    clearTimeout(run.drawing);
+    run.drawing = null;
+    if (runs.get(run.box) !== run) return; // another batch has its place
+    run.body.append(...run.fresh.splice(0)); // together: a table is laid out anew for each
+    const done = run.rows.filter(isDone);
+    const bar = run.box.querySelector("progress");
+    [bar.max, bar.value] = [Math.max(1, run.rows.length), done.length];
+    run.progress.innerHTML = told("batch.done", run, done);
+    run.box.querySelector(".counts").innerHTML = counts(done, run);
   }
 
   function counts(done, run) {
@@ -197,8 +199,7 @@
   function end(run) {
     const done = run.rows.filter(isDone);
     run.box.querySelector("[data-do=cancel]").hidden = true;
-    run.ended = true;
-    run.body.append(...run.fresh.splice(0));
+    paint(run); // what waits for the next drawing is part of what the summary says
     run.progress.innerHTML = "";
     const both = done.filter(({ error }) => !error);
     const summary = cifar.say("compare.summary", { different: both.filter((row) => !agrees(row)).length, all: both.length });
