@@ -161,11 +161,12 @@ def test_a_worker_that_is_killed_ends_all_and_the_run_goes_on_as_if_it_had_not(t
 @pytest.mark.slow
 def test_a_chief_that_is_killed_while_it_writes_the_result_leaves_nobody_who_ended_well(tmp_path, data):
     """Kubernetes starts again who failed, and the chief waits for all: a worker that had succeeded would never come."""
-    with workers(data, tmp_path, program=("-c", DIES_WHILE_IT_WRITES)) as processes:
+    small = ["--arch", "tutorial"]
+    with workers(data, tmp_path, *small, program=("-c", DIES_WHILE_IT_WRITES)) as processes:
         chief, other = ended(processes)
     assert (chief.status, other.status) == (-9, 1), other.words
     assert "Worker 1 of 2 lost another one" in other.words
-    with workers(data, tmp_path, "--resume") as processes:
+    with workers(data, tmp_path, *small, "--resume") as processes:
         again = ended(processes)
     assert [process.status for process in again] == [0, 0], again[0].words
     assert len(rows(tmp_path / "0")) == EPOCHS

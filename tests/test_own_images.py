@@ -59,7 +59,7 @@ def shapes(tmp_path_factory):
     return shapes_folder(tmp_path_factory.mktemp("shapes") / "shapes", train=60, test=20)
 
 
-@pytest.mark.parametrize(("size", "epochs"), [(32, 12), (96, 12)])
+@pytest.mark.parametrize(("size", "epochs"), [(32, 12), (64, 8)])
 def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_path, shapes, size, epochs):
     """The four commands as the README has them; page, REST and gradio_client answer with the folder's names."""
     held = json.loads(cifar("data", shapes, "--image-size", size, "--json"))

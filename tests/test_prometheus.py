@@ -90,7 +90,7 @@ def test_the_tests_of_an_alert_notice_when_a_part_of_it_breaks(tmp_path, alert, 
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     rules = yaml.safe_load((DEPLOY / "rules/alerts.yml").read_text())
     for group in rules["groups"]:
-        group["rules"] = [{**rule, **(fields if rule["alert"] == alert else {})} for rule in group["rules"]]
+        group["rules"] = [{**rule, **fields} for rule in group["rules"] if rule["alert"] == alert]
     (tmp_path / "deploy/rules/alerts.yml").write_text(yaml.safe_dump(rules))
     played = promtool("test", "rules", tmp_path / "deploy/tests" / f"{alert}.{noticed_by}.yml")
     assert played.returncode == 1, f"{alert} {change} passes its tests"
