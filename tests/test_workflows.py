@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -78,17 +79,40 @@ def test_a_called_workflow_is_given_the_secrets_that_it_reads(file):
         assert read == declared.keys() == call.get("secrets", {}).keys(), call["uses"]
 
 
-def test_the_release_would_find_one_version_everywhere():
-    """What `release.yml` greps for is there: package, chart, image and changelog name the same."""
-    chart = yaml.safe_load((ROOT / "deploy/helm/cifar-space/Chart.yaml").read_text())
-    assert chart["version"] == chart["appVersion"] == __version__
-    assert f'__version__ = "{__version__}"' in (ROOT / "cifar/__init__.py").read_text()
-    assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
-    notes = subprocess.run(
-        ["awk", "-v", f"version={__version__}", "/^## /{found = index($0, version) > 0} found", "CHANGELOG.md"],
+def released(tmp_path: Path, passed: str, tag: str = f"v{__version__}") -> subprocess.CompletedProcess[str]:
+    """Run what `release.yml` checks before it writes anything, with a `gh` that knows of so many runs of ci."""
+    gh = tmp_path / "gh"
+    gh.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho {passed}\n')
+    gh.chmod(0o755)
+    commands = [step["run"] for step in steps(ROOT / ".github/workflows/release.yml") if "run" in step]
+    checks = commands[: next(i for i, command in enumerate(commands) if "docker" in command)]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-e", "-c", "\n".join(checks)],
         cwd=ROOT,
+        env={**os.environ, "PATH": path, "GITHUB_REF_NAME": tag, "RUNNER_TEMP": str(tmp_path)},
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout
-    assert len(notes) > 300
+        check=False,
+    )
+
+
+def test_a_tag_is_released_only_where_its_commit_passed_ci_on_main(tmp_path):
+    """Anybody can tag anything; a release is what the tests saw."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    refused = released(tmp_path, "0")
+    assert refused.returncode != 0
+    assert f"ci has not passed for {commit.strip()} on main" in refused.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert f"--workflow ci.yml --branch main --event push --commit {commit.strip()} --status success" in asked
+    assert released(tmp_path, "1").returncode == 0
+
+
+def test_the_release_would_find_one_version_everywhere(tmp_path):
+    """Package, chart, image and changelog name the same, and another tag is refused."""
+    chart = yaml.safe_load((ROOT / "deploy/helm/cifar-space/Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+    assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
+    assert released(tmp_path, "1").returncode == 0
+    assert len((tmp_path / "notes.md").read_text()) > 300
+    assert released(tmp_path, "1", tag="v99.0.0").returncode != 0
