@@ -68,6 +68,20 @@ def test_no_workflow_has_more_rights_than_it_needs_or_runs_a_strangers_words(fil
         assert job.get("uses", "").startswith("./") or job["timeout-minutes"] <= 75
 
 
+@pytest.mark.parametrize("name", ["deploy", "space"])
+def test_only_what_is_on_main_and_passed_ci_is_deployed(name):
+    """By hand a deployment can be taken back, and no other commit can be sent: nothing says that its tests passed."""
+    workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
+    for job in workflow["jobs"].values():
+        if "environment" in job:
+            assert "github.ref == 'refs/heads/main' &&" in f"{job['if']} &&", "a branch's own scripts would run there"
+    by_hand = workflow[True].get("workflow_dispatch", {"inputs": {}})  # YAML 1.1 reads `on` as true
+    assert by_hand["inputs"].keys() <= {"rollback"}
+    if by_hand["inputs"]:
+        assert workflow["jobs"]["build"]["if"] == "github.event_name == 'push'"
+        assert "(needs.build.result == 'success' || inputs.rollback)" in workflow["jobs"]["deploy"]["if"]
+
+
 @every_file
 def test_a_called_workflow_is_given_the_secrets_that_it_reads(file):
     """In a called workflow those of the job's environment are empty too, unless the caller names them."""
