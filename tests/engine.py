@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import chain, pairwise
 from pathlib import Path
 
 STATE = Path(os.environ["ENGINE_STATE"])
@@ -33,7 +34,7 @@ def run(words: list[str]) -> None:
     port = words[words.index("--publish") + 1].split(":")[-2]
     trial = name.endswith("-try")
     assert "--read-only" in words, words
-    assert ("--tmpfs /app/var" if trial else "--volume cifar-records:/app/var") in " ".join(words), words
+    assert ("--volume cifar-records:/app/var" in " ".join(words)) != trial, words
     assert words[words.index("--restart") + 1] == ("no" if trial else "always"), "a host that boots serves something"
     if (STATE / name).exists():
         sys.exit(f"the name {name} is taken")
@@ -42,17 +43,24 @@ def run(words: list[str]) -> None:
         sys.exit("nobody is there any more")
     if kind(image) == "slow":
         time.sleep(4)
-    launch(name, image, port)
+    launch(name, image, port, *variables(words))
     with (STATE / "history").open("a") as history:
         history.write(f"run {name} {kind(image)}\n")
 
 
-def launch(name: str, image: str, port: str) -> None:
+def variables(words: list[str]) -> list[str]:
+    """NAME=VALUE of the file, then those of the command, which win."""
+    given = list(pairwise(words))
+    files = [Path(value).read_text().split() for flag, value in given if flag == "--env-file"]
+    return [*chain(*files), *(value for flag, value in given if flag == "--env")]
+
+
+def launch(name: str, image: str, port: str, *given: str) -> None:
     assert not Path("/proc/self/fd/9").exists(), "the lock would live as long as the container"
     serves = kind(image) in {"good", "slow"} or (kind(image) in {"once", "cut"} and name.endswith("-try"))
     command = ["app.py"] if serves else ["-c", "import time; time.sleep(600)"]
-    uploads = str(STATE / f"{name}-uploads")
-    environment = {**os.environ, "CIFAR_PORT": port, "CIFAR_RECORDS": "false", "CIFAR_UPLOADS": uploads}
+    folders = {f"CIFAR_{each.upper()}": str(STATE / f"{name}-{each}") for each in ("uploads", "records_folder")}
+    environment = {**os.environ, **folders, "CIFAR_PORT": port, **dict(each.split("=", 1) for each in given)}
     with (STATE / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -63,7 +71,7 @@ def launch(name: str, image: str, port: str) -> None:
             stderr=log,
             start_new_session=True,
         )
-    (STATE / name).write_text(f"{process.pid} {image} {port}")
+    (STATE / name).write_text(" ".join([str(process.pid), image, port, *given]))
 
 
 def alive(name: str) -> bool:

@@ -135,6 +135,18 @@ def test_what_is_never_ready_leaves_the_old_one_where_it_is(host):
         assert host.file("current") == f"{image('good')}\n"
 
 
+def test_what_is_only_tried_leaves_the_records_alone(host):
+    """A version that is not accepted must not have changed their tables: the one that goes on may not know the new ones."""
+    (host.folder / "home/cifar-space").mkdir()
+    database = host.folder / "records.sqlite"
+    (host.folder / "home/cifar-space/env").write_text(f"CIFAR_RECORDS=true\nCIFAR_DATABASE_URL=sqlite:///{database}\n")
+    assert host.deploy(image("once"), wait_seconds=15)[0] == 1
+    assert "run cifar-space-try once" in host.history()
+    assert not database.exists()
+    assert host.deploy(image("good"))[0] == 0
+    assert database.exists()
+
+
 def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host):
     """Between the old container's end and the new one's start: the old one waits aside, and serves again before anything else is tried."""
     assert host.deploy(image("good"))[0] == 0

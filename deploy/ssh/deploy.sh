@@ -33,7 +33,7 @@ if [ "$image" = rollback ]; then
   [ -n "$image" ] || { say "there is no image to go back to"; exit 1; }
 fi
 
-start() {  # NAME PORT RESTART IMAGE RECORDS...
+start() {  # NAME PORT RESTART IMAGE OPTION...
   local options=(--name "$1" --publish "$2:7860" --restart "$3" --read-only --tmpfs /tmp:size=1g --cap-drop all
                  --security-opt no-new-privileges --memory 2g --pids-limit 512)
   [ ! -f env ] || options+=(--env-file env)
@@ -47,7 +47,6 @@ ready() {  # PORT
     sleep 1
   done
 }
-records=(--volume cifar-records:/app/var)  # what is only tried writes none
 gone() { "$engine" rm --force "$1" >/dev/null 2>&1 || true; }
 running() { [ "$("$engine" container inspect --format '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }
 aside() {  # out of the way, and off the port
@@ -68,7 +67,8 @@ fi
 say "deploying $image (now: ${old:-nothing})"
 "$engine" pull "$image" >/dev/null || { say "the image cannot be pulled; nothing was changed"; exit 1; }
 gone cifar-space-try
-if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" --tmpfs /app/var && ready "$try_port"; }; then
+# Tried without records: a start brings their tables up to date, and the old version, should it go on, may not know the new ones.
+if ! { start cifar-space-try "127.0.0.1:$try_port" no "$image" --env CIFAR_RECORDS=false && ready "$try_port"; }; then
   "$engine" logs --tail 20 cifar-space-try 2>&1 | sed 's/^/  /' >> log || true
   gone cifar-space-try
   say "not ready within $wait_seconds s beside the old one, which goes on; its last lines are in ~/cifar-space/log"
@@ -78,7 +78,7 @@ gone cifar-space-try
 
 trap 'say "not ready in its place; going back to ${old:-nothing}"; back' EXIT
 aside
-start cifar-space "$port" always "$image" "${records[@]}" && ready "$port" || exit 1
+start cifar-space "$port" always "$image" --volume cifar-records:/app/var && ready "$port" || exit 1
 trap - EXIT
 gone cifar-space-before
 [ "$image" = "$old" ] || record previous "$old"
