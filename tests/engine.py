@@ -1,7 +1,8 @@
 """Stands in for docker where there is none: a container is `python app.py` of this checkout, an image is a name that says how it behaves.
 
 `.../good@...` serves; `.../slow@...` takes its time; `.../never@...` runs and is never ready; `.../once@...` serves once, beside the old one, and
-never in its place; `.../cut@...` too, and its start there is the death of the script; `.../absent@...` cannot be pulled. State is files under $ENGINE_STATE.
+never in its place; `.../cut@...` too, and its start there is the death of the script; `.../absent@...` cannot be pulled. State is files under $ENGINE_STATE;
+its file `images` has lines of a name and a digest.
 """
 
 from __future__ import annotations
@@ -23,10 +24,20 @@ def kind(image: str) -> str:
     return image.split("@", maxsplit=1)[0].rsplit("/", 1)[-1]
 
 
-def pull(image: str) -> None:
-    sys.stdin.read()  # as a program may that asks for a password: no part of the script must be there
-    if kind(image) == "absent":
-        sys.exit("manifest unknown")
+def images() -> list[str]:
+    file = STATE / "images"
+    return file.read_text().splitlines(keepends=True) if file.exists() else []
+
+
+def of_images(command: str, name: str) -> None:
+    if command == "pull":
+        sys.stdin.read()  # as a program may that asks for a password: no part of the script must be there
+        if kind(name) == "absent":
+            sys.exit("manifest unknown")
+    elif command == "images":
+        print("".join(line for line in images() if line.startswith(f"{name} ")), end="")
+    else:
+        (STATE / "images").write_text("".join(line for line in images() if line.split() != name.split("@")))
 
 
 def run(words: list[str]) -> None:
@@ -98,8 +109,8 @@ def main() -> None:
     """Do what one command of docker's does."""
     command, *words = sys.argv[1:]
     name = words[-1]
-    if command == "pull":
-        pull(name)
+    if command in {"pull", "images", "rmi"}:
+        of_images(command, name)
     elif command == "run":
         run(words)
     elif command == "container":  # inspect

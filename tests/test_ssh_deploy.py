@@ -147,6 +147,20 @@ def test_what_is_only_tried_leaves_the_records_alone(host):
     assert database.exists()
 
 
+def test_old_images_go_and_the_two_that_may_serve_stay(host):
+    """Each is some hundred megabytes: after some dozen deployments the disk would be full. Nobody else's are touched."""
+    home, images = host.folder / "home/cifar-space", host.folder / "state/images"
+    home.mkdir()
+    running, before, older, failed, new = (f"sha256:{n * 64}" for n in "01234")
+    (home / "current").write_text(f"registry.example/absent@{running}\n")
+    (home / "previous").write_text(f"registry.example/absent@{before}\n")
+    lines = [f"registry.example/absent {digest}\n" for digest in (older, running, failed, before, new)]
+    images.write_text("".join([*lines, f"registry.example/database {older}\n"]))
+    status, output = host.deploy(f"registry.example/absent@{new}")
+    assert (status, "cannot be pulled" in output) == (1, True), "what is removed makes room for the pull"
+    assert images.read_text() == "".join([lines[1], lines[3], lines[4], f"registry.example/database {older}\n"])
+
+
 def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host):
     """Between the old container's end and the new one's start: the old one waits aside, and serves again before anything else is tried."""
     assert host.deploy(image("good"))[0] == 0

@@ -47,6 +47,13 @@ ready() {  # PORT
     sleep 1
   done
 }
+tidy() {  # of our images the running one, the one before and the new one stay; one in use is not removed anyway
+  local keep name digest
+  keep="$(cat current previous 2>/dev/null || true) $image"
+  "$engine" images --digests --format '{{.Repository}} {{.Digest}}' "${image%@*}" | while read -r name digest; do
+    [[ $keep == *"$digest"* ]] || "$engine" rmi "$name@$digest" </dev/null || true
+  done >/dev/null 2>&1 || true
+}
 gone() { "$engine" rm --force "$1" >/dev/null 2>&1 || true; }
 running() { [ "$("$engine" container inspect --format '{{.State.Running}}' "$1" 2>/dev/null)" = true ]; }
 aside() {  # out of the way, and off the port
@@ -65,6 +72,7 @@ if "$engine" container inspect cifar-space-before >/dev/null 2>&1; then
   if running cifar-space; then gone cifar-space-before; else back; fi
 fi
 say "deploying $image (now: ${old:-nothing})"
+tidy
 "$engine" pull "$image" >/dev/null || { say "the image cannot be pulled; nothing was changed"; exit 1; }
 gone cifar-space-try
 # Tried without records: a start brings their tables up to date, and the old version, should it go on, may not know the new ones.
