@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from conftest import free_port, need
 
 from cifar.settings import ROOT
@@ -159,6 +160,16 @@ def test_old_images_go_and_the_two_that_may_serve_stay(host):
     status, output = host.deploy(f"registry.example/absent@{new}")
     assert (status, "cannot be pulled" in output) == (1, True), "what is removed makes room for the pull"
     assert images.read_text() == "".join([lines[1], lines[3], lines[4], f"registry.example/database {older}\n"])
+
+
+def test_what_a_container_says_does_not_fill_the_disk():
+    """An engine keeps all of it unless told otherwise; the same limits as in compose."""
+    logging = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-locked-in"]["logging"]
+    options = [
+        f"--log-driver {logging['driver']}",
+        *(f"--log-opt {each}={n}" for each, n in logging["options"].items()),
+    ]
+    assert " ".join(options) in DEPLOY.read_text()
 
 
 def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host):

@@ -35,7 +35,8 @@ fi
 
 start() {  # NAME PORT RESTART IMAGE OPTION...
   local options=(--name "$1" --publish "$2:7860" --restart "$3" --read-only --tmpfs /tmp:size=1g --cap-drop all
-                 --security-opt no-new-privileges --memory 2g --pids-limit 512)
+                 --security-opt no-new-privileges --memory 2g --pids-limit 512
+                 --log-driver json-file --log-opt max-size=10m --log-opt max-file=5)
   [ ! -f env ] || options+=(--env-file env)
   [ ! -d models ] || options+=(--volume "$PWD/models:/app/saved_model:ro")
   "$engine" run --detach "${options[@]}" "${@:5}" "$4" 9>&- >/dev/null  # what watches a container must not keep the lock
