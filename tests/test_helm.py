@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
+from cifar import __version__
 from cifar.settings import ROOT, Settings
 
 CHART = ROOT / "deploy/helm/cifar-space"
@@ -34,7 +36,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "a claim that is written": {
         "models": {
             "source": "claim",
-            "claim": {"accessMode": "ReadWriteMany", "storageClass": "nfs"},
+            "claim": {"storageClass": "nfs"},
             "writable": True,
         },
         "settings": {"CIFAR_API_KEYS_FILE": "/models/api-keys.json"},
@@ -305,6 +307,24 @@ def test_prometheus_reads_tensorflow_serving_where_monitors_are_asked_for():
     assert selected.items() <= service["metadata"]["labels"].items()
 
 
+def test_a_claim_that_the_chart_makes_can_be_filled_and_keeps_the_models():
+    """It begins empty, so somebody must be let write; and the pod that README fills it with names the claim, the image and the version that there are."""
+    documents = rendered({"models": {"source": "claim"}})
+    (claim,) = of_kind(documents, "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    text = (CHART / "README.md").read_text()
+    (given,) = re.findall(r"<<'END'\n(.*?)\n  END\n", text, re.DOTALL)
+    fill = yaml.safe_load(textwrap.dedent(given))
+    for version in KUBERNETES:
+        kubernetes_validate.validate(fill, version, strict=True)
+    (volume,) = fill["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert fill["spec"]["containers"][0]["image"].endswith(f"/cifar-space:{__version__}")
+    reader = app(documents)["spec"]["template"]["spec"]["securityContext"]
+    assert fill["spec"]["securityContext"].items() <= reader.items()
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -322,7 +342,8 @@ def test_prometheus_reads_tensorflow_serving_where_monitors_are_asked_for():
         ({"tfserving": {"enabled": True}}, "tfserving needs models.source claim or init"),
         ({"models": {"source": "init"}}, "models.init.image names the image"),
         ({"models": {"writable": True}}, "models.writable needs models.source claim"),
-        ({"models": {"source": "claim", "writable": True}}, "ReadWriteMany"),
+        ({"models": {"source": "claim", "claim": {"accessMode": "ReadOnlyMany"}}}, "accessMode"),
+        ({"models": {"source": "claim", "claim": {"accessMode": "ReadWriteOnce"}, "writable": True}}, "ReadWriteMany"),
         ({"records": True}, "records need CIFAR_DATABASE_URL"),
         ({"networkPolicy": {"from": []}}, "from"),
     ],
