@@ -79,8 +79,8 @@ def chart() -> Chart:
     return Chart.load(CHART)
 
 
-def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
-    manifests = chart().render(values, name="demo", namespace="space")
+def rendered(values: dict[str, Any], of: Chart | None = None) -> list[dict[str, Any]]:
+    manifests = (of or chart()).render(values, name="demo", namespace="space")
     texts = [text for path, text in sorted(manifests.items()) if path.endswith(".yaml")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
@@ -275,6 +275,23 @@ def test_a_new_password_restarts_redis_too():
         dict(pods(rendered({"redis": {"enabled": True, "password": password}}))) for password in ("a1", "b2")
     )
     assert before["demo-cifar-space-redis"] != after["demo-cifar-space-redis"]
+
+
+def test_tensorflow_serving_may_load_for_long_and_is_restarted_for_new_files(tmp_path):
+    """Its port opens when the models are there, so a probe that is patient comes first; and it reads its batching once."""
+    changed = tmp_path / "cifar-space"
+    shutil.copytree(CHART, changed)
+    with (changed / "files/tfserving/batching.config").open("a") as file:
+        file.write("# another batch size\n")
+    before, after = (
+        dict(pods(rendered(VALUES["TensorFlow Serving"], each)))["demo-cifar-space-tfserving"]
+        for each in (chart(), Chart.load(changed))
+    )
+    assert before != after
+    (container,) = after["spec"]["containers"]
+    startup, liveness = container["startupProbe"], container["livenessProbe"]
+    assert startup["tcpSocket"] == liveness["tcpSocket"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
 
 
 def test_a_large_number_reaches_the_app_as_digits():
