@@ -79,10 +79,20 @@ def chart() -> Chart:
     return Chart.load(CHART)
 
 
+class Strict(yaml.SafeLoader):
+    """YAML without keys that are given twice: of those one wins, and it is not said which."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; fails where a key stands twice."""
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
 def rendered(values: dict[str, Any], of: Chart | None = None) -> list[dict[str, Any]]:
     manifests = (of or chart()).render(values, name="demo", namespace="space")
     texts = [text for path, text in sorted(manifests.items()) if path.endswith(".yaml")]
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+    return [document for text in texts for document in yaml.load_all(text, Strict) if document]
 
 
 def of_kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -306,6 +316,33 @@ def test_a_large_number_reaches_the_app_as_digits():
     assert [made["data"][name] for name in settings] == expected
 
 
+def test_what_is_said_by_name_wins_over_what_follows_from_other_values():
+    """Once, not beside it: settings, secrets and the annotations of the ingress."""
+    settings = {"CIFAR_WORKERS": 3, "CIFAR_ENGINE": "auto", "CIFAR_RECORDS": False, "NGINX_HOSTS": ""}
+    documents = rendered(
+        {
+            **VALUES["TensorFlow Serving"],
+            "settings": settings,
+            "records": True,
+            "secrets": {"values": {"CIFAR_REDIS_URL": "redis://mine:6379/0"}},
+            "ingress": {
+                "enabled": True,
+                "hosts": ["cifar.example"],
+                "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "60"},
+            },
+        }
+    )
+    made = {each["metadata"]["name"]: each.get("data") for each in of_kind(documents, "ConfigMap")}
+    expected = ["3", "auto", "false", ""]
+    assert [made["demo-cifar-space"][name] for name in settings] == expected
+    secrets = {each["metadata"]["name"]: each["stringData"] for each in of_kind(documents, "Secret")}
+    assert secrets["demo-cifar-space"]["CIFAR_REDIS_URL"] == "redis://mine:6379/0"
+    (ingress,) = of_kind(documents, "Ingress")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "60"
+    assert annotations["nginx.ingress.kubernetes.io/upstream-hash-by"] == "$binary_remote_addr"
+
+
 def test_prometheus_reads_tensorflow_serving_where_monitors_are_asked_for():
     """It counts at its REST port, which without a monitor is open to nobody."""
     for monitors in (False, True):
@@ -362,6 +399,7 @@ def test_a_claim_that_the_chart_makes_can_be_filled_and_keeps_the_models():
         ({"models": {"source": "claim", "claim": {"accessMode": "ReadOnlyMany"}}}, "accessMode"),
         ({"models": {"source": "claim", "claim": {"accessMode": "ReadWriteOnce"}, "writable": True}}, "ReadWriteMany"),
         ({"records": True}, "records need CIFAR_DATABASE_URL"),
+        ({"settings": {"CIFAR_RECORDS": True}}, "records need CIFAR_DATABASE_URL"),
         ({"networkPolicy": {"from": []}}, "from"),
     ],
 )
