@@ -393,6 +393,7 @@ def test_a_claim_that_the_chart_makes_can_be_filled_and_keeps_the_models():
         ({"redis": {"enabled": True, "password": "a b"}}, "password"),
         ({"ingress": {"enabled": True}}, "ingress.hosts names at least one host"),
         ({"ingress": {"enabled": True, "hosts": ["https://cifar.example"]}}, "hosts"),
+        ({"ingress": {"enabled": True, "hosts": ["*.cifar.example"]}}, "hosts"),
         ({"tfserving": {"enabled": True}}, "tfserving needs models.source claim or init"),
         ({"models": {"source": "init"}}, "models.init.image names the image"),
         ({"models": {"writable": True}}, "models.writable needs models.source claim"),
