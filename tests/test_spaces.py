@@ -199,6 +199,24 @@ def test_the_lock_holds_all_that_its_packages_need():
         assert [name for name in missing if name != "setuptools"] == [], name
 
 
+def test_the_commands_that_push_are_ones_that_hf_takes_and_send_what_git_tracks_alone():
+    """docs/spaces.md, by the `hf` that requirements.txt pins; and secrets that README puts into this folder are none of git's."""
+    text = (ROOT / "docs/spaces.md").read_text()
+    commands = re.findall(r"^(hf .+)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = [Path(sys.executable).with_name("hf"), *command.split()[1:], "--help"]
+        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    (prefix, folder) = re.findall(r"^git archive HEAD --prefix=(\w+)/ \| tar -x -C (\S+)$", text, re.MULTILINE)[0]
+    assert f"hf upload YOU/cifar {folder}/{prefix} ." in text
+    secrets = ["tls/tls.key", "api-keys.json", ".env", "var/users.key"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", *secrets], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    assert ignored.split() == secrets
+
+
 def test_the_docker_variant_of_the_front_matter_fits_the_dockerfile():
     """docs/spaces.md says what to change: one sed, and the port that the image listens on."""
     (change,) = re.findall(r"^sed -i '(.+)' README.md$", (ROOT / "docs/spaces.md").read_text(), re.MULTILINE)
