@@ -316,6 +316,19 @@ def test_a_large_number_reaches_the_app_as_digits():
     assert [made["data"][name] for name in settings] == expected
 
 
+def test_every_pod_is_pulled_and_placed_as_the_operator_says():
+    """TensorFlow Serving copies models from an image that may need a secret, and is not made for every processor; Redis may be mirrored."""
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    chosen = {"nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": tolerations}
+    redis = {"enabled": True, "password": "x1"}
+    documents = rendered({**VALUES["models from an image"], **chosen, "redis": redis})
+    specs = {name: pod["spec"] for name, pod in pods(documents)}
+    assert len(specs) == 3
+    for name, spec in specs.items():
+        assert spec["imagePullSecrets"] == [{"name": "pull"}], name
+        assert {key: spec[key] for key in chosen} == chosen, name
+
+
 def test_what_is_said_by_name_wins_over_what_follows_from_other_values():
     """Once, not beside it: settings, secrets and the annotations of the ingress."""
     settings = {"CIFAR_WORKERS": 3, "CIFAR_ENGINE": "auto", "CIFAR_RECORDS": False, "NGINX_HOSTS": ""}

@@ -39,6 +39,24 @@ fsGroup: {{ .uid }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{- /* What every pod needs to be pulled and placed. */ -}}
+{{- define "cifar.placement" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "cifar.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
