@@ -329,6 +329,13 @@ def test_every_pod_is_pulled_and_placed_as_the_operator_says():
         assert {key: spec[key] for key in chosen} == chosen, name
 
 
+@pytest.mark.parametrize(("drain", "grace"), [("30", 90), (600, 660), (None, 65)])
+def test_a_longer_drain_is_waited_for(drain, grace):
+    """Kubernetes kills when its own patience ends, whatever nginx was told; None is nginx's default of 5 seconds."""
+    spec = app(rendered({"settings": {"NGINX_DRAIN_SECONDS": drain}}))["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == grace
+
+
 def test_what_is_said_by_name_wins_over_what_follows_from_other_values():
     """Once, not beside it: settings, secrets and the annotations of the ingress."""
     settings = {"CIFAR_WORKERS": 3, "CIFAR_ENGINE": "auto", "CIFAR_RECORDS": False, "NGINX_HOSTS": ""}
