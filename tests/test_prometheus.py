@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_prometheus_accepts_its_configuration_and_its_rules():
     checked = promtool("check", "config", "--lint-fatal", DEPLOY / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr
     assert f"{len(list((DEPLOY / 'rules').glob('*.yml')))} rule files found" in checked.stdout
+
+
+def test_what_its_configuration_holds_for_sign_in_and_alertmanager_is_accepted_too(tmp_path):
+    """With sign-in on, Prometheus is refused without a key and CifarDown fires; and an alert that nobody is told of is none."""
+    shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "token").write_text("a key\n")
+    config = re.sub(r"^( *)#(?=\S)", r"\1", (DEPLOY / "prometheus.yml").read_text(), flags=re.MULTILINE)
+    (tmp_path / "prometheus.yml").write_text(config)
+    assert {"alerting", "scrape_configs"} <= yaml.safe_load(config).keys()
+    assert yaml.safe_load(config)["scrape_configs"][0]["authorization"] == {"credentials_file": "token"}
+    checked = promtool("check", "config", "--lint-fatal", tmp_path / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():

@@ -210,7 +210,7 @@ def test_the_commands_that_push_are_ones_that_hf_takes_and_send_what_git_tracks_
         assert result.returncode == 0, result.stderr
     (prefix, folder) = re.findall(r"^git archive HEAD --prefix=(\w+)/ \| tar -x -C (\S+)$", text, re.MULTILINE)[0]
     assert f"hf upload YOU/cifar {folder}/{prefix} ." in text
-    secrets = ["tls/tls.key", "api-keys.json", ".env", "var/users.key"]
+    secrets = ["tls/tls.key", "api-keys.json", ".env", "var/users.key", "deploy/prometheus/token"]
     ignored = subprocess.run(
         ["git", "check-ignore", *secrets], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout
