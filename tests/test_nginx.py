@@ -363,6 +363,25 @@ def test_https_speaks_http_2_and_says_that_it_stays(secure, certificate):
             assert http.get(f"{address}/config").json()["root"] == address
 
 
+def test_a_renewed_certificate_is_served_after_the_signal_that_compose_names(tmp_path):
+    """A certificate lasts for weeks and a container for longer; nobody has to restart it."""
+    served = set()
+    with running_nginx(tmp_path, "127.0.0.1:1", NGINX_TLS_FOLDER=str(certificate_in(tmp_path))) as nginx:
+        for _ in range(2):
+            renewed = (tmp_path / "tls.crt").read_text()
+            deadline = time.monotonic() + 20
+            while ssl.get_server_certificate(("127.0.0.1", nginx.tls_port)) != renewed:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            served.add(renewed)
+            certificate_in(tmp_path)
+            nginx.process.send_signal(signal.SIGHUP)
+    assert len(served) == 2
+    signal_line = next(line for line in (ROOT / "compose.yaml").read_text().splitlines() if "--signal HUP" in line)
+    assert "docker compose kill --signal HUP nginx" in signal_line
+    assert "renewed" in signal_line
+
+
 @pytest.mark.parametrize(
     ("options", "accepted"),
     [
