@@ -242,15 +242,11 @@ def records_images(arguments: argparse.Namespace, settings: Settings) -> None:
     """Write the images that people said something of as an image folder."""
     with _records(settings) as engine:
         from cifar.records.export import export_images
-        from cifar.records.tables import NONE
 
-        counts = export_images(engine, settings, arguments.out)
-    left_out = {
-        words: counts.pop(key) for key, words in ((NONE, "of none of the classes"), ("", "not kept")) if key in counts
-    }
-    _print({name: counts[name] for name in sorted(counts)}, arguments.json)
+        written, left_out = export_images(engine, settings, arguments.out)
+    _print({name: written[name] for name in sorted(written)}, arguments.json)
     say(
-        f"{sum(counts.values()):,} images are in {arguments.out}: python -m cifar train --data {arguments.out} --out runs/NAME"
+        f"{sum(written.values()):,} images are in {arguments.out}: python -m cifar train --data {arguments.out} --out runs/NAME"
     )
     for words, count in left_out.items():
         say(f"{count:,} were left out: {words}.")

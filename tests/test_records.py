@@ -516,13 +516,26 @@ def test_the_images_that_people_spoke_of_become_a_folder_to_train_on(recorder, s
         say(recorder, name, label)
     recorder.add(prediction("asked again", digest="a"))
     recorder.flush()
-    counts = export_images(recorder.engine, settings, tmp_path / "said")
-    assert counts == {"circle": 2, "square": 2, NONE: 1, "": 1}
+    written, left_out = export_images(recorder.engine, settings, tmp_path / "said")
+    assert written == {"circle": 2, "square": 2}
+    assert left_out == {"of none of the classes": 1, "not kept": 1}
     summary = summarize(load_dataset(str(tmp_path / "said"), settings))
     assert summary["train_images_by_class"] == {"circle": 2, "square": 2}
     assert {file.suffix for file in (tmp_path / "said").rglob("*.*")} == {".jpg", ".png"}
     with pytest.raises(RecordsError, match="exists"):
         export_images(recorder.engine, settings, tmp_path / "said")
+
+
+def test_an_image_folder_that_cannot_be_written_whole_is_not_there(recorder, settings, tmp_path):
+    """Half a folder would be trained on as if it were all; here the second image is none that we can read."""
+    kept = KeptImages(settings)
+    for name, content in {"a": encoded(noise(40, 40), "PNG"), "b": b"no image"}.items():
+        recorder.add(prediction(name, digest=name))
+        kept.keep(name, content)
+        say(recorder, name, "circle")
+    with pytest.raises(OSError, match="cannot identify"):
+        export_images(recorder.engine, settings, tmp_path / "new" / "said")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_images_without_any_feedback_are_no_folder_but_a_sentence(recorder, settings, tmp_path):

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -88,8 +89,8 @@ def _write_parquet(rows: Iterator[Row], file: Path) -> int:
     return count
 
 
-def export_images(engine: Engine, settings: Settings, out: Path) -> dict[str, int]:
-    """Write the kept images that somebody said something of as an image folder: `train/<class>/*`.
+def export_images(engine: Engine, settings: Settings, out: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Write the kept images that somebody said something of as an image folder, whole or not at all: `train/<class>/*`.
 
     An image that was asked about several times has the label that was given last. Those of none of the classes have no folder.
 
@@ -99,7 +100,7 @@ def export_images(engine: Engine, settings: Settings, out: Path) -> dict[str, in
         out: a new folder.
 
     Returns:
-        How many images were written, by class; under `NONE` those of none, and under "" those that are no longer there. Both are left out.
+        How many images were written, by class, and how many were left out, by why.
 
     Raises:
         RecordsError: the folder is there already, or there is nothing to write.
@@ -111,20 +112,22 @@ def export_images(engine: Engine, settings: Settings, out: Path) -> dict[str, in
         before = latest.get(row["digest"])
         if row["feedback_label"] is not None and (before is None or row["feedback_at"] >= before["feedback_at"]):
             latest[row["digest"]] = row
-    counts: dict[str, int] = {}
-    for digest, row in sorted(latest.items()):
-        name = row["feedback_label"]
-        source = kept_path(settings, digest)
-        if name != NONE:
-            name = name if source.is_file() else ""
-        counts[name] = counts.get(name, 0) + 1
-        if name not in {NONE, ""}:
-            _copy(source, out / "train" / _folder_name(name))
-    if not counts.keys() - {NONE, ""}:
-        raise RecordsError(
-            "There is no kept image with feedback. Images are kept while CIFAR_KEEP_UPLOADS=true; feedback comes by the page and POST /feedback."
-        )
-    return counts
+    written, left_out = Counter[str](), Counter[str]()
+    with _replacing(out.resolve()) as new:
+        for digest, row in sorted(latest.items()):
+            label, source = row["feedback_label"], kept_path(settings, digest)
+            if label == NONE:
+                left_out["of none of the classes"] += 1
+            elif not source.is_file():
+                left_out["not kept"] += 1
+            else:
+                _copy(source, new / "train" / _folder_name(label))
+                written[label] += 1
+        if not written:
+            raise RecordsError(
+                "There is no kept image with feedback. Images are kept while CIFAR_KEEP_UPLOADS=true; feedback comes by the page and POST /feedback."
+            )
+    return written, left_out
 
 
 def _folder_name(label: str) -> str:
@@ -143,10 +146,13 @@ def _copy(source: Path, folder: Path) -> None:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A hidden sibling to write to, which then takes the file's place; gone when writing fails."""
+    """A hidden sibling to write to, a file or a folder, which then takes the other's place; gone when writing fails."""
     temporary = out.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         temporary.replace(out)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
