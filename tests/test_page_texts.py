@@ -132,6 +132,14 @@ def test_a_class_name_is_text_and_never_html():
     assert "&lt;b&gt;" in page
 
 
+def test_a_class_named_none_has_one_button_for_what_was_right():
+    """It and none of the classes are one label; two buttons for it would be one too many."""
+    scores = {"cat": 0.9, "none": 0.1}
+    answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
+    page = answer_html(answer, calibrated=False, explains=False, request_id="a")
+    assert page.count('data-right="none"') == 1
+
+
 def test_nearly_certain_never_looks_like_certain():
     """Of rounding alone nobody becomes infallible."""
     assert [percent(share) for share in (1, 0.9997, 0.9994, 0.5, 0)] == [

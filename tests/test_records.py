@@ -526,6 +526,16 @@ def test_the_images_that_people_spoke_of_become_a_folder_to_train_on(recorder, s
         export_images(recorder.engine, settings, tmp_path / "said")
 
 
+def test_images_of_a_class_named_none_are_trained_on_like_others(recorder, settings, tmp_path):
+    """Where a version has such a class, feedback with its label says which class it is."""
+    recorder.add({**prediction("a", digest="a"), "scores": {"circle": 0.9, NONE: 0.1}})
+    KeptImages(settings).keep("a", encoded(noise(40, 40), "PNG"))
+    say(recorder, "a", NONE)
+    assert export_images(recorder.engine, settings, tmp_path / "said") == ({NONE: 1}, {})
+    with pytest.raises(BadParameter, match="one of circle, none; got"):
+        say(recorder, "a", "star")
+
+
 def test_an_image_folder_that_cannot_be_written_whole_is_not_there(recorder, settings, tmp_path):
     """Half a folder would be trained on as if it were all; here the second image is none that we can read."""
     kept = KeptImages(settings)

@@ -116,7 +116,7 @@ def export_images(engine: Engine, settings: Settings, out: Path) -> tuple[dict[s
     with _replacing(out.resolve()) as new:
         for digest, row in sorted(latest.items()):
             label, source = row["feedback_label"], kept_path(settings, digest)
-            if label == NONE:
+            if label == NONE and NONE not in row["scores"]:  # a class of that name is one to train on
                 left_out["of none of the classes"] += 1
             elif not source.is_file():
                 left_out["not kept"] += 1

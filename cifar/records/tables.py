@@ -55,4 +55,4 @@ comparisons = Table(
 )
 
 NONE = "none"
-"""The label of feedback that says: none of the classes."""
+"""The label of feedback that says: none of the classes, or the class of that name where a version has one."""

@@ -57,7 +57,7 @@ def answer_html(answer: Classification, *, calibrated: bool, explains: bool, req
 def _asks(prediction: Prediction, request_id: str) -> str:
     """Whether it is right, and if not, what is: `feedback.js` sends what is pressed."""
     said = NONE if prediction.in_distribution is False else prediction.top_k[0][0]
-    others = [name for name in (*prediction.class_scores, NONE) if name != said]
+    others = [name for name in dict.fromkeys((*prediction.class_scores, NONE)) if name != said]
     choices = "".join(
         _choice(name, spans(words("feedback.none") if name == NONE else class_name(name))) for name in others
     )
