@@ -218,6 +218,18 @@ def test_feedback_with_a_wrong_label_or_note_is_refused_and_changes_nothing(reco
     assert (row["feedback_label"], row["feedback_note"]) == ("circle", "kept")
 
 
+def test_looking_for_an_id_moves_no_other_record(recorder, settings):
+    """Whatever word it is: whoever asked for `rest` had all that waited moved into the database, each time anew."""
+    for place in range(3):
+        recorder.add(prediction(f"a{place}"))
+    for word in ("rest", "star", "request_id"):
+        with pytest.raises(RequestNotFound):
+            say(recorder, word, "star")
+    assert ids(settings) == []
+    say(recorder, "a1", "star")
+    assert ids(settings) == ["a1"]
+
+
 @pytest.mark.parametrize("request_id", ["", "x", "x" * 65, "a b", "a'; DROP TABLE feedback; --", "a\0", "\ud800"])
 def test_feedback_for_an_id_that_never_was_is_not_found(recorder, request_id):
     """Whatever the id holds, the answer is the same."""

@@ -130,7 +130,7 @@ class Recorder:
         self._migrate()
         if row := self._stored(request_id):
             return row
-        needle = orjson.dumps(request_id)
+        needle = b'"request_id":' + orjson.dumps(request_id)  # an id may be any word, such as "star"
         for path in journals(self._folder):
             with suppress(FileNotFoundError):  # its process has just moved it into the database
                 content = path.read_bytes()
