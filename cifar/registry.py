@@ -21,6 +21,8 @@ from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+"""As long as callers may ask for one, and as the records' database can hold it."""
 
 
 class ImageSpec(BaseModel):
@@ -230,7 +232,7 @@ class Registry:
 
     def _problem(self, path: Path) -> str:
         if not is_version_number(path.name):
-            return f"{self.name}/{path.name} is not a version: the folder's name must be a whole number like 1 or 12."
+            return f"{self.name}/{path.name} is not a version: the folder's name must be a whole number like 1 or 12, of at most nine digits."
         if not (path / MANIFEST).is_file():
             return (
                 f"{self.name}/{path.name} has no {MANIFEST}, so its export did not finish. Remove it and export again."
@@ -255,7 +257,7 @@ def sha256(file: Path) -> str:
 
 def is_version_number(name: str) -> bool:
     """Whether a folder's name is that of a version: 1, 2, 3, ... in plain digits."""
-    return name.isascii() and name.isdigit() and not name.startswith("0")
+    return bool(_NUMBER.fullmatch(name))
 
 
 def _read_manifest(file: Path, *, shown: str) -> Manifest:

@@ -64,9 +64,9 @@ def test_a_folder_without_a_manifest_is_no_version(registry):
     assert "no manifest.json" in registry.problems()["2"]
 
 
-@pytest.mark.parametrize("name", ["01", "1 2", "v2", "2.0", "-1", "0", "٣"])
+@pytest.mark.parametrize("name", ["01", "1 2", "v2", "2.0", "-1", "0", "٣", "1000000000"])
 def test_a_folder_whose_name_is_no_plain_number_is_refused(registry, name):
-    """Only 1, 2, 3, ... are versions: TensorFlow Serving and people read the same number."""
+    """Only 1, 2, 3, ... are versions, up to nine digits: TensorFlow Serving, the records and people read the same number."""
     (registry.base / "1").rename(registry.base / name)
     assert registry.numbers() == []
     assert "whole number" in registry.problems()[name]
