@@ -16,6 +16,7 @@ from PIL import Image
 from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training import pace
 from cifar.training.data import Dataset
+from cifar.training.folder import HISTORY, read_history, write_history
 from cifar.training.model import build_model
 from cifar.training.train import train
 from cifar.training.work import TrainConfig
@@ -203,6 +204,26 @@ def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, ar
         assert rates[-1] < 0.05 * 0.24
     else:
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
+
+
+def test_the_rows_hold_all_the_time_that_a_run_has_spent(tmp_path, monkeypatch):
+    """A resumed run begins with their sum: what writing each epoch took would be given once more."""
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", clock)
+
+    def write_slowly(_: object) -> None:
+        clock.now += 5
+
+    train(config("tutorial", epochs=3), colours(60), tmp_path / "run", on_epoch=write_slowly)
+    assert rows(tmp_path / "run")["seconds"].sum() == pytest.approx(
+        clock.now - 5, abs=0.5
+    )  # the last writing is in no row
+
+
+def test_a_history_that_is_gone_on_with_keeps_its_rows_as_they_were(short, tmp_path):
+    """Epochs and steps are whole numbers: not `1` before the interruption and `1.0` after it."""
+    write_history(tmp_path, read_history(short))
+    assert (tmp_path / HISTORY).read_bytes() == (short / HISTORY).read_bytes()
 
 
 @pytest.mark.slow

@@ -101,7 +101,12 @@ def read_history(run: Path) -> list[Row]:
     if not (run / HISTORY).is_file():
         return []
     with (run / HISTORY).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float:
+    """A whole number stays one, so that a resumed run's rows look alike."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _write_text(path: Path, text: str) -> None:

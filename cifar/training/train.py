@@ -181,12 +181,12 @@ def _fit(work: Work, model: keras.Model, history: list[Row]) -> None:
             soon_short = _is_short(work, history)
             ahead = aside.submit(_epoch_views, work, epoch + 1, short=soon_short)
             _seed_dropout(model, work, epoch)
-            before = pace.spent_seconds
             batch_size = evenly(max(work.batch_size // _SHORT_BATCHES, 8), work.workers) if short else work.batch_size
             pace.learning_rate = work.learning_rate * (batch_size / work.batch_size) ** 0.5
             logs = fitting.epoch(pairs, epoch=epoch, batch_size=batch_size)
             row: Row = {"epoch": epoch + 1, "steps": steps_done(model), **logs}
-            row["seconds"] = round(pace.spent_seconds - (before if history else 0), 2)
+            # since the last row's, the writing of that one included: a resumed run has no more time than was asked for
+            row["seconds"] = round(pace.spent_seconds - sum(row["seconds"] for row in history), 2)
             _refuse_nan(work, row)
             history.append(row)
             _keep(work, model, history)
