@@ -31,6 +31,12 @@ def test_an_uploaded_photo_is_answered_at_once(page):
     expect(seen.locator("img")).to_be_visible()
 
 
+def test_the_description_of_the_api_needs_no_other_host(page, server):
+    """`/docs` is no blank page where no public network is reached, and nobody else's script runs in a visitor's session."""
+    page.goto(f"{server}/docs")
+    expect(page.locator(".opblock-summary-path", has_text="/predict").first).to_be_visible()
+
+
 def test_a_photo_can_be_dropped_on_the_page(page):
     """Drag and drop, as the page invites to."""
     content = list((EXAMPLES / "truck.jpg").read_bytes())

@@ -20,6 +20,7 @@ from cifar import __version__
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.classify import Classifier
 from cifar.serving.described import VERSION, Error, ModelVersion, failures, image_request
+from cifar.serving.docs_route import add_docs
 from cifar.serving.feedback import Records
 from cifar.serving.headers import SecurityHeaders
 from cifar.serving.limits import RateLimit
@@ -115,6 +116,8 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         version=__version__,
         summary="Classify images with a versioned Keras model.",
         lifespan=lifespan,
+        docs_url=None,  # see `add_docs`
+        redoc_url=None,
     )
     api.predict_route = PredictRoute(classifier)
     limited = RateLimit(BodyLimit(api.choose, max_body_bytes=settings.max_body_bytes), settings, redis=redis)
@@ -129,6 +132,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
     api.add_middleware(CORSMiddleware, **cors)
     secured = documented(settings)
+    add_docs(api)
     _add_error_handlers(api)
     _add_health(api, classifier, [part for part in (redis and redis.remote, classifier.records) if part])
 

@@ -23,11 +23,6 @@ _POLICY = {
 }
 _SPACES = ["https://huggingface.co", "https://*.hf.space"]
 """Hugging Face shows a Space in a frame."""
-_VIEWER = {  # of /docs, which FastAPI loads from there
-    "script-src": "'self' 'unsafe-inline' https://cdn.jsdelivr.net",
-    "style-src": "'self' 'unsafe-inline' https://cdn.jsdelivr.net",
-    "img-src": "'self' data: https://fastapi.tiangolo.com",
-}
 
 
 class SecurityHeaders:
@@ -44,18 +39,10 @@ class SecurityHeaders:
         }
         if not ancestors:
             common["x-frame-options"] = "SAMEORIGIN"
-        self._page = _encoded(common | {"content-security-policy": _policy(_POLICY, frames)})
-        self._docs = _encoded(common | {"content-security-policy": _policy(_POLICY | _VIEWER, frames)})
+        policy = "; ".join(f"{name} {value}" for name, value in {**_POLICY, "frame-ancestors": frames}.items())
+        headers = common | {"content-security-policy": policy}
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back with them."""
-        headers = self._docs if scope["path"] == "/docs" else self._page
-        await self.app(scope, receive, with_headers(send, headers))
-
-
-def _policy(directives: dict[str, str], frames: str) -> str:
-    return "; ".join(f"{name} {value}" for name, value in {**directives, "frame-ancestors": frames}.items())
-
-
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.app(scope, receive, with_headers(send, self._headers))

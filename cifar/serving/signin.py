@@ -33,7 +33,7 @@ POLICY: tuple[tuple[str, str], ...] = (
     (r"/gradio_api/.*", "predict"),  # calls, uploads, streams, MCP
     (r"/feedback(/.*)?", "feedback"),
     (r"/admin(/.*)?", "admin"),
-    (r".*", ANY_CALLER),  # the page, its files, /docs, /redoc, /openapi.json, /metrics
+    (r".*", ANY_CALLER),  # the page, its files, /docs, /openapi.json, /metrics
 )
 """Path pattern, and what a caller needs; the first that fits the whole path counts. Methods make no difference."""
 
