@@ -12,6 +12,8 @@ from gradio_client.exceptions import AppError
 from listener import listener
 from starlette.routing import Mount
 
+from cifar.errors import BadRequest
+from cifar.serving.gradio_guard import GradioGuard
 from cifar.settings import ROOT
 
 CAT = ROOT / "examples" / "cat.jpg"
@@ -87,12 +89,20 @@ def test_a_path_hidden_in_another_argument_is_refused_too(server):
     assert httpx.post(f"{server}/gradio_api/run/predict", json=body).status_code == 400
 
 
+def test_a_path_longer_than_any_uploads_is_not_followed(tmp_path):
+    """Following 32,000 folders that are not there held up everybody for half a second."""
+    guard = GradioGuard(None, own_routes=[], file_roots=[tmp_path], max_call_bytes=64 * 1024)
+    guard._check_call(json.dumps({"data": [{"path": str(tmp_path / "cat.jpg")}]}).encode())
+    with pytest.raises(BadRequest, match="must be uploaded"):
+        guard._check_call(json.dumps({"data": [{"path": f"{tmp_path}/" + "a/" * 1000}]}).encode())
+
+
 def test_gradios_own_check_of_paths_is_switched_on():
     """Behind our guard stands Gradio's, which mounting leaves off: both must hold."""
     from app import create_app
     from cifar.settings import Settings
 
-    (mount,) = [route for route in create_app(Settings()).routes if isinstance(route, Mount)]
+    *_, mount = [route for route in create_app(Settings()).routes if isinstance(route, Mount)]
     assert mount.app.gradio.get_blocks().has_launched
 
 

@@ -34,6 +34,8 @@ _OPEN = re.compile(
 _UPLOAD = "/gradio_api/upload"
 _NO_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
+_MAX_PATH_CHARACTERS = 1024
+"""An upload's is much shorter; following a call's worth of folders that are not there takes half a second."""
 
 
 class GradioGuard:
@@ -110,6 +112,8 @@ class GradioGuard:
             )
 
     def _is_served_file(self, path: str) -> bool:
+        if len(path) > _MAX_PATH_CHARACTERS:
+            return False
         try:
             file = Path(path).resolve()
         except (ValueError, OSError):  # a null byte, a name that is too long
