@@ -262,10 +262,10 @@ def test_x_gradio_server_does_not_make_the_page_name_another_host(server):
 # --- what stays on disk -----------------------------------------------------------------------------------------------
 
 
-def test_old_uploads_are_swept_young_ones_and_examples_stay(tmp_path):
+def test_old_uploads_are_swept_and_young_ones_stay(tmp_path):
     """By age, whoever wrote them; empty folders go too."""
     long_ago = (time.time() - 100,) * 2
-    for name in ("old/a.png", "tmp_cut_off", "young/b.png", "example/c.png", "other/d.png"):
+    for name in ("old/a.png", "tmp_cut_off", "young/b.png", "other/d.png"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"x")
@@ -274,13 +274,30 @@ def test_old_uploads_are_swept_young_ones_and_examples_stay(tmp_path):
     (tmp_path / "just made").mkdir()
     (tmp_path / "outside").symlink_to(ROOT / "examples")
     os.utime(tmp_path / "outside", long_ago, follow_symlinks=False)
-    sweep(tmp_path, max_age_seconds=60, keep={tmp_path / "example/c.png"})
+    sweep(tmp_path, max_age_seconds=60)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"young/b.png", "example/c.png"}
+    assert left == {"young/b.png"}
     assert (tmp_path / "just made").exists()
     assert not (tmp_path / "outside").is_symlink()
     assert len(list((ROOT / "examples").iterdir())) == 11, "what a link points to is not ours to delete"
     sweep(Path(tmp_path / "never made"), max_age_seconds=60)
+
+
+def test_an_upload_that_cannot_be_deleted_keeps_no_other(tmp_path, monkeypatch):
+    """Such as one that another user's server left in the same folder."""
+    for name in "abc":
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    unlink = Path.unlink
+
+    def unlink_own(path: Path, **more: bool) -> None:
+        if path.name == "b":
+            raise PermissionError
+        unlink(path, **more)
+
+    monkeypatch.setattr(Path, "unlink", unlink_own)
+    sweep(tmp_path, max_age_seconds=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_running_server_sweeps_what_an_earlier_one_left(tmp_path, monkeypatch):

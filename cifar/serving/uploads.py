@@ -7,9 +7,7 @@ worker, would stay for good.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,34 +16,35 @@ from fastapi import FastAPI
 from cifar.serving.lifespan import cancelled_in_the_end, while_serving
 
 
-def sweep(folder: Path, *, max_age_seconds: float, keep: Collection[Path] = ()) -> None:
+def sweep(folder: Path, *, max_age_seconds: float) -> None:
     """Delete the files under `folder` that are older, and the empty folders that are.
 
     Args:
         folder: the upload folder; it need not exist.
         max_age_seconds: since a file was last written.
-        keep: files to make young again, such as the page's examples, so that no other process deletes them either.
     """
     oldest = time.time() - max_age_seconds
     with suppress(OSError):  # another process sweeps the same folder, and may be faster anywhere here
-        for file in keep:
-            os.utime(file)
         for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
-            if path.lstat().st_mtime >= oldest:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):  # not empty
-                    path.rmdir()
-            else:
-                path.unlink(missing_ok=True)
+            _delete_if_older(path, oldest)
 
 
-def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int, keep: Collection[Path]) -> None:
+def _delete_if_older(path: Path, oldest: float) -> None:
+    with suppress(OSError):  # gone, not empty, or somebody else's: none of that may keep the others
+        if path.lstat().st_mtime >= oldest:
+            return
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int) -> None:
     """Sweep when the server starts and then four times in the age limit, until it stops."""
 
     async def sweep_forever() -> None:
         while True:
-            await asyncio.to_thread(sweep, folder, max_age_seconds=max_age_seconds, keep=keep)
+            await asyncio.to_thread(sweep, folder, max_age_seconds=max_age_seconds)
             await asyncio.sleep(max_age_seconds / 4)
 
     while_serving(api, lambda: cancelled_in_the_end(sweep_forever()))

@@ -47,5 +47,5 @@ def mount_page(api: FastAPI, service: Service, settings: Settings) -> FastAPI:
     mounted.app = GradioGuard(
         mounted.app, own_routes=own_routes, file_roots=[settings.uploads], max_call_bytes=settings.max_call_bytes
     )
-    sweep_while_serving(api, settings.uploads, max_age_seconds=settings.upload_lifetime_seconds, keep=())
+    sweep_while_serving(api, settings.uploads, max_age_seconds=settings.upload_lifetime_seconds)
     return api
