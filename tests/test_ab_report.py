@@ -15,6 +15,7 @@ from postgres import real_postgres
 from pydantic import SecretStr
 from recorded import open_records, write_a_day, write_answers, write_comparisons
 from sqlalchemy import delete, update
+from sqlalchemy.exc import SQLAlchemyError
 from two_versions import write_two_versions
 
 from cifar.cli import main
@@ -253,6 +254,22 @@ def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
     with pytest.raises(RecordsUnavailable, match="The records cannot be read now"):
         Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), Settings()).report()
     engine.dispose()
+
+
+def test_a_database_that_does_not_answer_is_not_waited_for_by_each_in_turn(engine, settings, monkeypatch):
+    """Their threads are those that serve the page's files: with it away, ten visitors of a tab held up the page for a minute."""
+    asked = []
+
+    def silent(*_: object) -> None:
+        asked.append(1)
+        raise SQLAlchemyError
+
+    monkeypatch.setattr("cifar.serving.experiment.ab_report", silent)
+    experiment = Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
+    for _ in range(10):
+        with pytest.raises(RecordsUnavailable):
+            experiment.report()
+    assert len(asked) == 1
 
 
 @pytest.mark.slow

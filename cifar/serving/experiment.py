@@ -25,6 +25,7 @@ from cifar.settings import Settings
 log = logging.getLogger(__name__)
 
 _KEPT_SECONDS = 5
+_UNASKED: Any = object()
 _LEVELS = {"none": 0, "warn": 1, "alert": 2}
 Told = TypeVar("Told")
 
@@ -64,15 +65,22 @@ class Experiment:
         return drift_report(self._engine, self._registry, self._settings)
 
     def _asked(self, name: str, ask: Callable[[], Told]) -> Told:
-        """What was told a moment ago, or what the database says now; it is asked by one at a time."""
+        """What was told a moment ago, or what the database says now; it is asked by one at a time.
+
+        That it did not answer is remembered as long: else each who asks would wait in turn for it not to answer again.
+        """
         with self._asking:
-            told: Told | None = self._kept.get(name)
-            if told is None:
+            told: Told | None = self._kept.get(name, _UNASKED)
+            if told is _UNASKED:
                 try:
-                    self._kept[name] = told = ask()
+                    told = ask()
                 except SQLAlchemyError as error:
-                    raise RecordsUnavailable("The records cannot be read now. Try again later.") from error
-            return told
+                    log.warning("the records cannot be read: %s", type(error).__name__)
+                    told = None
+                self._kept[name] = told
+        if told is None:
+            raise RecordsUnavailable("The records cannot be read now. Try again later.")
+        return told
 
     def measure(self) -> None:
         """Set the metrics. What can no longer be told is no number, and no alert."""
