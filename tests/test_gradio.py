@@ -97,6 +97,15 @@ def test_a_path_longer_than_any_uploads_is_not_followed(tmp_path):
         guard._check_call(json.dumps({"data": [{"path": f"{tmp_path}/" + "a/" * 1000}]}).encode())
 
 
+def test_the_model_tab_takes_a_number_and_no_path(server):
+    """What came was a folder's name: whoever found a way to send text could ask which folders this server has."""
+    dependencies = httpx.get(f"{server}/config").json()["dependencies"]
+    event = next(each["id"] for each in dependencies if each["api_name"] == "_model")
+    for number in (["x" * 300], {"a": "../.."}, 1.5, True):
+        answer = httpx.post(f"{server}/gradio_api/run/predict", json={"fn_index": event, "data": [number]})
+        assert "version must be a whole number; got" in answer.json()["data"][0]
+
+
 def test_gradios_own_check_of_paths_is_switched_on():
     """Behind our guard stands Gradio's, which mounting leaves off: both must hold."""
     from app import create_app

@@ -122,7 +122,7 @@ class Classifier:
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
         started = time.perf_counter()
-        wanted, number = _integer("top_k", top_k), _integer("version", version)
+        wanted, number = whole_number("top_k", top_k), whole_number("version", version)
         served = self.versions.at_hand(number, by.user if by else "")
         result = self._at_once(payload, served) if served else None
         served, kept, seconds, key = result or await self._in_turn(payload, served or number, route, left)
@@ -243,8 +243,12 @@ def _ask(predictor: Predictor, pixels: np.ndarray) -> Answer:
     return Answer(row, time.perf_counter() - started)
 
 
-def _integer(name: str, value: object) -> int | None:
-    """What a form, a JSON body or a slider sent as a whole number."""
+def whole_number(name: str, value: object) -> int | None:
+    """What a form, a JSON body or a slider sent as a whole number; None for nothing.
+
+    Raises:
+        BadParameter: it is none.
+    """
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not _WHOLE_NUMBER.fullmatch(str(value)):

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import CifarError
+from cifar.serving.classify import whole_number
 from cifar.serving.components import Choice
 from cifar.serving.endpoints import add_endpoints
 from cifar.serving.page.answer import problem_html
@@ -104,9 +105,9 @@ class Page:
             code_html(opened_at.get("address") if isinstance(opened_at, dict) else None, mcp=self._settings.mcp),
         )
 
-    def _model(self, number: int | None) -> str:
+    def _model(self, number: object) -> str:
         try:
-            version = self._classifier.versions.registry.get(number)
+            version = self._classifier.versions.registry.get(whole_number("version", number))
             return model_html(version.manifest, self._drift(version.number))
         except Exception as error:
             return problem_html(error_words(known(error)))
