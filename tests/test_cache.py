@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from conftest import real_redis
 from pictures import encoded, noise
+from PIL import Image
 
 from cifar.predictor import Predictor
 from cifar.registry import Registry
 from cifar.serving.cache import AnswerCache
 from cifar.serving.classify import Classifier
+from cifar.serving.metrics import CACHE
 from cifar.serving.redis import SharedRedis, shared_redis
 from cifar.serving.versions import LoadedVersions
 from cifar.settings import Settings
@@ -71,6 +73,21 @@ def test_the_same_file_is_asked_of_the_model_once(versions, quick):
     assert len(second.prediction.top_k) == 1
     ask(classifier, OTHER)
     assert predictor.calls == 2
+
+
+@pytest.mark.parametrize("side", [40, 400])
+def test_an_image_asked_twice_counts_as_one_miss_and_one_hit(versions, side):
+    """Also one that is small as a file and too large to be decoded at once: it is looked for twice."""
+    versions.get().predictor.quick = True
+    classifier, payload = Classifier(versions, Settings(), cache()), encoded(Image.new("RGB", (side, side)))
+
+    def counted() -> list[float]:
+        return [CACHE.labels("local", result)._value.get() for result in ("miss", "hit")]
+
+    misses, hits = counted()
+    for _ in range(2):
+        ask(classifier, payload)
+    assert counted() == [misses + 1, hits + 1]
 
 
 def test_no_answer_crosses_from_one_version_to_another(versions):

@@ -59,8 +59,8 @@ class AnswerCache:
         """An answer that this process keeps."""
         if not key:
             return None
-        kept = self._kept.get(key)
-        CACHE.labels("local", "miss" if kept is None else "hit").inc()
+        if kept := self._kept.get(key):
+            CACHE.labels("local", "hit").inc()
         return kept
 
     async def elsewhere(self, key: bytes, predictor: Predictor) -> Kept | None:
@@ -72,12 +72,13 @@ class AnswerCache:
         CACHE.labels("redis", "hit" if kept else "miss").inc()
         if not kept:
             return None
-        self._kept[key] = kept
+        self.keep(key, kept)
         return kept
 
     def keep(self, key: bytes, kept: Kept) -> None:
-        """Keep an answer here."""
+        """Keep an answer that was not here: that it was missed is counted now, however often it was looked for."""
         if key:
+            CACHE.labels("local", "miss").inc()
             self._kept[key] = kept
 
     def share(self, key: bytes, kept: Kept) -> None:
