@@ -288,6 +288,7 @@ def test_a_body_of_50_mb_is_refused_before_it_is_read_whole(server, path, announ
     assert sent < (5 if announced else 25) * 2**20
 
 
+@pytest.mark.slow
 def test_many_callers_get_the_answers_to_their_own_images(server):
     """96 requests over 8 connections: each answer is the one for its image."""
     from concurrent.futures import ThreadPoolExecutor

@@ -210,6 +210,7 @@ def test_more_batches_than_the_limit_are_refused_at_once():
     asyncio.run(ask())
 
 
+@pytest.mark.slow
 def test_a_batch_waits_where_a_single_image_would_be_refused():
     """Three places for all, eight files under way: no row is an error because of it."""
     rows = rows_of(*[encoded(noise(600, 600, seed=place)) for place in range(9)], max_waiting_images=3)

@@ -114,6 +114,7 @@ def test_a_misspelt_setting_is_not_passed_over():
     assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
 
 
+@pytest.mark.slow
 def test_several_workers_are_not_promised_by_one_process():
     """`CIFAR_WORKERS=2 python app.py` would send half its sessions to a worker that is not there."""
     environment = {**os.environ, "CIFAR_WORKERS": "2", "PORT": "0"}
@@ -124,6 +125,7 @@ def test_several_workers_are_not_promised_by_one_process():
     assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said_before_anything_is_promised():
     """And the way out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -134,6 +136,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_promised():
     assert "Serving at" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_version_that_is_pinned_but_missing_ends_the_server_at_once():
     """`MODEL_VERSION=7 python app.py` says so, and does not start."""
     result = subprocess.run(

@@ -202,6 +202,7 @@ def levels(engine, registry: Registry, settings: Settings) -> dict[str, str]:
     return {one.feature: one.level for one in found.features}
 
 
+@pytest.mark.slow
 def test_an_unshifted_stream_is_no_drift(engine, registry, settings, predictor):
     """Other pictures of the same kind, through the real predictor."""
     stream(engine, predictor, pictures(600, seed=2))
@@ -209,6 +210,7 @@ def test_an_unshifted_stream_is_no_drift(engine, registry, settings, predictor):
     assert found == dict.fromkeys(("labels", "confidence", "brightness", "contrast", "in_distribution"), "none")
 
 
+@pytest.mark.slow
 def test_a_darkened_stream_is_drift_where_it_darkened(engine, registry, settings, predictor):
     """Half the light: brightness and contrast alert, in report, metrics and page; when it ends, the metrics say nothing."""
     stream(engine, predictor, [ImageEnhance.Brightness(picture).enhance(0.5) for picture in pictures(600, seed=2)])
@@ -227,6 +229,7 @@ def test_a_darkened_stream_is_drift_where_it_darkened(engine, registry, settings
     assert math.isnan(DRIFT_LEVEL.labels(2, "brightness")._value.get())
 
 
+@pytest.mark.slow
 def test_what_counts_as_drift_is_a_setting(engine, registry, settings, predictor):
     """What alerts by default may warn, or be nothing."""
     stream(engine, predictor, [ImageEnhance.Brightness(picture).enhance(0.5) for picture in pictures(600, seed=2)])

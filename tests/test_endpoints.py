@@ -67,6 +67,7 @@ def explain(server: str, **more) -> httpx.Response:
     return httpx.post(f"{server}/explain", files={"image": CAT.read_bytes()}, timeout=60, **more)
 
 
+@pytest.mark.slow
 def test_gradio_client_and_rest_explain_alike(client, server):
     """The same map, the same picture, for the label that is asked for and for the most probable one."""
     for arguments in ({}, {"label": "dog"}, {"label": "cat", "version": 1}):

@@ -271,6 +271,7 @@ def test_a_place_where_no_folder_can_be_is_said_first(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_failure_while_writing_leaves_nothing(tmp_path, folder, monkeypatch):
     """A disk that is full after the first picture: no folder, no hidden one either."""
 

@@ -77,6 +77,7 @@ def test_the_hottest_fifth_matters_more_than_the_coolest_on_four_of_five_images(
     assert share_right(predictor, images, upside_down, blur) < 0.2, "the test can fail"
 
 
+@pytest.mark.slow
 def test_a_map_has_the_size_of_the_image_and_goes_up_to_one():
     """`(height, width)` `float32` in [0, 1], whatever label is asked for."""
     predictor, pixels = default(), samples()[0]

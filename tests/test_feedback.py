@@ -212,6 +212,7 @@ def until(true) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_gradios_clients_can_say_what_was_right_too(server):
     """Their answers carry the request's id, for `POST /feedback`."""
     client = Client(server, verbose=False)

@@ -183,6 +183,7 @@ def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(tmp_path, s
     assert len(rows(tmp_path / "roomy" / "run")) == EPOCHS
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, monkeypatch):
     """What is left to do is to write the result: resumed, it equals a run that was not stopped."""
 
@@ -199,6 +200,7 @@ def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, m
     assert len(rows(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_path, monkeypatch):
     """There is nothing to export yet, and nothing in the way."""
 

@@ -100,6 +100,7 @@ def test_a_limit_that_cannot_be_read_ends_the_start_with_its_name(monkeypatch):
         load_settings()
 
 
+@pytest.mark.slow
 def test_two_processes_count_together_in_redis(tmp_path):
     """Two apps, one limit; and an answer given by one is known to the other."""
     with real_redis(tmp_path) as url:
@@ -109,6 +110,7 @@ def test_two_processes_count_together_in_redis(tmp_path):
     assert answers == [200] * 5 + [429] * 3
 
 
+@pytest.mark.slow
 def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, caplog):
     """Never there, then there, then killed, then back: every request is answered, `/readyz` names what is missing."""
     port = free_port()
@@ -143,6 +145,7 @@ def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, cap
     assert [bool(re.match("redis does not answer", line)) for line in told] == [True, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_is_left_alone_after_a_few_timeouts():
     """It takes connections and says nothing: two requests wait, the others do not ask."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -343,6 +343,7 @@ def test_a_line_of_json_that_is_no_record_holds_up_no_other(tmp_path, line):
     recorder.stop()
 
 
+@pytest.mark.slow
 def test_while_postgresql_is_away_records_wait_and_nothing_is_lost(tmp_path, caplog):
     """The journal keeps them, one line in the log says so, and one that it is over."""
     caplog.set_level("INFO")
@@ -567,6 +568,7 @@ def test_images_without_any_feedback_are_no_folder_but_a_sentence(recorder, sett
     assert not (tmp_path / "said").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_exports_and_sweeps_what_the_server_recorded(tmp_path):
     """The operator's way to the same functions; a wrong database is one sentence and status 1."""
     recorder = started(records_settings(tmp_path))

@@ -164,6 +164,7 @@ def test_each_route_asks_for_its_scope(closed, key):
         assert closed.get(path, headers=bearer(key["critic"])).status_code == 200
 
 
+@pytest.mark.slow
 def test_without_a_setting_nothing_asks_and_nothing_is_loaded():
     """Off is off: no middleware in the chain, no library in the process."""
     code = (
@@ -413,6 +414,7 @@ def cifar(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_lists_and_revokes_keys(tmp_path):
     """The key goes to stdout, once, so that it can be piped to where secrets are kept; words go to stderr."""
     setting = {"CIFAR_API_KEYS_FILE": str(tmp_path / "new-folder" / "keys.json")}

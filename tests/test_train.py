@@ -187,6 +187,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 @both
 def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, arch):
     """By its own clock: the rows' seconds fit the budget, most of it is used, and the learning rate has arrived."""
@@ -240,6 +241,7 @@ def test_a_time_budget_of_few_steps_makes_more_of_them(tmp_path, monkeypatch):
     assert steps["left to the recipe"] == fitted // 8
 
 
+@pytest.mark.slow
 def test_a_target_accuracy_stops_early_with_a_finished_run(tmp_path):
     """Colours are learned in an epoch or two; the other ninety-eight are not trained."""
     train(config("tutorial", epochs=100, target_accuracy=0.9), colours(), tmp_path / "run")
