@@ -121,6 +121,8 @@ def test_gradio_client_gets_a_table_for_files_and_archives(client, server, tmp_p
     assert (bad["label"], bad["code"]) == (None, "unsupported_image")
     assert answer["counts"][""] == 1
     assert answer["model"] == {"name": "cifar_classifier", "version": 2}
+    alone = client.predict(handle_file(CAT), top_k=2, api_name="/predict_batch")
+    assert alone["rows"] == [cat], "a file that is in no list is a list of one"
 
 
 def test_gradio_client_gets_the_sentences_of_a_batch_too(client):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio.data_classes import ImageData, ListFiles
 from gradio.processing_utils import save_file_to_cache
+from pydantic import model_validator
 
 from cifar.serving.archives import Upload
 
@@ -50,16 +51,30 @@ class Photo(gr.Image):
         return ImageData(path=save_file_to_cache(value, self.GRADIO_CACHE), orig_name=value.name)
 
 
+class _Files(ListFiles):
+    """What came as files: one that was not put in a list is a list of one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, came: Any) -> Any:
+        return [came] if isinstance(came, dict) else came
+
+
 class Files(gr.File):
     """Hands on where the files are, and what they are called: many, read one at a time."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As Gradio's."""
+        super().__init__(*arguments, **options)
+        self.data_model = _Files
 
     def get_block_name(self) -> str:
         """The front end's name for it."""
         return "file"
 
-    def preprocess(self, payload: ListFiles | FileData | None) -> list[Upload]:
+    def preprocess(self, payload: ListFiles | None) -> list[Upload]:
         """The uploaded files."""
-        files = payload.root if isinstance(payload, ListFiles) else [payload] if payload else []
+        files = payload.root if payload else []
         return [Upload(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
 
 
