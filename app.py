@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging.config
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -85,7 +86,8 @@ if __name__ == "__main__":
     with _listen(settings) as listener:
         logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, forwarded_allow_ips=settings.trusted_proxies))
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # it has stopped by then; Ctrl-C is how one stops it
+            server.run(sockets=[listener])
 else:
 
     def __getattr__(name: str) -> FastAPI:

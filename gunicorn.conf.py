@@ -11,6 +11,10 @@ import tempfile
 from contextlib import suppress
 
 if "CIFAR_WORKER_FILES" not in os.environ:  # gunicorn reads this file again on SIGHUP: one folder for all that
+    if len(os.fsencode(tempfile.gettempdir())) > 67:  # of 107, with the folder's name and the socket's
+        sys.exit(
+            f"cifar: the workers' sockets are in TMPDIR, and a socket's path may not be long. Choose a shorter one than {tempfile.gettempdir()}"
+        )
     os.environ["CIFAR_WORKER_FILES"] = tempfile.mkdtemp(prefix="cifar-workers-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["CIFAR_WORKER_FILES"]  # before anything imports its library
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import SHARED
+from conftest import SHARED, free_port, wait_until_ready
 from pictures import encoded, noise
 
 from cifar.settings import ROOT
@@ -123,6 +125,34 @@ def test_several_workers_are_not_promised_by_one_process():
     )
     assert result.returncode == 1
     assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server_without_a_word_of_python():
+    """It is how one stops it: no traceback on the screen."""
+    heard = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background is deaf to it, and so its children
+    environment = {**os.environ, "PORT": str(free_port())}
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, heard)
+    with httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}") as client:
+        wait_until_ready(client)
+    process.send_signal(signal.SIGINT)
+    said = "".join(process.communicate(timeout=60))
+    assert (process.returncode, "Traceback" in said) == (0, False), said
+
+
+@pytest.mark.slow
+def test_a_folder_too_long_for_the_workers_sockets_is_said_at_once(tmp_path):
+    """A socket's path has 107 bytes at most; workers that nobody reaches must not begin."""
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    result = cifar("serve", "--workers", 2, "--port", free_port(), TMPDIR=long)
+    assert (result.returncode, "Choose a shorter one than" in result.stderr) == (1, True), result.stderr
+    assert list(long.iterdir()) == []
 
 
 @pytest.mark.slow

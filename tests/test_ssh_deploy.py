@@ -130,7 +130,7 @@ def test_what_is_never_ready_leaves_the_old_one_where_it_is(host):
         ("once", "serving registry.example/good"),
         ("absent", "cannot be pulled; nothing was changed"),
     ):
-        status, output = host.deploy(image(kind), wait_seconds=15 if kind == "once" else 5)
+        status, output = host.deploy(image(kind), wait_seconds=25 if kind == "once" else 5)
         assert (status, host.serves()) == (1, True), output
         assert said in output
         assert host.file("current") == f"{image('good')}\n"
@@ -141,7 +141,7 @@ def test_what_is_only_tried_leaves_the_records_alone(host):
     (host.folder / "home/cifar-space").mkdir()
     database = host.folder / "records.sqlite"
     (host.folder / "home/cifar-space/env").write_text(f"CIFAR_RECORDS=true\nCIFAR_DATABASE_URL=sqlite:///{database}\n")
-    assert host.deploy(image("once"), wait_seconds=15)[0] == 1
+    assert host.deploy(image("once"), wait_seconds=25)[0] == 1
     assert "run cifar-space-try once" in host.history()
     assert not database.exists()
     assert host.deploy(image("good"))[0] == 0
@@ -177,7 +177,7 @@ def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host)
     assert host.deploy(image("good"))[0] == 0
     assert host.deploy(image("cut"))[0] != 0
     assert not host.serves(), "it was not killed where it hurts"
-    status, output = host.deploy(image("never"), wait_seconds=15)
+    status, output = host.deploy(image("never"), wait_seconds=25)
     assert (status, host.serves()) == (1, True), output
     assert "the deployment before this one was cut off" in output
     assert "serving registry.example/good" in output

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -61,7 +62,9 @@ def running(folder: Path, *, workers: int, target: str | None = None, **settings
     """`python -m cifar serve --workers N`, or gunicorn with another target, on a free port; SIGTERM must suffice to end it."""
     port = free_port()
     command = [sys.executable, "-m", "cifar", "serve", "--workers", str(workers), "--port", str(port)]
-    environment = {**os.environ, "CIFAR_UPLOADS": str(folder / "uploads"), "TMPDIR": str(folder), **settings}
+    short = Path(tempfile.mkdtemp()) / "to"  # of a socket's path 107 bytes count
+    short.symlink_to(folder)
+    environment = {**os.environ, "CIFAR_UPLOADS": str(folder / "uploads"), "TMPDIR": str(short), **settings}
     if target:
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", target]
         environment |= {"CIFAR_WORKERS": str(workers), "CIFAR_PORT": str(port)}

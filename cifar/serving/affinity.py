@@ -238,6 +238,10 @@ def listen_for_other_workers(api: FastAPI, *, slot: int, sockets: Path) -> None:
     async def listening() -> AsyncIterator[None]:
         server = _SocketServer(api, slot=slot, sockets=sockets)
         task = asyncio.create_task(server.serve())
+        while not server.started:  # a worker that cannot be reached by the others must not begin
+            if task.done():
+                await task
+            await asyncio.sleep(0.005)
         try:
             yield
         finally:
