@@ -46,7 +46,7 @@ def draw(runs: list[Path], out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("docs/training.png"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("training.png"), help="default: %(default)s")
     arguments = parser.parse_args()
     draw([run.resolve() for run in arguments.runs], arguments.out)
     print(arguments.out)

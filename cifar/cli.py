@@ -190,7 +190,7 @@ def _add_evaluate(kinds: Any) -> None:
 
     card = _command(kinds, "card", commands.card, "a model card, from a report of evaluate", "cifar card reports/first")
     card.add_argument("report", type=Path, metavar="REPORT", help="a folder made by evaluate --out")
-    card.add_argument("--out", type=Path, default=Path("MODEL_CARD.md"), help="the file (default: %(default)s)")
+    card.add_argument("--out", type=Path, help="the file (default: MODEL_CARD.md in the report's folder)")
     card.add_argument(
         "--notes", type=Path, metavar="FILE", help="Markdown of your own, put where the card says what else is known"
     )

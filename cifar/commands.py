@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar.errors import BulkError, CifarError, RecordsError
+from cifar.errors import BulkError, CifarError, ExportError, RecordsError, VersionNotFound, VersionUnusable
 from cifar.output import print_json, print_table, say
 from cifar.registry import Registry, Version
 from cifar.routing import RoutingLog
@@ -64,7 +64,30 @@ def export(arguments: argparse.Namespace, settings: Settings) -> None:
         images=arguments.images,
         logits=arguments.logits,
     )
-    print(export(source, settings.registry, arguments.name or settings.model_name).path)
+    if not arguments.name:
+        _refuse_other_classes(source.class_names, settings)
+    version = export(source, settings.registry, arguments.name or settings.model_name)
+    print(version.path)
+    routing = RoutingLog(Registry(settings.registry, version.name)).now()
+    if version.number == routing.stable:
+        say("It is the stable version, so it answers everybody. `models promote N` has another one be that.")
+    else:
+        say(f"Version {routing.stable} goes on answering; `models promote {version.number}` has this one do it.")
+
+
+def _refuse_other_classes(names: Sequence[str], settings: Settings) -> None:
+    """Who calls the model by its name counts on its classes: others take its place only by that name."""
+    with suppress(VersionNotFound, VersionUnusable):
+        served = RoutingLog.of(settings).stable_version().manifest.class_names
+        if list(names) != list(served):
+            raise ExportError(
+                f"{settings.model_name} tells {_some(served)} apart, and this model {_some(names)}. Give it a name of its own, such as "
+                f"--name {'-'.join(names)[:40]}. If it shall take that one's place: --name {settings.model_name}"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def inspect(arguments: argparse.Namespace, _: Settings) -> None:
@@ -100,7 +123,7 @@ def card(arguments: argparse.Namespace, settings: Settings) -> None:
     """Write a model card."""
     from cifar.training.card import write_card
 
-    print(write_card(arguments.report, settings, arguments.out, arguments.notes))
+    print(write_card(arguments.report, settings, arguments.out or arguments.report / "MODEL_CARD.md", arguments.notes))
 
 
 def predict(arguments: argparse.Namespace, settings: Settings) -> None:

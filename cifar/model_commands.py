@@ -9,7 +9,7 @@ import socket
 from cifar.errors import BadParameter
 from cifar.output import print_json, print_table, say
 from cifar.registry import Version
-from cifar.routing import Routing, RoutingLog
+from cifar.routing import STABLE, Routing, RoutingLog
 from cifar.settings import Settings
 
 
@@ -92,6 +92,11 @@ def _done(routing: Routing, settings: Settings) -> None:
     """What counts now, as data, and in words."""
     shares = " ".join(f"{name}={percent} (version {routing.labels[name]})" for name, percent in routing.traffic.items())
     print(shares)
+    for name, number in routing.labels.items():
+        if number == routing.stable and name != STABLE:
+            say(
+                f"{name} is the stable version too, so it tries nothing. To have an older one be stable meanwhile: models promote N"
+            )
     say(
         f"Revision {routing.revision}; running servers follow within {settings.registry_poll_seconds:g} s of loading it."
     )

@@ -27,6 +27,7 @@ from cifar.errors import (
     NothingToRollBack,
     RegistryReadOnly,
     RoutingChanged,
+    VersionNotFound,
     VersionUnusable,
 )
 from cifar.registry import Registry, Version
@@ -104,7 +105,15 @@ class RoutingLog:
         Raises:
             VersionNotFound, VersionUnusable: see `now` and `Registry.get`.
         """
-        return self.registry.get(self.now().stable)
+        number = self.now().stable
+        try:
+            return self.registry.get(number)
+        except VersionNotFound as error:
+            if self.pinned or not self._revisions():
+                raise
+            raise VersionNotFound(
+                f"{error} It was made stable; make another one that: python -m cifar models promote N"
+            ) from None
 
     def now(self) -> Routing:
         """What counts now.
@@ -149,7 +158,8 @@ class RoutingLog:
         now = self._unpinned()
         if not now.history:
             raise NothingToRollBack(
-                f"Version {now.stable} was not promoted over another one, so there is none to go back to."
+                f"Version {now.stable} was not promoted over another one, so there is none to go back to. "
+                "Any version can be promoted: python -m cifar models promote N"
             )
         *history, number = now.history
         prove(self.registry.get(number))

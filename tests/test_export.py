@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from pictures import encoded, noise
 
 from cifar import CLASS_NAMES
+from cifar.cli import main
 from cifar.errors import ExportError
 from cifar.predictor import Predictor
 from cifar.registry import Registry
@@ -48,6 +50,24 @@ def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
     np.testing.assert_allclose(by_files["probabilities"].numpy(), by_pixels, atol=1e-6)
     np.testing.assert_allclose(one[0], by_pixels[3], atol=1e-6)
     assert [name.decode() for name in by_files["classes"].numpy()[6]] == list(CLASS_NAMES)
+
+
+def test_other_classes_take_a_models_place_only_by_its_name(small_version, monkeypatch, capsys):
+    """Callers of a running service must not get circles and stars from one day to the next because of a name forgotten."""
+    monkeypatch.setenv("CIFAR_REGISTRY", str(small_version.path.parent.parent))
+    monkeypatch.setenv("CIFAR_MODEL_NAME", "shapes")
+    file = str(KERAS2 / "keras2_64px_3classes_logits.h5")
+    assert main(["export", file, "--logits", "--classes", "ant,bee,cow"]) == 1
+    words = capsys.readouterr().err
+    assert "shapes tells 3 classes (circle, square, star) apart, and this model 3 classes (ant, bee, cow)" in words
+    assert "--name ant-bee-cow. If it shall take that one's place: --name shapes" in words
+    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    out, words = capsys.readouterr()
+    assert out.endswith("/shapes/2\n")
+    assert "It is the stable version, so it answers everybody." in words
+    assert main(["export", file, "--logits", "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
+    shutil.rmtree(small_version.path.parent / "2")
+    shutil.rmtree(small_version.path.parent / "3")
 
 
 def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings, tutorial):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,6 +273,27 @@ def test_the_command_line_promotes_splits_and_shows_who_did_it(log, monkeypatch,
         "rollback to 2",
     ]
     assert all("@" in change["by"] for change in changes)
+
+
+def test_a_trial_that_tries_nothing_and_a_way_back_that_is_not_there_are_said(log, monkeypatch, capsys):
+    """A label on the stable version looks like a trial; and who cannot go back is told how to go anywhere."""
+    monkeypatch.setenv("CIFAR_REGISTRY", str(log.registry.base.parent))
+    status, _, words = cifar(capsys, "label", "canary=2")
+    assert (status, "canary is the stable version too, so it tries nothing" in words) == (0, True)
+    assert "tries nothing" not in cifar(capsys, "promote", "1")[2]
+    log.promote(2, by="ada", prove=nothing)
+    log.rollback(by="ada", prove=nothing)
+    log.rollback(by="ada", prove=nothing)
+    status, _, words = cifar(capsys, "rollback")
+    assert (status, "none to go back to. Any version can be promoted" in words) == (1, True)
+
+
+def test_a_stable_version_that_is_gone_is_said_with_the_way_out(log):
+    """Whoever deletes its folder is told why a number is asked for that nobody typed."""
+    log.promote(1, by="ada", prove=nothing)
+    shutil.rmtree(log.registry.base / "1")
+    with pytest.raises(VersionNotFound, match=r"has no version 1; there are: 2\. It was made stable; make another"):
+        log.stable_version()
 
 
 def test_wrong_use_of_the_command_line_exits_with_2():
