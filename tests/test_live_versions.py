@@ -325,7 +325,7 @@ def test_without_sign_in_nobody_administrates(registry):
         assert "CIFAR_API_KEYS_FILE" in refused.json()["error"]
 
 
-PROMOTES, ROLLBACKS, PAUSE_SECONDS = 6, 3, 2.5
+PROMOTES, ROLLBACKS, PAUSE_SECONDS = 4, 2, 2.5
 WINDOW_SECONDS = 2.0
 """Within which every worker follows, on a machine that does other work as well."""
 

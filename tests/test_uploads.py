@@ -31,13 +31,7 @@ def test_calls_write_nothing_and_uploads_go_when_their_time_has_come(tmp_path):
     temporary.mkdir()
     archive = tmp_path / "photos.zip"
     archive.write_bytes(zips.packed([("a/cat.jpg", CAT), ("b.txt", b"text")]))
-    settings = {
-        "TMPDIR": str(temporary),
-        "CIFAR_UPLOADS": str(uploads),
-        "CIFAR_UPLOAD_LIFETIME_SECONDS": "60",
-        "CIFAR_MCP": "true",
-    }
-    with running(tmp_path, workers=2, **settings) as server:
+    with running(temporary, workers=2, CIFAR_UPLOAD_LIFETIME_SECONDS="60", CIFAR_MCP="true") as server:
         before = files_below(temporary)
         for path in ("/predict", "/explain"):
             for _ in range(4):  # either worker
