@@ -31,6 +31,12 @@ def test_an_uploaded_photo_is_answered_at_once(page):
     expect(seen.locator("img")).to_be_visible()
 
 
+def test_nothing_of_the_programs_endpoints_shows_on_the_page(page):
+    """Their components are part of the page, hidden: a person has one place to put a photo."""
+    expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=WAIT_MS)
+    expect(page.locator("input[type=file]:not(#photo *):not(.many *)")).to_have_count(0)
+
+
 def test_the_description_of_the_api_needs_no_other_host(page, server):
     """`/docs` is no blank page where no public network is reached, and nobody else's script runs in a visitor's session."""
     page.goto(f"{server}/docs")

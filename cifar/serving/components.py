@@ -51,7 +51,7 @@ class Photo(gr.Image):
         return ImageData(path=save_file_to_cache(value, self.GRADIO_CACHE), orig_name=value.name)
 
 
-class _Files(ListFiles):
+class OneOrMoreFiles(ListFiles):
     """What came as files: one that was not put in a list is a list of one."""
 
     @model_validator(mode="before")
@@ -62,11 +62,6 @@ class _Files(ListFiles):
 
 class Files(gr.File):
     """Hands on where the files are, and what they are called: many, read one at a time."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        """As Gradio's."""
-        super().__init__(*arguments, **options)
-        self.data_model = _Files
 
     def get_block_name(self) -> str:
         """The front end's name for it."""

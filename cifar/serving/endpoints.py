@@ -12,7 +12,7 @@ import gradio as gr
 from cifar.errors import OUR_FAULT, CifarError
 from cifar.serving.archives import Upload
 from cifar.serving.callers import Asker
-from cifar.serving.components import Files, Integer, Photo
+from cifar.serving.components import Files, Integer, OneOrMoreFiles, Photo
 from cifar.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,13 @@ def _add_predict_batch(service: Service) -> None:
         async with _said():
             return await service.predict_batch(files, by=asker(request), top_k=top_k, version=version)
 
+    several = Files(file_count="multiple", visible=False, label="files")
+    several.data_model = (
+        OneOrMoreFiles  # Gradio reads a component's options from the signature of its `__init__`: it has none of ours
+    )
     _add(
         predict_batch,
-        Files(file_count="multiple", visible=False, label="files"),
+        several,
         _integer("top_k"),
         _integer("version"),
     )
