@@ -69,6 +69,7 @@ class ConfidenceInfo(BaseModel):
     temperature: float = Field(gt=0, description="What the logits are divided by, within the graph.")
     method: str
     threshold: float = Field(description="A higher `ood_score` counts as out of distribution.")
+    held_out_images: int = Field(0, description="How many images the temperature was fitted on.")
 
 
 class Bins(BaseModel):

@@ -106,7 +106,7 @@ def an_answer(**more) -> Classification:
 
 def test_a_photo_of_none_of_the_classes_is_said_so_above_the_bars():
     """However sure the model is: the sentence names no class."""
-    page = answer_html(an_answer(ood_score=9.0, in_distribution=False), calibrated=True, explains=True)
+    page = answer_html(an_answer(ood_score=9.0, in_distribution=False), calibration_images=2300, explains=True)
     assert "Probably none of the classes." in page
     assert "很可能不属于任何类别。" in page
     assert page.index("do not rely on the bars") < page.index('class="bars"')
@@ -117,7 +117,7 @@ def test_a_photo_of_none_of_the_classes_is_said_so_above_the_bars():
 @pytest.mark.parametrize(("near", "said"), [(True, False), (None, True)])
 def test_a_version_that_cannot_tell_says_so(near, said):
     """Silence would pass for a promise."""
-    page = answer_html(an_answer(in_distribution=near), calibrated=False, explains=False)
+    page = answer_html(an_answer(in_distribution=near), calibration_images=0, explains=False)
     assert ("cannot tell photos of other things apart" in page) == said
     assert "none of the classes." not in page
     assert "data-why" not in page
@@ -127,7 +127,7 @@ def test_a_class_name_is_text_and_never_html():
     """Whoever trains on folders may name them anything."""
     scores = {"<b>": 0.9, "</b>": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, calibrated=False, explains=True)
+    page = answer_html(answer, calibration_images=0, explains=True)
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
 
@@ -136,8 +136,18 @@ def test_a_class_named_none_has_one_button_for_what_was_right():
     """It and none of the classes are one label; two buttons for it would be one too many."""
     scores = {"cat": 0.9, "none": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, calibrated=False, explains=False, request_id="a")
+    page = answer_html(answer, calibration_images=0, explains=False, request_id="a")
     assert page.count('data-right="none"') == 1
+
+
+def test_few_held_out_images_are_no_calibration():
+    """Of six, the measured error was 29 %: how many there were is said instead."""
+    for images, said in (
+        (0, "not calibrated"),
+        (6, "calibrated on 6 images only"),
+        (2300, "Confidence is calibrated."),
+    ):
+        assert said in answer_html(an_answer(), calibration_images=images, explains=False)
 
 
 def test_nearly_certain_never_looks_like_certain():

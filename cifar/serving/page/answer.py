@@ -18,6 +18,8 @@ _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perh
 _POSSIBLE = 0.1
 """From this score on a second class is worth a word."""
 _MOST_POSSIBLE = 2
+_CALIBRATION_IMAGES = 200
+"""Fitted on fewer, confidence may be off by chance: of 200 answers, a share right has a standard error of up to 3.5 %."""
 
 
 def sentence(prediction: Prediction) -> Words:
@@ -33,12 +35,14 @@ def sentence(prediction: Prediction) -> Words:
     return joined([opening, possible, words("answer.stop")], en="", zh="")
 
 
-def answer_html(answer: Classification, *, calibrated: bool, explains: bool, request_id: str | None = None) -> str:
+def answer_html(
+    answer: Classification, *, calibration_images: int, explains: bool, request_id: str | None = None
+) -> str:
     """What a person sees of an answer.
 
     Args:
         answer: the classification.
-        calibrated: whether the version's confidence was fitted.
+        calibration_images: how many the version's confidence was fitted on; 0 where it was not.
         explains: whether each bar asks "Why?".
         request_id: of the answer, where the page asks whether it is right.
     """
@@ -50,19 +54,20 @@ def answer_html(answer: Classification, *, calibrated: bool, explains: bool, req
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
         f"<h2>{spans(sentence(prediction))}</h2>{warning}"
         f'<ol class="bars">{bars}</ol>{_asks(prediction, request_id) if request_id else ""}'
-        f"{_seen(answer, calibrated=calibrated)}</div>"
+        f"{_seen(answer, calibration_images)}</div>"
     )
 
 
 def _asks(prediction: Prediction, request_id: str) -> str:
     """Whether it is right, and if not, what is: `feedback.js` sends what is pressed."""
-    said = NONE if prediction.in_distribution is False else prediction.top_k[0][0]
+    none = prediction.in_distribution is False
+    said = NONE if none else prediction.top_k[0][0]
     others = [name for name in dict.fromkeys((*prediction.class_scores, NONE)) if name != said]
     choices = "".join(
         _choice(name, spans(words("feedback.none") if name == NONE else class_name(name))) for name in others
     )
     return (
-        f'<div class="feedback" data-request="{html.escape(request_id)}"><div role="group">{say("feedback.ask")} '
+        f'<div class="feedback" data-request="{html.escape(request_id)}"><div role="group">{say("feedback.ask_none" if none else "feedback.ask")} '
         f"{_choice(said, say('feedback.right'))}"
         f'<button type="button" class="plain" aria-expanded="false">{say("feedback.wrong")}</button></div>'
         f'<div class="choices" role="group" hidden>{choices}</div><p role="status"></p></div>'
@@ -82,14 +87,14 @@ def _bar(name: str, score: float, *, explains: bool) -> str:
     )
 
 
-def _seen(answer: Classification, *, calibrated: bool) -> str:
+def _seen(answer: Classification, calibration_images: int) -> str:
     height, width = answer.seen.shape[:2]
     took = say("answer.kept") if answer.inference_ms is None else say("answer.took", ms=f"{answer.inference_ms:.1f}")
     lines = [
         say("answer.seen", size=f"{width} x {height}"),
         say("answer.version", name=answer.model_name, number=answer.version),
         took,
-        say("answer.calibrated" if calibrated else "answer.uncalibrated"),
+        _calibration(calibration_images),
     ]
     if answer.prediction.in_distribution is None:
         lines.append(say("answer.cannot_tell"))
@@ -97,6 +102,12 @@ def _seen(answer: Classification, *, calibrated: bool) -> str:
         f'<figure class="seen"><img src="{data_url(answer.seen)}" alt="">'
         f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
     )
+
+
+def _calibration(images: int) -> str:
+    if images >= _CALIBRATION_IMAGES:
+        return say("answer.calibrated")
+    return say("answer.hardly_calibrated", count=images) if images else say("answer.uncalibrated")
 
 
 def percent(share: float) -> str:

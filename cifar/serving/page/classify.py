@@ -139,7 +139,7 @@ class ClassifyTab:
         version = self._classifier.versions.version(answer.version)
         return answer_html(
             answer,
-            calibrated=version.manifest.confidence is not None,
+            calibration_images=version.manifest.confidence.held_out_images if version.manifest.confidence else 0,
             explains=explains,
             request_id=by.request_id if by else None,
         )

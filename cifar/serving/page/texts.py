@@ -23,7 +23,7 @@ class Words(NamedTuple):
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """Field of `Words`, and the name that browsers and Gradio give the language."""
 
-AUTOMATIC = "auto · 自动"
+AUTOMATIC = "auto"
 """A choice of versions, which can hold no more than plain text: whichever answers this visitor."""
 
 TEXTS: dict[str, Words] = {
@@ -61,6 +61,9 @@ TEXTS: dict[str, Words] = {
         "This version cannot tell photos of other things apart.", "此版本无法辨认不属于任何类别的照片。"
     ),
     "answer.calibrated": Words("Confidence is calibrated.", "置信度经过校准。"),
+    "answer.hardly_calibrated": Words(
+        "Confidence was calibrated on {count} images only.", "置信度仅用 {count} 张图像校准。"
+    ),
     "answer.uncalibrated": Words("Confidence is not calibrated.", "置信度未经校准。"),
     "answer.seen": Words("What the model saw: {size} pixels", "模型看到的图像：{size} 像素"),
     "answer.version": Words("{name}, version {number}", "{name}，版本 {number}"),
@@ -69,6 +72,7 @@ TEXTS: dict[str, Words] = {
     "why": Words("Why {name}?", "为何是{name}？"),
     "why.heat": Words("The warmer, the more this part speaks for “{name}”.", "颜色越暖，该区域越支持“{name}”。"),
     "feedback.ask": Words("Is this right?", "结果正确吗？"),
+    "feedback.ask_none": Words("Is it none of the classes?", "它确实不属于任何类别吗？"),
     "feedback.right": Words("Right", "正确"),
     "feedback.wrong": Words("Wrong, it is …", "不对，应该是…"),
     "feedback.thanks": Words("Thank you.", "谢谢反馈。"),
