@@ -24,13 +24,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="cifar: %(message)s")
     try:
         arguments.run(arguments, load_settings())
-    except (CifarError, OSError) as error:
+    except CifarError as error:
         print(f"cifar: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"cifar: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cifar: stopped.", file=sys.stderr)
         return 1
     return 0
+
+
+def _sentence(error: OSError) -> str:
+    """Which place the system refused, and why; of a hidden file of ours, in which folder it was to be."""
+    if not isinstance(error.filename, str):
+        return str(error)
+    path = Path(error.filename)
+    place = path.parent if path.name.startswith(".") else path
+    return f"{place} cannot be used: {error.strerror}."
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -237,6 +238,15 @@ class Settings(SignInSettings):
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and path.expanduser()
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url:
+            address = urlsplit(url.get_secret_value())
+            if address.scheme not in {"redis", "rediss"} or not address.hostname or address.port == 0:
+                raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS")
+        return url
+
     @field_validator("records_key")
     @classmethod
     def _refuse_a_weak_key(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -260,8 +270,9 @@ def load_settings() -> Settings:
     secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
     for name in sorted(given):
         if name.startswith("CIFAR_") and name not in known | secret_files.keys():
-            close = difflib.get_close_matches(name, known, n=1)
-            raise SettingsError(f"There is no setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
+            words = {each.removeprefix("CIFAR_"): each for each in known}  # what all begin with makes nothing alike
+            close = difflib.get_close_matches(name.removeprefix("CIFAR_"), words, n=1)
+            raise SettingsError(f"There is no setting {name}." + (f" Did you mean {words[close[0]]}?" if close else ""))
     read = {name: _read_secret(file, given) for file, name in secret_files.items() if given.get(file)}
     try:
         return Settings(**read)  # type: ignore[arg-type]

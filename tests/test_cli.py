@@ -102,6 +102,8 @@ def test_a_wrong_setting_names_the_variable():
         ("PORT", "99999"),
         ("MODEL_VERSION", "latest"),
         ("CIFAR_CORS_ORIGINS", "https://a.example"),
+        ("CIFAR_REDIS_URL", "localhost:6379"),
+        ("CIFAR_REDIS_URL", "redis://localhost:six/0"),
     ):
         result = cifar("models", **{name: value})
         assert result.returncode == 1
@@ -114,6 +116,18 @@ def test_a_misspelt_setting_is_not_passed_over():
     result = cifar("models", CIFAR_MODLE_NAME="shapes")
     assert result.returncode == 1
     assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
+    assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", "nothing is close"
+
+
+def test_a_place_that_cannot_be_written_is_said_without_our_hidden_names(tmp_path):
+    """Which folder, and why; the file that we would have renamed is nobody's concern."""
+    (tmp_path / "a-file").write_text("")
+    for command in (["keys", "create", "ann"], ["train", "--data", "x", "--out", tmp_path / "a-file" / "run"]):
+        result = cifar(*command, CIFAR_API_KEYS_FILE=tmp_path / "a-file" / "keys.json")
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert "Errno" not in result.stderr
+        assert "/." not in result.stderr
 
 
 @pytest.mark.slow
