@@ -138,13 +138,13 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
     predictor = Predictor.load(_chosen_version(arguments, settings), engine_of(settings))
     top_k = predictor.at_most(settings.default_top_k) if arguments.top_k is None else arguments.top_k
     rows: list[dict[str, Any]] = []
+    problems: list[CifarError] = []
     for file in arguments.images:
         try:
-            pixels = preprocess(file.read_bytes(), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
-        except OSError as error:
-            raise CifarError(f"{file} cannot be read: {error.strerror}.") from error
-        except CifarError as error:
-            raise type(error)(f"{file}: {error}") from error
+            pixels = preprocess(_content(file), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
+        except CifarError as error:  # the others are answered all the same
+            problems.append(CifarError(f"{file}: {error}"))
+            continue
         (prediction,) = predictor.predict(pixels[None], top_k=top_k)
         rows.append(
             {
@@ -154,13 +154,25 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
                 "in_distribution": prediction.in_distribution,
             }
         )
-    if arguments.json:
+    if arguments.json and rows:
         print_json(rows)
-        return
-    for row in rows:
+    for row in [] if arguments.json else rows:
         print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
         if row["in_distribution"] is False:
             say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+    for problem in problems[:-1]:
+        say(str(problem))
+    if problems:
+        raise problems[-1]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except IsADirectoryError:
+        raise CifarError(f"it is a folder; predict --input {file} --output out.parquet") from None
+    except OSError as error:
+        raise CifarError(f"it cannot be read: {error.strerror}.") from error
 
 
 def _predict_many(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -65,7 +65,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     ("arguments", "words"),
     [
         (["data", "nowhere"], "'nowhere' is no data set"),
-        (["predict", "nowhere.jpg"], "nowhere.jpg cannot be read: No such file"),
+        (["predict", "nowhere.jpg"], "nowhere.jpg: it cannot be read: No such file"),
         (["predict", "README.md"], "README.md: The file's content is not an image"),
         (["predict", "examples/cat.jpg", "--version", "99"], "no version 99"),
         (["predict", "examples/cat.jpg", "--top-k", "0"], "top_k must be from 1 to 10"),
@@ -204,6 +204,16 @@ def test_predict_prints_labels_as_a_table_and_as_json():
     rows = json.loads(cifar("predict", "examples/cat.jpg", "--top-k", 2, "--json").stdout)
     assert rows[0]["top_k"][0]["label"] == "cat"
     assert len(rows[0]["top_k"]) == 2
+
+
+def test_one_file_that_is_no_image_keeps_no_other_from_its_answer():
+    """The answers are on stdout, what is wrong on stderr, and the status says that something is."""
+    result = cifar("predict", "README.md", "examples/cat.jpg", "examples", "--top-k", 1)
+    assert result.returncode == 1
+    assert result.stdout.startswith("examples/cat.jpg\tcat ")
+    assert len(result.stdout.splitlines()) == 1
+    assert "README.md: The file's content is not an image" in result.stderr
+    assert "examples: it is a folder; predict --input examples --output out.parquet" in result.stderr
 
 
 def test_inspect_shows_signatures_shapes_sizes_and_files():
