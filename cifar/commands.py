@@ -35,6 +35,7 @@ def data(arguments: argparse.Namespace, settings: Settings) -> None:
 def train(arguments: argparse.Namespace, settings: Settings) -> None:
     """Fit a network."""
     from cifar.training.data import load_dataset
+    from cifar.training.folder import HISTORY
     from cifar.training.train import train
     from cifar.training.work import TrainConfig
     from cifar.training.workers import join
@@ -47,7 +48,9 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
         if workers.is_chief:
             print(result)
     except KeyboardInterrupt:
-        say(f"What was finished is kept in {arguments.out}; go on with the same command and --resume.")
+        kept = (arguments.out / HISTORY).exists()
+        words = f"What was finished is kept in {arguments.out}; go on" if kept else "No epoch was finished; begin again"
+        say(f"{words} with the same command and --resume.")
         raise
 
 
