@@ -42,6 +42,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "uvicorn.error": to_root,
             "uvicorn.access": nowhere,
             "httpx": {"level": "WARNING"},  # a line for each request between workers
+            "alembic.runtime.plugins": {"level": "WARNING"},  # seven lines at each start, of plugins that nobody added
         },
     }
 
