@@ -76,18 +76,19 @@
     }
   };
 
-  // A photo that the server would refuse for its size is not sent.
-  function refuseTooLarge(event, files) {
-    const most = window.gradio_config?.max_file_size;
-    if (!event.target.closest?.("#photo") || !most) return;
-    const large = [...(files ?? [])].find((file) => file.size > most);
-    if (!large) return;
+  // What the server would refuse for its size is not sent; what Gradio's front end takes for no image, it drops without a word.
+  function refuse(event, files) {
+    if (!event.target.closest?.("#photo")) return;
+    const most = window.gradio_config?.max_file_size || Infinity;
+    const [file] = [...(files ?? [])].filter(({ size, type }) => size > most || !type.startsWith("image/"));
+    if (!file) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    problem(page.errorWords({ code: "body_too_large", error: page.words("batch.file_too_large", { each: Math.floor(most / 1024 ** 2) }).en }));
+    const tooLarge = { code: "body_too_large", error: page.words("batch.file_too_large", { each: Math.floor(most / 1024 ** 2) }).en };
+    problem(file.size > most ? page.errorWords(tooLarge) : page.words("photo.no_image", { name: file.name }));
   }
-  document.addEventListener("change", (event) => refuseTooLarge(event, event.target.files), true);
-  document.addEventListener("drop", (event) => refuseTooLarge(event, event.dataTransfer?.files), true);
+  document.addEventListener("change", (event) => refuse(event, event.target.files), true);
+  document.addEventListener("drop", (event) => refuse(event, event.dataTransfer?.files), true);
 
   async function copy(button) {
     const text = button.closest(".snippet").querySelector("code").textContent;

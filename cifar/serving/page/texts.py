@@ -78,6 +78,10 @@ TEXTS: dict[str, Words] = {
     "feedback.thanks": Words("Thank you.", "谢谢反馈。"),
     "feedback.none": Words("none of these", "都不是"),
     "why.seconds": Words("{seconds} s", "{seconds} 秒"),
+    "photo.no_image": Words(
+        "{name} is not an image. Choose a JPEG, PNG, WebP, GIF, BMP, TIFF, HEIF or AVIF.",
+        "{name} 不是图像。请选择 JPEG、PNG、WebP、GIF、BMP、TIFF、HEIF 或 AVIF。",
+    ),
     # live
     "live.start": Words("Start live camera", "开启实时识别"),
     "live.stop": Words("Stop live camera", "停止实时识别"),
