@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -242,9 +241,12 @@ class Settings(SignInSettings):
     @classmethod
     def _is_redis(cls, url: SecretStr | None) -> SecretStr | None:
         if url:
-            address = urlsplit(url.get_secret_value())
-            if address.scheme not in {"redis", "rediss"} or not address.hostname or address.port == 0:
-                raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS")
+            from redis.connection import parse_url
+
+            try:
+                parse_url(url.get_secret_value())  # type: ignore[no-untyped-call] # redis is half typed
+            except ValueError:  # of whose words some hold a part of the address, which may hold a password
+                raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS") from None
         return url
 
     @field_validator("records_key")
