@@ -6,7 +6,9 @@ Exit status: 0 done, 1 failed (one sentence says why), 2 wrong use.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,13 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_HIDDEN = re.compile(r"(^|/)\.((tmp\.|export-|report-|[0-9a-f]{16}).*|[^/]*$)")
+"""What we write before it gets its name, and whatever is in it."""
+
+
 def _sentence(error: OSError) -> str:
-    """Which place the system refused, and why; of a hidden file of ours, in which folder it was to be."""
-    if not isinstance(error.filename, str):
+    """Which place the system refused, why, and what to do; of a hidden file of ours only the folder that it was to be in."""
+    if error.strerror is None:  # a library's own
         return str(error)
-    path = Path(error.filename)
-    place = path.parent if path.name.startswith(".") else path
-    return f"{place} cannot be used: {error.strerror}."
+    place = isinstance(error.filename, str) and (_HIDDEN.sub("", error.filename) or ".")
+    what = f"{place} cannot be used: {error.strerror}." if place else f"{error.strerror}."
+    if error.errno == errno.ENOSPC:
+        return f"{what} Make room, then give the command again."
+    right = ", or give this user the right to it" if isinstance(error, PermissionError) else ""
+    return f"{what} Name another place{right}." if place else what
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -305,10 +305,15 @@ def _records(settings: Settings) -> Iterator[Engine]:
 
     from cifar.records.database import migrate, open_engine
 
-    engine = open_engine(settings)
+    engine, folder = open_engine(settings), settings.records_folder
     try:
-        settings.records_folder.mkdir(parents=True, exist_ok=True)
-        migrate(engine, settings.records_folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            migrate(engine, folder)
+        except OSError as error:
+            raise RecordsError(
+                f"The records' folder {folder} cannot be written: {error.strerror}. CIFAR_RECORDS_FOLDER names another."
+            ) from error
         yield engine
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

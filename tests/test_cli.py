@@ -16,6 +16,7 @@ import pytest
 from conftest import SHARED, free_port, wait_until_ready
 from pictures import encoded, noise
 
+from cifar.cli import main
 from cifar.settings import ROOT
 
 COMMANDS = ["data", "train", "export", "inspect", "evaluate", "card", "predict", "models", "serve"]
@@ -104,6 +105,7 @@ def test_a_wrong_setting_names_the_variable():
         ("CIFAR_CORS_ORIGINS", "https://a.example"),
         ("CIFAR_REDIS_URL", "localhost:6379"),
         ("CIFAR_REDIS_URL", "redis://localhost:six/0"),
+        ("CIFAR_REDIS_URL", "redis://localhost?socket_timeout=soon"),
     ):
         result = cifar("models", **{name: value})
         assert result.returncode == 1
@@ -119,15 +121,41 @@ def test_a_misspelt_setting_is_not_passed_over():
     assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", "nothing is close"
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_said_without_our_hidden_names(tmp_path):
-    """Which folder, and why; the file that we would have renamed is nobody's concern."""
-    (tmp_path / "a-file").write_text("")
-    for command in (["keys", "create", "ann"], ["train", "--data", "x", "--out", tmp_path / "a-file" / "run"]):
-        result = cifar(*command, CIFAR_API_KEYS_FILE=tmp_path / "a-file" / "keys.json")
-        assert result.returncode == 1
-        assert "Traceback" not in result.stderr
-        assert "Errno" not in result.stderr
-        assert "/." not in result.stderr
+    """Which folder, why, and the way out; the file that we would have renamed is nobody's concern."""
+    keys, rows = "/proc/self/keys.json", "/proc/self/rows.csv"  # where root may not write either
+    for command, words in (
+        (["keys", "create", "ann"], "/proc/self cannot be used: "),
+        (["predict", "--input", "examples", "--output", "/proc/self/out.parquet"], "/proc/self cannot be used: "),
+        (["records", "export", "--out", rows], "/proc/self cannot be used: "),
+    ):
+        said = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
+        assert said.startswith(f"cifar: {words}"), said
+        assert "Name another" in said
+    said = cifar("records", "export", "--out", tmp_path / "rows.csv", CIFAR_RECORDS_FOLDER="/proc/self").stderr
+    assert "folder /proc/self cannot be written: No such file or directory. CIFAR_RECORDS_FOLDER names" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "saved_model/a/.export-rvq85kz_/variables"), "saved_model/a cannot"),
+        (PermissionError(13, "Permission denied", ".tmp.o.parquet"), ". cannot be used: Permission denied. Name"),
+        (PermissionError(13, "Permission denied", "/home/ann/.cache/x"), "/home/ann/.cache/x cannot be used: "),
+        (FileNotFoundError(2, "No such file or directory", "/proc/x"), "/proc/x cannot be used: No such"),
+        (OSError(28, "No space left on device"), "No space left on device. Make room, then"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_a_sentence(error, words, monkeypatch, capsys):
+    """Without its number, and without names that nobody gave."""
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("cifar.commands.inspect", refuse)
+    assert main(["inspect", "x"]) == 1
+    assert capsys.readouterr().err.startswith(f"cifar: {words}")
 
 
 @pytest.mark.slow
