@@ -37,10 +37,7 @@ def two_versions(text: str) -> tuple[int, int]:
 
 def duration(text: str) -> float:
     """So many days or hours."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0 < value <= 36_500:
         raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
     return value
@@ -48,13 +45,42 @@ def duration(text: str) -> float:
 
 def effect(text: str) -> float:
     """A difference of accuracies."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0.001 <= value <= 0.5:
         raise argparse.ArgumentTypeError(f"expected a number from 0.001 to 0.5, such as 0.02; got {text!r}")
     return value
+
+
+def positive(text: str) -> float:
+    """Seconds, or a learning rate."""
+    value = _number(text)
+    if not 1e-12 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
+    return value
+
+
+def part(text: str) -> float:
+    """A share that leaves something over."""
+    value = _number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, such as 0.05; got {text!r}")
+    return value
+
+
+def accuracy(text: str) -> float:
+    """A share that may be all."""
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and up to 1, such as 0.9; got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    """What is none is 0, which nothing here may be."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def interval(text: str) -> tuple[float, float]:

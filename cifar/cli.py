@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from cifar import __version__, commands, model_commands
-from cifar.arguments import count, duration, effect, interval, names, share, size, two_versions
+from cifar.arguments import (
+    accuracy,
+    count,
+    duration,
+    effect,
+    interval,
+    names,
+    part,
+    positive,
+    share,
+    size,
+    two_versions,
+)
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
@@ -146,21 +158,26 @@ def _add_train(kinds: Any) -> None:
     train.add_argument("--data", required=True, metavar="SOURCE", help=_SOURCE_HELP)
     train.add_argument("--out", required=True, type=Path, metavar="RUN", help="the run's folder, made new")
     train.add_argument(
-        "--arch", default="fast", help="the network, with its recipe: fast or tutorial (default: %(default)s)"
+        "--arch",
+        choices=["fast", "tutorial"],
+        default="fast",
+        help="the network, with its recipe (default: %(default)s)",
     )
     length = train.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, help="times through the data (default: the recipe's)")
-    length.add_argument("--time-budget", type=float, metavar="SECONDS", help="how long to train, in place of --epochs")
-    train.add_argument(
-        "--target-accuracy", type=float, metavar="SHARE", help="stop at this validation accuracy, such as 0.9"
+    length.add_argument("--epochs", type=count, help="times through the data (default: the recipe's)")
+    length.add_argument(
+        "--time-budget", type=positive, metavar="SECONDS", help="how long to train, in place of --epochs"
     )
-    train.add_argument("--batch-size", type=int, help="images a step (default: the recipe's, fewer of large images)")
     train.add_argument(
-        "--learning-rate", type=float, help="at the start (default: the recipe's, less with --init-from)"
+        "--target-accuracy", type=accuracy, metavar="SHARE", help="stop at this validation accuracy, such as 0.9"
+    )
+    train.add_argument("--batch-size", type=count, help="images a step (default: the recipe's, fewer of large images)")
+    train.add_argument(
+        "--learning-rate", type=positive, help="at the start (default: the recipe's, less with --init-from)"
     )
     train.add_argument(
         "--validation-split",
-        type=float,
+        type=part,
         default=0.05,
         metavar="SHARE",
         help="share of each class held out (default: %(default)s)",

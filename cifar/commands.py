@@ -35,20 +35,25 @@ def data(arguments: argparse.Namespace, settings: Settings) -> None:
 def train(arguments: argparse.Namespace, settings: Settings) -> None:
     """Fit a network."""
     from cifar.training.data import load_dataset
-    from cifar.training.folder import HISTORY
-    from cifar.training.train import train
+    from cifar.training.folder import CHECKPOINT, check_folder
+
+    if (
+        not arguments.resume and arguments.distribute != "multiworker"
+    ):  # of several workers, the chief alone looks there
+        check_folder(arguments.out, {}, resume=False)
+    dataset = load_dataset(arguments.data, settings, image_shape=_square(arguments.image_size))
+    from cifar.training.train import train  # not before: TensorFlow takes seconds to come
     from cifar.training.work import TrainConfig
     from cifar.training.workers import join
 
     config = TrainConfig(**{field.name: getattr(arguments, field.name) for field in fields(TrainConfig)})
-    dataset = load_dataset(arguments.data, settings, image_shape=_square(arguments.image_size))
     workers = join(arguments.distribute, process_environment().get("TF_CONFIG"))
     try:
         result = train(config, dataset, arguments.out, resume=arguments.resume, h5=arguments.h5, workers=workers)
         if workers.is_chief:
             print(result)
     except KeyboardInterrupt:
-        kept = (arguments.out / HISTORY).exists()
+        kept = (arguments.out / CHECKPOINT).exists()
         words = f"What was finished is kept in {arguments.out}; go on" if kept else "No epoch was finished; begin again"
         say(f"{words} with the same command and --resume.")
         raise

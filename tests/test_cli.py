@@ -19,6 +19,7 @@ from pictures import encoded, noise
 from cifar.cli import main
 from cifar.settings import ROOT
 
+TRAIN = ["train", "--data", "x", "--out", "y"]
 COMMANDS = ["data", "train", "export", "inspect", "evaluate", "card", "predict", "models", "serve"]
 
 
@@ -52,6 +53,13 @@ def test_every_command_has_help_with_an_example(command):
         ["predict"],
         ["data", "x", "--image-size", "0"],
         ["evaluate", "--data", "x", "--robustness", "0"],
+        [*TRAIN, "--arch", "resnet"],
+        [*TRAIN, "--epochs", "0"],
+        [*TRAIN, "--batch-size", "0"],
+        [*TRAIN, "--learning-rate", "nan"],
+        [*TRAIN, "--time-budget", "0"],
+        [*TRAIN, "--target-accuracy", "90"],
+        [*TRAIN, "--validation-split", "1"],
     ],
 )
 def test_wrong_use_exits_with_2_and_says_how(arguments):
@@ -59,6 +67,8 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     result = cifar(*arguments)
     assert result.returncode == 2
     assert "usage: cifar" in result.stderr
+    if arguments[1:] and arguments[0] == "train":
+        assert f"argument {arguments[-2]}: " in result.stderr
     assert result.stdout == ""
 
 
@@ -78,9 +88,8 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
             "A model's name has letters",
             marks=pytest.mark.slow,
         ),
-        pytest.param(
-            ["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set", marks=pytest.mark.slow
-        ),
+        (["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set"),
+        (["train", "--data", "tests/data", "--out", "docs"], "docs exists. Choose another --out"),
         (["evaluate", "--data", "nowhere"], "is no data set"),
         (["evaluate", "--data", "nowhere", "--version", "99"], "no version 99"),
         (["evaluate", "--data", "nowhere", "--out", "docs"], "docs exists, and a report is never overwritten"),
@@ -94,6 +103,16 @@ def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("out", ["/proc/nowhere/run", "docs"])
+def test_what_train_cannot_begin_with_is_said_before_tensorflow_is_loaded(out):
+    """A misspelt folder costs no seconds."""
+    code = (
+        f"import sys; from cifar.cli import main; main([*{TRAIN[:3]}, '--out', {out!r}]); print('keras' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n", said.stderr
 
 
 def test_a_wrong_setting_names_the_variable():

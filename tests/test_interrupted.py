@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_train import QUICK, both, colours, colours_folder, config, equal_weights, rows
 
+from cifar.cli import main
 from cifar.errors import ExportError, TrainingError
 from cifar.settings import ROOT, Settings
 from cifar.training.export import export
@@ -201,12 +202,16 @@ def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_path, monkeypatch):
-    """There is nothing to export yet, and nothing in the way."""
+def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_path, monkeypatch, capsys):
+    """There is nothing to export yet, nothing in the way, and nobody is told that something was kept."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("cifar.training.train.save_model", stop)
+    monkeypatch.setattr("cifar.training.data.load_dataset", lambda *_, **__: colours(60))
+    assert main(["train", "--data", "x", "--out", str(tmp_path / "stopped"), "--arch", "tutorial"]) == 1
+    assert "No epoch was finished; begin again with the same command and --resume." in capsys.readouterr().err
     monkeypatch.setattr("cifar.training.train.write_history", stop)
     with pytest.raises(KeyboardInterrupt):
         train(QUICK, colours(60), tmp_path / "run")

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from cifar.errors import TrainingError
+
+if TYPE_CHECKING:
+    import keras
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.keras"
