@@ -63,6 +63,14 @@ def test_every_file_has_one_row_and_errors_are_rows(images, tmp_path):
     assert all(abs(sum(row["scores"]) - 1) < 1e-5 and max(row["scores"]) == row["score"] for row in right)
 
 
+def test_a_file_that_was_no_list_of_paths_does_not_end_well(tmp_path, capsys):
+    """The rows say of each line that it is no image; the status and a sentence say that there is nothing else."""
+    assert main(["predict", "--input", str(ROOT / "LICENSE"), "--output", str(tmp_path / "out")]) == 1
+    assert {row["code"] for row in rows(tmp_path / "out")} == {"unreadable_image"}
+    said = capsys.readouterr().err
+    assert f"None of the {len(rows(tmp_path / 'out'))} files was an image that can be read: {tmp_path / 'out'}" in said
+
+
 def test_a_manifest_keeps_its_order_and_its_repetitions(images, tmp_path):
     """Rows stand as the paths do, in text and in CSV; a file that is missing is a row with an error."""
     listed = ["0.jpg", "missing.jpg", str(images / "2.jpg"), "0.jpg", "4.jpg"]

@@ -40,7 +40,8 @@ def predict_many(
         How many rows of this call hold an error.
 
     Raises:
-        BulkError: the input cannot be listed, the output cannot be gone on with, or Ray is not installed or failed.
+        BulkError: the input cannot be listed, the output cannot be gone on with, or Ray is not installed or failed;
+            or not one image of this call could be read: the rows that say so are kept.
         VersionUnusable: the version cannot be loaded; then there is no output.
         OSError: no space is left, for example; whole parts are kept.
     """
@@ -61,6 +62,11 @@ def predict_many(
             errors += wrong
     if still := missing(run, output):
         raise BulkError(f"{output} lacks {len(still)} of {run.parts} parts. Go on with --resume.")
+    if errors == run.images:
+        raise BulkError(
+            f"None of the {errors:,} files was an image that can be read: {output} says of each why, in its column error. "
+            "--input takes a folder of images, or a file of paths."
+        )
     return errors
 
 
