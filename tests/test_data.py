@@ -161,6 +161,38 @@ def test_an_unreadable_picture_is_named(image_folder, settings):
         load_dataset(str(image_folder), settings)
 
 
+def test_all_unreadable_pictures_are_named_up_to_twenty(image_folder, settings):
+    """Of both parts at once: nobody mends a folder one run a file."""
+    for part, count in (("train", 20), ("test", 3)):
+        for i in range(count):
+            (image_folder / part / "star" / f"bad{i:02}.jpg").write_bytes(truncated_jpeg())
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(image_folder), settings)
+    said = str(caught.value).splitlines()
+    assert [line.count("train/star/bad") for line in said] == [1] * 20 + [0]
+    assert said[-1] == "... and 3 more. Or remove them from the folder."
+
+
+def test_pictures_below_a_class_are_said_not_to_be_read(image_folder, settings, capsys):
+    """A folder in a class is no class, and its pictures would be missed."""
+    for name in ("square", "star"):
+        (image_folder / "train" / name / "more").mkdir()
+    load_dataset(str(image_folder), settings)
+    said = capsys.readouterr().err
+    assert f"Not read: {image_folder}/train/square/more and 1 more. A class's pictures lie" in said
+
+
+def test_a_file_that_is_no_archive_is_told_so_in_one_line(tmp_path, settings):
+    """What each of tarfile's readers thought of it is nobody's concern."""
+    (tmp_path / "README.md").write_text("# Words")
+    with pytest.raises(
+        DataError, match=r"^.*README\.md is no complete \.tar\.gz archive \(file could not be opened"
+    ) as caught:
+        load_dataset(str(tmp_path / "README.md"), settings)
+    assert "\n" not in str(caught.value)
+    assert "method" not in str(caught.value)
+
+
 def test_classes_that_differ_only_in_case_are_refused(image_folder, settings):
     """On a Mac they would be one folder, and the model would have another number of classes."""
     (image_folder / "train" / "Star").mkdir()

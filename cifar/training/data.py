@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, DataError
+from cifar.output import say
 from cifar.preprocess import preprocess
 from cifar.settings import Settings
 from cifar.training.download import fetch_cifar10
@@ -28,6 +29,8 @@ from cifar.training.download import fetch_cifar10
 _BATCHES = "cifar-10-batches-py"
 _TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST_BATCH = "test_batch"
+_MOST_NAMED = 20
+"""Files that cannot be read; of more, how many there are."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,9 @@ def _read_archive(path: Path, source: str) -> Dataset:
 
             return _from_batches(source, read)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        reason = str(error).partition(":")[0].partition("\n")[0]  # tarfile goes on with what each of its readers said
         raise DataError(
-            f"{path} is no complete .tar.gz archive ({error}): the download was cut off or it is another file. Fetch it again."
+            f"{path} is no complete .tar.gz archive ({reason}): the download was cut off or it is another file. Fetch it again."
         ) from error
 
 
@@ -220,16 +224,23 @@ def _parse_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_image_folder(root: Path, image_shape: tuple[int, int, int], max_pixels: int) -> Dataset:
     class_names = _class_names(root / "train")
-    train = _read_split(root / "train", class_names, image_shape, max_pixels)
+    problems: list[str] = []
+    train = _read_split(root / "train", class_names, image_shape, max_pixels, problems)
     test_folder = root / "test"
     if test_folder.is_dir():
         if (found := _class_names(test_folder)) != class_names:
             raise DataError(
                 f"{test_folder} has the classes {', '.join(found)}; {root / 'train'} has {', '.join(class_names)}. They must be the same."
             )
-        test = _read_split(test_folder, class_names, image_shape, max_pixels)
+        test = _read_split(test_folder, class_names, image_shape, max_pixels, problems)
     else:
         test = np.empty((0, *image_shape), np.uint8), np.empty(0, np.int64)
+    if problems:
+        more = f"\n... and {len(problems) - _MOST_NAMED:,} more." if len(problems) > _MOST_NAMED else ""
+        raise DataError(
+            "\n".join(problems[:_MOST_NAMED])
+            + f"{more} Or remove {'it' if len(problems) == 1 else 'them'} from the folder."
+        )
     return Dataset(str(root), class_names, *train, *test)
 
 
@@ -246,9 +257,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _read_split(
-    folder: Path, class_names: tuple[str, ...], image_shape: tuple[int, int, int], max_pixels: int
+    folder: Path, class_names: tuple[str, ...], image_shape: tuple[int, int, int], max_pixels: int, problems: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """What can be read; of each file that cannot, a sentence is added to `problems`."""
     files = [(file, label) for label, name in enumerate(class_names) for file in _image_files(folder / name)]
+    if below := [path for name in class_names for path in _entries(folder / name) if path.is_dir()]:
+        more = f" and {len(below) - 1:,} more" if len(below) > 1 else ""
+        say(f"Not read: {below[0]}{more}. A class's pictures lie in its folder itself, not in folders below it.")
     images = np.empty((len(files), *image_shape), np.uint8)
     height, width, channels = image_shape
     for i, (file, _) in enumerate(tqdm(files, desc=f"reading {folder}", unit=" images", disable=None, leave=False)):
@@ -257,7 +272,7 @@ def _read_split(
                 file.read_bytes(), height=height, width=width, channels=channels, max_pixels=max_pixels
             )
         except (CifarError, OSError) as error:
-            raise DataError(f"{file}: {error} Or remove it from the folder.") from error
+            problems.append(f"{file}: {error}")
     return images, np.array([label for _, label in files], np.int64)
 
 
