@@ -315,7 +315,8 @@ def _add_keys(kinds: Any) -> None:
 
 
 def _add_records(kinds: Any) -> None:
-    records = kinds.add_parser("records", help="predictions and feedback: export, sweep, migrate")
+    words, example = "export, sweep and migrate predictions and feedback", "cifar records export --out records.csv"
+    records = _command(kinds, "records", commands.records_export, words, example)
     actions = records.add_subparsers(required=True, metavar="ACTION")
     export = _command(
         actions,

@@ -201,7 +201,7 @@ class Registry:
             number = numbers[-1]
         if number is None:
             raise VersionNotFound(
-                f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME"
+                f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME --name {self.name}"
             )
         path = self.base / str(number)
         if number not in numbers:

@@ -20,7 +20,21 @@ from cifar.cli import main
 from cifar.settings import ROOT
 
 TRAIN = ["train", "--data", "x", "--out", "y"]
-COMMANDS = ["data", "train", "export", "inspect", "evaluate", "card", "predict", "models", "serve"]
+COMMANDS = [
+    "data",
+    "train",
+    "export",
+    "inspect",
+    "evaluate",
+    "card",
+    "predict",
+    "models",
+    "serve",
+    "records",
+    "keys",
+    "ab",
+    "drift",
+]
 
 
 def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:

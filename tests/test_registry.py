@@ -50,7 +50,7 @@ def test_an_unknown_version_is_not_found_and_the_sentence_lists_those_there_are(
 
 def test_an_empty_registry_says_how_to_fill_it(tmp_path):
     """A newcomer without a model reads the next command."""
-    with pytest.raises(VersionNotFound, match="python -m cifar export"):
+    with pytest.raises(VersionNotFound, match="python -m cifar export runs/NAME --name nothing"):
         Registry(tmp_path, "nothing").get()
 
 
