@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from page_visits import EXAMPLES, WAIT_MS, choose_many, open_tab, visit
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
@@ -84,6 +85,38 @@ def test_bar_and_counts_are_complete_when_the_batch_says_that_it_is_done(page):
     choose_many(page, "batch", [FILES[0]])
     finished(page, "batch", "1 of 1 done.")
     assert page.evaluate("window.atTheEnd") == [1, 1]
+
+
+def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_server):
+    """No thumbnail is squeezed by Chinese text, which breaks anywhere."""
+    with visit(browser, two_version_server, width=390, locale="zh-CN") as page:
+        open_tab(page, "batch")
+        choose_many(page, "batch", twenty_files(b"just text"))
+        finished(page, "batch", "已完成 20/20")
+        assert {image.bounding_box()["width"] for image in page.locator("#batch tbody img").all()} == {48}
+        assert page.locator("#batch .wide").evaluate("table => table.scrollWidth <= table.clientWidth")
+        bar, run = (page.locator(f"#batch {part}").bounding_box() for part in ("progress", ".run"))
+        assert bar["width"] == run["width"]
+
+
+def test_a_table_that_scrolls_is_shaded_where_there_is_more_of_it(browser, two_version_server):
+    """No phone shows a scroll bar before one scrolls."""
+    with visit(browser, two_version_server, width=390) as page:
+        open_tab(page, "compare")
+        choose_many(page, "compare", FILES[:2])
+        finished(page, "compare", "2 of 2 done.")
+        table = page.locator("#compare .wide")
+
+        def shaded() -> list[bool]:
+            """Whether the left and the right edge are, in most of their rows: text may be in the way."""
+            picture = np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"))
+            return [bool(np.median(picture[:, at]) < 230) for at in (1, -2)]
+
+        assert shaded() == [False, True]
+        table.evaluate("table => table.scrollTo(table.scrollWidth, 0)")
+        assert shaded() == [True, False]
+        page.set_viewport_size({"width": 1200, "height": 900})
+        assert shaded() == [False, False]
 
 
 def test_the_table_is_sorted_by_its_headers(page):
