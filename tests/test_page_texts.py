@@ -19,6 +19,7 @@ from cifar.serving.page import texts
 from cifar.serving.page.answer import answer_html, percent, sentence
 from cifar.serving.page.code import code_html
 from cifar.serving.page.model import model_html
+from cifar.serving.page.plots import Series, curves
 from cifar.serving.page.snippets import SNIPPETS
 from cifar.serving.page.texts import LANGUAGES, TEXTS, Words, class_name, error_words, spans, words
 from cifar.settings import ROOT
@@ -179,6 +180,24 @@ def test_the_model_tab_shows_what_the_manifest_holds(registry):
     assert page.count("<polyline") == 4
     assert "serving_uint8" in page
     assert "no training curves" not in page
+
+
+@pytest.mark.parametrize(
+    ("values", "upwards"),
+    [
+        ([0.54, 0.65, 0.76], ["0.5", "0.6", "0.7", "0.8"]),
+        ([0.6812, None, 0.6834], ["0.681", "0.682", "0.683", "0.684"]),
+        ([2.3, float("nan"), 0.31], ["0.0", "0.5", "1.0", "1.5", "2.0", "2.5"]),
+        ([1.0, 1.0], ["0.75", "1.00"]),
+        ([0.6812], ["0.50", "0.75"]),
+    ],
+)
+def test_a_curve_stands_between_round_numbers_and_one_epoch_is_a_dot(values, upwards):
+    """A line of one point draws nothing."""
+    plot = curves(Words("Loss", "损失"), [Series(Words("training", "训练"), "first", values)])
+    assert re.findall('text-anchor="end">([^<]+)', plot) == upwards
+    assert ('<circle class="first"' in plot) == (len(values) == 1)
+    assert "nan" not in plot
 
 
 def test_the_model_tab_says_what_an_older_version_does_not_hold(registry):

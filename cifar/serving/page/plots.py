@@ -75,7 +75,9 @@ def reliability_diagram(bins: list[dict[str, Any]]) -> str:
         )
     diagonal = f'<line class="diagonal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
     return _svg(
-        _grid(0, 1, [f"{value:.1f}" for value in (0, 0.5, 1)]) + diagonal + f'<g class="dots">{"".join(dots)}</g>',
+        _grid(_ticks(0, 1), [f"{value:.1f}" for value in (0, 0.5, 1)])
+        + diagonal
+        + f'<g class="dots">{"".join(dots)}</g>',
         across=words("model.axis_confidence"),
         upwards=words("model.axis_accuracy"),
         title=words("model.reliability"),
@@ -83,22 +85,29 @@ def reliability_diagram(bins: list[dict[str, Any]]) -> str:
 
 
 def curves(title: Words, series: list[Series]) -> str:
-    """Lines over the epochs, and what each is."""
+    """Lines over the epochs, and what each is; of one epoch, dots. What is not finite counts as not measured."""
+    series = [
+        line._replace(values=[v if v is not None and math.isfinite(v) else None for v in line.values])
+        for line in series
+    ]
     known = [value for line in series for value in line.values if value is not None]
     if not known:
         return ""
-    low, high = min(known), max(known)
-    high = high if high > low else low + 1
+    ticks = _ticks(min(known), max(known))
+    low, high = ticks[0], ticks[-1]
     epochs = max(len(line.values) for line in series)
 
-    def points(values: Sequence[float | None]) -> str:
-        return " ".join(
-            f"{_x(at / max(1, epochs - 1)):.1f},{_y((value - low) / (high - low)):.1f}"
-            for at, value in enumerate(values)
+    def drawn(line: Series) -> str:
+        points = [
+            (f"{_x(at / (epochs - 1) if epochs > 1 else 0.5):.1f}", f"{_y((value - low) / (high - low)):.1f}")
+            for at, value in enumerate(line.values)
             if value is not None
-        )
+        ]
+        if len(points) == 1:  # a line would not be seen
+            return f'<circle class="{line.style}" cx="{points[0][0]}" cy="{points[0][1]}" r="5"/>'
+        return f'<polyline class="{line.style}" points="{" ".join(map(",".join, points))}"/>'
 
-    lines = "".join(f'<polyline class="{line.style}" points="{points(line.values)}"/>' for line in series)
+    lines = "".join(map(drawn, series))
     legend = "".join(
         f'<li class="{line.style}">{spans(line.name)}</li>'
         for line in series
@@ -107,7 +116,7 @@ def curves(title: Words, series: list[Series]) -> str:
     return (
         f'<figure class="plot"><figcaption>{spans(title)}</figcaption>'
         + _svg(
-            _grid(low, high, ["1", "", str(epochs)] if epochs > 1 else ["1"]) + lines,
+            _grid(ticks, ["1", "", str(epochs)] if epochs > 1 else ["", "1", ""]) + lines,
             across=words("model.epoch"),
             upwards=Words("", ""),
             title=title,
@@ -119,8 +128,8 @@ def curves(title: Words, series: list[Series]) -> str:
 def band(title: Words, across: Words, looks: Sequence[tuple[int, float, float, float]]) -> str:
     """A value and its interval over a count: `(count, value, low, high)`. The first, widest quarter may be cut off."""
     settled = looks[len(looks) // 4 :]
-    low = math.floor(min(0.0, *(look[2] for look in settled)))
-    high = math.ceil(max(0.0, *(look[3] for look in settled)))
+    ticks = _ticks(min(0.0, *(look[2] for look in settled)), max(0.0, *(look[3] for look in settled)))
+    low, high = ticks[0], ticks[-1]
     first, last = looks[0][0], looks[-1][0]
 
     def point(count: int, value: float) -> str:
@@ -133,7 +142,7 @@ def band(title: Words, across: Words, looks: Sequence[tuple[int, float, float, f
     return (
         f'<figure class="plot"><figcaption>{spans(title)}</figcaption>'
         + _svg(
-            _grid(low, high, [f"{first:,}", f"{last:,}"])
+            _grid(ticks, [f"{first:,}", f"{last:,}"])
             + f'<polygon class="band" points="{" ".join(edge)}"/><polyline class="first" points="{middle}"/>'
             + f'<line class="diagonal" x1="{_x(0)}" y1="{zero:.1f}" x2="{_x(1)}" y2="{zero:.1f}"/>',
             across=across,
@@ -152,13 +161,26 @@ def _y(share: float) -> float:
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid(low: float, high: float, across: list[str]) -> str:
-    """Four lines with their values, and words under the axis."""
-    lines = "".join(
-        f'<line class="grid" x1="{_x(0)}" y1="{_y(at):.1f}" x2="{_x(1)}" y2="{_y(at):.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">{low + at * (high - low):.2f}</text>'
-        for at in (0, 0.25, 0.5, 0.75, 1)
-    )
+def _ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers, evenly from at most `low` to at least `high`."""
+    least = (high - low or 1) / 4
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(times * power for times in (1, 2, 2.5, 5, 10) if times * power > least * 0.999)
+    last = math.ceil(high / step - 0.001)
+    return [step * at for at in range(min(last - 1, math.floor(low / step + 0.001)), last + 1)]
+
+
+def _grid(upwards: list[float], across: list[str]) -> str:
+    """Lines with their values, and words under the axis."""
+    low, high = upwards[0], upwards[-1]
+    digits = len(f"{upwards[1] - low:.9f}".rstrip("0").partition(".")[2])
+    lines = ""
+    for value in upwards:
+        y = _y((value - low) / (high - low))
+        lines += (
+            f'<line class="grid" x1="{_x(0)}" y1="{y:.1f}" x2="{_x(1)}" y2="{y:.1f}"/>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.{digits}f}</text>'
+        )
     ticks = "".join(
         f'<text x="{_x(at / max(1, len(across) - 1)):.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{text}</text>'
         for at, text in enumerate(across)
