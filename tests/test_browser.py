@@ -90,11 +90,14 @@ def test_an_example_is_answered_by_a_click(page):
 
 
 def test_a_bad_file_gets_the_sentence_of_the_api_in_place_and_the_page_stays_usable(page, tmp_path):
-    """The sentence stands where the answer would; the next photo is answered."""
+    """The sentence stands where the answer would, and no broken frame where the photo would; the next photo is answered."""
     (tmp_path / "bad.png").write_text("just text")
     upload(page, tmp_path / "bad.png")
     problem = page.get_by_role("alert").filter(has_text="whatever its name says")
     expect(problem).to_be_visible()
+    expect(page.locator("#photo img")).to_be_hidden()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#photo img")).to_be_visible()
     page.get_by_role("button", name="Remove Image").click()
     expect(problem).to_be_hidden()
     upload(page, EXAMPLES / "frog.jpg")

@@ -90,6 +90,12 @@
   document.addEventListener("change", (event) => refuse(event, event.target.files), true);
   document.addEventListener("drop", (event) => refuse(event, event.dataTransfer?.files), true);
 
+  // A file that the browser cannot show, a HEIC photo or none at all, leaves no broken frame.
+  for (const kind of ["error", "load"])
+    document.addEventListener(kind, ({ target }) => {
+      if (target.matches?.("#photo img")) target.style.visibility = kind === "error" ? "hidden" : "";
+    }, true);
+
   async function copy(button) {
     const text = button.closest(".snippet").querySelector("code").textContent;
     try {
