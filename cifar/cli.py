@@ -31,11 +31,19 @@ from cifar.arguments import (
 from cifar.errors import CifarError
 from cifar.settings import Settings, load_settings
 
+_TO_PROGRAMMERS = (
+    "Please consider providing the trackable_obj",
+    "You are saving your model as an HDF5 file",
+)
+"""How advice of TensorFlow and Keras begins that whoever gives a command can do nothing about."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="cifar: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not record.getMessage().startswith(_TO_PROGRAMMERS))
+    logging.basicConfig(format="cifar: %(message)s", handlers=[handler])
     try:
         arguments.run(arguments, load_settings())
     except CifarError as error:

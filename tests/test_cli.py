@@ -314,10 +314,12 @@ def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
     held = json.loads(cifar("data", data, "--json").stdout)
     assert held["train_images_by_class"] == {"circle": 20, "square": 20, "star": 20}
     run = tmp_path / "run"
-    trained = cifar("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8)
+    trained = cifar("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5")
     assert trained.returncode == 0, trained.stderr
     assert Path(trained.stdout.strip()) == run / "model.keras"
+    assert "legacy" not in trained.stderr, "what Keras thinks of a file that was asked for"
     exported = cifar("export", run, **settings)
+    assert "Please consider" not in exported.stderr, exported.stderr
     assert Path(exported.stdout.strip()) == registry / "shapes" / "1", exported.stderr
     report = json.loads(cifar("evaluate", "--data", data, "--json", **settings).stdout)
     assert report["images"] == 15

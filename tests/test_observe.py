@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route
 
 from cifar import CLASS_NAMES
+from cifar.records.database import migrate, open_engine
 from cifar.serving.logs import TextFormatter, log_config, request_id
 from cifar.serving.observe import OTHER, Observe, endpoint_templates
 from cifar.settings import ROOT, Settings
@@ -241,6 +242,15 @@ def test_what_libraries_say_at_debug_level_is_never_logged():
     assert config["root"]["level"] == "INFO"
     verbose = [name for name, options in config["loggers"].items() if options.get("level") == "DEBUG"]
     assert verbose == ["cifar"]
+
+
+def test_of_the_migrations_lines_only_those_of_a_change_are_logged(logged, capsys, tmp_path):
+    """Four more would come at each start, and tell nothing."""
+    logged("text", logging.INFO, "configured")
+    for _ in range(2):
+        migrate(open_engine(Settings(records_folder=tmp_path)), tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "INFO alembic.runtime.migration: Running upgrade  -> 0001" in line
 
 
 def test_the_formatter_of_text_is_the_one_that_is_configured():

@@ -29,7 +29,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request": {"()": _WithRequestId}},
+        "filters": {"request": {"()": _WithRequestId}, "upgrades": {"()": _Upgrades}},
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": _json_formatter}},
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format, "filters": ["request"]}
@@ -42,6 +42,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "uvicorn.error": to_root,
             "uvicorn.access": nowhere,
             "httpx": {"level": "WARNING"},  # a line for each request between workers
+            "alembic.runtime.migration": {"filters": ["upgrades"]},
             "alembic.runtime.plugins": {"level": "WARNING"},  # seven lines at each start, of plugins that nobody added
         },
     }
@@ -52,6 +53,13 @@ class _WithRequestId(logging.Filter):
         if known := request_id.get():
             record.request_id = known
         return True
+
+
+class _Upgrades(logging.Filter):
+    """Of the migrations' lines those that tell of a change; four more come at each start."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or record.getMessage().startswith("Running")
 
 
 class TextFormatter(logging.Formatter):

@@ -122,13 +122,13 @@ def join(kind: Distribution, tf_config: str | None) -> Workers:
     """
     if kind == "none":
         return Workers(tf.distribute.get_strategy())
+    tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
     cluster = read_cluster(tf_config) if kind == "multiworker" else None
     if not cluster or len(cluster.addresses) == 1:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Workers(tf.distribute.MirroredStrategy([device.name for device in devices]))
     count = len(cluster.addresses)
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools complain when they go
-    tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
     say(f"worker {cluster.index} of {count}, waits for all: {', '.join(cluster.addresses)}")
     heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would not be called before all are there
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
