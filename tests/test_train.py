@@ -366,3 +366,10 @@ def test_the_processor_decides_what_convolutions_compute_in(monkeypatch):
         assert module._wants_bfloat16(TrainConfig()) is unit
         assert module._wants_bfloat16(TrainConfig(precision="bfloat16"))
         assert not module._wants_bfloat16(TrainConfig(precision="float32"))
+
+
+@pytest.mark.slow
+def test_two_pictures_of_each_class_are_enough_to_begin(tmp_path):
+    """A first try with a handful must not end in a traceback."""
+    train(TrainConfig(epochs=1, batch_size=2), colours(6), tmp_path / "run")
+    assert (tmp_path / "run" / "model.keras").is_file()

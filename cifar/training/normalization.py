@@ -67,7 +67,7 @@ class Settle(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
         """Remember what to look at: `(n, height, width, channels)`, a few batches' worth or less."""
         super().__init__()
         # Every sixth: data sets are in the order of their classes, and a batch of one class would settle on it.
-        self._batches = [images[start::_SETTLING_BATCHES] for start in range(_SETTLING_BATCHES)]
+        self._batches = [images[start::_SETTLING_BATCHES] for start in range(min(_SETTLING_BATCHES, len(images)))]
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Look at some images without learning from them."""
