@@ -165,16 +165,23 @@ def test_a_version_that_has_answered_nothing_is_refused_by_name(engine, settings
 
 
 def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
-    """It answers nobody: who asked it by its number, once, was not drawn for it."""
+    """It answers nobody: who asked it by its number, once, was not drawn for it. The tab says why it compares the two."""
     write_two_versions(tmp_path)
-    settings = Settings(registry=tmp_path)
+    settings = Settings(registry=tmp_path, records_folder=tmp_path / "records")
+    engine = open_records(settings)
+    write_answers(engine, 1, right=rights(5, 1))
+    write_answers(engine, 2, right=rights(9, 1))
+    no_test = "No A/B test with answers by both of its versions is running: compared are the two versions that answered most, 2 and 1."
     log = RoutingLog.of(settings)
     log.promote(1, by="ada", prove=lambda _: None)
     log.label("dark", 2, by="ada")
     log.split({"stable": 100}, shadow={"dark": 10}, by="ada")
     assert _on_trial(settings, {1: 50, 2: 1}) == []
+    assert no_test in ab_html(ab_report(engine, settings), settings)
     log.split({"stable": 90, "dark": 10}, shadow={}, by="ada")
     assert _on_trial(settings, {1: 50, 2: 1}) == [1, 2]
+    assert "No A/B test" not in ab_html(ab_report(engine, settings), settings)
+    engine.dispose()
 
 
 @pytest.mark.slow

@@ -92,6 +92,8 @@ class Report:
     comparison: Comparison | None
     verdict: Verdict
     better: int | None = None
+    on_trial: bool = False
+    """Whether the two compared are the stable version and the one on trial now."""
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -130,11 +132,20 @@ def ab_report(
     there = sorted(counts.keys() | shadows.keys())
     judged = {number: _accuracy(said, number) for number in there}
     rows = [_version(number, asked, shadows.get(number), judged[number]) for number in there]
-    pair = _pair(versions or _on_trial(settings, counts), counts)
+    trial = _on_trial(settings, counts)
+    pair = _pair(versions or trial, counts)
     compared = None
     if pair:
         compared = _compare(*pair, said, judged, counts, settings=settings, effect=effect or settings.ab_effect_share)
-    return Report(model, days, len(asked["version"]) == most, rows, compared, *_verdict(counts, compared))
+    return Report(
+        model,
+        days,
+        len(asked["version"]) == most,
+        rows,
+        compared,
+        *_verdict(counts, compared),
+        on_trial=pair == tuple(trial),
+    )
 
 
 def _asked(model: str, since: float) -> Select[Any]:

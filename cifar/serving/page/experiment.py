@@ -29,6 +29,8 @@ def ab_html(report: Report, settings: Settings) -> str:
         return f'<p class="missing">{say("ab.no_records", days=days)}</p>'
     parts = [f"<p>{say('ab.intro', days=days)}</p>", f'<p class="verdict">{_verdict(report)}</p>']
     if report.comparison:
+        if not report.on_trial:
+            parts.append(f"<p>{say('ab.no_trial', first=report.comparison.first, second=report.comparison.second)}</p>")
         parts += _compared(
             report.comparison, sum(row.feedback for row in report.versions if row.version in _pair(report))
         )
