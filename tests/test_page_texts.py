@@ -13,7 +13,7 @@ from two_versions import write_two_versions
 
 from cifar import errors
 from cifar.predictor import Prediction
-from cifar.registry import Registry
+from cifar.registry import Manifest, Registry
 from cifar.serving.classify import Classification
 from cifar.serving.page import texts
 from cifar.serving.page.answer import answer_html, percent, sentence
@@ -105,11 +105,23 @@ def an_answer(**more) -> Classification:
     return Classification("m", 3, prediction, np.zeros((8, 8, 3), np.uint8), 1.25)
 
 
+def known_confidence(images: int | None = 2300, error: float | None = 0.014) -> Manifest:
+    """The shipped version's manifest, its confidence fitted on so many images and measured to be so far off."""
+    manifest = Registry(ROOT / "saved_model", "cifar_classifier").get(2).manifest
+    fitted = None if images is None else manifest.confidence.model_copy(update={"held_out_images": images})
+    test = {**manifest.metrics["test"], "ece": error}
+    return manifest.model_copy(update={"confidence": fitted, "metrics": {**manifest.metrics, "test": test}})
+
+
 def test_a_photo_of_none_of_the_classes_is_said_so_above_the_bars():
     """However sure the model is: the sentence names no class."""
-    page = answer_html(an_answer(ood_score=9.0, in_distribution=False), calibration_images=2300, explains=True)
+    page = answer_html(
+        an_answer(ood_score=9.0, in_distribution=False), manifest=known_confidence(), explains=True, request_id="a"
+    )
     assert "Probably none of the classes." in page
     assert "很可能不属于任何类别。" in page
+    assert "Is it none of the classes?" in page
+    assert "Is this right?" not in page
     assert page.index("do not rely on the bars") < page.index('class="bars"')
     assert "certainly" not in page
     assert "doubtful" in page
@@ -118,7 +130,7 @@ def test_a_photo_of_none_of_the_classes_is_said_so_above_the_bars():
 @pytest.mark.parametrize(("near", "said"), [(True, False), (None, True)])
 def test_a_version_that_cannot_tell_says_so(near, said):
     """Silence would pass for a promise."""
-    page = answer_html(an_answer(in_distribution=near), calibration_images=0, explains=False)
+    page = answer_html(an_answer(in_distribution=near), manifest=known_confidence(None), explains=False)
     assert ("cannot tell photos of other things apart" in page) == said
     assert "none of the classes." not in page
     assert "data-why" not in page
@@ -128,7 +140,7 @@ def test_a_class_name_is_text_and_never_html():
     """Whoever trains on folders may name them anything."""
     scores = {"<b>": 0.9, "</b>": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, calibration_images=0, explains=True)
+    page = answer_html(answer, manifest=known_confidence(None), explains=True)
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
 
@@ -137,18 +149,34 @@ def test_a_class_named_none_has_one_button_for_what_was_right():
     """It and none of the classes are one label; two buttons for it would be one too many."""
     scores = {"cat": 0.9, "none": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, calibration_images=0, explains=False, request_id="a")
+    page = answer_html(answer, manifest=known_confidence(None), explains=False, request_id="a")
     assert page.count('data-right="none"') == 1
 
 
-def test_few_held_out_images_are_no_calibration():
-    """Of six, the measured error was 29 %: how many there were is said instead."""
-    for images, said in (
-        (0, "not calibrated"),
-        (6, "calibrated on 6 images only"),
-        (2300, "Confidence is calibrated."),
-    ):
-        assert said in answer_html(an_answer(), calibration_images=images, explains=False)
+@pytest.mark.parametrize(
+    ("images", "error", "said"),
+    [
+        (None, 0.29, ["Confidence is not calibrated."]),
+        (6, None, ["Confidence was calibrated on 6 images only."]),
+        (
+            6,
+            0.294,
+            ["Confidence was calibrated on 6 images only.", "On 10,000 test images, confidence was off by 29.4 %"],
+        ),
+        (2300, 0.294, ["On 10,000 test images, confidence was off by 29.4 % on average."]),
+        (2300, 0.014, ["Confidence is calibrated."]),
+        (2300, None, ["Confidence is calibrated."]),
+    ],
+)
+def test_few_held_out_images_or_a_large_error_are_no_calibration(images, error, said):
+    """What is known is said instead, on the tab Model too."""
+    manifest = known_confidence(images, error)
+    page = answer_html(an_answer(), manifest=manifest, explains=False)
+    assert all(sentence in page for sentence in said)
+    assert ("Confidence is calibrated." in page) == (said == ["Confidence is calibrated."])
+    facts = model_html(manifest)
+    assert ("calibrated" in facts) == (images is None)
+    assert (f"temperature 0.61, fitted on {images or 0:,} held-out images" in facts) == (images is not None)
 
 
 def test_nearly_certain_never_looks_like_certain():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cifar.predictor import Prediction
 from cifar.records.tables import NONE
+from cifar.registry import Manifest
 from cifar.serving.classify import Classification
 from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
 
@@ -20,6 +21,8 @@ _POSSIBLE = 0.1
 _MOST_POSSIBLE = 2
 _CALIBRATION_IMAGES = 200
 """Fitted on fewer, confidence may be off by chance: of 200 answers, a share right has a standard error of up to 3.5 %."""
+_CALIBRATION_ERROR = 0.05
+"""With a larger measured error (ECE), of answers called almost certain (from 0.9 on) not one in ten is wrong but more than one in seven."""
 
 
 def sentence(prediction: Prediction) -> Words:
@@ -35,14 +38,12 @@ def sentence(prediction: Prediction) -> Words:
     return joined([opening, possible, words("answer.stop")], en="", zh="")
 
 
-def answer_html(
-    answer: Classification, *, calibration_images: int, explains: bool, request_id: str | None = None
-) -> str:
+def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, request_id: str | None = None) -> str:
     """What a person sees of an answer.
 
     Args:
         answer: the classification.
-        calibration_images: how many the version's confidence was fitted on; 0 where it was not.
+        manifest: of the version that answered, for what is known of its confidence.
         explains: whether each bar asks "Why?".
         request_id: of the answer, where the page asks whether it is right.
     """
@@ -54,7 +55,7 @@ def answer_html(
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
         f"<h2>{spans(sentence(prediction))}</h2>{warning}"
         f'<ol class="bars">{bars}</ol>{_asks(prediction, request_id) if request_id else ""}'
-        f"{_seen(answer, calibration_images)}</div>"
+        f"{_seen(answer, manifest)}</div>"
     )
 
 
@@ -87,14 +88,14 @@ def _bar(name: str, score: float, *, explains: bool) -> str:
     )
 
 
-def _seen(answer: Classification, calibration_images: int) -> str:
+def _seen(answer: Classification, manifest: Manifest) -> str:
     height, width = answer.seen.shape[:2]
     took = say("answer.kept") if answer.inference_ms is None else say("answer.took", ms=f"{answer.inference_ms:.1f}")
     lines = [
         say("answer.seen", size=f"{width} x {height}"),
         say("answer.version", name=answer.model_name, number=answer.version),
         took,
-        _calibration(calibration_images),
+        *_calibration(manifest),
     ]
     if answer.prediction.in_distribution is None:
         lines.append(say("answer.cannot_tell"))
@@ -104,10 +105,15 @@ def _seen(answer: Classification, calibration_images: int) -> str:
     )
 
 
-def _calibration(images: int) -> str:
-    if images >= _CALIBRATION_IMAGES:
-        return say("answer.calibrated")
-    return say("answer.hardly_calibrated", count=images) if images else say("answer.uncalibrated")
+def _calibration(manifest: Manifest) -> list[str]:
+    """That confidence is calibrated, or what speaks against it."""
+    if not manifest.confidence:
+        return [say("answer.uncalibrated")]
+    images, measured = manifest.confidence.held_out_images, manifest.metrics.get("test") or {}
+    doubts = [say("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
+    if (error := measured.get("ece") or 0) > _CALIBRATION_ERROR:
+        doubts.append(say("answer.miscalibrated", error=percent(error), count=f"{measured['images']:,}"))
+    return doubts or [say("answer.calibrated")]
 
 
 def percent(share: float) -> str:

@@ -136,10 +136,9 @@ class ClassifyTab:
         return self._examples[place] if place in range(len(self._examples)) else None
 
     def _html(self, answer: Classification, *, explains: bool, by: Asker | None = None) -> str:
-        version = self._classifier.versions.version(answer.version)
         return answer_html(
             answer,
-            calibration_images=version.manifest.confidence.held_out_images if version.manifest.confidence else 0,
+            manifest=self._classifier.versions.version(answer.version).manifest,
             explains=explains,
             request_id=by.request_id if by else None,
         )

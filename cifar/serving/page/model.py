@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from cifar.registry import Manifest, SignatureInfo
+from cifar.registry import ConfidenceInfo, Manifest, SignatureInfo
 from cifar.serving.page.answer import percent
 from cifar.serving.page.plots import Series, class_bars, confusion_table, curves, reliability_diagram
 from cifar.serving.page.texts import Words, say, spans, words
@@ -56,7 +56,7 @@ def _facts(manifest: Manifest) -> str:
         ("version", html.escape(f"{manifest.name} {manifest.version}")),
         ("created", html.escape(manifest.created.replace("T", " ").replace("+00:00", " UTC"))),
         *_scores(metrics),
-        ("confidence", _confidence(getattr(manifest, "confidence", None))),
+        ("confidence", _confidence(manifest.confidence)),
         ("parameters", _number(metrics.get("parameters"))),
         ("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB"),
         ("input", f"{spec.width} x {spec.height} x {spec.channels}"),
@@ -96,12 +96,11 @@ def _scores(metrics: dict[str, Any]) -> list[tuple[Any, str]]:
     return rows
 
 
-def _confidence(fitted: Any) -> str:
+def _confidence(fitted: ConfidenceInfo | None) -> str:
     """What was fitted for honest confidence, where it was."""
     if not fitted:
         return say("answer.uncalibrated")
-    temperature = fitted.get("temperature") if isinstance(fitted, dict) else getattr(fitted, "temperature", None)
-    return say("model.temperature", temperature=f"{temperature:.2f}") if temperature else ""
+    return say("model.temperature", temperature=f"{fitted.temperature:.2f}", count=f"{fitted.held_out_images:,}")
 
 
 def _preprocessing(described: str) -> str:

@@ -64,6 +64,10 @@ TEXTS: dict[str, Words] = {
     "answer.hardly_calibrated": Words(
         "Confidence was calibrated on {count} images only.", "置信度仅用 {count} 张图像校准。"
     ),
+    "answer.miscalibrated": Words(
+        "On {count} test images, confidence was off by {error} on average.",
+        "在 {count} 张测试图像上，置信度平均偏差 {error}。",
+    ),
     "answer.uncalibrated": Words("Confidence is not calibrated.", "置信度未经校准。"),
     "answer.seen": Words("What the model saw: {size} pixels", "模型看到的图像：{size} 像素"),
     "answer.version": Words("{name}, version {number}", "{name}，版本 {number}"),
@@ -179,7 +183,9 @@ TEXTS: dict[str, Words] = {
     "model.top_k": Words("Among the first {k}", "前 {k} 名命中率"),
     "model.loss": Words("Test loss", "测试损失"),
     "model.confidence": Words("Confidence", "置信度"),
-    "model.temperature": Words("calibrated, temperature {temperature}", "已校准，温度 {temperature}"),
+    "model.temperature": Words(
+        "temperature {temperature}, fitted on {count} held-out images", "温度 {temperature}，由 {count} 张留出图像拟合"
+    ),
     "model.ece": Words("Calibration error (ECE)", "校准误差（ECE）"),
     "model.per_class": Words("Accuracy by class", "各类别准确率"),
     "model.confusion": Words("Confusion matrix", "混淆矩阵"),
