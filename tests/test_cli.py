@@ -129,6 +129,7 @@ def test_what_train_cannot_begin_with_is_said_before_tensorflow_is_loaded(out):
     assert said.stdout == "False\n", said.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_names_the_variable():
     """Somebody who misspells a number reads which one."""
     for name, value in (
