@@ -59,14 +59,14 @@ def shapes(tmp_path_factory):
     return shapes_folder(tmp_path_factory.mktemp("shapes") / "shapes", train=60, test=20)
 
 
-@pytest.mark.parametrize(("size", "epochs"), [(32, 12), (64, 8)])
-def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_path, shapes, size, epochs):
+@pytest.mark.parametrize("size", [32, 48])
+def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_path, shapes, size):
     """The four commands as the README has them; page, REST and gradio_client answer with the folder's names."""
     held = json.loads(cifar("data", shapes, "--image-size", size, "--json"))
     assert held["image"] == f"{size}x{size}x3"
     assert held["train_images_by_class"] == dict.fromkeys(KINDS, 60)
     run = tmp_path / "run"
-    options = ["--image-size", size, "--epochs", epochs, "--validation-split", 0.2]
+    options = ["--image-size", size, "--epochs", 8, "--validation-split", 0.2]
     cifar("train", "--data", shapes, "--out", run, *options)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_images"] == 60
