@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from cifar.errors import BadParameter, RequestNotFound
 from cifar.records.database import insert
 from cifar.records.recorder import Recorder, Row
-from cifar.records.tables import NONE, feedback
+from cifar.records.tables import feedback, feedback_labels
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -47,7 +47,7 @@ def give(
     prediction = recorder.find(request_id) if _REQUEST_ID.fullmatch(request_id) else None
     if prediction is None or not (for_anybody or prediction["user"] == by):
         raise _not_found(request_id)
-    _check(label, list(dict.fromkeys((*prediction["scores"], NONE))), note, most_characters)
+    _check(label, feedback_labels(prediction["scores"]), note, most_characters)
     row = {"request_id": request_id, "label": label, "note": note or "", "by": by, "at": time.time()}
     try:
         with recorder.engine.begin() as connection:

@@ -5,6 +5,8 @@ Times are seconds since 1970 in UTC, as numbers: the same in SQLite and PostgreS
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import JSON, Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
@@ -56,3 +58,8 @@ comparisons = Table(
 
 NONE = "none"
 """The label of feedback that says: none of the classes, or the class of that name where a version has one."""
+
+
+def feedback_labels(class_names: Iterable[str]) -> list[str]:
+    """What feedback may say: the classes of the version that answered, and `NONE`, once."""
+    return list(dict.fromkeys((*class_names, NONE)))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cifar.predictor import Prediction
-from cifar.records.tables import NONE
+from cifar.records.tables import NONE, feedback_labels
 from cifar.registry import Manifest
 from cifar.serving.classify import Classification
 from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
@@ -63,7 +63,7 @@ def _asks(prediction: Prediction, request_id: str) -> str:
     """Whether it is right, and if not, what is: `feedback.js` sends what is pressed."""
     none = prediction.in_distribution is False
     said = NONE if none else prediction.top_k[0][0]
-    others = [name for name in dict.fromkeys((*prediction.class_scores, NONE)) if name != said]
+    others = [name for name in feedback_labels(prediction.class_scores) if name != said]
     choices = "".join(
         _choice(name, spans(words("feedback.none") if name == NONE else class_name(name))) for name in others
     )
