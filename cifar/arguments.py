@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 
 
 def count(text: str) -> int:
@@ -37,50 +39,37 @@ def two_versions(text: str) -> tuple[int, int]:
 
 def duration(text: str) -> float:
     """So many days or hours."""
-    value = _number(text)
-    if not 0 < value <= 36_500:
-        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
-    return value
+    return _number(text, lambda value: 0 < value <= 36_500, "a number above 0")
 
 
 def effect(text: str) -> float:
     """A difference of accuracies."""
-    value = _number(text)
-    if not 0.001 <= value <= 0.5:
-        raise argparse.ArgumentTypeError(f"expected a number from 0.001 to 0.5, such as 0.02; got {text!r}")
-    return value
+    return _number(text, lambda value: 0.001 <= value <= 0.5, "a number from 0.001 to 0.5, such as 0.02")
 
 
 def positive(text: str) -> float:
     """Seconds, or a learning rate."""
-    value = _number(text)
-    if not 1e-12 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
-    return value
+    return _number(text, lambda value: 1e-12 <= value < math.inf, "a number above 0")
 
 
 def part(text: str) -> float:
     """A share that leaves something over."""
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, such as 0.05; got {text!r}")
-    return value
+    return _number(text, lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.05")
 
 
 def accuracy(text: str) -> float:
     """A share that may be all."""
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share above 0 and up to 1, such as 0.9; got {text!r}")
-    return value
+    return _number(text, lambda value: 0 < value <= 1, "a share above 0 and up to 1, such as 0.9")
 
 
-def _number(text: str) -> float:
-    """What is none is 0, which nothing here may be."""
+def _number(text: str, fits: Callable[[float], bool], expected: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return 0.0
+        value = math.nan  # which fits nowhere
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}")
+    return value
 
 
 def interval(text: str) -> tuple[float, float]:
