@@ -67,6 +67,15 @@ def real_redis(folder: Path, port: int = 0) -> Iterator[str]:
         process.wait(20)
 
 
+def heeding_ctrl_c(command: list[object], **options: object) -> subprocess.Popen[str]:
+    """A process that hears SIGINT: a shell starts what runs in the background deaf to it, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def listens(port: int) -> bool:
     """Whether somebody does."""
     with socket.socket() as probe:

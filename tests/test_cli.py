@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import SHARED, free_port, wait_until_ready
+from conftest import SHARED, free_port, heeding_ctrl_c, wait_until_ready
 from pictures import encoded, noise
 
 from cifar.cli import main
@@ -206,14 +206,8 @@ def test_several_workers_are_not_promised_by_one_process():
 @pytest.mark.slow
 def test_ctrl_c_ends_the_server_without_a_word_of_python():
     """It is how one stops it: no traceback on the screen."""
-    heard = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background is deaf to it, and so its children
     environment = {**os.environ, "PORT": str(free_port())}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    signal.signal(signal.SIGINT, heard)
+    process = heeding_ctrl_c([sys.executable, "app.py"], env=environment, stdout=subprocess.PIPE)
     with httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}") as client:
         wait_until_ready(client)
     process.send_signal(signal.SIGINT)

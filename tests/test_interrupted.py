@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 import pytest
+from conftest import heeding_ctrl_c
 from test_train import QUICK, both, colours, colours_folder, config, equal_weights, rows
 
 from cifar.cli import main
@@ -71,10 +72,7 @@ def command(data, out, *more) -> list[str]:
 @contextmanager
 def under_way(arguments: list[str], run):
     """The command, when its first epoch is done; ended in any case."""
-    # A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, heard)
+    process = heeding_ctrl_c(arguments)
     try:
         deadline = time.monotonic() + 200
         while not (run / "checkpoint.keras").exists():
