@@ -46,11 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="cifar: %(message)s", handlers=[handler])
     try:
         arguments.run(arguments, load_settings())
-    except CifarError as error:
-        print(f"cifar: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cifar: {_sentence(error)}", file=sys.stderr)
+    except (CifarError, OSError) as error:
+        print(f"cifar: {_sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cifar: stopped.", file=sys.stderr)

@@ -37,9 +37,8 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
     from cifar.training.data import load_dataset
     from cifar.training.folder import CHECKPOINT, check_folder
 
-    if (
-        not arguments.resume and arguments.distribute != "multiworker"
-    ):  # of several workers, the chief alone looks there
+    # Of several workers, the chief alone looks there, later.
+    if not arguments.resume and arguments.distribute != "multiworker":
         check_folder(arguments.out, {}, resume=False)
     dataset = load_dataset(arguments.data, settings, image_shape=_square(arguments.image_size))
     from cifar.training.train import train  # not before: TensorFlow takes seconds to come
@@ -162,16 +161,21 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
                 "in_distribution": prediction.in_distribution,
             }
         )
-    if arguments.json and rows:
+    if not arguments.json:
+        _print_predictions(rows)
+    elif rows:
         print_json(rows)
-    for row in [] if arguments.json else rows:
-        print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
-        if row["in_distribution"] is False:
-            say(f"{row['image']} is unlike the training images, probably of none of the classes.")
     for problem in problems[:-1]:
         say(str(problem))
     if problems:
         raise problems[-1]
+
+
+def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
+        if row["in_distribution"] is False:
+            say(f"{row['image']} is unlike the training images, probably of none of the classes.")
 
 
 def _content(file: Path) -> bytes:
@@ -308,23 +312,29 @@ def _records(settings: Settings) -> Iterator[Engine]:
     """The records' database, ready; what goes wrong with it is one sentence."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from cifar.records.database import migrate, open_engine
+    from cifar.records.database import open_engine
 
-    engine, folder = open_engine(settings), settings.records_folder
+    engine = open_engine(settings)
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            migrate(engine, folder)
-        except OSError as error:
-            raise RecordsError(
-                f"The records' folder {folder} cannot be written: {error.strerror}. CIFAR_RECORDS_FOLDER names another."
-            ) from error
+        _migrate(engine, settings.records_folder)
         yield engine
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise RecordsError(f"The records' database cannot be used: {reason}.") from error
     finally:
         engine.dispose()
+
+
+def _migrate(engine: Engine, folder: Path) -> None:
+    from cifar.records.database import migrate
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        migrate(engine, folder)
+    except OSError as error:
+        raise RecordsError(
+            f"The records' folder {folder} cannot be written: {error.strerror}. CIFAR_RECORDS_FOLDER names another."
+        ) from error
 
 
 def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
