@@ -75,7 +75,7 @@ def export(arguments: argparse.Namespace, settings: Settings) -> None:
         _refuse_other_classes(source.class_names, settings)
     version = export(source, settings.registry, arguments.name or settings.model_name)
     print(version.path)
-    routing = RoutingLog(Registry(settings.registry, version.name)).now()
+    routing = RoutingLog(Registry(settings.registry, version.name), pinned=settings.model_version).now()
     if version.number == routing.stable:
         say("It is the stable version, so it answers everybody. `models promote N` has another one be that.")
     else:

@@ -65,9 +65,13 @@ def test_other_classes_take_a_models_place_only_by_its_name(small_version, monke
     out, words = capsys.readouterr()
     assert out.endswith("/shapes/2\n")
     assert "It is the stable version, so it answers everybody." in words
+    monkeypatch.setenv("MODEL_VERSION", "1")
+    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    assert "Version 1 goes on answering" in capsys.readouterr().err, "it is pinned"
+    monkeypatch.delenv("MODEL_VERSION")
     assert main(["export", file, "--logits", "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
-    shutil.rmtree(small_version.path.parent / "2")
-    shutil.rmtree(small_version.path.parent / "3")
+    for number in (2, 3, 4):
+        shutil.rmtree(small_version.path.parent / str(number))
 
 
 def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings, tutorial):
