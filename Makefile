@@ -27,7 +27,7 @@ test-fast: $(VENV)/development-ready ## run the tests that take seconds
 	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not slow"
 
 lint: $(VENV)/development-ready ## check style and types
-	@rm -f cifar/serving/components.pyi  # Gradio's; mypy would read it in place of the source
+	@rm -f cifar/serving/gradio/components.pyi  # Gradio's; mypy would read it in place of the source
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

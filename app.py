@@ -11,21 +11,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from cifar.errors import CifarError
-from cifar.registry import Registry
-from cifar.serving.admin import add_admin
-from cifar.serving.api import create_api
-from cifar.serving.cache import AnswerCache
-from cifar.serving.classify import Classifier
-from cifar.serving.explain_route import add_explain
-from cifar.serving.feedback import Records
-from cifar.serving.feedback_route import add_feedback
-from cifar.serving.logs import log_config
+from cifar.models.registry import Registry
+from cifar.serving.inference.cache import AnswerCache
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recording import Records
+from cifar.serving.inference.service import Service
+from cifar.serving.inference.shadow import Shadows
 from cifar.serving.page import mount_page
-from cifar.serving.redis import shared_redis
-from cifar.serving.service import Service
-from cifar.serving.shadow import Shadows
-from cifar.serving.tfserving_rest import add_tfserving
-from cifar.serving.versions import LoadedVersions
+from cifar.serving.process.logs import log_config
+from cifar.serving.process.redis import shared_redis
+from cifar.serving.rest.admin import add_admin
+from cifar.serving.rest.app import create_api
+from cifar.serving.rest.explain import add_explain
+from cifar.serving.rest.feedback import add_feedback
+from cifar.serving.rest.tfserving import add_tfserving
 from cifar.settings import Settings, load_settings
 
 
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     if service.experiment:
         service.experiment.measure_while_serving(api)
     if settings.mcp:
-        from cifar.serving.mcp_route import add_mcp  # its library takes half a second to import
+        from cifar.serving.rest.mcp import add_mcp  # its library takes half a second to import
 
         add_mcp(api, service, settings)
     return mount_page(api, service, settings)

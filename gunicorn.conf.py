@@ -29,10 +29,10 @@ with suppress(ModuleNotFoundError):
 from prometheus_client import multiprocess
 
 from cifar.errors import CifarError, SettingsError
+from cifar.models.rollout import RoutingLog
 from cifar.records.database import database_url
-from cifar.routing import RoutingLog
-from cifar.serving import metrics
-from cifar.serving.logs import log_config
+from cifar.serving.process import metrics
+from cifar.serving.process.logs import log_config
 from cifar.settings import load_settings
 
 try:
@@ -42,7 +42,7 @@ except SettingsError as error:
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
-worker_class = "cifar.serving.worker.Worker"
+worker_class = "cifar.serving.process.worker.Worker"
 forwarded_allow_ips = _settings.trusted_proxies
 timeout = 60
 graceful_timeout = 30

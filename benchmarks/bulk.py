@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from cifar.bulk.run import predict_many
+from cifar.cli.models import stable_version
 from cifar.cpus import available_cpus
-from cifar.engines import engine_of
-from cifar.model_commands import stable_version
-from cifar.predictor import Predictor
-from cifar.preprocess import preprocess
+from cifar.images.decode import preprocess
+from cifar.models.engines import engine_of
+from cifar.models.predictor import Predictor
 from cifar.settings import load_settings
 
 BATCH = 32

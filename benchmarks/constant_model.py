@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import app as space
-from cifar import predictor
+from cifar.models import predictor
 
 _ANSWER = np.full(10, 0.1, np.float32)
 

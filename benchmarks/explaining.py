@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from cifar.explain import explain
-from cifar.predictor import Predictor
-from cifar.preprocess import preprocess
-from cifar.routing import RoutingLog
+from cifar.images.decode import preprocess
+from cifar.models.heatmap import explain
+from cifar.models.predictor import Predictor
+from cifar.models.rollout import RoutingLog
 from cifar.settings import load_settings
 
 Heat = Callable[[Predictor, np.ndarray, int], np.ndarray]
@@ -117,7 +117,7 @@ def chance(_predictor: Predictor, pixels: np.ndarray, _label: int) -> np.ndarray
 
 
 METHODS: dict[str, tuple[Heat, int]] = {
-    "**occlusion, 3/8 by 1/8, blur: `cifar.explain`**": (explain, 82),
+    "**occlusion, 3/8 by 1/8, blur: `cifar.models.heatmap`**": (explain, 82),
     "occlusion, 3/8 by 1/8, mean colour": (occlusion(3, 8, mean), 81),
     "occlusion, 1/4 by 1/8, blur": (occlusion(2, 8, blur), 81),
     "occlusion, 1/2 by 1/4, blur": (occlusion(2, 4, blur), 25),

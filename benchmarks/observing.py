@@ -14,8 +14,8 @@ import time
 from starlette.routing import Route
 
 from app import create_app
-from cifar.serving.logs import log_config
-from cifar.serving.observe import Observe
+from cifar.serving.front.observe import Observe
+from cifar.serving.process.logs import log_config
 from cifar.settings import ROOT, Settings
 
 ROUNDS, REQUESTS = 9, 1000

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from cifar.preprocess import preprocess
+from cifar.images.decode import preprocess
 from cifar.settings import load_settings
-from cifar.training.confidence import calibrated, fit_score, fit_temperature, raw_score, with_features
-from cifar.training.data import load_dataset, split_validation
-from cifar.training.outliers import make_outliers
+from cifar.training.data.dataset import load_dataset, split_validation
+from cifar.training.data.outliers import make_outliers
+from cifar.training.run.calibration import calibrated, fit_score, fit_temperature, raw_score, with_features
 
 IMAGES, TEST_IMAGES, RESAMPLES = 12_000, 5_000, 2_000
 

@@ -2,7 +2,7 @@
 
     python benchmarks/peeking.py [--runs 10000] [--answers 10000]
 
-Each run is one stream of feedback. The sequential test (`cifar/experiment/sequential.py`) and the textbook one (two shares, z-test
+Each run is one stream of feedback. The sequential test (`cifar/analytics/sequential.py`) and the textbook one (two shares, z-test
 at 5 %) look after each of its answers, once both versions have enough; a run counts if a test is below 0.05 at any look.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cifar.experiment.sequential import (
+from cifar.analytics.sequential import (
     ALPHA,
     MIN_USERS,
     Accuracy,
@@ -57,7 +57,7 @@ def simulate(
         share: which part of the answers the second gives, at random.
         answers: in each run.
         runs: streams.
-        mixture: see `cifar.experiment.sequential.difference`.
+        mixture: see `cifar.analytics.sequential.difference`.
         seed: of the dice.
     """
     dice, sums = np.random.default_rng(seed), np.zeros(4)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cifar import preprocess as module
-from cifar.predictor import Predictor
-from cifar.registry import Registry
+from cifar.images import decode as module
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry
 from cifar.settings import load_settings
 
 

@@ -13,12 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from cifar.registry import Registry
-from cifar.serving.cache import AnswerCache
-from cifar.serving.callers import Asker
-from cifar.serving.classify import Classifier
-from cifar.serving.feedback import Records
-from cifar.serving.versions import LoadedVersions
+from cifar.models.registry import Registry
+from cifar.serving.auth.principal import Asker
+from cifar.serving.inference.cache import AnswerCache
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recording import Records
 from cifar.settings import ROOT, Settings
 
 ROUNDS, REQUESTS = 15, 1000

@@ -19,10 +19,10 @@ from pathlib import Path
 import serving
 
 PARTS = {
-    "model": ("ai_edge_litert", "cifar/engines.py", "cifar/predictor.py"),
-    "decoding": ("PIL/", "cifar/preprocess.py", "cifar/screening.py", "pillow_heif"),
-    "form": ("python_multipart", "cifar/serving/forms.py", "starlette/formparsers.py", "tempfile.py"),
-    "framework and middleware": ("fastapi", "starlette", "pydantic", "anyio", "cifar/serving/middleware.py"),
+    "model": ("ai_edge_litert", "cifar/models/engines.py", "cifar/models/predictor.py"),
+    "decoding": ("PIL/", "cifar/images/decode.py", "cifar/images/screening.py", "pillow_heif"),
+    "form": ("python_multipart", "cifar/serving/rest/forms.py", "starlette/formparsers.py", "tempfile.py"),
+    "framework and middleware": ("fastapi", "starlette", "pydantic", "anyio", "cifar/serving/asgi.py"),
     "our route and classifier": ("cifar/serving", "orjson", "json/"),
     "HTTP server and event loop": ("uvicorn", "uvloop", "httptools", "asyncio", "gunicorn", "concurrent/"),
 }

@@ -32,7 +32,7 @@ import simpy
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from pictures import encoded, noise  # noqa: E402
+from support.pictures import encoded, noise  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/service_times.json"
 PAYLOADS = {"png32": encoded(noise(32, 32), "PNG"), "jpeg512": encoded(noise(512, 512), "JPEG")}

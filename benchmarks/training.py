@@ -23,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from cifar.settings import ROOT
-from cifar.training.model import build_model
+from cifar.training.network.architectures import build_model
 
 SIDE = 2048
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from cifar.cli import main
+from cifar.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from cifar.errors import BadParameter, MissingImage
-from cifar.predictor import Prediction, Predictor
-from cifar.preprocess import preprocess
-from cifar.registry import Registry
-from cifar.routing import RoutingLog
+from cifar.images.decode import preprocess
+from cifar.models.predictor import Prediction, Predictor
+from cifar.models.registry import Registry
+from cifar.models.rollout import RoutingLog
 from cifar.settings import load_settings
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}

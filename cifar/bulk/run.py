@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from cifar.bulk.classify import Classifier
-from cifar.bulk.folder import Run, begin, describe, go_on, listed, missing, rows_of, write_part
+from cifar.bulk.output import Run, begin, describe, go_on, listed, missing, rows_of, write_part
+from cifar.bulk.part import Classifier
 from cifar.errors import BulkError
-from cifar.registry import Version
+from cifar.models.registry import Version
 from cifar.settings import Settings
 
 Runner = Literal["local", "ray"]
@@ -93,6 +93,6 @@ def _runner(name: Runner) -> Make:
         import ray  # noqa: F401
     except ModuleNotFoundError as error:
         raise BulkError("Ray is not installed: pip install -r requirements-ray.txt.") from error
-    from cifar.bulk.on_ray import on_ray
+    from cifar.bulk.ray_runner import on_ray
 
     return on_ray

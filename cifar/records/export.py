@@ -20,8 +20,8 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from cifar.errors import RecordsError
-from cifar.preprocess import FORMATS
-from cifar.records.kept import kept_path
+from cifar.images.decode import FORMATS
+from cifar.records.images import kept_path
 from cifar.records.reader import Row, read_predictions
 from cifar.records.tables import NONE, predictions
 from cifar.settings import Settings

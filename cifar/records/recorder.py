@@ -23,8 +23,8 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from cifar.records.database import insert, migrate, open_engine
+from cifar.records.images import KeptImages
 from cifar.records.journal import Journal, adopted, journals
-from cifar.records.kept import KeptImages
 from cifar.records.retention import sweep_daily
 from cifar.records.tables import comparisons, metadata, predictions
 from cifar.settings import Settings

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, Table, delete, select
 
-from cifar.records.kept import kept_images
+from cifar.records.images import kept_images
 from cifar.records.tables import comparisons, predictions
 from cifar.settings import Settings
 

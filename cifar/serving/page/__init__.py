@@ -6,11 +6,11 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount, Route
 
-from cifar.serving.affinity import SessionRouter, listen_for_other_workers
-from cifar.serving.gradio_guard import GradioGuard
+from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
+from cifar.serving.gradio.guard import GradioGuard
+from cifar.serving.gradio.uploads import sweep_while_serving
+from cifar.serving.inference.service import Service
 from cifar.serving.page.layout import CSS, HEAD, THEME, TRANSLATE, create_page
-from cifar.serving.service import Service
-from cifar.serving.uploads import sweep_while_serving
 from cifar.settings import Settings, set_upload_folder
 
 

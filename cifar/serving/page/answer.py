@@ -9,10 +9,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from cifar.predictor import Prediction
+from cifar.models.predictor import Prediction
+from cifar.models.registry import Manifest
 from cifar.records.tables import NONE, feedback_labels
-from cifar.registry import Manifest
-from cifar.serving.classify import Classification
+from cifar.serving.inference.classify import Classification
 from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
 
 _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))

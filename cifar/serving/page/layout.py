@@ -8,20 +8,20 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import CifarError
-from cifar.serving.classify import whole_number
-from cifar.serving.components import Choice
-from cifar.serving.endpoints import add_endpoints
+from cifar.serving.gradio.components import Choice
+from cifar.serving.gradio.endpoints import add_endpoints
+from cifar.serving.inference.classify import whole_number
+from cifar.serving.inference.service import Service
+from cifar.serving.page.ab_tab import ab_html, drift_html
 from cifar.serving.page.answer import problem_html
-from cifar.serving.page.classify import ClassifyTab, known
+from cifar.serving.page.batch_tab import batch_html, compare_html
+from cifar.serving.page.classify_tab import ClassifyTab, known
 from cifar.serving.page.code import code_html
-from cifar.serving.page.experiment import ab_html, drift_html
-from cifar.serving.page.many import batch_html, compare_html
-from cifar.serving.page.model import model_html
+from cifar.serving.page.model_tab import model_html
 from cifar.serving.page.texts import AUTOMATIC, LANGUAGES, TEXTS, class_name, error_words, joined, say
-from cifar.serving.service import Service
 from cifar.settings import Settings
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "sans-serif"]
 _NAMES_SHOWN = 20
 _ADDRESS = "() => [{address: location.origin + location.pathname}]"

@@ -1,0 +1,120 @@
+"""One part of a bulk run: paths in, a table of rows out. What cannot be classified has a row with an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cifar.cpus import available_cpus
+from cifar.errors import CifarError, TooLarge, UnreadableImage
+from cifar.images.decode import preprocess
+from cifar.models.engines import engine_of
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Version
+from cifar.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, Any]
+
+
+class Classifier:
+    """One loaded version, and threads that decode and ask it."""
+
+    def __init__(self, version: Version, settings: Settings, *, threads: int | None = None) -> None:
+        """Load the version; `threads` None for as many as there are processors."""
+        self._settings = settings
+        self._threads = threads or available_cpus()
+        self._predictor = Predictor.load(version, engine_of(settings), threads=self._threads)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, "bulk")
+
+    def table(self, root: Path, paths: Sequence[str]) -> pa.Table:
+        """The rows of some images, in their order.
+
+        Returns:
+            `path`, `label`, `score`, `scores` (in the order of the column's `class_names`), `ood_score`,
+            `in_distribution`, `model`, `version`, and for an image without an answer `code` and `error`.
+        """
+        import pyarrow as pa
+
+        size = self._settings.max_batch_images
+        batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+        rows = [row for rows in self._pool.map(lambda batch: self._rows(root, batch), batches) for row in rows]
+        return pa.Table.from_pylist(rows, self._schema)
+
+    def _rows(self, root: Path, paths: Sequence[str]) -> list[Row]:
+        """Decode a batch, and ask once for all that could be decoded."""
+        manifest = self._predictor.version.manifest
+        rows: list[Row] = []
+        pixels, answered = [], []
+        for path in paths:
+            # A name that is no UTF-8 is shown so that it can be told which it was.
+            row: Row = {"path": os.fsencode(path).decode("utf-8", "backslashreplace")}
+            row |= {"model": manifest.name, "version": manifest.version}
+            rows.append(row)
+            try:
+                pixels.append(self._pixels(root / path))
+                answered.append(row)
+            except CifarError as error:
+                row |= {"code": error.code, "error": str(error)}
+        if pixels:
+            for row, answer in zip(answered, self._predictor.answers(np.stack(pixels)), strict=True):
+                row.update(self._columns(answer))
+        return rows
+
+    def _pixels(self, file: Path) -> np.ndarray:
+        limit = self._settings.max_body_bytes
+        try:
+            # Not the size first: a device or a growing file has none that is true.
+            with open(file, "rb", opener=_without_waiting) as opened:
+                payload = opened.read(limit + 1) or b""
+        except (OSError, ValueError) as error:  # ValueError: a manifest's path with a zero byte
+            raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        if len(payload) > limit:
+            raise TooLarge(f"The file has more than {limit:,} bytes, the limit CIFAR_MAX_BODY_BYTES.")
+        return preprocess(payload, **self._predictor.image.model_dump(), max_pixels=self._settings.max_image_pixels)
+
+    def _columns(self, answer: np.ndarray) -> Row:
+        prediction = self._predictor.rank(answer, 1)
+        ((label, score),) = prediction.top_k
+        return {
+            "label": label,
+            "score": score,
+            "scores": list(prediction.class_scores.values()),
+            "ood_score": prediction.ood_score,
+            "in_distribution": prediction.in_distribution,
+        }
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        names = "\n".join(self._predictor.class_names)
+        return pa.schema(
+            [
+                ("path", pa.string()),
+                ("label", pa.string()),
+                ("score", pa.float32()),
+                pa.field("scores", pa.list_(pa.float32()), metadata={"class_names": names}),
+                ("ood_score", pa.float32()),
+                ("in_distribution", pa.bool_()),
+                ("model", pa.string()),
+                ("version", pa.int32()),
+                ("code", pa.string()),
+                ("error", pa.string()),
+            ]
+        )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # of a named pipe: until somebody writes

@@ -1,0 +1,1 @@
+"""Image files: screening and decoding."""

@@ -1,0 +1,222 @@
+"""One image file in, one model input out: the only such function, used by page, API, command line and training.
+
+It needs Pillow and NumPy alone. The file's content decides its format, never its name, and the size in its header is
+checked before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from cifar.images.screening import excess, tiff_excess
+
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+"""The decoders an upload can reach. Pillow knows dozens more; an attacker should not."""
+
+_RESAMPLE = Image.Resampling.BILINEAR
+_DRAFT_MARGIN = 4
+"""A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
+
+_MAX_SIDE = 65_535
+"""No camera makes longer sides, and resampling a picture of 50,000,000 x 1 takes gigabytes."""
+
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pixels: int) -> np.ndarray:
+    """Turn one image file into one model input.
+
+    The picture is turned upright by its EXIF orientation, laid on white where it is transparent, and squashed to
+    `height` x `width`. A picture that already has that size passes through unchanged.
+
+    Args:
+        payload: the encoded file, as uploaded.
+        height: rows of the model's input.
+        width: columns of the model's input.
+        channels: 3 for RGB or 1 for greyscale.
+        max_pixels: largest width x height of the picture, before scaling.
+
+    Returns:
+        `(height, width, channels)` `uint8` in [0, 255].
+
+    Raises:
+        UnsupportedImage: the bytes are not in one of `FORMATS`, whatever the file's name says.
+        UnreadableImage: empty, truncated or damaged.
+        ImageTooLarge: width x height exceeds `max_pixels`; known before any pixel is decoded.
+    """
+    return to_input(
+        open_image(payload, max_pixels=max_pixels, side=max(height, width)),
+        height=height,
+        width=width,
+        channels=channels,
+    )
+
+
+def statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """Brightness and contrast of one model input `uint8`: its mean and standard deviation, each in [0, 1].
+
+    By sums: for so few numbers NumPy's own functions take ten times as long.
+    """
+    values = pixels.ravel().astype(np.float32)
+    mean = float(np.add.reduce(values)) / values.size
+    values -= mean
+    return mean / 255, (float(values.dot(values)) / values.size) ** 0.5 / 255
+
+
+def open_image(payload: bytes, *, max_pixels: int, side: int) -> Image.Image:
+    """Read the header only: the first half of `preprocess`.
+
+    Args:
+        payload: the encoded file.
+        max_pixels: largest width x height of the picture.
+        side: the longer side of the model's input. A JPEG's decoder can scale by powers of two for free, and will.
+
+    Returns:
+        The picture, yet to be decoded, at the size it will be decoded to.
+    """
+    image = _open(payload, max_pixels)
+    with _readable(image):
+        image.draft(None, (_DRAFT_MARGIN * side,) * 2)  # square, because EXIF may yet turn the picture
+    return image
+
+
+def to_input(image: Image.Image, *, height: int, width: int, channels: int) -> np.ndarray:
+    """Decode, turn, squash: the second half of `preprocess`."""
+    with _readable(image):
+        image.load()
+        orientation = _orientation(image)
+        size = (height, width) if orientation in _SIDEWAYS else (width, height)
+        small = _eight_bits_per_channel(image)
+        if small.size != size:
+            small = small.resize(size, _RESAMPLE)
+        if orientation in _TRANSPOSE:
+            small = small.transpose(_TRANSPOSE[orientation])
+        mode = "RGB" if channels == 3 else "L"
+        opaque = _on_white(small)
+        content = (opaque if opaque.mode == mode else opaque.convert(mode)).tobytes()
+    return np.frombuffer(content, np.uint8).reshape(height, width, channels)
+
+
+def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:
+    """The picture of one image file for people to look at: upright, on white, in its own proportions.
+
+    Args:
+        payload: the encoded file.
+        longest_side: what it is scaled down to, in pixels; a smaller one stays as it is.
+        max_pixels: largest width x height, before scaling.
+
+    Returns:
+        `(height, width, 3)` `uint8` in [0, 255].
+
+    Raises:
+        CifarError: as `preprocess`.
+    """
+    image = open_image(payload, max_pixels=max_pixels, side=-(-longest_side // _DRAFT_MARGIN))
+    with _readable(image):
+        image.load()
+    width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+    scale = min(1, longest_side / max(width, height))
+    return to_input(image, height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
+
+
+@contextmanager
+def _readable(image: Image.Image) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Pillow documents no closed list: damaged files raise a dozen types
+        raise UnreadableImage(
+            f"The {image.format} image cannot be decoded ({_reason(error)}); it may be truncated or damaged. "
+            "Save it again and send the new file."
+        ) from error
+
+
+def _open(payload: bytes, max_pixels: int) -> Image.Image:
+    """Read the header only, and refuse what is no image on the list or holds too many pixels."""
+    if not payload:
+        raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
+    if too_much := excess(payload):
+        raise UnreadableImage(
+            f"The file has {too_much}. Open the picture in an editor, save it, and send the new file."
+        )
+    try:
+        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"The image has more than {_megapixels(max_pixels)}; scale it down.") from error
+    except UnidentifiedImageError as error:
+        if _begins_like_an_image(payload):
+            raise UnreadableImage(
+                "The file begins like an image, but its header is damaged or cut off. Save it again and send the new file."
+            ) from error
+        raise UnsupportedImage(
+            f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
+        ) from error
+    except Exception as error:  # as above: a hostile header can raise nearly anything
+        raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
+    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
+        raise ImageTooLarge(
+            f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
+        )
+    return image
+
+
+def _begins_like_an_image(payload: bytes) -> bool:
+    """Whether one of the decoders on the list claims the first bytes."""
+    return any(
+        accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS)
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is absent or damaged: that is no reason to refuse a photo."""
+    exif = image.info.get("exif")
+    if isinstance(exif, bytes) and tiff_excess(exif.removeprefix(b"Exif\0\0")):
+        return 1
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # hostile EXIF raises struct.error, SyntaxError, OverflowError, ...
+        return 1
+
+
+def _eight_bits_per_channel(image: Image.Image) -> Image.Image:
+    """The same picture in mode L, LA, RGB or RGBA, so that it can be resampled."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        raise ValueError("32-bit pixels have no defined brightness range")
+    if image.has_transparency_data:
+        return image if image.mode in {"RGBA", "LA"} else image.convert("RGBA")
+    return image if image.mode in {"RGB", "L"} else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in {"RGBA", "LA"}:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:g} megapixels"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__

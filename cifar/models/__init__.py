@@ -1,0 +1,1 @@
+"""Exported versions: manifests, registry, rollout, engines, prediction."""

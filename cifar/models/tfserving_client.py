@@ -1,0 +1,241 @@
+"""TensorFlow Serving as the engine: the model's input goes to another host by gRPC, and the probabilities come back.
+
+The few messages of its `Predict` are described here, field by field as TensorFlow Serving numbers them, in a pool and under names of
+their own: what travels is the same bytes, no TensorFlow is needed, and where it is loaded too the descriptions do not meet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from cifar.errors import ModelServerUnavailable, VersionUnusable
+from cifar.models.registry import Version
+
+log = logging.getLogger(__name__)
+
+NAME = "tensorflow-serving"
+_METHOD = "/tensorflow.serving.PredictionService/Predict"
+_SIGNATURE = "serving_uint8"
+_FLOAT, _UINT8 = 1, 4
+"""TensorFlow's numbers for the types that travel."""
+_MOST_BYTES = 256 * 1024**2
+_ATTEMPTS = 3
+
+_MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
+    "Dim": {"size": (1, "int64")},
+    "Shape": {"dim": (2, "repeated Dim")},
+    "Tensor": {
+        "dtype": (1, "int32"),
+        "tensor_shape": (2, "Shape"),
+        "content": (4, "bytes"),
+        "floats": (5, "repeated float"),
+    },
+    "Number": {"value": (1, "int64")},
+    "Model": {"name": (1, "string"), "version": (2, "Number"), "signature_name": (3, "string")},
+    "Named": {"key": (1, "string"), "value": (2, "Tensor")},
+    "Request": {"model": (1, "Model"), "inputs": (2, "repeated Named")},
+    "Response": {"outputs": (1, "repeated Named")},
+}
+"""A map travels as repeated pairs of key and value."""
+
+Changed = Callable[[bool], object]
+
+
+class ModelServer:
+    """A TensorFlow Serving, or several behind one address. Thread-safe; connects with the first call, so fork before."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_seconds: float,
+        failures: int,
+        recovery_seconds: float,
+        changed: Changed | None = None,
+    ) -> None:
+        """Name a server.
+
+        Args:
+            address: `HOST:PORT` of its gRPC, or what gRPC resolves (`dns:///...` for several).
+            timeout_seconds: longest wait for one answer, further attempts included.
+            failures: in a row, after which it is left alone.
+            recovery_seconds: for how long; then one call tries it.
+            changed: told when it begins to fail, and when that is over.
+        """
+        from circuitbreaker import CircuitBreaker
+
+        self.address = address
+        self.failing = False
+        """Whether it did not answer, and has not answered since."""
+        self._timeout_seconds = timeout_seconds
+        self._breaker = CircuitBreaker(failures, int(recovery_seconds), expected_exception=ModelServerUnavailable)
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._call: Any = None
+
+    def infer_for(self, version: Version) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that asks for one version; see `cifar.models.engines`.
+
+        It raises:
+            ModelServerUnavailable: the server does not answer, or not in time.
+            VersionUnusable: it answers, but does not have this version, or gives something else than its manifest says.
+        """
+        outputs = version.manifest.signatures[_SIGNATURE].outputs
+        (source,) = version.manifest.signatures[_SIGNATURE].inputs
+
+        def infer(images: np.ndarray) -> np.ndarray:
+            answer = self._ask(version, source, images)
+            columns = [answer["probabilities"]]
+            if "ood_score" in outputs:
+                columns.append(answer["ood_score"][:, None])
+            return np.concatenate(columns, axis=1)
+
+        return infer
+
+    def _ask(self, version: Version, source: str, images: np.ndarray) -> dict[str, np.ndarray]:
+        if self._breaker.opened:
+            raise ModelServerUnavailable(
+                f"TensorFlow Serving at {self.address} does not answer. Try again in a moment."
+            )
+        try:
+            with self._breaker:
+                response = self._answer(version, _request(version, source, images))
+        except ModelServerUnavailable as error:
+            self._tell(failing=True, why=str(error))
+            raise
+        self._tell(failing=False)
+        outputs = version.manifest.signatures[_SIGNATURE].outputs
+        try:
+            answer = {pair.key: _array(pair.value) for pair in response.outputs if pair.value.dtype == _FLOAT}
+            if answer["probabilities"].shape != (len(images), len(version.manifest.class_names)):
+                raise ValueError(answer["probabilities"].shape)
+            if "ood_score" in outputs and answer["ood_score"].shape != (len(images),):
+                raise ValueError(answer["ood_score"].shape)
+        except (KeyError, ValueError) as error:
+            raise VersionUnusable(
+                f"TensorFlow Serving at {self.address} answers for {version.name} version {version.number}, "
+                f"but not as its manifest says ({type(error).__name__}: {error}). Do both serve the same files?"
+            ) from error
+        return answer
+
+    def _answer(self, version: Version, request: Any) -> Any:
+        import grpc
+
+        try:
+            return self._predict()(request, timeout=self._timeout_seconds)
+        except grpc.RpcError as error:
+            if error.code() in {
+                grpc.StatusCode.NOT_FOUND,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.FAILED_PRECONDITION,
+            }:
+                raise VersionUnusable(
+                    f"TensorFlow Serving at {self.address} does not serve {version.name} version {version.number}: "
+                    f"{error.details()}"
+                ) from error
+            what = f"did not answer within {self._timeout_seconds:g} seconds" if _too_late(error) else "does not answer"
+            raise ModelServerUnavailable(
+                f"TensorFlow Serving at {self.address} {what} ({error.code().name}). Try again in a moment."
+            ) from error
+
+    def _predict(self) -> Any:
+        """The remote function; the channel keeps its connections."""
+        with self._lock:
+            if self._call is None:
+                import grpc
+
+                channel = grpc.insecure_channel(
+                    self.address,
+                    options=[
+                        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+                        ("grpc.max_receive_message_length", _MOST_BYTES),
+                        ("grpc.keepalive_time_ms", 30_000),
+                        ("grpc.initial_reconnect_backoff_ms", 200),
+                        ("grpc.max_reconnect_backoff_ms", 2000),
+                    ],
+                )
+                messages = _messages()
+                self._call = channel.unary_unary(
+                    _METHOD,
+                    request_serializer=messages["Request"].SerializeToString,
+                    response_deserializer=messages["Response"].FromString,
+                )
+            return self._call
+
+    def _tell(self, *, failing: bool, why: str = "") -> None:
+        """Say once that it went, and once that it came back."""
+        if failing == self.failing:
+            return
+        self.failing = failing
+        if self._changed:
+            self._changed(failing)
+        if failing:
+            log.warning("%s", why)
+        else:
+            log.info("TensorFlow Serving at %s answers again", self.address)
+
+
+_SERVICE_CONFIG = {
+    # A prediction may be asked twice. gRPC adds the jitter.
+    "methodConfig": [
+        {
+            "name": [{"service": "tensorflow.serving.PredictionService"}],
+            "retryPolicy": {
+                "maxAttempts": _ATTEMPTS,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "loadBalancingConfig": [{"round_robin": {}}],
+}
+
+
+def _too_late(error: Any) -> bool:
+    return bool(error.code().name == "DEADLINE_EXCEEDED")
+
+
+def _request(version: Version, source: str, images: np.ndarray) -> Any:
+    messages = _messages()
+    tensor = messages["Tensor"](
+        dtype=_UINT8, tensor_shape={"dim": [{"size": size} for size in images.shape]}, content=images.tobytes()
+    )
+    model = {"name": version.name, "version": {"value": version.number}, "signature_name": _SIGNATURE}
+    return messages["Request"](model=model, inputs=[messages["Named"](key=source, value=tensor)])
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """A float tensor, which travels as bytes or as numbers."""
+    values = np.frombuffer(tensor.content, np.float32) if tensor.content else np.asarray(tensor.floats, np.float32)
+    return values.reshape([dim.size for dim in tensor.tensor_shape.dim])
+
+
+@cache
+def _messages() -> dict[str, Any]:
+    """The message classes, by our names for them."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="cifar/model_server.proto", package="cifar", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            *repeated, base = kind.split()
+            field = message.field.add(name=field_name, number=number)
+            field.label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
+            if base in _MESSAGES:
+                field.type, field.type_name = types.TYPE_MESSAGE, f".cifar.{base}"
+            else:
+                field.type = types.Type.Value(f"TYPE_{base.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"cifar.{name}")) for name in _MESSAGES}

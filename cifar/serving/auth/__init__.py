@@ -1,0 +1,1 @@
+"""Who may call: API keys, tokens, sign-in."""

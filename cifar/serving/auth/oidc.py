@@ -1,0 +1,235 @@
+"""People sign in to the page at an OpenID Connect provider: authorization code with PKCE, then a signed session cookie.
+
+`/signin` sends the browser to the provider, `/signin/callback` takes the answer, `/signout` forgets the session. What has
+to be remembered in between (state, nonce, PKCE's verifier, where to go) is in the cookie, so that any worker can go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import html
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from circuitbreaker import CircuitBreaker, CircuitBreakerError
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from cifar.errors import CifarError, SignInFailed, SignInUnavailable
+from cifar.serving.auth.jwks import PublicKeys
+from cifar.serving.auth.tokens import Tokens
+from cifar.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
+"""Printable ASCII without a backslash, and no second slash: browsers read `//host` and `/\\host` as another site's."""
+_MAX_PENDING = 4
+"""Sign-ins that one browser may have begun: each is in the cookie, and browsers drop a cookie of more than 4 kB."""
+_MAX_NEXT_CHARACTERS = 512
+_AGAIN = "Please sign in again."
+_UNAVAILABLE = "Nobody can sign in now: the provider does not answer. Try again later."
+
+_PROVIDER_FAILS = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError)
+"""It is not reached, is too slow, or answers what is no answer."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class PageSignIn:
+    """The routes of the sign-in, and the sessions that it leads to."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is asked of the provider before somebody signs in."""
+        if settings.oidc_client_secret is None or settings.page_url is None:
+            raise ValueError("settings without a provider")
+        self._settings = settings
+        self._provider = settings.oidc_provider_url
+        self._secret = settings.oidc_client_secret.get_secret_value()
+        self._page_url = settings.page_url
+        self._metadata: dict[str, Any] = {}
+        self._tokens: Tokens | None = None
+        self._tls = httpx2.create_ssl_context()
+        # What a caller can bring about, such as a code that is none, is not counted as the provider's failure.
+        breaker = CircuitBreaker(
+            failure_threshold=settings.provider_max_failures,
+            recovery_timeout=settings.provider_retry_seconds,
+            expected_exception=_PROVIDER_FAILS,
+            name="oidc",
+        )
+        self._guarded_discover: Callable[[], Awaitable[None]] = breaker(self._discover)
+        self._guarded_exchange: Callable[..., Awaitable[str]] = breaker(self._exchange)
+
+    def with_sessions(self, app: ASGIApp) -> ASGIApp:
+        """`app` with `scope["session"]`: what the browser's cookie says, when we signed it and it is not too old."""
+        secure = self._page_url.startswith("https://")
+        return SessionMiddleware(
+            app,
+            secret_key=hmac.digest(self._secret.encode(), b"cifar session cookie", hashlib.sha256).hex(),
+            session_cookie="__Host-cifar_session" if secure else "cifar_session",  # __Host-: no subdomain can set it
+            max_age=self._settings.session_seconds,
+            same_site="lax",
+            https_only=secure,
+        )
+
+    def routes(self) -> list[Route]:
+        """What browsers need to sign in and out."""
+        return [
+            Route("/signin", _for_people(self.start), methods=["GET"]),
+            Route("/signin/callback", _for_people(self.finish), methods=["GET"]),
+            Route("/signout", _for_people(self.leave), methods=["GET", "POST"]),
+        ]
+
+    async def start(self, request: Request) -> Response:
+        """Send the browser to the provider. In a frame, as on Spaces, providers do not show up: offer a window."""
+        if request.headers.get("sec-fetch-dest") in {"iframe", "frame"}:
+            link = html.escape(f"{self._page_url}/signin")
+            return _page("Sign in", f'<a href="{link}" target="_blank" rel="noopener">Sign in in a new window</a>')
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        async with await self._client() as client:
+            address, _ = client.create_authorization_url(
+                self._metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+            )
+        begun = {"nonce": nonce, "verifier": verifier, "next": _own_path(request.query_params.get("next", "/"))}
+        pending = {**request.session.get("pending", {}), state: begun}
+        request.session["pending"] = dict(list(pending.items())[-_MAX_PENDING:])
+        return RedirectResponse(address, status_code=303)
+
+    async def finish(self, request: Request) -> Response:
+        """Take the provider's answer, and begin a session when everything about it is right."""
+        pending = request.session.get("pending", {})
+        begun = pending.get(request.query_params.get("state", ""))
+        if begun is None:
+            raise SignInFailed(f"This sign-in was not begun in this browser, or too long ago. {_AGAIN}")
+        request.session["pending"] = {state: other for state, other in pending.items() if other is not begun}
+        code = request.query_params.get("code")
+        if "error" in request.query_params or not code:
+            raise SignInFailed(f"The provider did not sign you in. {_AGAIN}")
+        claims = await self._claims(code, begun)
+        request.session.clear()
+        request.session["subject"] = claims["sub"]
+        request.session["label"] = str(claims.get("preferred_username") or claims.get("name") or claims["sub"])[:64]
+        return RedirectResponse(begun["next"], status_code=303)
+
+    async def leave(self, request: Request) -> Response:
+        """Ask, then forget the session. The provider's own session is not ours to end."""
+        who = html.escape(request.session.get("label", ""))
+        if request.method == "POST" or not who:
+            request.session.clear()
+            return _page("You are signed out", '<a href="/signin">Sign in</a>')
+        return _page(f"Signed in as {who}", '<form method="post" action="/signout"><button>Sign out</button></form>')
+
+    async def _claims(self, code: str, begun: dict[str, str]) -> dict[str, Any]:
+        """What the provider says of the person, checked like any token, and tied to this browser and this service."""
+        client = await self._client()
+        try:
+            id_token = await self._asked(self._guarded_exchange(client, code, begun["verifier"]))
+        except OAuthError as error:
+            log.info("the provider refused a code: %s", error.error)
+            raise SignInFailed(f"The provider did not confirm the sign-in. {_AGAIN}") from error
+        if self._tokens is None:
+            raise SignInUnavailable(_UNAVAILABLE)
+        try:
+            claims = await self._tokens.claims(id_token)
+        except SignInUnavailable:
+            raise
+        except CifarError as error:
+            raise SignInFailed(f"The provider's answer cannot be trusted. {_AGAIN}") from error
+        client_id = self._settings.oidc_client_id
+        if claims.get("nonce") != begun["nonce"] or claims.get("azp", client_id) != client_id:
+            raise SignInFailed(f"The provider's answer is for another sign-in. {_AGAIN}")
+        return claims
+
+    async def _client(self) -> AsyncOAuth2Client:
+        """A client that knows the provider's addresses."""
+        if not self._metadata:
+            await self._asked(self._guarded_discover())
+        methods = self._metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        basic = "client_secret_basic" in methods
+        return AsyncOAuth2Client(
+            self._settings.oidc_client_id,
+            self._secret,
+            token_endpoint_auth_method="client_secret_basic" if basic else "client_secret_post",
+            scope="openid profile",
+            redirect_uri=f"{self._page_url}/signin/callback",
+            code_challenge_method="S256",
+            verify=self._tls,
+            timeout=self._settings.provider_timeout_seconds,
+        )
+
+    async def _asked(self, answer: Awaitable[Any]) -> Any:
+        """What the provider answers, when it does, and in time."""
+        try:
+            async with asyncio.timeout(self._settings.provider_timeout_seconds):
+                return await answer
+        except CircuitBreakerError as error:
+            raise SignInUnavailable(_UNAVAILABLE) from error
+        except _PROVIDER_FAILS as error:
+            log.warning("no answer from %s: %r", self._provider, error)
+            raise SignInUnavailable(_UNAVAILABLE) from error
+
+    async def _discover(self) -> None:
+        """Learn the provider's addresses from its own document."""
+        async with httpx2.AsyncClient(verify=self._tls, timeout=self._settings.provider_timeout_seconds) as client:
+            answer = await client.get(f"{self._provider}/.well-known/openid-configuration")
+        answer.raise_for_status()
+        metadata = answer.json()
+        if metadata["issuer"].rstrip("/") != self._provider:
+            raise ValueError(f"the document of {self._provider} is of {metadata['issuer']}")
+        self._tokens = Tokens(
+            PublicKeys(metadata["jwks_uri"], self._settings, name="oidc-jwks"),
+            issuer=metadata["issuer"],
+            audience=self._settings.oidc_client_id or "",
+            clock_skew_seconds=self._settings.clock_skew_seconds,
+        )
+        self._metadata = metadata
+
+    async def _exchange(self, client: AsyncOAuth2Client, code: str, verifier: str) -> str:
+        """The ID token for a code."""
+        async with client:
+            answer = await client.fetch_token(self._metadata["token_endpoint"], code=code, code_verifier=verifier)
+        return str(answer["id_token"])
+
+
+def _for_people(handler: Handler) -> Handler:
+    """Say what went wrong on a page, where it is a browser that asks."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except CifarError as error:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
+            again = f'<a href="/signin">Try again</a></p><p>Request {html.escape(request.state.request_id)}'
+            response = _page(str(error), again)
+            response.status_code = error.status
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Referrer-Policy"] = "no-referrer"  # the address holds the provider's code
+        return response
+
+    return answer
+
+
+def _own_path(wanted: str) -> str:
+    """Where to go after the sign-in: only ever a path of ours."""
+    return wanted if len(wanted) <= _MAX_NEXT_CHARACTERS and _OWN_PATH.fullmatch(wanted) else "/"
+
+
+def _page(words: str, content: str) -> HTMLResponse:
+    """A page of one sentence and, as HTML, one thing to do. It needs no script and no style."""
+    return HTMLResponse(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>CIFAR Space</title></head>'
+        f"<body><h1>CIFAR Space</h1><p>{words}</p><p>{content}</p></body></html>"
+    )

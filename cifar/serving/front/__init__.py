@@ -1,0 +1,1 @@
+"""Middleware, in the order in which a request passes it."""

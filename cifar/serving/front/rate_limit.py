@@ -1,0 +1,97 @@
+"""How often one caller may ask: counted here, or in Redis for all workers and hosts together."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+
+from limits import RateLimitItem, WindowStats, parse
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cifar.errors import RateLimited
+from cifar.serving.asgi import error_response, with_headers
+from cifar.serving.auth.principal import caller_of
+from cifar.serving.process.metrics import RATE_LIMITED
+from cifar.serving.process.redis import SharedRedis
+from cifar.settings import Settings
+
+
+def route_group(scope: Scope) -> str | None:
+    """Which limit a request counts for: `predict`, `page` (everything of Gradio's that does work), or none."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    if scope["path"] in {"/predict", "/explain", "/feedback"} or scope["path"].startswith("/v1/"):
+        return "predict"
+    return "page" if scope["path"].startswith("/gradio_api/") else None
+
+
+class RateLimit:
+    """Refuses with 429 who asks more often than the settings allow, and tells everybody how much they have left."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, *, redis: SharedRedis | None) -> None:
+        """Limit `app`.
+
+        Args:
+            app: what to limit.
+            settings: `rate_limit_predict` and `rate_limit_page`; an empty one limits nothing.
+            redis: where to count for all workers and hosts; without it, or while it is silent, this process counts alone.
+        """
+        self.app = app
+        wanted = {"predict": settings.rate_limit_predict, "page": settings.rate_limit_page}
+        self._limits = {group: parse(text) for group, text in wanted.items() if text}
+        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._redis = redis
+        self._shared = redis and SlidingWindowCounterRateLimiter(
+            RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                key_prefix="cifar:limit",
+                connection_pool=redis.client.connection_pool,  # type: ignore[arg-type]  # its hint knows plain options
+            )
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count a request and pass it on, or refuse it."""
+        group = route_group(scope)
+        limit = self._limits.get(group or "")
+        if group is None or limit is None or scope["state"].get("from_worker"):
+            await self.app(scope, receive, send)
+            return
+        allowed, stats = await self._hit(limit, group, caller_of(scope))
+        wait_seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        send = with_headers(send, _headers(group, limit, stats, wait_seconds))
+        if allowed:
+            await self.app(scope, receive, send)
+            return
+        RATE_LIMITED.labels(group).inc()
+        error = RateLimited(
+            f"More than {limit.amount} requests in {limit.get_expiry()} seconds. Try again in {wait_seconds} seconds."
+        )
+        error.retry_after_seconds = wait_seconds
+        await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+
+    async def _hit(self, limit: RateLimitItem, group: str, caller: str) -> tuple[bool, WindowStats]:
+        """Count one request: whether it is allowed, and what is left."""
+        if self._redis and self._shared:
+            answer = await self._redis.remote.ask(partial(_count, self._shared, limit, group, caller))
+            if answer is not None:
+                return answer
+        return await _count(self._local, limit, group, caller)
+
+
+async def _count(
+    counter: SlidingWindowCounterRateLimiter, limit: RateLimitItem, group: str, caller: str
+) -> tuple[bool, WindowStats]:
+    allowed = await counter.hit(limit, group, caller)
+    return allowed, await counter.get_window_stats(limit, group, caller)
+
+
+def _headers(group: str, limit: RateLimitItem, stats: WindowStats, wait_seconds: int) -> list[tuple[bytes, bytes]]:
+    """As draft-ietf-httpapi-ratelimit-headers-10 writes them."""
+    return [
+        (b"ratelimit-policy", f'"{group}";q={limit.amount};w={limit.get_expiry()}'.encode()),
+        (b"ratelimit", f'"{group}";r={stats.remaining};t={wait_seconds}'.encode()),
+    ]

@@ -1,0 +1,31 @@
+"""A cookie for the page's visitors, so that the same version answers them each time, whatever address they come from."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cifar.serving.asgi import with_headers
+from cifar.serving.auth.principal import USER_COOKIE, by_cookie
+
+_LIFETIME_SECONDS = 90 * 24 * 3600
+
+
+class StickyUser:
+    """Gives who opens the page without the cookie a random one. It says nothing of them, and nothing is kept of it here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        opens_page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
+        if opens_page and not by_cookie(scope):
+            send = with_headers(send, [(b"set-cookie", _cookie(https=scope["scheme"] == "https").encode())])
+        await self.app(scope, receive, send)
+
+
+def _cookie(*, https: bool) -> str:
+    value = f"{USER_COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={_LIFETIME_SECONDS}; HttpOnly; SameSite=Lax"
+    return value + ("; Secure" if https else "")

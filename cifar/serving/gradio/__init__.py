@@ -1,0 +1,1 @@
+"""Everything that relies on how Gradio works inside."""

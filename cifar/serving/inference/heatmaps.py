@@ -1,0 +1,129 @@
+"""Explanations for many callers: one at a time, in turn with everybody's predictions, and `POST /explain`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cifar.errors import BadParameter, Overloaded
+from cifar.images.decode import picture
+from cifar.models import heatmap as maps
+from cifar.serving.auth.principal import Asker
+from cifar.serving.inference.classify import Classification, Classifier, Left
+from cifar.serving.inference.loaded import Served
+from cifar.serving.process.metrics import REFUSED
+from cifar.settings import Settings
+
+_TOGETHER = 8
+"""Images of an explanation that wait for the model at once: a prediction that comes meanwhile waits for these at most."""
+_SHOWN_SIDE = 480
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one image gets the score that it gets for one label."""
+
+    model_name: str
+    version: int
+    label: str
+    score: float
+    heat: np.ndarray
+    """`(height, width)` `float32` in [0, 1], of the model's input: see `cifar.models.heatmap`."""
+    overlay: bytes
+    """A PNG of the photo in grey under the map; its longer side has 480 pixels at most."""
+    seconds: float
+    """How long it took, without the waiting for other explanations."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The explanation as every API gives it."""
+        return {
+            "label": self.label,
+            "score": round(self.score, 6),
+            "heat": [[round(value, 3) for value in row] for row in self.heat.tolist()],
+            "overlay": "data:image/png;base64," + base64.b64encode(self.overlay).decode(),
+            "model": {"name": self.model_name, "version": self.version},
+        }
+
+
+class Explainer:
+    """Explains uploaded files with the loaded versions. Use it from one event loop."""
+
+    def __init__(self, classifier: Classifier, settings: Settings) -> None:
+        self._classifier = classifier
+        self._settings = settings
+        self._one = asyncio.Lock()
+        self._under_way = 0
+
+    async def explain(
+        self,
+        payload: bytes | None,
+        *,
+        route: str,
+        by: Asker | None = None,
+        label: str | None = None,
+        version: object = None,
+        left: Left = None,
+    ) -> Explanation:
+        """Say which part of an image a label's score rests on. This costs about as much as 80 predictions.
+
+        Cancelling the call, or leaving, takes back what has not been computed yet.
+
+        Args:
+            payload: the encoded file, as uploaded.
+            route: as for `Classifier.classify`.
+            by: the same.
+            label: one of the version's classes; None or "" for the most probable one.
+            version: the version to ask, an integer or its digits; None or "" for the default one.
+            left: returns when the caller has left.
+
+        Raises:
+            BadParameter: there is no such label.
+            Overloaded: as many explanations wait as `max_explained_images` allows.
+            CifarError: see `Classifier.classify`.
+        """
+        most = self._settings.max_explained_images
+        if self._under_way >= most:
+            REFUSED.labels(route, Overloaded.code).inc()
+            raise Overloaded(f"{most} images are being explained already. Try again in a moment.")
+        self._under_way += 1
+        try:
+            answer = await self._classifier.classify(payload, route=route, by=by, top_k=1, version=version, left=left)
+            return await self._explain(payload, answer, route, label, left)
+        finally:
+            self._under_way -= 1
+
+    async def _explain(
+        self, payload: bytes | None, answer: Classification, route: str, label: str | None, left: Left
+    ) -> Explanation:
+        scores = answer.prediction.class_scores
+        label = label or answer.prediction.top_k[0][0]
+        if label not in scores:
+            raise BadParameter(f"There is no label {str(label)[:40]!r}; there are: {', '.join(scores)}.")
+        async with self._classifier.place(route, left), self._one:
+            started = time.perf_counter()
+            served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
+            images = [answer.seen, *await asyncio.to_thread(lambda: list(maps.occluded(answer.seen)))]
+            rows = await _ask(served, images)
+            heat = maps.heat(rows, list(scores).index(label), *answer.seen.shape[:2])
+            overlay = await asyncio.to_thread(self._draw, payload or b"", heat)
+            seconds = time.perf_counter() - started
+        return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
+
+    def _draw(self, payload: bytes, heat: np.ndarray) -> bytes:
+        photo = picture(payload, longest_side=_SHOWN_SIDE, max_pixels=self._settings.max_image_pixels)
+        return maps.overlay(photo, heat)
+
+
+async def _ask(served: Served, images: list[np.ndarray]) -> np.ndarray:
+    """The model's answers to all images, a few at a time."""
+    classes = len(served.predictor.class_names)  # a row may end with the score of another kind
+    rows = []
+    for start in range(0, len(images), _TOGETHER):
+        asked = [served.batcher.submit(image, route="explain") for image in images[start : start + _TOGETHER]]
+        rows += [answer.row[:classes] for answer in await asyncio.gather(*asked)]
+    return np.stack(rows)

@@ -1,0 +1,1 @@
+"""The server process: lifespan, logging, metrics, outside services."""

@@ -1,0 +1,61 @@
+"""`POST /explain`: the heat map by REST, as JSON or as a picture."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.signin import documented
+from cifar.serving.inference.heatmaps import Explainer
+from cifar.serving.rest.openapi import VERSION, ModelVersion, failures, image_request
+from cifar.serving.rest.predict import read_image, until_gone
+from cifar.settings import Settings
+
+_PARAMETERS = {
+    "label": {"type": "string", "description": "One of the model's classes; without it, the most probable one."},
+    "version": VERSION,
+}
+_PNG = "image/png"
+
+
+class HeatMap(BaseModel):
+    """Which part of an image a label's score rests on."""
+
+    label: str
+    score: float
+    heat: list[list[float]]
+    overlay: str
+    model: ModelVersion
+    request_id: str
+
+
+def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
+    """Add the route, which counts for the limit of `POST /predict`."""
+    picture = {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
+
+    @api.post(
+        "/explain",
+        response_model=HeatMap,
+        responses={200: picture, **failures()},
+        dependencies=documented(settings),
+        openapi_extra=image_request(_PARAMETERS),
+    )
+    async def explain(request: Request) -> Any:
+        """Say which part of an image a label's score rests on. With `Accept: image/png`: the overlay as a picture."""
+        image, parameters = await read_image(request.scope, request.receive, tuple(_PARAMETERS))
+        explanation = await explainer.explain(
+            image,
+            route="rest",
+            by=Asker.of(request.scope),
+            label=parameters.get("label"),
+            version=parameters.get("version"),
+            left=partial(until_gone, request.receive),
+        )
+        if request.headers.get("accept", "").startswith(_PNG):
+            return Response(explanation.overlay, media_type=_PNG)
+        return {**explanation.as_json(), "request_id": request.state.request_id}

@@ -1,0 +1,188 @@
+"""The same functions for assistants, by the Model Context Protocol: `POST /gradio_api/mcp/`, streamable HTTP, stateless.
+
+Gradio has an MCP server too, at this address. It fetches URLs for its callers, writes every picture to a folder that nobody
+sweeps, and answers in Python's notation. This one takes pictures as base64, keeps them in memory, and answers JSON. Each request
+stands alone, so any worker can answer it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI
+from mcp.server.fastmcp import Context, FastMCP
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from pydantic import Field
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from cifar.errors import OUR_FAULT, BadRequest, CifarError
+from cifar.serving.asgi import replay
+from cifar.serving.auth.principal import Asker
+from cifar.serving.inference.archives import Upload
+from cifar.serving.inference.service import Service
+from cifar.serving.process.lifespan import while_serving
+from cifar.serving.rest.predict import read_body
+from cifar.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PATH = "/gradio_api/mcp"
+_INSTRUCTIONS = (
+    "Classifies images with a versioned Keras model. Images are sent as base64 or data: URLs; no address is fetched."
+)
+_IMAGE = "The image file in base64, or as a data: URL. JPEG, PNG, WebP, GIF, BMP, TIFF, HEIF or AVIF."
+_READS = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
+_WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=False, idempotentHint=True, openWorldHint=False)
+_DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
+
+Image = Annotated[str, Field(description=_IMAGE)]
+TopK = Annotated[int | None, Field(description="How many classes to rank.")]
+VersionNumber = Annotated[int | None, Field(description="The model version to ask; without it, the default one.")]
+Label = Annotated[str | None, Field(description="One of the model's classes; without it, the most probable one.")]
+Request = Context[Any, Any, Any]
+
+
+def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
+    """Add the route. Other methods than POST are refused: there is no stream that could say anything."""
+    server = create_server(service, settings)
+    server.streamable_http_app()  # makes the manager
+    manager = server.session_manager
+    while_serving(api, manager.run)
+    for path in (PATH, f"{PATH}/"):
+        api.router.routes.append(Route(path, _Endpoint(manager), methods=["POST"]))
+
+
+class _Endpoint:
+    """An ASGI app around the library's, which answers 500 to what is no UTF-8, or nested too deeply."""
+
+    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+        self._manager = manager
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest("The body is not JSON.") from error
+        await self._manager.handle_request(scope, replay(body, receive), send)
+
+
+def create_server(service: Service, settings: Settings) -> FastMCP[None]:
+    """The tools, with the names and parameters of Gradio's endpoints."""
+    server: FastMCP[None] = FastMCP(
+        "CIFAR Space",
+        instructions=_INSTRUCTIONS,
+        json_response=True,
+        stateless_http=True,
+        max_request_body_size=settings.max_body_bytes,
+        # Which hosts are ours is nginx's to say (NGINX_HOSTS), and other sites' pages are kept out by CORS.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+
+    @server.tool(annotations=_READS)
+    async def predict(
+        context: Request, image: Image, top_k: TopK = None, version: VersionNumber = None
+    ) -> CallToolResult:
+        """Classify one image: the most probable classes and their probabilities."""
+
+        async def answer() -> dict[str, Any]:
+            by = _asker(context)
+            classified = await service.classifier.classify(
+                _decoded(image), route="mcp", by=by, top_k=top_k, version=version, record=True
+            )
+            return {**classified.as_json(), "request_id": by and by.request_id}
+
+        return await _result(answer)
+
+    @server.tool(annotations=_READS)
+    async def explain(
+        context: Request, image: Image, label: Label = None, version: VersionNumber = None
+    ) -> CallToolResult:
+        """Say which part of an image a label's score rests on: a heat map, and a picture of it over the image."""
+        pictures: list[ImageContent] = []
+
+        async def answer() -> dict[str, Any]:
+            explanation = await service.explainer.explain(
+                _decoded(image), route="mcp", by=_asker(context), label=label, version=version
+            )
+            picture = base64.b64encode(explanation.overlay).decode()
+            pictures.append(ImageContent(type="image", data=picture, mimeType="image/png"))
+            return {key: value for key, value in explanation.as_json().items() if key != "overlay"}
+
+        return await _result(answer, pictures)
+
+    @server.tool(annotations=_READS)
+    async def predict_batch(
+        context: Request,
+        files: Annotated[list[Image], Field(description="Image files, and zip archives of them.")],
+        top_k: TopK = None,
+        version: VersionNumber = None,
+    ) -> CallToolResult:
+        """Classify many images. A file that cannot be read is a row with its error."""
+
+        async def answer() -> dict[str, Any]:
+            uploads = [Upload(f"file {place}", _decoded(file)) for place, file in enumerate(files, 1)]
+            return await service.predict_batch(uploads, by=_asker(context), top_k=top_k, version=version)
+
+        return await _result(answer)
+
+    @server.tool(annotations=_READS)
+    async def models() -> CallToolResult:
+        """List the model versions that can be asked."""
+        return await _result(service.models)
+
+    if records := service.classifier.records:
+
+        @server.tool(annotations=_WRITES)
+        async def feedback(
+            context: Request,
+            request_id: Annotated[str, Field(description="The `request_id` of an answer.")],
+            label: Annotated[str, Field(description="One of the version's classes, or none.")],
+            note: Annotated[str | None, Field(description="Whatever else there is to say.")] = None,
+        ) -> CallToolResult:
+            """Say what was right."""
+            return await _result(lambda: records.give(request_id, label, note, by=_asker(context)))
+
+    return server
+
+
+def _asker(context: Request) -> Asker | None:
+    request = context.request_context.request
+    return request and Asker.of(request.scope)
+
+
+def _decoded(image: str) -> bytes:
+    """The file behind base64 or a `data:` URL."""
+    data = image[match.end() :] if (match := _DATA_URL.match(image[:200])) else image
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(
+            f"An image is its file in base64, or a data: URL with base64; got {image[:20]!r}. Addresses are not fetched."
+        ) from error
+
+
+async def _result(
+    answer: Callable[[], Awaitable[dict[str, Any]]], pictures: Sequence[ImageContent] = ()
+) -> CallToolResult:
+    """The answer as structured content, and as text for clients that know no other; or the error, in the same two ways."""
+    failed = True
+    try:
+        content = await answer()
+        failed = False
+    except CifarError as error:
+        content = {"error": str(error), "code": error.code}
+    except Exception:
+        log.exception("a call by MCP failed")
+        content = {"error": OUR_FAULT, "code": CifarError.code}
+    text = TextContent(type="text", text=orjson.dumps(content).decode())
+    return CallToolResult(content=[text, *pictures], structuredContent=content, isError=failed)

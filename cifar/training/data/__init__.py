@@ -1,0 +1,1 @@
+"""Data sets: reading, downloading, augmentation, synthetic outliers."""

@@ -1,0 +1,288 @@
+"""Read a data set from where the user says it is.
+
+A source is `cifar10` (fetched once), an official `cifar-10-python.tar.gz`, its extracted `cifar-10-batches-py`, or any
+image folder `train/<class>/*` with an optional `test/<class>/*`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle  # nosec: only through _ArrayUnpickler, which builds arrays and nothing else
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cifar import CLASS_NAMES, IMAGE_SHAPE
+from cifar.console import say
+from cifar.errors import CifarError, DataError
+from cifar.images.decode import preprocess
+from cifar.settings import Settings
+from cifar.training.data.download import fetch_cifar10
+
+_BATCHES = "cifar-10-batches-py"
+_TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+_TEST_BATCH = "test_batch"
+_MOST_NAMED = 20
+"""Files that cannot be read; of more, how many there are."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels in memory.
+
+    `*_images` are `(n, height, width, channels)` `uint8` RGB in [0, 255]; `*_labels` are `(n,)` `int64` positions in
+    `class_names`. A data set without a test part has `n = 0` there.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.train_images.shape[1:]
+        return height, width, channels
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the training pixels, labels and class names: equal data has equal fingerprints."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for array in (self.train_images, self.train_labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> Dataset:
+    """Read a whole data set into memory.
+
+    Args:
+        source: `cifar10`, an archive, an extracted archive or an image folder.
+        settings: where to cache and how long to wait for a download, and the pixel limit of one image.
+        image_shape: height, width and channels that the pictures of an image folder are brought to.
+
+    Raises:
+        DataError: names the file that is wrong and the way out.
+    """
+    path = Path(source).expanduser()
+    if source != "cifar10" and (path / "train").is_dir():
+        return _read_image_folder(path, image_shape, settings.max_image_pixels)
+    if image_shape != IMAGE_SHAPE:
+        raise DataError(f"{source} holds CIFAR's images of {IMAGE_SHAPE}; {image_shape} needs an image folder.")
+    if source == "cifar10":
+        return _read_archive(fetch_cifar10(settings), source)
+    if path.is_file():
+        return _read_archive(path, source)
+    if (path / _TEST_BATCH).is_file() or (path / _TRAIN_BATCHES[0]).is_file():
+        return _from_batches(source, lambda name: _read_file(path / name))
+    raise DataError(
+        f"{source!r} is no data set: expected `cifar10`, a cifar-10-python.tar.gz, its extracted {_BATCHES} folder, "
+        "or an image folder with train/<class>/*."
+    )
+
+
+def summarize(dataset: Dataset) -> dict[str, Any]:
+    """What a data set holds: sizes, and images by class for each part."""
+
+    def counts(labels: np.ndarray) -> dict[str, int]:
+        return dict(
+            zip(dataset.class_names, np.bincount(labels, minlength=len(dataset.class_names)).tolist(), strict=True)
+        )
+
+    return {
+        "source": dataset.source,
+        "image": "x".join(map(str, dataset.image_shape)),
+        "classes": len(dataset.class_names),
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "train_images_by_class": counts(dataset.train_labels),
+        "test_images_by_class": counts(dataset.test_labels),
+    }
+
+
+def split_validation(
+    labels: np.ndarray, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set a share of every class aside, the same one for the same seed.
+
+    Args:
+        labels: `(n,)` integers.
+        fraction: share of each class for validation, in (0, 1); at least one image of each class goes there.
+        seed: chooses the images.
+        class_names: for the error.
+
+    Returns:
+        Positions for training and for validation, both ascending; together each position once.
+
+    Raises:
+        DataError: a class has fewer than two images.
+    """
+    rng = np.random.default_rng(seed)
+    held_out = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        if len(positions) < 2:
+            name = class_names[label] if class_names else f"number {label}"
+            raise DataError(
+                f"Class {name} has one training image; two are needed, to fit one and hold one out. "
+                "Add some, or remove the class."
+            )
+        count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
+        held_out.append(rng.permutation(positions)[:count])
+    validation = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+# --- the official archive ---------------------------------------------------------------------------------------------
+
+
+def _read_archive(path: Path, source: str) -> Dataset:
+    """Read the batches from the `.tar.gz` without extracting a file from it."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            members = {Path(member.name).name: member for member in archive if member.isfile()}
+
+            def read(name: str) -> bytes:
+                stream = archive.extractfile(members[name]) if name in members else None
+                if stream is None:
+                    raise DataError(f"{path} holds no {name}, so it is not CIFAR-10's cifar-10-python.tar.gz.")
+                return stream.read()
+
+            return _from_batches(source, read)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        reason = str(error).partition(":")[0].partition("\n")[0]  # tarfile goes on with what each of its readers said
+        raise DataError(
+            f"{path} is no complete .tar.gz archive ({reason}): the download was cut off or it is another file. Fetch it again."
+        ) from error
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). Extract cifar-10-python.tar.gz again.") from error
+
+
+def _from_batches(source: str, read: Callable[[str], bytes]) -> Dataset:
+    train = [_parse_batch(name, read(name)) for name in _TRAIN_BATCHES]
+    test_images, test_labels = _parse_batch(_TEST_BATCH, read(_TEST_BATCH))
+    return Dataset(
+        source=source,
+        class_names=CLASS_NAMES,
+        train_images=np.concatenate([images for images, _ in train]),
+        train_labels=np.concatenate([labels for _, labels in train]),
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and built-in containers; anything else in a pickle could run code."""
+
+    _ALLOWED = frozenset(
+        {
+            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _parse_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """One batch: rows of 3072 bytes, the red plane first, to images with channels last."""
+    height, width, channels = IMAGE_SHAPE
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        rows, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+        if rows.dtype != np.uint8 or rows.shape != (len(labels), height * width * channels):
+            raise ValueError(f"data is {rows.dtype} {rows.shape}")
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
+            raise ValueError("labels are not all between 0 and 9")
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DataError(f"{name} is not a batch of CIFAR-10 ({error}). Fetch cifar-10-python.tar.gz again.") from error
+    images = rows.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
+
+
+# --- an image folder --------------------------------------------------------------------------------------------------
+
+
+def _read_image_folder(root: Path, image_shape: tuple[int, int, int], max_pixels: int) -> Dataset:
+    class_names = _class_names(root / "train")
+    problems: list[str] = []
+    train = _read_split(root / "train", class_names, image_shape, max_pixels, problems)
+    test_folder = root / "test"
+    if test_folder.is_dir():
+        if (found := _class_names(test_folder)) != class_names:
+            raise DataError(
+                f"{test_folder} has the classes {', '.join(found)}; {root / 'train'} has {', '.join(class_names)}. They must be the same."
+            )
+        test = _read_split(test_folder, class_names, image_shape, max_pixels, problems)
+    else:
+        test = np.empty((0, *image_shape), np.uint8), np.empty(0, np.int64)
+    if problems:
+        more = f"\n... and {len(problems) - _MOST_NAMED:,} more." if len(problems) > _MOST_NAMED else ""
+        raise DataError(
+            "\n".join(problems[:_MOST_NAMED])
+            + f"{more} Or remove {'it' if len(problems) == 1 else 'them'} from the folder."
+        )
+    return Dataset(str(root), class_names, *train, *test)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """The sub-folders' names: in CIFAR's order when they are CIFAR's, else sorted."""
+    names = sorted(path.name for path in _entries(folder) if path.is_dir())
+    by_case: dict[str, str] = {}
+    for name in names:
+        if (twin := by_case.setdefault(name.casefold(), name)) != name:
+            raise DataError(f"{folder / twin} and {folder / name} differ only in case: merge them or rename one.")
+    if len(names) < 2:
+        raise DataError(f"{folder} holds {len(names)} class folders; at least two are needed: {folder}/<class>/*.")
+    return CLASS_NAMES if set(names) == set(CLASS_NAMES) else tuple(names)
+
+
+def _read_split(
+    folder: Path, class_names: tuple[str, ...], image_shape: tuple[int, int, int], max_pixels: int, problems: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What can be read; of each file that cannot, a sentence is added to `problems`."""
+    files = [(file, label) for label, name in enumerate(class_names) for file in _image_files(folder / name)]
+    if below := [path for name in class_names for path in _entries(folder / name) if path.is_dir()]:
+        more = f" and {len(below) - 1:,} more" if len(below) > 1 else ""
+        say(f"Not read: {below[0]}{more}. A class's pictures lie in its folder itself, not in folders below it.")
+    images = np.empty((len(files), *image_shape), np.uint8)
+    height, width, channels = image_shape
+    for i, (file, _) in enumerate(tqdm(files, desc=f"reading {folder}", unit=" images", disable=None, leave=False)):
+        try:
+            images[i] = preprocess(
+                file.read_bytes(), height=height, width=width, channels=channels, max_pixels=max_pixels
+            )
+        except (CifarError, OSError) as error:
+            problems.append(f"{file}: {error}")
+    return images, np.array([label for _, label in files], np.int64)
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    files = [path for path in _entries(folder) if path.is_file()]
+    if not files:
+        raise DataError(f"{folder} holds no image: add some, or remove the folder from both train/ and test/.")
+    yield from files
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without what operating systems leave there (.DS_Store, Thumbs.db)."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "Thumbs.db")

@@ -1,0 +1,139 @@
+"""The networks. Each takes raw pixels in [0, 255] and scales them itself, so that serving cannot scale them otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import keras
+import numpy as np
+from keras import layers
+
+from cifar import IMAGE_SHAPE
+from cifar.errors import BadParameter
+from cifar.training.network.batchnorm import batch_normalization
+
+Shape = tuple[int, int, int]
+Precision = Literal["float32", "bfloat16"]
+
+_WIDTHS = (64, 256, 256)
+_HEAD_SCALE = 1 / 9
+
+
+@keras.saving.register_keras_serializable("cifar")
+class FixedConv2D(layers.Conv2D):  # type: ignore[misc] # Keras is untyped
+    """A convolution that learns a bias only. A layer of its own, because a checkpoint does not say what is frozen."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights."""
+        super().build(input_shape)
+        self.kernel.trainable = False
+
+
+def tutorial(image_shape: Shape, num_classes: int, _: Precision | None = None) -> keras.Model:
+    """The CNN of TensorFlow's CIFAR tutorial, with dropout: 122,570 parameters for 32x32x3 and 10 classes."""
+    return keras.Sequential(
+        [
+            layers.Input(image_shape, name="pixels"),
+            layers.Rescaling(1 / 255, name="to_unit_range"),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(num_classes, activation="softmax", name="probabilities"),
+        ],
+        name="tutorial",
+    )
+
+
+def fast(image_shape: Shape, num_classes: int, precision: Precision | None = None) -> keras.Model:
+    """The network of the fast recipe, after airbench94 (Jordan 2024, arXiv:2404.00498): 1,973,944 parameters for CIFAR.
+
+    A 2x2 convolution that whitens patches, then three blocks of two convolutions. LeakyReLU stands where airbench has
+    GELU, which takes several times as long on processors.
+
+    Args:
+        image_shape: height, width, channels; any size from 16 pixels on.
+        num_classes: outputs.
+        precision: what convolutions compute in while training; weights are float32 in any case. None for layers of
+            Keras's own alone, in float32: slower to train, and for anybody to load.
+    """
+    policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+    pixels = x = layers.Input(image_shape, name="pixels")
+    x = layers.Rescaling(1 / 255, name="to_unit_range")(x)
+    x = layers.Normalization(mean=[0.5] * image_shape[2], variance=[0.25**2] * image_shape[2], name="to_unit_spread")(x)
+    convolution = layers.Conv2D if precision is None else FixedConv2D
+    x = convolution(8 * image_shape[2], 2, dtype=policy, name="whiten")(x)
+    x = layers.LeakyReLU(0.1, dtype=policy)(x)
+    for width in _WIDTHS:
+        for place in range(2):
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False, dtype=policy)(x)
+            if place == 0:
+                x = layers.MaxPooling2D(dtype=policy)(x)
+            x = batch_normalization(fused=precision is not None)(x)
+            x = layers.LeakyReLU(0.1, dtype=policy)(x)
+    x = layers.GlobalMaxPooling2D(dtype="float32")(x)
+    x = layers.Rescaling(_HEAD_SCALE, name="features")(x)
+    x = layers.Dense(num_classes, use_bias=False, activation="softmax", name="probabilities")(x)
+    return keras.Model(pixels, x, name="fast")
+
+
+ARCHITECTURES: dict[str, Callable[[Shape, int, Precision | None], keras.Model]] = {"fast": fast, "tutorial": tutorial}
+
+
+def build_model(
+    arch: str, num_classes: int, *, image_shape: Shape = IMAGE_SHAPE, precision: Precision | None = None
+) -> keras.Model:
+    """Make a new, untrained network.
+
+    Returns:
+        A model from `(n, height, width, channels)` pixels in [0, 255] to `(n, num_classes)` probabilities.
+
+    Raises:
+        BadParameter: no such architecture, fewer than two classes, or pictures too small for the network.
+    """
+    if arch not in ARCHITECTURES:
+        raise BadParameter(f"There is no architecture {arch!r}; there are: {', '.join(ARCHITECTURES)}.")
+    if num_classes < 2:
+        raise BadParameter(f"A classifier needs at least 2 classes; got {num_classes}.")
+    try:
+        return ARCHITECTURES[arch](image_shape, num_classes, precision)
+    except ValueError as error:
+        raise BadParameter(f"{arch} cannot take pictures of {image_shape}: {error}") from error
+
+
+def initialize(model: keras.Model, images: np.ndarray) -> None:
+    """Set where a new network begins; only `fast` begins anywhere else than where Keras does.
+
+    Its first layer makes 2x2 patches uncorrelated, by the eigenvectors of their covariance and their negatives (Page
+    2019, "How to train your ResNet, 8"). The other convolutions pass on what comes, as far as there are channels for
+    it, beside random ones (airbench).
+
+    Args:
+        model: a new network.
+        images: `(n, height, width, channels)` `uint8` of the training part.
+    """
+    if model.name != "fast":
+        return
+    first, *others = (layer for layer in model.layers if isinstance(layer, layers.Conv2D))
+    _whiten(first, keras.Model(model.inputs[0], first.input), images[:: max(1, len(images) // 2000)])
+    for layer in others:
+        kernel = keras.ops.convert_to_numpy(layer.kernel).copy()
+        same = range(min(kernel.shape[2:]))
+        kernel[..., same] = 0
+        kernel[1, 1, same, same] = 1
+        layer.kernel.assign(kernel)
+
+
+def _whiten(layer: keras.Layer, before: keras.Model, images: np.ndarray) -> None:
+    shape = layer.kernel.shape
+    scaled = keras.ops.convert_to_numpy(before(images.astype(np.float32)))
+    patches = np.lib.stride_tricks.sliding_window_view(scaled, shape[:2], (1, 2))[:, ::2, ::2]
+    flat = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, int(np.prod(shape[:3]))).astype(np.float64)
+    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+    kernel = (vectors / np.sqrt(values + 5e-4)).reshape(*shape[:3], -1)
+    layer.kernel.assign(np.concatenate([kernel, -kernel], axis=-1))

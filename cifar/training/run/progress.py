@@ -1,0 +1,57 @@
+"""What a person sees while a network trains: a bar with the time left, and a line for each epoch; both on stderr."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+import keras
+from tqdm import tqdm
+
+from cifar.training.run.run_folder import Row
+from cifar.training.run.schedule import Pace, steps_done
+
+
+class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
+    """A bar over the whole run. Without a terminal only the epoch lines are written."""
+
+    def __init__(self, pace: Pace, *, shown: bool = True) -> None:
+        super().__init__()
+        self._pace, self._shown = pace, shown
+        self._bar = tqdm(
+            total=100,
+            disable=None if shown else True,
+            leave=False,
+            bar_format="{percentage:3.0f} % |{bar}| about {desc} left",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Move the bar."""
+        steps = steps_done(self.model)
+        self._bar.desc = _minutes(self._pace.seconds_left(steps))
+        self._bar.update(100 * self._pace.done(steps) - self._bar.n)
+
+    def epoch_done(self, row: Row) -> None:
+        """Write one line: loss, accuracy, validation accuracy, and the time left."""
+        if not self._shown:
+            return
+        left = self._pace.seconds_left(int(row["steps"]))
+        tqdm.write(
+            f"epoch {int(row['epoch'])}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
+            f"validation accuracy {row['val_accuracy']:.3f}, {row['seconds']:.1f} s"
+            + (f", about {_minutes(left)} left" if left >= 1 and not self._pace.over else ""),
+            file=sys.stderr,
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"

@@ -1,0 +1,389 @@
+"""People sign in to the page, at a real provider; who tampers with any step of it does not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from gradio_client import Client, handle_file
+from itsdangerous import TimestampSigner
+from playwright.sync_api import expect, sync_playwright
+from support.identities import EC_KEY, ISSUER, OneUserProvider, public, serving
+from support.servers import app_process, free_port, need, running, wait_until_ready
+
+from app import create_app
+from cifar.serving.auth.oidc import _own_path
+from cifar.settings import ROOT, Settings
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Mode": "navigate"}
+COOKIE = "cifar_session"
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[OneUserProvider]:
+    """A provider that serves for all tests."""
+    provider = OneUserProvider()
+    with serving(provider) as address:
+        provider.address = address
+        yield provider
+
+
+def settings_for(provider: OneUserProvider, **others: object) -> Settings:
+    named = {
+        "oidc_provider_url": provider.address,
+        "oidc_client_id": provider.CLIENT[0],
+        "oidc_client_secret": provider.CLIENT[1],
+        "public_url": "http://localhost",
+    }
+    return Settings(**{**named, **others})
+
+
+@pytest.fixture(scope="module")
+def app(provider):
+    """The whole app, where people can sign in."""
+    return create_app(settings_for(provider))
+
+
+@pytest.fixture
+def browser(app, provider) -> Iterator[TestClient]:
+    """A browser that knows nothing yet, and does not follow redirects by itself."""
+    provider.lies, provider.status, provider.keys = {}, 200, provider.keys[:1]
+    with TestClient(app, base_url="http://localhost", follow_redirects=False, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        client.headers.update(BROWSER)
+        yield client
+
+
+def to_provider(browser: TestClient, path: str = "/signin") -> str:
+    """Begin to sign in; the address at which the provider sends the browser back."""
+    answer = browser.get(path)
+    assert answer.status_code == 303, answer.text
+    return httpx.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+
+
+def sign_in(browser: TestClient, wanted: str = "/") -> httpx.Response:
+    return browser.get(to_provider(browser, f"/signin?next={wanted}"))
+
+
+def is_signed_in(browser: TestClient) -> bool:
+    return browser.get("/config").status_code == 200
+
+
+def test_a_person_signs_in_and_comes_to_the_page_they_wanted(browser):
+    """From the page to the provider, back, and on; then the page and its calls work, and a stranger's do not."""
+    wanted = "/?__theme=dark&a=%2Fb"
+    answer = browser.get(wanted)
+    assert answer.status_code == 303
+    answer = browser.get(to_provider(browser, answer.headers["Location"]))
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == wanted
+    assert is_signed_in(browser)
+    assert "<gradio-app" in browser.get("/").text
+    image = (ROOT / "examples" / "cat.jpg").read_bytes()
+    assert browser.post("/predict", files={"image": image}).json()["predicted_class"] == "cat"
+    assert browser.get("/admin/x").status_code == 403, "people have the scopes of CIFAR_OIDC_SCOPES"
+    browser.cookies.clear()
+    assert not is_signed_in(browser)
+
+
+def test_only_a_person_who_opens_a_page_is_sent_to_the_provider(browser):
+    """A program gets 401 in the one shape; so does a script of the page whose session is over."""
+    for method, accept in (("GET", "application/json"), ("GET", "*/*"), ("POST", BROWSER["Accept"])):
+        answer = browser.request(method, "/", headers={"Accept": accept})
+        assert answer.status_code == 401
+        assert answer.json()["code"] == "not_signed_in"
+    refused = browser.get("/", headers={"Authorization": "Bearer x"})
+    assert refused.status_code == 401, "who sent a wrong key is told so"
+
+
+def test_the_request_to_the_provider_is_bound_to_this_browser(browser):
+    """State, nonce and PKCE's challenge: each long, each new, none the secret itself."""
+    asked = [parse_qs(urlsplit(browser.get("/signin").headers["Location"]).query) for _ in range(2)]
+    for query in asked:
+        assert query["code_challenge_method"] == ["S256"]
+        assert query["redirect_uri"] == ["http://localhost/signin/callback"]
+        assert query["scope"] == ["openid profile"]
+        assert OneUserProvider.CLIENT[1] not in str(query)
+    for name in ("state", "nonce", "code_challenge"):
+        values = [query[name][0] for query in asked]
+        assert len(set(values)) == 2
+        assert min(map(len, values)) >= 43
+
+
+def test_an_answer_of_the_providers_counts_once_and_in_one_browser(browser, app):
+    """A stolen or repeated address of the callback is worth nothing."""
+    callback = to_provider(browser)
+    with TestClient(app, base_url="http://localhost", follow_redirects=False) as thief:
+        assert thief.get(callback).json()["code"] == "sign_in_failed"
+        to_provider(thief)
+        assert thief.get(callback).status_code == 401, "a sign-in of their own does not help"
+        assert not is_signed_in(thief)
+    assert browser.get(callback).status_code == 303
+    assert is_signed_in(browser)
+    browser.post("/signout")
+    assert browser.get(callback).status_code == 401
+    assert not is_signed_in(browser)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda address: address.replace("state=", "state=x"),
+        lambda address: address.partition("&state")[0],
+        lambda address: address.replace("code=", "code=x"),
+        lambda address: "/signin/callback?" + address.partition("&")[2],
+        lambda address: address + "&error=access_denied",
+        lambda address: address.partition("?")[0],
+    ],
+)
+def test_a_callback_that_was_changed_signs_nobody_in(browser, change):
+    """Wrong state, wrong code, no code, an error: 401, in words, with a way to try again."""
+    answer = browser.get(change(to_provider(browser)))
+    assert answer.status_code == 401
+    assert '<a href="/signin">Try again</a>' in answer.text
+    assert not is_signed_in(browser)
+
+
+@pytest.mark.parametrize(
+    "lies",
+    [
+        {"nonce": "another"},
+        {"nonce": None},
+        {"iss": ISSUER},
+        {"aud": "another-service"},
+        {"aud": ["another-service", "cifar-space"], "azp": "another-service"},
+        {"exp": 1},
+        {"exp": None},
+        {"sub": None},
+        {"sub": ""},
+    ],
+    ids=str,
+)
+def test_an_id_token_that_is_not_for_this_sign_in_signs_nobody_in(browser, provider, lies):
+    """The provider's word counts when it is the provider's, for us, about now, and an answer to what we asked."""
+    provider.lies = lies
+    callback = to_provider(browser)
+    assert browser.get(callback).status_code == 401
+    assert "was not begun in this browser" in browser.get(callback).text, "there is one try"
+    assert not is_signed_in(browser)
+
+
+def test_an_id_token_signed_by_a_stranger_signs_nobody_in(provider):
+    """The keys of the provider decide, not the name of a key."""
+    provider.keys = [public(EC_KEY, "first")]
+    try:
+        with TestClient(create_app(settings_for(provider)), base_url="http://localhost", follow_redirects=False) as new:
+            assert sign_in(new).json()["code"] == "sign_in_failed"
+            assert not is_signed_in(new)
+    finally:
+        provider.keys = [OneUserProvider().keys[0]]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "/\t/evil.example", "javascript:alert(1)",
+     "/%0d%0aSet-Cookie:x", "evil.example", "", "/" + "a" * 600, "http:evil.example", "/\n/evil.example", " /x", "/x y"],
+)  # fmt: skip
+def test_after_the_sign_in_nobody_is_sent_to_another_site(browser, wanted):
+    """A link to our sign-in must not end on somebody else's page."""
+    answer = browser.get("/signin", params={"next": wanted})
+    callback = httpx.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+    target = browser.get(callback).headers["Location"]
+    assert target == _own_path(wanted)
+    assert target in {"/", "/%0d%0aSet-Cookie:x"}
+    assert _own_path("/docs?a=b") == "/docs?a=b"
+
+
+def test_the_cookie_is_signed_and_out_of_the_reach_of_scripts(browser, provider):
+    """HttpOnly, SameSite=Lax, behind https Secure and bound to this host; one that was changed is no session."""
+    cookie = sign_in(browser).headers["Set-Cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "path=/" in cookie
+    assert "secure" not in cookie
+    mine = browser.cookies[COOKIE]
+    forged = base64.b64encode(json.dumps({"subject": "root"}).encode())
+    for content in (
+        mine[:-3] + "AAA",
+        forged.decode() + "." + mine.split(".", 1)[1],
+        TimestampSigner("guess").sign(forged).decode(),
+        TimestampSigner(provider.CLIENT[1]).sign(forged).decode(),
+        forged.decode(),
+    ):
+        browser.cookies.clear()
+        browser.cookies.set(COOKIE, content)
+        assert not is_signed_in(browser), content
+    public_https = settings_for(provider, public_url="https://cifar.example")
+    with TestClient(create_app(public_https), base_url="https://cifar.example", follow_redirects=False) as client:
+        cookie = client.get("/signin").headers["Set-Cookie"]
+    assert cookie.startswith("__Host-cifar_session=")
+    assert "; secure" in cookie.lower()
+
+
+def test_a_session_ends_with_its_time(provider):
+    """The signature holds when it was made; a clock that went on by the session's length ends it."""
+    app = create_app(settings_for(provider, session_seconds=60))
+    with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
+        sign_in(client)
+        assert is_signed_in(client)
+        (sessions,) = [part for part in _chain(app.front) if type(part).__name__ == "SessionMiddleware"]
+        now = sessions.signer.get_timestamp()
+        sessions.signer.get_timestamp = lambda: now + 59
+        assert is_signed_in(client)
+        sessions.signer.get_timestamp = lambda: now + 62
+        assert not is_signed_in(client)
+
+
+def _chain(part) -> Iterator[object]:
+    while hasattr(part, "app"):
+        yield part
+        part = part.app
+
+
+def test_another_sites_page_cannot_act_in_a_session(browser):
+    """Browsers say where a request comes from; a POST from elsewhere has no session, even if its cookie came along."""
+    sign_in(browser)
+    image = {"image": (ROOT / "examples" / "cat.jpg").read_bytes()}
+    for site, status in (("same-origin", 200), ("none", 200), ("cross-site", 401), ("same-site", 401)):
+        assert browser.post("/predict", files=image, headers={"Sec-Fetch-Site": site}).status_code == status, site
+
+
+def test_signing_out_ends_the_session_and_says_so(browser):
+    """A link alone does not do it: a page asks first, and names who is signed in, harmlessly."""
+    sign_in(browser)
+    asked = browser.get("/signout")
+    assert "Signed in as Alice &lt;a&gt;" in asked.text
+    assert is_signed_in(browser)
+    assert "You are signed out" in browser.post("/signout").text
+    assert not is_signed_in(browser)
+    assert "You are signed out" in browser.get("/signout").text
+
+
+def test_many_sign_ins_that_were_begun_do_not_outgrow_the_cookie(browser):
+    """Browsers drop a cookie of more than 4 kB; the last ones begun still come to their end."""
+    for _ in range(30):
+        callback = to_provider(browser, "/signin?next=/" + "a" * 400)
+        assert len(browser.cookies[COOKIE]) < 4000
+    assert browser.get(callback).status_code == 303
+
+
+def test_in_a_frame_the_sign_in_offers_a_window(browser):
+    """Spaces show the page in a frame, where providers refuse to appear."""
+    answer = browser.get("/signin", headers={"Sec-Fetch-Dest": "iframe"})
+    assert 'href="http://localhost/signin" target="_blank"' in answer.text
+
+
+def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider):
+    """503 in words, a few questions, then none until it has had its rest."""
+    provider.status = 500
+    asked = provider.asked.get("/.well-known/openid-configuration", 0)
+    settings = settings_for(provider, provider_max_failures=2, provider_retry_seconds=1)
+    try:
+        with TestClient(create_app(settings), base_url="http://localhost", follow_redirects=False) as client:
+            for _ in range(10):
+                answer = client.get("/signin")
+                assert answer.status_code == 503
+                assert answer.json()["code"] == "sign_in_unavailable"
+            assert provider.asked["/.well-known/openid-configuration"] == asked + 2
+            provider.status = 200
+            for _ in range(50):
+                if client.get("/signin").status_code == 303:
+                    break
+                time.sleep(0.1)
+            assert sign_in(client).status_code == 303
+    finally:
+        provider.status = 200
+
+
+def test_a_provider_that_says_it_is_another_is_not_believed(provider):
+    """Its document decides who signs and where our secret is sent."""
+    provider.issuer = "https://another.example"
+    try:
+        with TestClient(create_app(settings_for(provider)), base_url="http://localhost", follow_redirects=False) as new:
+            assert new.get("/signin").json()["code"] == "sign_in_unavailable"
+    finally:
+        provider.issuer = None
+
+
+def test_spaces_settings_are_enough(monkeypatch):
+    """What Hugging Face sets for a Space with `hf_oauth: true` turns the sign-in on."""
+    for name, value in {
+        "OAUTH_CLIENT_ID": "id",
+        "OAUTH_CLIENT_SECRET": "s" * 36,
+        "OPENID_PROVIDER_URL": "https://huggingface.co",
+        "SPACE_HOST": "someone-cifar.hf.space",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.signs_in
+    assert settings.page_url == "https://someone-cifar.hf.space"
+
+
+@pytest.mark.slow
+def test_a_session_holds_at_every_worker(provider, tmp_path):
+    """Begun at one worker, finished at another, used at all: each call on a connection of its own."""
+    provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
+    environment = {
+        "CIFAR_PUBLIC_URL": "http://localhost",
+        "CIFAR_OIDC_PROVIDER_URL": provider.address,
+        "CIFAR_OIDC_CLIENT_ID": provider.CLIENT[0],
+        "CIFAR_OIDC_CLIENT_SECRET": provider.CLIENT[1],
+    }
+    with running(tmp_path, workers=3, **environment) as server:
+        for _ in range(6):
+            begun = httpx.get(f"{server.address}/signin")
+            cookies = dict(begun.cookies)
+            callback = httpx.get(begun.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+            finished = httpx.get(f"{server.address}{callback}", cookies=cookies)
+            assert finished.headers["Location"] == "/"
+        client = Client(server.address, httpx_kwargs={"cookies": dict(finished.cookies)}, verbose=False)
+        for _ in range(12):
+            answer = client.predict(handle_file(ROOT / "examples" / "cat.jpg"), api_name="/predict")
+            assert answer["predicted_class"] == "cat"
+
+
+@pytest.mark.slow
+def test_a_person_in_a_real_browser_signs_in_classifies_and_signs_out(provider, tmp_path):
+    """Chromium, the page, the provider: a photo is answered, and after signing out the page is closed."""
+    path = need("chromium")
+    provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
+    port = str(free_port())
+    address = f"http://localhost:{port}"
+    environment = {
+        "PORT": port,
+        "CIFAR_PUBLIC_URL": address,
+        "OPENID_PROVIDER_URL": provider.address,
+        "OAUTH_CLIENT_ID": provider.CLIENT[0],
+        "OAUTH_CLIENT_SECRET": provider.CLIENT[1],
+    }
+    with (
+        (tmp_path / "log").open("w") as log,
+        app_process(log, tmp_path, **environment),
+        sync_playwright() as playwright,
+    ):
+        with httpx.Client(base_url=address) as client:
+            wait_until_ready(client)
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page()
+        page.goto(address)
+        assert page.url == f"{address}/"
+        expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=30_000)
+        page.set_input_files("#photo input[type=file]", ROOT / "examples" / "ship.jpg")
+        expect(page.locator("#answer .answer")).to_have_attribute("data-label", "ship")
+        page.get_by_role("link", name="Sign out").click()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.locator("body")).to_contain_text("You are signed out")
+        assert page.request.get(f"{address}/config").status == 401
+        chromium.close()
+    text = (tmp_path / "log").read_text()
+    assert provider.CLIENT[1] not in text
+    assert [line for line in text.splitlines() if " ERROR " in line] == []

@@ -1,0 +1,358 @@
+"""The image, built and run for real: small, locked in, one life for nginx and gunicorn, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from support.nginx import certificate_in, free_port
+from support.pictures import encoded, noise
+from support.servers import SHARED
+
+from cifar import CLASS_NAMES, __version__
+from cifar.settings import ROOT
+
+IMAGE = "localhost/cifar-space:test"
+BASE_IMAGE = SHARED / "container/base-image.sh"
+LOCKED_IN = [
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+    "--memory",
+    "1g",
+]
+GRACE_SECONDS = 10
+"""What Docker gives a container between SIGTERM and SIGKILL."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@dataclass
+class Engine:
+    """docker, or podman with an environment and options of its own."""
+
+    program: str
+    build: list[str]
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of the engine."""
+        result = subprocess.run(
+            [self.program, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or result.returncode == 0, f"{arguments}: {result.stdout[-1000:]} {result.stderr[-2000:]}"
+        return result
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """Docker where one answers; else podman on a stand-in for the base image; else the tests are skipped."""
+    docker = shutil.which("docker")
+    if docker and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0:
+        return Engine(docker, ["build"], {})
+    if not BASE_IMAGE.exists():
+        pytest.skip("there is no docker here, and nothing to stand in for it")
+    folder = Path(tempfile.gettempdir()) / "cifar-container"  # kept: a second run finds its layers
+    subprocess.run(["bash", BASE_IMAGE, folder], check=True, capture_output=True)
+    lines = (folder / "env.sh").read_text().splitlines()
+    environment = dict(shlex.split(word)[0].split("=", 1) for line in lines[:1] for word in line.split()[1:])
+    build = shlex.split(lines[1].split("=", 1)[1])[0].split()
+    return Engine("podman", ["build", *build], environment)
+
+
+@pytest.fixture(scope="module")
+def image(engine) -> str:
+    """The target `serve`, built."""
+    engine(*engine.build, "--target", "serve", "--tag", IMAGE, ".")
+    return IMAGE
+
+
+@dataclass
+class Container:
+    """A running container and where it answers."""
+
+    engine: Engine
+    name: str
+    address: str
+
+    def sh(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell command inside."""
+        return self.engine("exec", self.name, "sh", "-c", command, check=False)
+
+    def pid_of(self, words: str) -> int:
+        """The process inside whose command line begins so; its parent is the start script."""
+        found = self.sh(
+            "for p in /proc/[0-9]*; do printf '%s %s\n' ${p#/proc/} \"$(tr '\\0' ' ' < $p/cmdline)\"; done"
+        ).stdout.splitlines()
+        return min(int(line.split()[0]) for line in found if line.split(" ", 1)[1].startswith(words))
+
+    def exit_code(self) -> int:
+        """Wait for the end."""
+        return int(self.engine("wait", self.name).stdout)
+
+    def log(self) -> str:
+        result = self.engine("logs", self.name)
+        return result.stdout + result.stderr
+
+
+@contextmanager
+def started(
+    container: Container, image: str, settings: dict[str, str], *options: str, command: Sequence[str] = ()
+) -> Iterator[None]:
+    """Run it as an operator does, until it is ready; it is removed afterwards."""
+    variables = [f"--env={key}={value}" for key, value in settings.items()]
+    given = ["--detach", "--name", container.name, "--network", "host", *LOCKED_IN, *variables, *options]
+    container.engine("run", *given, image, *command)
+    try:
+        deadline = time.monotonic() + 60
+        while not ready(container.address):
+            assert time.monotonic() < deadline, container.log()
+            time.sleep(0.2)
+        yield
+    finally:
+        container.engine("rm", "--force", container.name)
+
+
+@contextmanager
+def running(engine: Engine, image: str) -> Iterator[Container]:
+    """The whole service in one container, on free ports of this machine."""
+    port = free_port()
+    container = Container(engine, f"cifar-test-{port}", f"http://127.0.0.1:{port}")
+    with started(container, image, {"PORT": str(port), "CIFAR_PORT": str(free_port())}):
+        yield container
+
+
+def ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def container(engine, image) -> Iterator[Container]:
+    """One for all tests that leave it as it was."""
+    with running(engine, image) as container:
+        yield container
+
+
+def test_every_process_runs_as_uid_1000_without_a_capability(container):
+    """Whoever breaks in is nobody, and cannot become anybody."""
+    for line in container.sh("grep -hE '^(Uid|Cap|NoNewPrivs)' /proc/[0-9]*/status").stdout.splitlines():
+        name, *values = line.split()
+        assert set(values) == {"Uid:": {"1000"}, "NoNewPrivs:": {"1"}}.get(name, {"0" * 16}), line
+    assert "CapEff:\t0000000000000000" in container.sh("cat /proc/1/status").stdout
+
+
+def test_nothing_can_be_written_outside_tmp(container):
+    """Not the code, not the model, not a home folder."""
+    for folder in ("/", "/app", "/app/saved_model", "/opt/venv", "/home/cifar", "/etc/nginx", "/var/lib/nginx", "/run"):
+        assert container.sh(f"touch {folder}/x").returncode != 0, folder
+    assert container.sh("touch /tmp/x && rm /tmp/x").returncode == 0
+
+
+def test_page_predict_and_gradio_client_are_answered(container):
+    """A real image by each way in."""
+    assert httpx.get(f"{container.address}/health").json() == {"status": "healthy", "model_loaded": True}
+    assert "gradio" in httpx.get(container.address).text
+    cat = ROOT / "examples/cat.jpg"
+    answer = httpx.post(f"{container.address}/predict", files={"image": cat.read_bytes()}).json()
+    assert answer["predicted_class"] == "cat"
+    client = Client(container.address, verbose=False)
+    assert client.predict(handle_file(cat), api_name="/predict")["class_scores"] == answer["class_scores"]
+
+
+def test_what_the_page_asks_for_is_in_the_image(container):
+    """Whatever was left out of the image, no page needs: each address in its HTML is there."""
+    page = httpx.get(container.address).text
+    addresses = {part.split('"')[0] for part in page.split('"./')[1:]}
+    assert len([address for address in addresses if address.startswith("assets/")]) >= 2
+    for address in addresses:
+        assert httpx.get(f"{container.address}/{address}").status_code == 200, address
+
+
+def test_only_nginx_can_be_reached(container):
+    """The app listens on the loopback address, whatever the environment says."""
+    listening = container.sh("cat /proc/net/tcp").stdout.splitlines()[1:]
+    ports = {line.split()[1] for line in listening if line.split()[7] == "1000" and line.split()[3] == "0A"}
+    assert {address.split(":")[0] for address in ports} == {"00000000", "0100007F"}
+    assert httpx.get(f"{container.address}/metrics").status_code == 404
+
+
+def test_the_image_says_what_it_is_and_checks_its_health(engine, container):
+    """Labels, user, signal and health check, by the image; and the check, run."""
+    (told,) = json.loads(engine("image", "inspect", IMAGE).stdout)
+    labels = told["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert {"title", "description", "licenses"} <= {name.rsplit(".", 1)[1] for name in labels}
+    assert told["Config"]["User"] == "1000:1000"
+    assert (told["Config"].get("Healthcheck") or told["Healthcheck"])["Test"] == [
+        "CMD",
+        "python",
+        "deploy/container/health.py",
+    ]
+    assert container.sh("python deploy/container/health.py").returncode == 0
+    assert container.sh("PORT=1 python deploy/container/health.py").returncode != 0
+
+
+def test_there_is_no_tensorflow_and_nothing_to_build_with(container):
+    """Small, and no tool for who breaks in."""
+    site = "/opt/venv/lib/python3.11/site-packages"
+    for package in ("tensorflow", "keras", "matplotlib", "pip", "setuptools"):
+        assert container.sh(f"ls -d {site}/{package}").returncode != 0, package
+    for program in ("gcc", "cc", "g++", "make", "ld", "git", "curl", "wget"):
+        assert container.sh(f"command -v {program}").returncode != 0, program
+    for folder in ("tests", "benchmarks", ".git", ".venv", "docs", "runs"):
+        assert container.sh(f"ls -d /app/{folder}").returncode != 0, folder
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"), [("nginx", "nginx: master"), ("gunicorn", "python -m gunicorn")], ids=["nginx", "gunicorn"]
+)
+@pytest.mark.parametrize(("kind", "code"), [("KILL", 137), ("TERM", 1)])
+def test_the_end_of_either_ends_the_container_with_its_code(engine, image, victim, words, kind, code):
+    """Half a service is a failure, also when that half ended by itself without one; the log says which."""
+    with running(engine, image) as container:
+        container.sh(f"kill -{kind} {container.pid_of(words)}")
+        assert container.exit_code() == code
+        assert f"start: {victim} ended by itself; the container ends with {code}" in container.log()
+
+
+def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
+    """Large images under way, a page open, a client that keeps asking: each gets its answer, or is told that nobody listens."""
+    slow = encoded(noise(6000, 5000), "JPEG", quality=60)
+    with running(engine, image) as container:
+
+        def ask(_: int) -> int:
+            return httpx.post(f"{container.address}/predict", files={"image": slow}, timeout=60).status_code
+
+        opened = threading.Event()
+
+        def stay() -> None:
+            with httpx.stream("GET", f"{container.address}/gradio_api/heartbeat/abc", timeout=60) as stream:
+                opened.set()
+                for _ in stream.iter_raw():
+                    pass
+
+        with ThreadPoolExecutor(9) as pool:
+            page = pool.submit(stay)
+            assert opened.wait(60)
+            asked = [pool.submit(ask, i) for i in range(8)]
+            wait(asked, return_when=FIRST_COMPLETED)  # so that all have arrived
+            still = sum(not answer.done() for answer in asked)
+            began = time.monotonic()
+            engine("stop", "--time", str(GRACE_SECONDS), container.name)
+            print(f"{still} of 8 under way when stopped; stopped in {time.monotonic() - began:.1f} s")
+            assert [answer.result() for answer in asked] == [200] * 8
+            assert page.exception() is None or isinstance(page.exception(), httpx.RemoteProtocolError)
+        assert still >= 2, "the stop came in the middle"
+        assert container.exit_code() == 0, "137 would mean that the grace was not enough"
+
+
+def test_a_certificate_that_is_mounted_is_used(engine, image, tmp_path):
+    """HTTPS at NGINX_TLS_PORT, and plain HTTP only says where to go."""
+    certificate_in(tmp_path)
+    tmp_path.chmod(0o755)
+    (tmp_path / "tls.key").chmod(0o644)
+    port, tls_port = free_port(), free_port()
+    container = Container(engine, f"cifar-test-{port}", f"http://127.0.0.1:{port}")
+    settings = {"PORT": str(port), "NGINX_TLS_PORT": str(tls_port), "CIFAR_PORT": str(free_port())}
+    with started(container, image, settings, f"--volume={tmp_path}:/etc/cifar/tls:ro"):
+        trusted = ssl.create_default_context(cafile=tmp_path / "tls.crt")
+        assert httpx.get(f"https://localhost:{tls_port}/health", verify=trusted).json()["model_loaded"]
+        assert httpx.get(container.address).status_code == 308
+        assert container.sh("python deploy/container/health.py").returncode == 0
+
+
+def test_a_reload_reaches_both_and_loses_no_request(engine, image):
+    """SIGHUP to the container: new workers of nginx and of gunicorn, and every request meanwhile is answered."""
+    with running(engine, image) as container:
+
+        def workers() -> set[str]:
+            found = container.sh(
+                "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -qE 'worker|gunicorn' && echo $p; done"
+            )
+            return set(found.stdout.split())
+
+        before = workers()
+        engine("kill", "--signal", "HUP", container.name)
+        statuses = set()
+        deadline = time.monotonic() + 120
+        with httpx.Client(timeout=30) as client:
+            while not statuses or len(workers() - before) < 4 or len(workers() & before) > 1:
+                assert time.monotonic() < deadline, container.log()
+                for _ in range(10):
+                    statuses.add(client.get(f"{container.address}/readyz").status_code)
+        assert statuses == {200}, f"{statuses}\n{container.log()}"
+
+
+def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
+    """Of the app or of nginx, it is named, and nothing is half started."""
+    wrong = {
+        "CIFAR_WORKERS=many": "cifar: CIFAR_WORKERS=",
+        "CIFAR_MODEL_NAME=dogs": "cifar: No version of dogs",
+        "NGINX_HOSTS=a b": "start: NGINX_HOSTS=",
+    }
+    for setting, words in wrong.items():
+        result = engine("run", "--rm", "--network", "none", *LOCKED_IN, "--env", setting, image, check=False)
+        assert result.returncode != 0
+        assert words in result.stdout + result.stderr
+        assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_three_apps_behind_one_nginx_keep_sessions_and_stand_in_for_each_other(engine, image):
+    """`compose up --scale app=3`: a name with three addresses. A caller stays with one; when it dies, others answer."""
+    port = str(free_port())
+    apps = [f"127.0.0.{i}" for i in (2, 3, 4)]
+    with ExitStack() as stack:
+        for address in apps:
+            settings = {"CIFAR_HOST": address, "CIFAR_PORT": port, "CIFAR_WORKERS": "1"}
+            app = Container(engine, f"cifar-test-{port}-{address}", f"http://{address}:{port}")
+            stack.enter_context(started(app, image, settings, command=["deploy/container/start", "app"]))
+        front_port = str(free_port())
+        front = Container(engine, f"cifar-test-{front_port}", f"http://127.0.0.1:{front_port}")
+        names = [f"--add-host=app:{address}" for address in apps]
+        settings = {"PORT": front_port, "NGINX_UPSTREAM": f"app:{port}"}
+        stack.enter_context(started(front, image, settings, *names, command=["deploy/container/start", "nginx"]))
+        client = Client(front.address, verbose=False)
+        for name in CLASS_NAMES:
+            answer = client.predict(handle_file(ROOT / f"examples/{name}.jpg"), api_name="/predict")
+            assert answer["predicted_class"] == name
+        assert front.sh("python deploy/container/health.py").returncode == 0
+
+        def answered(caller: int) -> int:
+            transport = httpx.HTTPTransport(local_address=f"127.0.2.{caller}")
+            with httpx.Client(transport=transport, timeout=30) as http:
+                cat = (ROOT / "examples/cat.jpg").read_bytes()
+                return http.post(f"{front.address}/predict", files={"image": cat}).status_code
+
+        assert {answered(caller) for caller in range(1, 31)} == {200}
+        used = set(re.findall(r'"upstream":"(127\.0\.0\.\d):', front.log()))
+        assert used == set(apps)
+        engine("kill", f"cifar-test-{port}-{apps[0]}")
+        assert {answered(caller) for caller in range(1, 31)} == {200}

@@ -1,0 +1,157 @@
+"""What describes the deployment is checked by those who know the formats, and says what the app says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.nginx import render
+
+from cifar.models.registry import Registry
+from cifar.settings import ROOT, Settings
+
+BIN = Path(sys.executable).parent
+NETWORKS = "10.0.0.0/8, 192.0.2.1"
+
+
+def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile():
+    """Its one exception says why at the place."""
+    result = run("hadolint", "Dockerfile")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_gixy_finds_nothing_in_what_nginx_reads(tmp_path, tls):
+    """Host spoofing, header redefinition, splitting, aliases: of the file as rendered, with every option on."""
+    for name in ("tls.crt", "tls.key")[: 2 * tls]:
+        (tmp_path / name).touch()
+    options = {"NGINX_HOSTS": "a.example", "NGINX_TRUSTED_PROXIES": NETWORKS, "NGINX_METRICS_FROM": NETWORKS}
+    (tmp_path / "nginx.conf").write_text(render(NGINX_TLS_FOLDER=str(tmp_path), **options).stdout)
+    assert (" ssl " in (tmp_path / "nginx.conf").read_text()) == tls
+    result = run("gixy", tmp_path / "nginx.conf")
+    assert result.returncode == 0, result.stdout
+    assert "No issues found" in result.stdout
+
+
+def test_gixy_would_find_a_spoofed_host(tmp_path):
+    """The checker is awake: one careless line is found."""
+    careless = render().stdout.replace("proxy_set_header Host $public_host;", "proxy_set_header Host $http_host;")
+    (tmp_path / "nginx.conf").write_text(careless)
+    assert "host_spoofing" in run("gixy", tmp_path / "nginx.conf").stdout
+
+
+def test_nginx_takes_as_large_a_body_as_the_app():
+    """By default, and when the operator says otherwise."""
+    default = Settings.model_fields["max_body_bytes"].default
+    assert f"client_max_body_size {default};" in render().stdout
+    assert "client_max_body_size 4096;" in render(CIFAR_MAX_BODY_BYTES="4096").stdout
+
+
+def test_nginx_waits_longer_than_the_app_lets_an_image_wait():
+    """The app's own sentence comes first."""
+    (nginx_waits,) = re.findall(r"proxy_read_timeout (\d+)s", render().stdout)
+    assert int(nginx_waits) > Settings.model_fields["max_wait_seconds"].default
+
+
+def test_every_variable_of_nginx_is_documented_with_its_default():
+    """`.env.example` lists what `render.py` knows, no more and no less."""
+    documented = dict(re.findall(r"^#(PORT|NGINX_\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    source = (ROOT / "deploy/container/render.py").read_text()
+    known = dict(re.findall(r'^    "(PORT|NGINX_\w+)": "(.*?)",', source, re.MULTILINE))
+    assert documented == known
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "http", "a whole number"),
+        ("NGINX_HOSTS", "a.example; return 200", "host names"),
+        ("NGINX_UPSTREAM", "app", "HOST:PORT"),
+        ("NGINX_TRUSTED_PROXIES", "10.0.0.0/33", "10.0.0.0/33"),
+        ("NGINX_METRICS_FROM", "everybody", "everybody"),
+        ("NGINX_CONNECTIONS_PER_ADDRESS", "0", "above 0"),
+        ("NGINX_RUN_FOLDER", "/tmp/a b;", "absolute path"),
+        ("CIFAR_MAX_BODY_BYTES", "20m", "a whole number"),
+    ],
+)
+def test_a_wrong_value_for_nginx_ends_the_start_with_a_sentence(name, value, expected):
+    """It names the variable, what came and what was expected; nothing is written."""
+    result = render(**{name: value})
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"start: {name}={value!r} is not usable: ")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_certificate_without_its_key_ends_the_start(tmp_path):
+    """Half a mount is a mistake, and no reason to serve plain HTTP."""
+    (tmp_path / "tls.crt").touch()
+    result = render(NGINX_TLS_FOLDER=str(tmp_path))
+    assert result.returncode == 1
+    assert "needs both tls.crt and tls.key" in result.stderr
+
+
+def test_compose_fits_its_schema():
+    """Compose's own schema, as check-jsonschema carries it."""
+    result = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
+    assert result.returncode == 0, result.stdout
+
+
+def services() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_service_of_compose_is_locked_in(name):
+    """No root file system to write to, no capability, no new privileges, a limit on memory and processes, a health check."""
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"memory", "cpus", "pids"} <= service["deploy"]["resources"]["limits"].keys()
+    assert service["restart"] == "unless-stopped"
+    assert "healthcheck" in service or "build" in service, "the image of our own has its check inside"
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_image_of_compose_is_pinned_to_a_version(name):
+    """The same next year: no `latest`, and no tag that moves with a major version alone."""
+    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", services()[name]["image"])
+
+
+def test_compose_holds_no_secret():
+    """Passwords come from `.env`; without them nothing starts."""
+    text = (ROOT / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w*PASSWORD\w*):\?", text)) == {"REDIS_PASSWORD", "GRAFANA_PASSWORD"}
+    assert not re.search(r"(?i)password\S*[:=] *[\"']?[a-z0-9]", text.replace("{REDIS_PASSWORD", "{"))
+
+
+def test_only_nginx_of_compose_can_be_reached_from_other_machines():
+    """Everything else is published to this machine alone, or not at all."""
+    for name, service in services().items():
+        for port in service.get("ports", []):
+            assert name == "nginx" or port.startswith("127.0.0.1:"), port
+
+
+def test_tensorflow_serving_is_given_our_models_by_their_labels():
+    """The folders that compose mounts are there, its flags name files in them, and the label stable is the shipped one."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["tensorflow-serving"]
+    mounts = dict(mount.split(":")[:2][::-1] for mount in service["volumes"])
+    for flag in service["command"]:
+        if "_file=" in flag:
+            folder, _, name = flag.partition("=")[2].rpartition("/")
+            assert (ROOT / mounts[folder] / name).is_file(), flag
+    config = (ROOT / "deploy/tfserving/models.config").read_text()
+    (base,) = re.findall(r'base_path: "/models/(\w+)"', config)
+    ((label, number),) = re.findall(r'key: "(\w+)" value: (\d+)', config)
+    assert (label, int(number)) == ("stable", Registry(ROOT / "saved_model", base).get().number)

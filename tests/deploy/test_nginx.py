@@ -1,0 +1,416 @@
+"""Real nginx, with the image's nginx.conf, in front of two real workers: pages, streams, limits, headers, HTTPS."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from playwright.sync_api import sync_playwright
+from support.nginx import Nginx, certificate_in, running_nginx
+from support.servers import Server, classify, need, running, wait_for_workers
+
+from cifar import CLASS_NAMES
+from cifar.settings import ROOT, Settings
+
+EXAMPLES = ROOT / "examples"
+CAT = (EXAMPLES / "cat.jpg").read_bytes()
+MAX_BODY_BYTES = Settings.model_fields["max_body_bytes"].default
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two workers behind every nginx of this file."""
+    with running(tmp_path_factory.mktemp("app"), workers=2) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def upstream(app) -> str:
+    return app.address.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
+    with running_nginx(tmp_path_factory.mktemp("front"), upstream) as nginx:
+        yield nginx
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    return certificate_in(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def secure(upstream, certificate, tmp_path_factory) -> Iterator[Nginx]:
+    """With a certificate mounted."""
+    with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
+        yield nginx
+
+
+def client_from(address: str, **options) -> httpx.Client:
+    """A client with another of this machine's own addresses."""
+    return httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=30, **options)
+
+
+def logged(nginx: Nginx, **fields: object) -> dict:
+    """The line of the log that has these; it comes just after the answer."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        lines = [json.loads(line) for line in nginx.log.read_text().splitlines() if line.startswith("{")]
+        for line in lines:
+            if fields.items() <= line.items():
+                return line
+        time.sleep(0.05)
+    pytest.fail(f"{fields} was not logged")
+
+
+@contextmanager
+def echo() -> Iterator[str]:
+    """An upstream that answers with the headers it got, to see what any app behind nginx sees; yields HOST:PORT."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_gradio_client_gets_every_answer_through_nginx(front):
+    """Upload, queue and event stream: ten images, ten right answers."""
+    client = Client(front.address, verbose=False)
+    for name in CLASS_NAMES:
+        answer = client.predict(handle_file(EXAMPLES / f"{name}.jpg"), api_name="/predict")
+        assert answer["predicted_class"] == name
+
+
+def test_a_stream_is_passed_on_while_it_lasts(front):
+    """A heartbeat's first event comes while the stream is open, not when a buffer is full."""
+    with httpx.stream("GET", f"{front.address}/gradio_api/heartbeat/abc", timeout=30) as stream:
+        assert stream.status_code == 200
+        assert next(stream.iter_text())
+        assert "content-encoding" not in stream.headers
+
+
+def test_curl_finds_its_event_through_nginx(front):
+    """`POST /call/predict`, then `GET /call/predict/EVENT`."""
+    (path,) = httpx.post(f"{front.address}/gradio_api/upload", files={"files": ("cat.jpg", CAT)}).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    event = httpx.post(f"{front.address}/gradio_api/call/predict", json={"data": [image, 1, None]}).json()["event_id"]
+    assert "event: complete" in httpx.get(f"{front.address}/gradio_api/call/predict/{event}", timeout=30).text
+
+
+def test_a_body_over_the_limit_is_413_in_the_one_shape_and_one_at_the_limit_reaches_the_app(front):
+    """Both refuse the same byte."""
+    headers = {"Content-Type": "image/png", "X-Request-ID": "large-1"}
+    over = httpx.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES + 1), headers=headers, timeout=60)
+    assert over.status_code == 413
+    assert over.json()["code"] == "body_too_large"
+    assert over.json()["request_id"] == over.headers["X-Request-ID"] == "large-1"
+    at = httpx.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES), headers=headers, timeout=60)
+    assert at.json()["code"] == "unsupported_image", "the app has read it whole"
+
+
+def test_assets_are_kept_for_a_year_and_pages_are_not(front):
+    """What has a hash in its name never changes; a missing file is not kept."""
+    page = httpx.get(front.address)
+    asset = re.search(r"assets/[\w-]+\.js", page.text)[0]
+    assert httpx.get(f"{front.address}/{asset}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert "immutable" not in page.headers.get("Cache-Control", "")
+    missing = httpx.get(f"{front.address}/assets/nothing-abcd1234.js")
+    assert missing.status_code == 404
+    assert "immutable" not in missing.headers.get("Cache-Control", "")
+
+
+def test_text_is_compressed_for_who_can_read_it(front):
+    """By nginx, where the app has not done it."""
+    plain = httpx.get(f"{front.address}/config", headers={"Accept-Encoding": "identity"})
+    packed = httpx.get(f"{front.address}/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in packed.headers["Vary"]
+
+
+def test_nginx_does_not_tell_its_version(front):
+    """Not in a header, not on its error pages."""
+    for path in ("/", "/metrics", "/nothing"):
+        response = httpx.get(front.address + path)
+        assert response.headers["Server"] == "nginx"
+        assert "nginx/" not in response.text
+
+
+SPOOFED = {
+    "Forwarded": "for=6.6.6.6;host=evil.example",
+    "X-Forwarded-For": "6.6.6.6",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Port": "6666",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Protocol": "ssl",
+    "X-Forwarded-Server": "evil.example",
+    "X-Forwarded-Ssl": "on",
+    "X-Real-IP": "6.6.6.6",
+    "X-Original-URL": "/metrics",
+    "X-Rewrite-URL": "/metrics",
+    "X-Gradio-Server": "http://evil.example",
+    "X-Cifar-Forwarded": "1",
+    "X_Forwarded_For": "6.6.6.6",
+}
+
+
+def test_what_a_client_says_of_itself_never_reaches_the_app(tmp_path):
+    """Address, scheme and host are nginx's word; everything else that some library would believe is gone."""
+    with echo() as upstream, running_nginx(tmp_path, upstream) as nginx:
+        host = f"127.0.0.1:{nginx.port}"
+        for connection in ("keep-alive", "close, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-ID"):
+            got = httpx.get(nginx.address, headers={**SPOOFED, "Connection": connection}).json()
+            told = {name: value for name, value in got if name not in {"accept", "accept-encoding", "user-agent"}}
+            assert re.fullmatch("[0-9a-f]{32}", told.pop("x-request-id"))
+            assert told == {
+                "host": host,
+                "x-forwarded-for": "127.0.0.1",
+                "x-forwarded-proto": "http",
+                "x-forwarded-host": host,
+            }
+            assert len(got) == len(dict(got)), "no header came twice"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("a.b_C-9", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("<i>", False), ("", False)],
+)
+def test_a_request_id_is_passed_on_unless_it_is_odd(front, given, kept):
+    """By nginx as by the app: the same id in the answer, the app's log and nginx's log."""
+    response = httpx.get(f"{front.address}/health", headers={"X-Request-ID": given})
+    answered = response.headers["X-Request-ID"]
+    assert (answered == given) == kept
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answered)
+    assert logged(front, request_id=answered, path="/health")
+
+
+def test_a_proxy_in_front_is_believed_only_when_it_is_named(tmp_path):
+    """Its client's address and scheme count, the last one that it did not make up itself; anybody else's word does not."""
+    headers = {"X-Forwarded-For": "6.6.6.6, 203.0.113.7", "X-Forwarded-Proto": "https"}
+    with echo() as upstream, running_nginx(tmp_path, upstream, NGINX_TRUSTED_PROXIES="127.0.0.9") as nginx:
+        for address, client, scheme in (("127.0.0.9", "203.0.113.7", "https"), ("127.0.0.8", "127.0.0.8", "http")):
+            with client_from(address) as http:
+                told = dict(http.get(nginx.address, headers=headers).json())
+            assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == (client, scheme)
+            assert logged(nginx, client=client, status=200)
+
+
+def test_a_host_that_is_not_ours_is_refused_and_never_reflected(upstream, tmp_path):
+    """With NGINX_HOSTS set; Gradio would call itself whatever the client says. Probes may use an address."""
+    with running_nginx(tmp_path, upstream, NGINX_HOSTS="space.example, www.space.example") as nginx:
+        good = httpx.get(f"{nginx.address}/config", headers={"Host": "www.space.example:8443"})
+        assert good.json()["root"] == "http://www.space.example:8443"
+        for host in ("evil.example", "space.example.evil.example", "xspace.example", "spaceXexample", "127.0.0.1"):
+            refused = httpx.get(f"{nginx.address}/config", headers={"Host": host})
+            assert refused.status_code == 421
+            assert refused.json()["code"] == "other_host"
+            assert httpx.get(f"{nginx.address}/readyz", headers={"Host": host}).status_code == 200
+
+
+def test_prometheus_reads_metrics_by_a_hosts_address_though_names_are_set(tmp_path):
+    """It calls each container by its address; who may not read them is told what any other name is told."""
+    options = {"NGINX_HOSTS": "space.example", "NGINX_METRICS_FROM": "127.0.0.9"}
+    with echo() as upstream, running_nginx(tmp_path, upstream, **options) as nginx:
+        for address, path, status in (
+            ("127.0.0.9", "metrics", 200),
+            ("127.0.0.9", "config", 421),
+            ("127.0.0.1", "metrics", 421),
+        ):
+            with client_from(address) as http:
+                assert http.get(f"{nginx.address}/{path}").status_code == status
+        with client_from("127.0.0.9") as http:
+            assert dict(http.get(f"{nginx.address}/metrics").json())["host"] == "localhost"
+
+
+def test_metrics_are_for_those_networks_that_are_named(upstream, tmp_path):
+    """Nobody by default; and a forged address is no key."""
+    with running_nginx(tmp_path, upstream, NGINX_METRICS_FROM="127.0.0.9") as nginx:
+        with client_from("127.0.0.9") as http:
+            assert "# HELP" in http.get(f"{nginx.address}/metrics").text
+        with client_from("127.0.0.8", headers={"X-Forwarded-For": "127.0.0.9"}) as http:
+            assert http.get(f"{nginx.address}/metrics").status_code == 404
+
+
+def test_the_log_is_json_without_queries(front):
+    """A line for each request that a program can read, quotes and all; a token in an address is not in it."""
+    httpx.get(f"{front.address}/health?token=secret123", headers={"User-Agent": 'a"b\\c'})
+    assert logged(front, method="GET", path="/health", status=200, user_agent='a"b\\c')
+    assert "secret123" not in front.log.read_text()
+
+
+def test_one_address_has_so_many_requests_under_way_and_no_more(upstream, tmp_path):
+    """The fourth is told to wait while other addresses are served, and is served when one of the three has ended."""
+    with (
+        running_nginx(tmp_path, upstream, NGINX_CONNECTIONS_PER_ADDRESS="3") as nginx,
+        client_from("127.0.0.5") as http,
+    ):
+        with ExitStack() as streams:
+            for i in range(3):
+                stream = http.stream("GET", f"{nginx.address}/gradio_api/heartbeat/h{i}")
+                assert streams.enter_context(stream).status_code == 200
+            refused = http.get(f"{nginx.address}/health")
+            assert refused.status_code == 429
+            assert refused.headers["Retry-After"] == "1"
+            assert refused.json()["code"] == "too_many_connections"
+            assert httpx.get(f"{nginx.address}/health").status_code == 200
+        deadline = time.monotonic() + 20
+        while http.get(f"{nginx.address}/health").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_while_the_app_is_away_callers_are_told_to_come_back(tmp_path):
+    """A sentence in the one shape, 503 and Retry-After: a port on which nobody listens."""
+    with running_nginx(tmp_path, "127.0.0.1:9") as nginx:
+        response = httpx.post(f"{nginx.address}/predict", content=CAT)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+    assert response.json()["code"] == "not_ready"
+
+
+def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, front):
+    """SIGKILL under load: what the dead worker had not begun to answer is asked once more of the other."""
+    behind_nginx = Server(front.address, app.process, app.log)
+    stop = threading.Event()
+    answered, broken = [], []
+
+    def load(k: int) -> None:
+        i = k
+        while not stop.is_set() and i < 4000:
+            try:
+                answered.append(classify(behind_nginx, i))
+            except httpx.RemoteProtocolError as error:
+                broken.append(str(error))
+            i += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(load, k) for k in range(8)]
+        for _ in range(2):
+            time.sleep(1)
+            ready = app.log.read_text().count("is ready on")
+            os.kill(min(app.workers()), signal.SIGKILL)
+            wait_for_workers(app, ready + 1)
+        time.sleep(1)
+        stop.set()
+        for run in runs:
+            run.result()
+    print(f"{len(answered)} answered, broken: {broken}")
+    assert len(answered) > 20
+    assert all(answered)
+    assert len(broken) <= 2, "one worker writes one answer at a time"
+    assert all("without sending complete message body" in error for error in broken)
+
+
+def test_with_a_certificate_http_only_says_where_to_go(secure):
+    """308, so that a POST stays one; probes are answered, for they check no certificate."""
+    response = httpx.post(f"{secure.address}/predict?top_k=1", content=CAT)
+    assert response.status_code == 308
+    assert response.headers["Location"] == "https://127.0.0.1/predict?top_k=1"
+    assert "Strict-Transport-Security" not in response.headers
+    for path in ("/health", "/healthz", "/readyz"):
+        assert httpx.get(secure.address + path).status_code == 200
+
+
+def https_client(certificate: Path, **options) -> httpx.Client:
+    trusted = ssl.create_default_context(cafile=certificate / "tls.crt")
+    return httpx.Client(verify=trusted, timeout=30, **options)
+
+
+def test_https_speaks_http_2_and_says_that_it_stays(secure, certificate):
+    """HTTP/2 and HTTP/1.1 give the same answer, with HSTS; the app knows that it is HTTPS."""
+    address = f"https://localhost:{secure.tls_port}"
+    for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
+        with https_client(certificate, http2=http2) as http:
+            response = http.post(f"{address}/predict", files={"image": CAT})
+            assert (response.status_code, response.http_version) == (200, version)
+            assert response.json()["predicted_class"] == "cat"
+            assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+            refused = http.get(f"{address}/metrics")
+            assert refused.status_code == 404
+            assert refused.headers["Strict-Transport-Security"] == "max-age=31536000"
+            assert http.get(f"{address}/config").json()["root"] == address
+
+
+def test_a_renewed_certificate_is_served_after_the_signal_that_compose_names(tmp_path):
+    """A certificate lasts for weeks and a container for longer; nobody has to restart it."""
+    served = set()
+    with running_nginx(tmp_path, "127.0.0.1:1", NGINX_TLS_FOLDER=str(certificate_in(tmp_path))) as nginx:
+        for _ in range(2):
+            renewed = (tmp_path / "tls.crt").read_text()
+            deadline = time.monotonic() + 20
+            while ssl.get_server_certificate(("127.0.0.1", nginx.tls_port)) != renewed:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            served.add(renewed)
+            certificate_in(tmp_path)
+            nginx.process.send_signal(signal.SIGHUP)
+    assert len(served) == 2
+    signal_line = next(line for line in (ROOT / "compose.yaml").read_text().splitlines() if "--signal HUP" in line)
+    assert "docker compose kill --signal HUP nginx" in signal_line
+    assert "renewed" in signal_line
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted"),
+    [
+        ("-tls1_3", True),
+        ("-tls1_2", True),
+        ("-tls1_1 -cipher ALL:@SECLEVEL=0", False),
+        ("-tls1 -cipher ALL:@SECLEVEL=0", False),
+        ("-tls1_2 -cipher AES128-SHA", False),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA", False),
+    ],
+)
+def test_only_modern_tls_is_spoken(secure, options, accepted):
+    """1.2 with forward secrecy and authenticated encryption, and 1.3."""
+    command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{secure.tls_port}", *options.split()]
+    result = subprocess.run(command, input="", capture_output=True, text=True, timeout=20, check=False)
+    assert (result.returncode == 0) == accepted, result.stdout + result.stderr
+
+
+def test_the_page_works_over_https(secure):
+    """A real browser, HTTP/2: nothing is asked for over plain HTTP, and a photo gets its answer."""
+    path = need("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(ignore_https_errors=True).new_page()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"https://localhost:{secure.tls_port}")
+        page.locator("#photo input[type=file]").wait_for(state="attached", timeout=60_000)
+        page.set_input_files("#photo input[type=file]", EXAMPLES / "ship.jpg")
+        page.locator("#answer [data-label=ship]").wait_for(timeout=60_000)
+        browser.close()
+    assert len(asked) > 5
+    assert [url for url in asked if url.startswith("http:")] == []

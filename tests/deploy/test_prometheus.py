@@ -1,0 +1,112 @@
+"""`deploy/prometheus`: every alert fires when it should and only then, by the real promtool."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from support.servers import need
+
+from cifar.settings import ROOT
+
+DEPLOY = ROOT / "deploy/prometheus"
+
+
+def read_alerts() -> dict[str, dict]:
+    groups = yaml.safe_load((DEPLOY / "rules/alerts.yml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+ALERTS = read_alerts()
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([need("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def weakened(alert: str) -> list[tuple[str, dict[str, str], str]]:
+    """The alert with one part of it broken, and which of its two tests must notice: (what, changed fields, test)."""
+    expr = ALERTS[alert]["expr"]
+    conditions, cases = expr.split(" and on "), expr.split(" or ")
+    changes = [("never true", {"expr": "vector(0) > 1"}, "fires"), ("always true", {"expr": "vector(1)"}, "silent")]
+    if "for" in ALERTS[alert]:
+        changes.append(("without patience", {"for": "0s"}, "silent"))
+    if len(cases) > 1:
+        changes += [(f"without case {i}", {"expr": rest}, "fires") for i, rest in _without_each(cases, " or ")]
+    if len(conditions) > 1:
+        conditions = [condition.removeprefix("(job) ").removeprefix("(job, version) ") for condition in conditions]
+        changes += [
+            (f"without condition {i}", {"expr": rest}, "silent")
+            for i, rest in _without_each(conditions, " and on (job) ")
+        ]
+    return changes
+
+
+def _without_each(parts: list[str], joint: str) -> list[tuple[int, str]]:
+    return [(i, joint.join(parts[:i] + parts[i + 1 :])) for i in range(len(parts))]
+
+
+WEAKENED = [(alert, *change) for alert in ALERTS for change in weakened(alert)]
+
+
+def test_prometheus_accepts_its_configuration_and_its_rules():
+    """No typing error keeps the monitoring from starting; `--lint-fatal` finds rules that are there twice."""
+    checked = promtool("check", "config", "--lint-fatal", DEPLOY / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(list((DEPLOY / 'rules').glob('*.yml')))} rule files found" in checked.stdout
+
+
+def test_what_its_configuration_holds_for_sign_in_and_alertmanager_is_accepted_too(tmp_path):
+    """With sign-in on, Prometheus is refused without a key and CifarDown fires; and an alert that nobody is told of is none."""
+    shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "token").write_text("a key\n")
+    config = re.sub(r"^( *)#(?=\S)", r"\1", (DEPLOY / "prometheus.yml").read_text(), flags=re.MULTILINE)
+    (tmp_path / "prometheus.yml").write_text(config)
+    assert {"alerting", "scrape_configs"} <= yaml.safe_load(config).keys()
+    assert yaml.safe_load(config)["scrape_configs"][0]["authorization"] == {"credentials_file": "token"}
+    checked = promtool("check", "config", "--lint-fatal", tmp_path / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
+    """And each tells whoever is woken what to do."""
+    files = {file.name for file in (DEPLOY / "tests").glob("*.yml")}
+    assert files == {f"{alert}.{kind}.yml" for alert in ALERTS for kind in ("fires", "silent")}
+    for rule in ALERTS.values():
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert set(rule["annotations"]) == {"summary", "action"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
+    """Promtool plays hours of metrics in a moment."""
+    for kind, fires in (("fires", True), ("silent", False)):
+        file = DEPLOY / "tests" / f"{alert}.{kind}.yml"
+        cases = [case for group in yaml.safe_load(file.read_text())["tests"] for case in group["alert_rule_test"]]
+        assert {case["alertname"] for case in cases} == {alert}
+        assert all(bool(case["exp_alerts"]) == fires for case in cases)
+        played = promtool("test", "rules", file)
+        assert played.returncode == 0, played.stdout + played.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("alert", "change", "fields", "noticed_by"), WEAKENED, ids=[f"{alert} {change}" for alert, change, *_ in WEAKENED]
+)
+def test_the_tests_of_an_alert_notice_when_a_part_of_it_breaks(tmp_path, alert, change, fields, noticed_by):
+    """Each condition, each case and the patience of each alert are there for a reason that a test shows."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    rules = yaml.safe_load((DEPLOY / "rules/alerts.yml").read_text())
+    for group in rules["groups"]:
+        group["rules"] = [{**rule, **fields} for rule in group["rules"] if rule["alert"] == alert]
+    (tmp_path / "deploy/rules/alerts.yml").write_text(yaml.safe_dump(rules))
+    played = promtool("test", "rules", tmp_path / "deploy/tests" / f"{alert}.{noticed_by}.yml")
+    assert played.returncode == 1, f"{alert} {change} passes its tests"
+    assert f"alertname: {alert}" in played.stdout + played.stderr, (
+        "it is the alert that differs, no rule that is unreadable"
+    )

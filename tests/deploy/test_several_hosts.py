@@ -1,0 +1,187 @@
+"""Three replicas on three hosts, behind the project's nginx, with one Redis: what is shared, and what a failure costs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from support.hosts import APPS, Hosts, cut_off, three_replicas
+from support.pictures import encoded, noise
+from support.two_versions import write_two_versions
+
+from cifar.models.registry import Registry
+from cifar.models.rollout import RoutingLog
+from cifar.settings import ROOT
+
+CAT = ROOT / "examples/cat.jpg"
+LIMIT = 150
+LOAD_CLIENTS = 6
+MOST_PATIENT_SECONDS = 5.0
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """All replicas read one registry folder, as from one volume."""
+    folder = tmp_path_factory.mktemp("hosts")
+    write_two_versions(folder / "registry")
+    limits = {"CIFAR_RATE_LIMIT_PREDICT": f"{LIMIT}/day", "CIFAR_BREAKER_RECOVERY_SECONDS": "1"}
+    with three_replicas(folder, CIFAR_REGISTRY=str(folder / "registry"), **limits) as hosts:
+        yield hosts
+
+
+def ask(address: str, caller: str, content: bytes = b"", **options: float) -> httpx.Response:
+    """One prediction, asked for by `caller`."""
+    files = {"image": content or CAT.read_bytes()}
+    return httpx.post(f"{address}/predict", files=files, headers={"X-Forwarded-For": caller}, timeout=30, **options)
+
+
+def upstreams(hosts: Hosts, caller: str) -> set[str]:
+    """The replicas that nginx gave this caller's requests to."""
+    lines = [json.loads(line) for line in hosts.log("nginx").splitlines() if line.startswith("{")]
+    return {line["upstream"] for line in lines if line["client"] == caller}
+
+
+@dataclass
+class Load:
+    """What a crowd was answered, in the order of the answers."""
+
+    seen: list[tuple[float, object]] = field(default_factory=list)
+
+    def failures(self, since: float = 0) -> list[tuple[float, object]]:
+        return [(at, answer) for at, answer in self.seen if answer != 200 and at >= since]
+
+
+@contextmanager
+def under_load(hosts: Hosts) -> Iterator[Load]:
+    """Six clients, one request after the other, each time as another caller; each call has five seconds."""
+    load, over = Load(), threading.Event()
+
+    def ask_on(client: int) -> None:
+        with httpx.Client(timeout=MOST_PATIENT_SECONDS) as connection:
+            turn = 0
+            while not over.is_set():
+                turn += 1
+                caller = {"X-Forwarded-For": f"198.51.{client}.{turn % 250 + 1}"}
+                try:
+                    said = connection.post(f"{hosts.front}/predict", files={"image": CAT.read_bytes()}, headers=caller)
+                    answer: object = said.status_code
+                except httpx.TransportError as error:
+                    answer = type(error).__name__
+                load.seen.append((time.monotonic(), answer))
+                over.wait(0.02)
+
+    threads = [threading.Thread(target=ask_on, args=[client]) for client in range(LOAD_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def wait_until(happened, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_page_session_stays_with_its_host_and_all_hosts_have_some(hosts):
+    """Upload, queue and stream need one host, for hosts share no files: twelve clients, twelve right answers."""
+    used = Counter()
+    for number in range(1, 13):
+        caller = f"203.0.113.{number}"
+        client = Client(hosts.front, headers={"X-Forwarded-For": caller}, verbose=False)
+        assert client.predict(handle_file(CAT), api_name="/predict")["predicted_class"] == "cat"
+        (host,) = upstreams(hosts, caller)
+        used[host] += 1
+    assert len(used) == len(APPS), used
+
+
+def test_a_limit_counts_over_all_hosts_and_without_redis_each_counts_alone(hosts):
+    """Asked in turn, all replicas together allow the limit; with Redis cut off they go on, and say so."""
+    caller = "192.0.2.7"
+    in_turn = [hosts.app(APPS[i % 3]) for i in range(LIMIT)]
+    assert {ask(address, caller).status_code for address in in_turn} == {200}
+    assert [ask(hosts.app(app), caller).status_code for app in APPS] == [429] * 3
+    with cut_off("redis"):
+        alone = [ask(hosts.app(app), caller) for app in APPS]
+        assert [answer.status_code for answer in alone] == [200] * 3
+        assert all(f'"predict";r={LIMIT - 1};' in answer.headers["ratelimit"] for answer in alone), "from the beginning"
+        ready = f"{hosts.app('app1')}/readyz"
+        wait_until(
+            lambda: httpx.get(ready, timeout=30).json()["without"] == ["redis"], "the worker that noticed says so"
+        )
+    wait_until(lambda: ask(hosts.app("app1"), caller).status_code == 429, "the shared count is back")
+
+
+def test_an_answer_given_by_one_host_is_known_to_the_others(hosts):
+    """A large image is decoded and classified once, whichever host is asked next."""
+    large = encoded(noise(1500, 1500, seed=9), "PNG")
+    answers = [ask(hosts.app(app), "192.0.2.8", large).json()["class_scores"] for app in APPS]
+    assert answers[0] == answers[1] == answers[2]
+    for app in APPS[1:]:
+        assert 'cifar_cache_total{result="hit",store="redis"} 1.0' in httpx.get(f"{hosts.app(app)}/metrics").text
+
+
+def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
+    """A user meets the same version on each, and a promotion reaches every worker of each; nobody was told but the folder."""
+    log = RoutingLog(Registry(hosts.folder / "registry", "cifar_classifier"))
+
+    def versions(user: int) -> list[int]:
+        cookie = {"Cookie": f"cifar_user={user:032x}", "X-Forwarded-For": f"198.18.0.{user}"}
+        files = {"image": CAT.read_bytes()}
+        answers = [httpx.post(f"{hosts.app(app)}/predict", files=files, headers=cookie, timeout=30) for app in APPS]
+        return [answer.json()["model"]["version"] for answer in answers]
+
+    def everybody() -> list[list[int]]:
+        return [versions(user) for user in range(24)]
+
+    log.label("canary", 1, by="test")
+    log.split({"stable": 50, "canary": 50}, by="test")
+    wait_until(lambda: {len(set(met)) for met in everybody()} == {1}, "all hosts agree")
+    assert {met[0] for met in everybody()} == {1, 2}
+    log.promote(1, by="test", prove=lambda _: None)
+    wait_until(lambda: all(met == [1] * 3 for met in everybody()), "all hosts follow")
+
+
+def test_a_rolling_restart_under_load_fails_no_request(hosts):
+    """One replica after the other is ended by SIGTERM and started anew, while six clients go on asking."""
+    with under_load(hosts) as load:
+        for app in APPS:
+            assert hosts.stop(app) == 0
+            hosts.start_app(app)
+            hosts.wait_for_app(app)
+    print(f"rolling restart: {len(load.seen)} requests, {len(load.failures())} failed")
+    assert len(load.seen) > 100
+    assert load.failures() == []
+
+
+def test_a_host_cut_off_costs_no_more_than_what_was_under_way_to_it(hosts):
+    """What was sent into a pulled cable is lost: a request of each client, or of each kept connection. All others go on."""
+    with under_load(hosts) as load:
+        wait_until(lambda: len(load.seen) > 50, "the load is on")
+        with cut_off("app2"):
+            cut = time.monotonic()
+            time.sleep(4 * MOST_PATIENT_SECONDS)
+            lost = len(load.failures())
+            during = [answer for at, answer in load.seen if at >= cut]
+        wait_until(lambda: ask(hosts.app("app2"), "192.0.2.9").status_code == 200, "the host is back")
+        back = time.monotonic() + MOST_PATIENT_SECONDS  # what was under way then
+        wait_until(lambda: time.monotonic() > back + 2, "some more")
+    print(f"host cut off: {len(during)} requests meanwhile, {lost} failed; after it: {len(load.failures(back))}")
+    assert during.count(200) > 50, "the others go on"
+    assert lost <= 2 * LOAD_CLIENTS, load.failures()
+    assert load.failures(back) == []

@@ -1,0 +1,192 @@
+"""`cifar.images.decode`: any image file in, one model input out."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+from support.pictures import corners, encoded, noise, png_of_100_megapixels, truncated_jpeg
+
+from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from cifar.images.decode import FORMATS, preprocess
+
+pillow_heif.register_heif_opener()
+
+
+def to_input(payload: bytes, *, size: int = 32, channels: int = 3, max_pixels: int = 50_000_000) -> np.ndarray:
+    return preprocess(payload, height=size, width=size, channels=channels, max_pixels=max_pixels)
+
+
+def test_a_picture_of_the_input_size_passes_through_unchanged():
+    """Serving sees the very pixels that training saw."""
+    picture = noise(32, 32)
+    pixels = to_input(encoded(picture))
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(picture))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_on_the_list_is_read(format):
+    """What the error message promises, the decoder does."""
+    picture = Image.new("RGB", (64, 48), (200, 100, 50))
+    pixels = to_input(encoded(picture, format))
+    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 8
+
+
+def test_content_decides_the_format_and_formats_off_the_list_are_refused():
+    """A PPM is an image that Pillow could read; it is not on the list."""
+    with pytest.raises(UnsupportedImage, match="JPEG, PNG, WEBP"):
+        to_input(encoded(noise(), "PPM"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_turns_the_picture_upright(orientation, format):
+    """A phone's photo is classified as its owner sees it, whichever way the phone was held."""
+    sideways_and_flips = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = corners()
+    for turn in sideways_and_flips[orientation]:
+        stored = stored.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = to_input(encoded(stored, format, exif=exif), size=64).astype(int)
+    for y, x, colour in ((8, 8, (254, 0, 0)), (8, 56, (0, 255, 0)), (56, 8, (0, 0, 254)), (56, 56, (255, 255, 255))):
+        assert np.abs(pixels[y, x] - colour).max() < 40, (orientation, y, x, pixels[y, x])
+
+
+def test_a_tall_photo_turned_by_exif_fills_a_model_that_is_not_square():
+    """Height and width are not swapped on the way."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    payload = encoded(noise(300, 100), "JPEG", exif=exif)
+    assert preprocess(payload, height=20, width=50, channels=3, max_pixels=10**6).shape == (20, 50, 3)
+
+
+def test_damaged_exif_is_no_reason_to_refuse_a_photo():
+    """The picture itself is whole."""
+    payload = encoded(noise(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 50)
+    assert to_input(payload).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_become_white(mode):
+    """A cut-out is seen on white paper, not on whatever colour lies under the transparency."""
+    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    picture = clear.convert(mode) if mode != "P" else clear.quantize(4)
+    assert (to_input(encoded(picture)) == 255).all()
+
+
+def test_greyscale_and_cmyk_and_16_bit_keep_their_brightness():
+    """Rarer kinds of pixels arrive as the same grey."""
+    grey = 100
+    for payload in (
+        encoded(Image.new("L", (40, 40), grey)),
+        encoded(Image.new("CMYK", (40, 40), (0, 0, 0, 255 - grey)), "JPEG"),
+        encoded(Image.fromarray(np.full((40, 40), grey * 257, np.uint16))),
+        encoded(Image.fromarray(np.full((40, 40), grey * 257, np.uint16)), "TIFF"),
+    ):
+        assert np.abs(to_input(payload).astype(int) - grey).max() <= 2
+
+
+def test_pixels_without_a_defined_range_are_refused_with_a_reason():
+    """A 32-bit TIFF could mean anything."""
+    with pytest.raises(UnreadableImage, match="32-bit"):
+        to_input(encoded(Image.new("F", (40, 40), 0.5), "TIFF"))
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    """An animated GIF is judged by what it shows first."""
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    payload = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert to_input(payload)[16, 16].tolist() == [255, 0, 0]
+
+
+def test_a_greyscale_model_gets_one_channel():
+    """Channels come from the model."""
+    assert to_input(encoded(noise()), size=28, channels=1).shape == (28, 28, 1)
+
+
+def test_reduced_scale_decoding_stays_close_to_full_decoding(monkeypatch):
+    """The fast way to read a large JPEG changes the input by little: on average less than 2 of 255 levels."""
+    smooth = noise(24, 24).resize((1600, 1200), Image.Resampling.BICUBIC)
+    payload = encoded(smooth, "JPEG", quality=92)
+    reduced = to_input(payload).astype(int)
+    monkeypatch.setattr(Image.Image, "draft", lambda *_: None)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *_: None)
+    assert np.abs(reduced - to_input(payload)).mean() < 2
+
+
+def test_a_bomb_is_refused_by_its_header_without_cost():
+    """100 megapixels in 300 kB: within 100 ms of CPU, and without the memory."""
+    payload = png_of_100_megapixels()
+    assert len(payload) < 400_000
+    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    with pytest.raises(ImageTooLarge, match="megapixels"):
+        to_input(payload)
+    assert time.process_time() - started < 0.1, "the promise is CPU seconds, not a duration of this machine"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before < 20_000
+
+
+def test_the_limit_counts_pixels_of_the_file():
+    """One pixel more than allowed is too many; as many as allowed are not."""
+    payload = encoded(noise(40, 30))
+    assert to_input(payload, max_pixels=1200).shape == (32, 32, 3)
+    with pytest.raises(ImageTooLarge, match="40 x 30"):
+        to_input(payload, max_pixels=1199)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "words"),
+    [
+        (b"", UnreadableImage, "0 bytes"),
+        (b"hello, I am no picture", UnsupportedImage, "whatever its name says"),
+        (truncated_jpeg(), UnreadableImage, "truncated"),
+        (b"\x89PNG\r\n\x1a\n", UnreadableImage, "header is damaged"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 40, UnreadableImage, "header"),
+    ],
+    ids=["empty", "text", "truncated_jpeg", "png_magic_only", "jpeg_magic_then_zeros"],
+)
+def test_a_file_that_is_no_whole_image_is_refused_with_a_sentence(payload, error, words):
+    """The sentence says what is wrong and what to send."""
+    with pytest.raises(error, match=words):
+        to_input(payload)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_cut_anywhere_is_an_answer_or_a_refusal_never_another_error(format):
+    """Cut at every tenth byte, a file of each format raises our errors alone, or is still readable."""
+    whole = encoded(noise(), format)
+    for end in range(0, len(whole), 10):
+        try:
+            assert to_input(whole[:end]).shape == (32, 32, 3)
+        except (UnreadableImage, UnsupportedImage, ImageTooLarge) as error:
+            assert str(error)  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_with_flipped_bytes_raises_our_errors_alone(format):
+    """Damage in the middle of a file is the sender's mistake, never ours."""
+    whole = encoded(noise(), format)
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(0, len(whole), 8):
+            damaged[at] = random.integers(0, 256)
+        try:
+            assert to_input(bytes(damaged)).shape == (32, 32, 3)
+        except (UnreadableImage, UnsupportedImage, ImageTooLarge) as error:
+            assert str(error)  # noqa: PT017

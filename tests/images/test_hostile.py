@@ -1,0 +1,340 @@
+"""Files and calls built to cost far more than they weigh, or to slip past a check. Each was once a finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import httpx
+import pytest
+from support.pictures import corners, encoded, noise
+
+from cifar.errors import CifarError, ImageTooLarge, UnreadableImage, UnsupportedImage
+from cifar.images.decode import preprocess
+from cifar.images.screening import excess
+from cifar.serving.gradio.uploads import sweep
+from cifar.settings import ROOT
+
+
+def read(payload: bytes):
+    return preprocess(payload, height=32, width=32, channels=3, max_pixels=50_000_000)
+
+
+def jpeg_with_last_scan_repeated(times: int) -> bytes:
+    """A progressive JPEG; each further scan makes the decoder walk over the whole picture again."""
+    whole = encoded(noise(64, 64), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * times + whole[-2:]
+
+
+def jpeg_with_after_start(extra: bytes) -> bytes:
+    whole = encoded(noise(), "JPEG")
+    return whole[:2] + extra + whole[2:]
+
+
+def tiff_whose_tags_share_their_bytes(tags: int, count: int) -> bytes:
+    """Every tag claims `count` bytes from the start of the file."""
+    pixels = bytes(64)
+    own = [
+        (256, 3, 1, 8),
+        (257, 3, 1, 8),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (278, 3, 1, 8),
+        (279, 4, 1, 64),
+    ]
+    entries = [*own, *((40_000 + i, 1, count, 0) for i in range(tags))]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return (b"II*\0" + struct.pack("<I", 8 + 64) + pixels + directory).ljust(count, b"\0")
+
+
+def png_with_chunks(kind: bytes, count: int, data: bytes = b"a\0b") -> bytes:
+    whole = encoded(noise())
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return whole[:33] + chunk * count + whole[33:]
+
+
+def gif_with_comment_blocks(count: int) -> bytes:
+    whole = encoded(noise().convert("P"), "GIF")
+    start = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
+    return whole[:start] + b"\x21\xfe" + (b"\xff" + b"c" * 255) * count + b"\0" + whole[start:]
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    whole = encoded(noise())
+    chunk = b"IHDR" + header
+    return whole[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (jpeg_with_last_scan_repeated(5_000), "64 JPEG scans"),
+        (jpeg_with_after_start(b"\xff" * 1_000_000), "JPEG fill bytes"),
+        (b"\xff\xd8" + b"\xff" * 1_000_000 + b"\0", "JPEG fill bytes"),
+        (b"\xff\xd8" + b"\0" * 1_000_000, "JPEG fill bytes"),
+        (jpeg_with_after_start(b"\xff\xfe\0\2" * 100_000), "JPEG segments"),
+        (tiff_whose_tags_share_their_bytes(200, 1_000_000), "TIFF tags that announce more"),
+        (tiff_whose_tags_share_their_bytes(1_001, 10), "1000 TIFF tags"),
+        (b"II\x2b\0\x08\0\0\0" + bytes(100), "BigTIFF"),
+        (png_with_chunks(b"tEXt", 30_000), "20000 PNG chunks"),
+        (png_with_chunks(b"IDAT", 30_000, b""), "20000 PNG chunks"),
+        (gif_with_comment_blocks(70_000), "2000 GIF blocks"),
+        (b"GIF89a" + bytes(7) + b"!\xfe\0" * 500_000, "2000 GIF blocks"),
+        (b"GIF89a" + bytes(7) + b"\0!\xfe\0" * 500_000, "2000 GIF blocks"),
+    ],
+    ids=[
+        "jpeg_of_5000_scans",
+        "jpeg_with_1_mb_of_fill",
+        "jpeg_of_fill_without_a_marker",
+        "jpeg_of_junk",
+        "jpeg_of_100000_comments",
+        "tiff_of_200_tags_over_the_same_megabyte",
+        "tiff_of_1001_tags",
+        "bigtiff",
+        "png_of_30000_texts",
+        "png_of_30000_empty_idat",
+        "gif_with_an_18_mb_comment",
+        "gif_of_500000_empty_comments",
+        "gif_of_500000_stray_bytes",
+    ],
+)
+def test_a_file_that_costs_more_than_it_weighs_is_refused_before_decoding(payload, words):
+    """A fifth of a second of CPU at most, where decoding would take seconds or hours."""
+    started = time.process_time()
+    with pytest.raises(UnreadableImage, match=words):
+        read(payload)
+    assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "HEIF", "AVIF"])
+def test_ordinary_files_have_nothing_in_excess(format):
+    """The limits are far from what encoders write: progressive, interlaced, with EXIF, with comments."""
+    exif = corners().getexif()
+    exif[0x010E] = "a description" * 100
+    options = {"progressive": True} if format == "JPEG" else {}
+    more = {} if format in {"GIF", "BMP"} else {"exif": exif}
+    for picture in (noise(800, 600), corners()):
+        payload = encoded(picture, format, **options, **more)
+        assert excess(payload) == ""
+        read(payload)
+
+
+def test_what_follows_the_end_of_a_jpeg_does_not_count():
+    """Phones append a film or a second picture; its bytes look like anything."""
+    payload = encoded(noise(), "JPEG") + b"\xff\xda\x00\x04ab" * 10_000 + b"\xff" * 100_000
+    assert read(payload).shape == (32, 32, 3)
+
+
+def test_exif_that_claims_more_than_it_holds_is_not_read():
+    """In a PNG, EXIF may be megabytes whose tags share their bytes: the picture is taken as upright."""
+    exif = tiff_whose_tags_share_their_bytes(500, 2_000_000)
+    started = time.process_time()
+    assert read(png_with_chunks(b"eXIf", 1, exif)).shape == (32, 32, 3)
+    assert time.process_time() - started < 0.3
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 50_000_000), (50_000_000, 1), (65_536, 1)])
+def test_a_side_that_no_camera_makes_is_refused(width, height):
+    """Within the pixel limit, and still gigabytes to resample."""
+    with pytest.raises(ImageTooLarge, match="65535 a side"):
+        read(png_of_size(width, height))
+
+
+def test_a_tiff_of_random_bytes_after_its_magic_raises_our_errors_alone():
+    """A header may point anywhere."""
+    for seed in range(200):
+        payload = b"II*\0" + noise(8, 8, seed=seed).tobytes()
+        with pytest.raises((UnreadableImage, UnsupportedImage)):
+            read(payload)
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "\u20ac".encode().decode("latin-1")])
+def test_a_form_in_a_charset_that_is_none_is_the_callers_mistake(api, charset):
+    """`charset=undefined` makes Python's codecs raise; others make a name of nonsense."""
+    body = b'--x\r\nContent-Disposition: form-data; name="\xe9"\r\n\r\na\r\n--x--\r\n'
+    kind = f"multipart/form-data; boundary=x; charset={charset}".encode("latin-1")
+    response = api.post("/predict", content=body, headers={"Content-Type": kind})
+    assert response.status_code in {400, 422}
+
+
+@pytest.mark.parametrize("path", ["\0", "/tmp/x\0", "\ud800", "a/" * 20_000, "", ".", "~"])
+@pytest.mark.parametrize("route", ["run/predict", "run/upload", "api/upload", "call/predict", "queue/join", "cancel"])
+def test_a_file_path_that_is_none_is_a_400_on_every_route(server, route, path):
+    """Also on a route that merely ends like the upload's."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    call = {"data": [file, None, None], "fn_index": 3, "session_hash": "a"}
+    response = httpx.post(f"{server}/gradio_api/{route}", content=json.dumps(call))
+    assert response.status_code == 400, response.text
+    assert response.json()["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("route", ["run/predict", "cancel", "reset", "queue/join", "call/v2/predict"])
+def test_a_call_of_megabytes_is_refused(server, route):
+    """Parsing 19 MB of `[],` took 14 s of the event loop."""
+    body = b'{"data":[' + b"[]," * 100_000 + b"0]}"
+    response = httpx.post(f"{server}/gradio_api/{route}", content=body)
+    assert response.status_code == 413
+    assert response.json()["code"] == "too_large"
+
+
+def test_a_session_hash_is_a_short_word(server):
+    """Sessions are remembered: ten of 10 MB each would be too."""
+    for hash_ in ("a" * 65, "a b", "a\nb", 5, ["a"]):
+        response = httpx.post(f"{server}/gradio_api/queue/join", json={"data": [], "session_hash": hash_})
+        assert response.status_code == 400
+        assert "session_hash" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/?page=nowhere", {}),
+        ("GET", "/", {"X-Forwarded-Host": "x:y"}),
+        ("GET", "/config", {"X-Gradio-Server": "http://localhost:x"}),
+        ("POST", "/gradio_api/call/v2/nowhere", {}),
+        ("POST", "/gradio_api/call/v2/predict", {}),
+        ("POST", "/gradio_api/run/nowhere", {}),
+        ("POST", "/gradio_api/upload", {"Content-Type": "multipart/form-data; boundary=" + "b" * 300}),
+        ("POST", "/gradio_api/upload", {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}),
+        ("POST", "/gradio_api/upload", {}),
+    ],
+)
+def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method, path, headers):
+    """Never a 5xx, and every error in our shape."""
+    content = (
+        b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--x--\r\n' if "upload" in path else b"{}"
+    )
+    response = httpx.request(method, server + path, headers=headers, content=content)
+    assert response.status_code < 500, response.text
+    if response.status_code >= 400:
+        assert set(response.json()) == {"error", "code", "request_id"}
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/predict/", "/v2/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
+)
+def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
+    """And nothing of the path comes back."""
+    response = httpx.get(server + path)
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
+    assert "passwd" not in response.text
+
+
+def test_odd_ranges_of_an_uploaded_file_are_no_5xx(server):
+    """Range headers are parsed by hand in Gradio."""
+    files = {"files": ("a.png", encoded(noise()))}
+    (path,) = httpx.post(f"{server}/gradio_api/upload", files=files).json()
+    for wanted in ("bytes=1-2-3", "bytes=0-1,2-3", "bytes=--", "bytes=²-³".encode(), "bytes=" + "9" * 5000 + "-"):
+        response = httpx.get(f"{server}/gradio_api/file={path}", headers={"Range": wanted})
+        assert response.status_code < 500
+
+
+@pytest.mark.parametrize("value", ["+1", " 1", "1_0", "\uff11", "\u0661", "1e0", "0x1", "true", "[1]", "--1"])
+def test_a_number_is_written_with_plain_digits(api, value):
+    """What Python's int() takes beyond digits is a guess about what the caller meant."""
+    response = api.post(
+        "/predict", files={"image": (ROOT / "examples" / "cat.jpg").read_bytes()}, data={"top_k": value}
+    )
+    assert response.status_code == 422
+    assert response.json()["code"] == "bad_parameter"
+
+
+def test_x_gradio_server_does_not_make_the_page_name_another_host(server):
+    """Every address in the configuration is this server's."""
+    text = httpx.get(f"{server}/config", headers={"X-Gradio-Server": "http://evil.example"}).text
+    assert "evil.example" not in text
+
+
+# --- what stays on disk -----------------------------------------------------------------------------------------------
+
+
+def test_old_uploads_are_swept_and_young_ones_stay(tmp_path):
+    """By age, whoever wrote them; empty folders go too."""
+    long_ago = (time.time() - 100,) * 2
+    for name in ("old/a.png", "tmp_cut_off", "young/b.png", "other/d.png"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+        if "young" not in name:
+            os.utime(file, long_ago)
+    (tmp_path / "just made").mkdir()
+    (tmp_path / "outside").symlink_to(ROOT / "examples")
+    os.utime(tmp_path / "outside", long_ago, follow_symlinks=False)
+    sweep(tmp_path, max_age_seconds=60)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"young/b.png"}
+    assert (tmp_path / "just made").exists()
+    assert not (tmp_path / "outside").is_symlink()
+    assert len(list((ROOT / "examples").iterdir())) == 11, "what a link points to is not ours to delete"
+    sweep(Path(tmp_path / "never made"), max_age_seconds=60)
+
+
+def test_an_upload_that_cannot_be_deleted_keeps_no_other(tmp_path, monkeypatch):
+    """Such as one that another user's server left in the same folder."""
+    for name in "abc":
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    unlink = Path.unlink
+
+    def unlink_own(path: Path, **more: bool) -> None:
+        if path.name == "b":
+            raise PermissionError
+        unlink(path, **more)
+
+    monkeypatch.setattr(Path, "unlink", unlink_own)
+    sweep(tmp_path, max_age_seconds=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_running_server_sweeps_what_an_earlier_one_left(tmp_path, monkeypatch):
+    """An upload cut off by a crash does not stay for good."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # set by the app; restored afterwards
+    from fastapi.testclient import TestClient
+
+    from app import create_app
+    from cifar.settings import Settings
+
+    left_over = tmp_path / "tmp123"
+    left_over.write_bytes(b"x")
+    os.utime(left_over, (1, 1))
+    application = create_app(Settings(uploads=tmp_path))
+    with TestClient(application):
+        deadline = time.monotonic() + 20
+        while left_over.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not left_over.exists()
+
+
+def test_every_error_has_a_code_and_a_status_of_its_kind():
+    """The tree in `errors.py` is what its docstring draws."""
+    import cifar.errors
+
+    rows = re.findall(r"(\w+) +(\d{3})  (\w+)", cifar.errors.__doc__)
+    drawn = {name: (code, int(status)) for name, status, code in rows}
+    classes = [kind for kind in vars(cifar.errors).values() if isinstance(kind, type) and issubclass(kind, CifarError)]
+    served = {kind.__name__: (kind.code, kind.status) for kind in classes}
+    command_line = {name for name in served if f"{name} " in cifar.errors.__doc__} - set(drawn)
+    assert command_line == {
+        "BulkError",
+        "DataError",
+        "KeysError",
+        "TrainingError",
+        "ExportError",
+        "RecordsError",
+        "SettingsError",
+    }
+    assert drawn == {name: entry for name, entry in served.items() if name not in command_line}

@@ -1,0 +1,267 @@
+"""`cifar.training.export.write` and `source`: from a Keras model to a version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.pictures import encoded, noise
+
+from cifar import CLASS_NAMES
+from cifar.cli.main import main
+from cifar.errors import ExportError
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry
+from cifar.settings import ROOT
+from cifar.training.export import write as export_module
+from cifar.training.export.source import read_source
+from cifar.training.export.write import export
+from cifar.training.network.architectures import build_model
+
+KERAS2 = ROOT / "tests" / "data"
+
+
+@pytest.fixture
+def tutorial(settings):
+    """An untrained tutorial network, saved as `.keras`, ready to export."""
+    keras.utils.set_random_seed(3)
+    path = settings.registry.parent / "model.keras"
+    build_model("tutorial", 10).save(path)
+    return read_source(path, settings)
+
+
+def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
+    """Floats, bytes of pixels and encoded files: one network, one answer, for one image as for seven."""
+    version = export(tutorial, settings.registry, "net")
+    signatures = tf.saved_model.load(str(version.path)).signatures
+    files = [encoded(noise(32, 32, seed=i)) for i in range(7)]
+    images = np.stack([np.asarray(noise(32, 32, seed=i)) for i in range(7)])
+    by_pixels = signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
+    by_floats = signatures["serving_default"](input_image=tf.constant(images / np.float32(255)))[
+        "probabilities"
+    ].numpy()
+    by_files = signatures["serving_bytes"](image_bytes=tf.constant(files))
+    one = signatures["serving_uint8"](image=tf.constant(images[3:4]))["probabilities"].numpy()
+    np.testing.assert_allclose(by_floats, by_pixels, atol=1e-6)
+    np.testing.assert_allclose(by_files["probabilities"].numpy(), by_pixels, atol=1e-6)
+    np.testing.assert_allclose(one[0], by_pixels[3], atol=1e-6)
+    assert [name.decode() for name in by_files["classes"].numpy()[6]] == list(CLASS_NAMES)
+
+
+def test_other_classes_take_a_models_place_only_by_its_name(small_version, monkeypatch, capsys):
+    """Callers of a running service must not get circles and stars from one day to the next because of a name forgotten."""
+    monkeypatch.setenv("CIFAR_REGISTRY", str(small_version.path.parent.parent))
+    monkeypatch.setenv("CIFAR_MODEL_NAME", "shapes")
+    file = str(KERAS2 / "keras2_64px_3classes_logits.h5")
+    assert main(["export", file, "--logits", "--classes", "ant,bee,cow"]) == 1
+    words = capsys.readouterr().err
+    assert "shapes tells 3 classes (circle, square, star) apart, and this model 3 classes (ant, bee, cow)" in words
+    assert "--name ant-bee-cow. If it shall take that one's place: --name shapes" in words
+    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    out, words = capsys.readouterr()
+    assert out.endswith("/shapes/2\n")
+    assert "It is the stable version, so it answers everybody." in words
+    monkeypatch.setenv("MODEL_VERSION", "1")
+    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    assert "Version 1 goes on answering" in capsys.readouterr().err, "it is pinned"
+    monkeypatch.delenv("MODEL_VERSION")
+    assert main(["export", file, "--logits", "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
+    for number in (2, 3, 4):
+        shutil.rmtree(small_version.path.parent / str(number))
+
+
+def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings, tutorial):
+    """TensorFlow's decoder and resampling are not Pillow's, but an answer moves by less than a hundredth."""
+    version = export(tutorial, settings.registry, "net")
+    payload = encoded(noise(20, 20).resize((200, 150)), "JPEG", quality=95)
+    signature = tf.saved_model.load(str(version.path)).signatures["serving_bytes"]
+    in_graph = signature(image_bytes=tf.constant([payload]))["probabilities"].numpy()
+    from cifar.images.decode import preprocess
+
+    pixels = preprocess(payload, height=32, width=32, channels=3, max_pixels=10**6)
+    np.testing.assert_allclose(Predictor.load(version).probabilities(pixels[None]), in_graph, atol=0.01)
+
+
+def test_the_manifest_says_what_serving_and_a_reader_need(settings, tutorial):
+    """Names, sizes, signatures, parity, library versions, and the checksum of every file."""
+    version = export(tutorial, settings.registry, "net")
+    manifest = json.loads((version.path / "manifest.json").read_text())
+    assert manifest["class_names"] == list(CLASS_NAMES)
+    assert manifest["image"] == {"height": 32, "width": 32, "channels": 3}
+    assert manifest["signatures"]["serving_uint8"]["inputs"] == {
+        "image": {"dtype": "uint8", "shape": [None, 32, 32, 3]}
+    }
+    assert manifest["signatures"]["serving_bytes"]["outputs"]["classes"] == {"dtype": "string", "shape": [None, 10]}
+    assert manifest["parity"]["images"] == 10
+    assert manifest["parity"]["max_abs_difference"] < 1e-5
+    assert manifest["parity"]["litert_max_abs_difference"] < 1e-5
+    assert "assets.extra/model.tflite" in manifest["files"]
+    assert manifest["libraries"]["keras"] == keras.__version__
+    version.verify()
+
+
+def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
+    """The next number is one more than any in use, finished or not."""
+    first = export(tutorial, settings.registry, "net")
+    before = (first.path / "manifest.json").read_bytes()
+    (settings.registry / "net" / "4").mkdir()
+    assert export(tutorial, settings.registry, "net").number == 5
+    assert (first.path / "manifest.json").read_bytes() == before
+
+
+def test_a_number_taken_meanwhile_is_left_to_its_owner(settings, tutorial, monkeypatch):
+    """Two exports at once get two versions."""
+    numbers = iter([1, 1, 2])
+    monkeypatch.setattr(export_module, "_next_number", lambda _: next(numbers))
+    assert export(tutorial, settings.registry, "net").number == 1
+    assert export(tutorial, settings.registry, "net").number == 2
+    assert Registry(settings.registry, "net").numbers() == [1, 2]
+
+
+def test_an_export_that_disagrees_leaves_no_version_and_says_where(settings, tutorial, monkeypatch):
+    """A SavedModel that answers otherwise than the model is named by image and difference, and removed."""
+    keras.utils.set_random_seed(99)
+    other = build_model("tutorial", 10)
+    write = export_module._write_saved_model
+
+    def write_another_model(source, folder):
+        write(type(source)(**{**source.__dict__, "model": other}), folder)
+
+    monkeypatch.setattr(export_module, "_write_saved_model", write_another_model)
+    with pytest.raises(ExportError, match=r"serving_uint8 differs from the model by 0\.\d+ on .*\.jpg; at most 5e-05"):
+        export(tutorial, settings.registry, "net")
+    assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monkeypatch):
+    """Whatever stops an export, the registry is as before."""
+
+    def crash(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(export_module, "sha256", crash)
+    with pytest.raises(OSError, match="No space left"):
+        export(tutorial, settings.registry, "net")
+    assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_litert_file_that_disagrees_leaves_no_version(settings, tutorial, monkeypatch):
+    """Each engine is held to the same tolerance."""
+    monkeypatch.setattr(export_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
+    with pytest.raises(ExportError, match="LiteRT file differs from the model by nan"):
+        export(tutorial, settings.registry, "net")
+    assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):
+    """A Fourier transform of two dimensions is no LiteRT operation here; the version is whole without the file."""
+    pixels = keras.Input((8, 8, 3))
+    spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
+    keras.Model(pixels, outputs).save(tmp_path / "model.keras")
+    version = export(
+        read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c")), settings.registry, "fourier"
+    )
+    assert version.manifest.parity["litert_max_abs_difference"] is None
+    predictor = Predictor.load(version)
+    assert predictor.engine == "tensorflow"
+    assert predictor.predict(np.zeros((1, 8, 8, 3), np.uint8), top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "size"),
+    [
+        ("keras2_tutorial.h5", {}, 32),
+        ("keras2_64px_3classes_logits.h5", {"class_names": ("circle", "square", "star"), "logits": True}, 64),
+    ],
+)
+def test_a_file_by_keras_2_answers_as_keras_2_did(settings, file, options, size):
+    """Slashes in names, gone arguments, inputs in [0, 1]: exported, it gives the answers Keras 2 gave."""
+    version = export(read_source(KERAS2 / file, settings, **options), settings.registry, "old")
+    with np.load(KERAS2 / "keras2_answers.npz") as answers:
+        images = answers["images"][:, :: 64 // size, :: 64 // size]
+        expected = answers[file.removesuffix(".h5")]
+    if options.get("logits"):
+        expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(Predictor.load(version).probabilities(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("input_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_range):
+    """A model that wants [-1, 1] gets it, from uint8 pixels, in either file format."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
+    )
+    path = tmp_path / f"model{suffix}"
+    model.save(path)
+    source = read_source(path, settings, class_names=("a", "b", "c", "d"), input_range=input_range)
+    version = export(source, settings.registry, "grey")
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    low, high = input_range
+    expected = model(images / np.float32(255) * (high - low) + low).numpy()
+    np.testing.assert_allclose(Predictor.load(version).probabilities(images), expected, atol=1e-5)
+
+
+def test_class_names_are_asked_for_when_they_cannot_be_known(settings):
+    """Three outputs have no names of their own."""
+    with pytest.raises(ExportError, match=r"3 classes and no names .* --classes"):
+        read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings)
+    with pytest.raises(ExportError, match="3 outputs; 2 class names were given"):
+        read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b"))
+
+
+def test_logits_are_found_out(settings):
+    """Outputs that are no probabilities are not served as such."""
+    source = read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b", "c"))
+    with pytest.raises(ExportError, match="--logits"):
+        export(source, settings.registry, "net")
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (
+            [keras.layers.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)],
+            "fixed sizes",
+        ),
+        ([keras.layers.Input((8,)), keras.layers.Dense(4)], "height, width"),
+        ([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)], "classes"),
+        ([keras.layers.Input((8, 8, 4)), keras.layers.Flatten(), keras.layers.Dense(4)], "1 or 3 channels"),
+    ],
+    ids=["free_size", "no_image", "no_classes", "four_channels"],
+)
+def test_a_model_that_is_no_image_classifier_is_refused_with_its_shape(settings, tmp_path, layers, words):
+    """The sentence says what was expected and what came."""
+    path = tmp_path / "model.keras"
+    keras.Sequential(layers).save(path)
+    with pytest.raises(ExportError, match=words):
+        read_source(path, settings, class_names=("a", "b", "c", "d"))
+
+
+def test_a_model_that_answers_nan_is_refused(settings, tmp_path):
+    """A failed training ends here."""
+    model = build_model("tutorial", 10)
+    weights = [np.full_like(weight, np.nan) for weight in model.get_weights()]
+    model.set_weights(weights)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ExportError, match="NaN"):
+        export(read_source(tmp_path / "model.keras", settings), settings.registry, "net")
+
+
+def test_a_file_that_is_no_model_is_refused(settings, tmp_path):
+    """A wrong file, a missing file, an unfinished run: each its own sentence."""
+    (tmp_path / "model.keras").write_bytes(b"no zip")
+    (tmp_path / "model.h5").write_bytes(b"no hdf5")
+    for name in ("model.keras", "model.h5"):
+        with pytest.raises(ExportError, match="Keras cannot load"):
+            read_source(tmp_path / name, settings)
+    with pytest.raises(ExportError, match="not there"):
+        read_source(tmp_path / "gone.keras", settings)
+    with pytest.raises(ExportError, match=r"no run folder: it has no config\.json"):
+        read_source(tmp_path, settings)

@@ -1,0 +1,137 @@
+"""`cifar.models.predictor`: one loaded version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar.errors import BadParameter, VersionUnusable
+from cifar.models.engines import LITERT_FILE
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry, Version
+from cifar.settings import ROOT, Settings
+
+
+def load(engine: str) -> Predictor:
+    settings = Settings()
+    return Predictor.load(Registry(settings.registry, settings.model_name).get(1), engine)
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "litert"])
+def predictor(request) -> Predictor:
+    """The shipped version on each engine."""
+    return load(request.param)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+
+
+def test_probabilities_add_to_one(predictor, images):
+    """A row is a distribution over the classes."""
+    probabilities = predictor.probabilities(images)
+    assert probabilities.shape == (24, 10)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_top_k_is_sorted_and_class_scores_keep_the_classes_order(predictor, images):
+    """The first label is the most probable one."""
+    (prediction,) = predictor.predict(images[:1], top_k=4)
+    scores = [score for _, score in prediction.top_k]
+    assert len(scores) == 4
+    assert scores == sorted(prediction.class_scores.values(), reverse=True)[:4]
+    assert list(prediction.class_scores) == predictor.class_names
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 11])
+def test_top_k_out_of_range_is_refused(predictor, images, top_k):
+    """The sentence gives the range."""
+    with pytest.raises(BadParameter, match="from 1 to 10"):
+        predictor.predict(images, top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 64, 64, 3), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ],
+    ids=["floats", "no_batch", "other_size", "channels_first", "empty"],
+)
+def test_another_dtype_or_shape_is_refused(predictor, wrong):
+    """Floats in [0, 1] would be cut to black and still be answered."""
+    with pytest.raises(BadParameter, match=r"Expected uint8 images of shape \(n, 32, 32, 3\)"):
+        predictor.probabilities(wrong)
+
+
+def test_threads_share_one_predictor_and_get_their_own_answers(predictor, images):
+    """Each of 200 answers from 8 threads is the one for its image."""
+    alone = [predictor.probabilities(image[None])[0] for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: predictor.probabilities(images[i % 24][None])[0], range(200)))
+    for i, answer in enumerate(together):
+        np.testing.assert_allclose(answer, alone[i % 24], atol=1e-6)
+
+
+def test_a_changed_version_is_not_loaded(tmp_path, small_version):
+    """Checksums are compared before TensorFlow sees a byte."""
+    folder = tmp_path / "shapes" / "1"
+    shutil.copytree(small_version.path, folder)
+    (folder / "saved_model.pb").write_bytes(b"not a graph")
+    with pytest.raises(VersionUnusable, match="not the file that was exported"):
+        Predictor.load(Registry(tmp_path, "shapes").get(1))
+
+
+def test_both_engines_give_the_same_answers(images):
+    """Within the tolerance that the export states."""
+    np.testing.assert_allclose(
+        load("litert").probabilities(images), load("tensorflow").probabilities(images), atol=5e-5
+    )
+
+
+def test_auto_takes_litert_where_the_version_has_its_file(tmp_path, small_version):
+    """And TensorFlow for a version without one, such as a network with operations that LiteRT lacks."""
+    assert load("auto").engine == "litert"
+    without = copy_without_litert(tmp_path, small_version)
+    assert Predictor.load(without, "auto").engine == "tensorflow"
+    with pytest.raises(VersionUnusable, match="but litert cannot run it"):
+        Predictor.load(without, "litert")
+
+
+def copy_without_litert(root: Path, version: Version) -> Version:
+    """The same version as an export that found no LiteRT for it would have left it."""
+    folder = root / "shapes" / "1"
+    shutil.copytree(version.path, folder, ignore=shutil.ignore_patterns("assets.extra"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"][LITERT_FILE]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Registry(root, "shapes").get(1)
+
+
+def test_serving_with_litert_imports_no_tensorflow():
+    """Where memory counts, TensorFlow need not even be installed: a fresh interpreter answers without it."""
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"  # as if they were not installed
+        "from cifar.cli.main import main; sys.exit(main(['predict', 'examples/cat.jpg']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[1] == "cat"
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    """The sentence says what to do."""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(VersionUnusable, match=r"engine tensorflow is not installed .* CIFAR_ENGINE=auto"):
+        load("tensorflow")

@@ -1,0 +1,348 @@
+"""`cifar.models.rollout`: labels, traffic and promotions, as files that a crash cannot leave half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from scipy.stats import chisquare
+from support.two_versions import write_two_versions
+
+from cifar.cli.main import main
+from cifar.errors import (
+    BadParameter,
+    CifarError,
+    LabelNotFound,
+    NothingToRollBack,
+    RegistryReadOnly,
+    RoutingChanged,
+    VersionNotFound,
+    VersionUnusable,
+)
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry
+from cifar.models.rollout import Routing, RoutingLog, Split, shadow_split, traffic_split
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.settings import ROOT, Settings
+
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def log(tmp_path) -> RoutingLog:
+    """The routing of two versions of the tutorial's network, never changed."""
+    return RoutingLog(Registry(write_two_versions(tmp_path), "cifar_classifier"))
+
+
+def nothing(_: object) -> None:
+    """Takes any version for one that loads."""
+
+
+def test_without_any_change_the_highest_version_answers_everybody(log):
+    """As it was before there was routing."""
+    now = log.now()
+    assert (now.revision, now.labels, now.traffic) == (0, {"stable": 2}, {"stable": 100})
+    assert log.changes() == []
+
+
+def test_a_promotion_and_its_way_back_are_remembered_with_who_and_when(log):
+    """Two up, two down; then there is nothing left to take back."""
+    for number in (1, 2):
+        log.promote(number, by="ada", prove=nothing)
+    assert log.now().history == [2, 1]
+    assert [log.rollback(by="bob", prove=nothing).stable for _ in range(2)] == [1, 2]
+    with pytest.raises(NothingToRollBack, match="Version 2 was not promoted over another one"):
+        log.rollback(by="bob", prove=nothing)
+    assert [(change.by, change.action) for change in log.changes()] == [
+        ("ada", "promote 1"),
+        ("ada", "promote 2"),
+        ("bob", "rollback to 1"),
+        ("bob", "rollback to 2"),
+    ]
+    assert all(change.at.endswith("+00:00") for change in log.changes())
+
+
+def test_a_canary_gets_its_share_and_a_promotion_ends_it(log):
+    """The promoted version gives up its other name, and answers everybody."""
+    log.promote(1, by="ada", prove=nothing)
+    log.label("canary", 2, by="ada")
+    now = log.split({"stable": 90, "canary": 10}, shadow={"canary": 20}, by="ada")
+    assert (now.traffic, now.shadow, now.live) == ({"stable": 90, "canary": 10}, {"canary": 20}, [1, 2])
+    with pytest.raises(BadParameter, match="canary has traffic"):
+        log.label("canary", None, by="ada")
+    now = log.promote(2, by="ada", prove=nothing)
+    assert (now.labels, now.traffic, now.shadow) == ({"stable": 2}, {"stable": 100}, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (lambda log: log.split({"stable": 90, "canary": 9}, by="x"), BadParameter, "add to 100 percent; .* is 99"),
+        (lambda log: log.split({"stable": 110, "canary": -10}, by="x"), BadParameter, "from 0 to 100"),
+        (lambda log: log.split({"stable": 90, "blue": 10}, by="x"), LabelNotFound, "no label 'blue'; .*stable, canary"),
+        (lambda log: log.split({"stable": 100}, shadow={"stable": 5}, by="x"), BadParameter, "compared with"),
+        (lambda log: log.label("blue", 9, by="x"), VersionNotFound, "no version 9; there are: 1, 2"),
+        (lambda log: log.label("Blue!", 1, by="x"), BadParameter, "small letters"),
+        (lambda log: log.label("stable", 1, by="x"), BadParameter, "promote"),
+        (lambda log: log.label("blue", None, by="x"), LabelNotFound, "no label 'blue'"),
+        (lambda log: log.promote(9, by="x", prove=nothing), VersionNotFound, "no version 9"),
+    ],
+)
+def test_what_cannot_be_changes_nothing_and_says_why(log, change, error, sentence):
+    """The state is as before, and so is the log."""
+    log.label("canary", 1, by="ada")
+    before = log.changes()
+    with pytest.raises(error, match=sentence):
+        change(log)
+    assert log.changes() == before
+
+
+def test_a_version_that_cannot_be_loaded_is_not_promoted(log):
+    """Its file is another one; the command line says so and exits with 1."""
+    (log.registry.base / "1" / "saved_model.pb").write_bytes(b"x")
+    with pytest.raises(VersionUnusable, match="not the file that was exported"):
+        log.promote(1, by="ada", prove=Predictor.load)
+    assert log.now().revision == 0
+
+
+def test_of_two_changes_at_once_one_is_made_and_the_other_refused(log):
+    """Sixteen at once, ten times: the revisions count up by one, and who lost is told to look."""
+    outcomes: Counter[str] = Counter()
+
+    def promote(number: int) -> None:
+        try:
+            log.promote(number, by=f"caller {number}", prove=nothing)
+            outcomes["made"] += 1
+        except RoutingChanged:
+            outcomes["refused"] += 1
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(10):
+            list(pool.map(promote, [1, 2] * 8))
+    revisions = [change.revision for change in log.changes()]
+    assert revisions == list(range(1, outcomes["made"] + 1))
+    assert outcomes["made"] + outcomes["refused"] == 160
+    assert list(log.folder.glob(".*")) == []
+
+
+STEPS = ("write", "fsync", "link", "unlink")
+_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from cifar.models import rollout as routing
+from cifar.models.registry import Registry
+
+step, registry = sys.argv[1:]
+def dying(function):
+    def die(*args, **kwargs):
+        result = function(*args, **kwargs) if step == "link" else None
+        os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return die
+if step == "write":
+    Path.open = dying(Path.open)
+elif step == "unlink":
+    Path.unlink = dying(Path.unlink)
+else:
+    setattr(os, step, dying(getattr(os, step)))
+routing.RoutingLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", prove=lambda _: None)
+"""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_writer_killed_at_any_step_leaves_the_old_state_or_the_new(log, step):
+    """Never a state between, and the next change is not in its way."""
+    killed = subprocess.run([sys.executable, "-c", _WRITER, step, str(log.registry.base.parent)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert log.now().stable == (1 if step in {"link", "unlink"} else 2)
+    assert log.promote(1, by="ada", prove=nothing).stable == 1
+    assert log.changes()[-1].by == "ada"
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_still_read(log):
+    """As in a container that mounts the models read-only."""
+    log.promote(1, by="ada", prove=nothing)
+    code = (
+        "import os, sys; from pathlib import Path; from cifar.models.registry import Registry; from cifar.models.rollout import RoutingLog\n"
+        "os.setuid(65534)\n"
+        "log = RoutingLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.now().stable)\n"
+        "log.promote(2, by='x', prove=lambda _: None)"
+    )
+    if os.getuid() != 0:
+        log.folder.chmod(0o555)
+        with pytest.raises(RegistryReadOnly, match="cannot be written"):
+            log.promote(2, by="x", prove=nothing)
+        return
+    for folder in [log.folder, *log.folder.parents][:-1]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(log.registry.base.parent)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "1\n", result.stderr
+    assert "RegistryReadOnly: The routing cannot be changed here: cifar_classifier/.routing" in result.stderr
+
+
+def test_a_damaged_change_names_its_file(log):
+    """Somebody edited it; the sentence says how to go back."""
+    log.promote(1, by="ada", prove=nothing)
+    (log.folder / "1.json").write_text("{}")
+    with pytest.raises(VersionUnusable, match=r"\.routing/1\.json is no usable routing"):
+        log.now()
+
+
+def test_a_pinned_version_is_stable_whatever_was_promoted(log):
+    """The operator's setting wins, and a promotion that would have no effect is refused."""
+    log.promote(1, by="ada", prove=nothing)
+    pinned = RoutingLog(log.registry, pinned=2)
+    assert pinned.now().stable == 2
+    with pytest.raises(BadParameter, match="pinned by CIFAR_MODEL_VERSION"):
+        pinned.promote(1, by="ada", prove=nothing)
+    pinned.label("canary", 2, by="ada")
+    assert log.now().labels == {"stable": 1, "canary": 2}, "the pin is not written down"
+
+
+USERS = [f"user {i}" for i in range(20_000)]
+
+
+@pytest.mark.parametrize("shares", [{"stable": 90, "canary": 10}, {"stable": 50, "a": 30, "b": 20}])
+def test_users_are_split_as_asked_and_each_one_always_alike(shares):
+    """Chi-square over 20,000 users; a second split with the same key sends each to the same place."""
+    numbers = dict(zip(shares, range(1, 9), strict=False))
+    split = Split({numbers[label]: share for label, share in shares.items()}, KEY)
+    chosen = [split(user) for user in USERS]
+    counts = Counter(chosen)
+    expected = [len(USERS) * share / 100 for share in shares.values()]
+    assert chisquare([counts[numbers[label]] for label in shares], expected).pvalue > 0.001
+    again = Split({numbers[label]: share for label, share in shares.items()}, KEY)
+    assert [again(user) for user in USERS] == chosen
+    other = Split({numbers[label]: share for label, share in shares.items()}, b"o" * 32)
+    assert [other(user) for user in USERS] != chosen, "who does not know the key cannot tell"
+
+
+def test_a_canary_that_grows_keeps_the_users_it_had(log):
+    """Nobody goes back and forth while a version is rolled out."""
+    log.label("canary", 1, by="ada")
+    on_canary: set[str] = set()
+    for percent in (0, 5, 10, 50, 100):
+        routing = log.split({"canary": percent, "stable": 100 - percent}, by="ada")
+        choose = traffic_split(routing, KEY)
+        now = {user for user in USERS[:2000] if choose(user) == 1}
+        assert on_canary <= now
+        on_canary = now
+    assert len(on_canary) == 2000
+
+
+def cifar(capsys, *words: str) -> tuple[int, str, str]:
+    status = main(["models", *words])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_the_command_line_promotes_splits_and_shows_who_did_it(log, monkeypatch, capsys):
+    """The whole road, with real loading; data on stdout, words on stderr."""
+    monkeypatch.setenv("CIFAR_REGISTRY", str(log.registry.base.parent))
+    assert cifar(capsys, "promote", "1")[:2] == (0, "stable=100 (version 1)\n")
+    assert cifar(capsys, "label", "canary=2")[0] == 0
+    assert cifar(capsys, "traffic", "stable=90", "canary=10")[1] == "stable=90 (version 1) canary=10 (version 2)\n"
+    rows = [line.split("\t") for line in cifar(capsys, "list")[1].splitlines()]
+    assert [(row[0], *row[-2:]) for row in rows] == [
+        ("version", "labels", "traffic"),
+        ("1", "stable", "90"),
+        ("2", "canary", "10"),
+    ]
+    status, _, words = cifar(capsys, "traffic", "stable=90", "canary=5")
+    assert (status, words) == (1, "cifar: Traffic must add to 100 percent; stable=90 canary=5 is 95.\n")
+    assert cifar(capsys, "rollback")[1] == "stable=100 (version 2)\n"
+    changes = json.loads(cifar(capsys, "log", "--json")[1])
+    assert [change["action"] for change in changes] == [
+        "promote 1",
+        "label canary=2",
+        "traffic stable=90 canary=10",
+        "rollback to 2",
+    ]
+    assert all("@" in change["by"] for change in changes)
+
+
+def test_a_trial_that_tries_nothing_and_a_way_back_that_is_not_there_are_said(log, monkeypatch, capsys):
+    """A label on the stable version looks like a trial; and who cannot go back is told how to go anywhere."""
+    monkeypatch.setenv("CIFAR_REGISTRY", str(log.registry.base.parent))
+    status, _, words = cifar(capsys, "label", "canary=2")
+    assert (status, "canary is the stable version too, so it tries nothing" in words) == (0, True)
+    assert "tries nothing" not in cifar(capsys, "promote", "1")[2]
+    log.promote(2, by="ada", prove=nothing)
+    log.rollback(by="ada", prove=nothing)
+    log.rollback(by="ada", prove=nothing)
+    status, _, words = cifar(capsys, "rollback")
+    assert (status, "none to go back to. Any version can be promoted" in words) == (1, True)
+
+
+def test_a_stable_version_that_is_gone_is_said_with_the_way_out(log):
+    """Whoever deletes its folder is told why a number is asked for that nobody typed."""
+    log.promote(1, by="ada", prove=nothing)
+    shutil.rmtree(log.registry.base / "1")
+    with pytest.raises(VersionNotFound, match=r"has no version 1; there are: 2\. It was made stable; make another"):
+        log.stable_version()
+
+
+def test_wrong_use_of_the_command_line_exits_with_2():
+    """A label without a number is no change."""
+    for words in (["label", "canary"], ["traffic", "stable"], ["promote", "zero"], ["label"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["models", *words])
+        assert ended.value.code == 2
+
+
+def test_every_refusal_is_one_of_our_errors():
+    """Each has a status and a code to act on."""
+    for error in (LabelNotFound, RoutingChanged, NothingToRollBack, RegistryReadOnly):
+        assert issubclass(error, CifarError)
+        assert (error.status, error.code) != (CifarError.status, CifarError.code)
+
+
+def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
+    """TensorFlow Serving and our own list pass over it."""
+    log.promote(1, by="ada", prove=nothing)
+    assert log.registry.numbers() == [1, 2]
+    assert log.registry.problems() == {}
+    assert Path(log.folder).name.startswith(".")
+
+
+@pytest.mark.parametrize(
+    "change", [{"traffic": {"canary": 100}}, {"labels": {"canary": 1}}, {"traffic": {"stable": 90}}, {"revision": 7}]
+)
+def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_is(log, change):
+    """Written by hand, or a copy of another revision: a running server says so, keeps what it serves, and goes on looking."""
+    good = log.promote(1, by="ada", prove=nothing)
+    versions = LoadedVersions(log.registry, Settings(registry=log.registry.base.parent))
+    versions.load_default()
+    file = log.folder / "2.json"
+    file.write_text(good.model_copy(update={"revision": 2, **change}).model_dump_json())
+    versions.refresh()
+    why = "it is revision 7" if "revision" in change else "ValidationError"
+    assert versions.problem.startswith(f"cifar_classifier/.routing/2.json is no usable routing ({why})")
+    assert versions.choose("anybody") == 1
+    file.unlink()
+    log.promote(2, by="ada", prove=nothing)
+    versions.refresh()
+    assert versions.choose("anybody") == 2
+
+
+def test_a_shadow_of_two_labels_answers_the_larger_share_of_the_requests():
+    """Half of them for one label, a tenth for the other, of one version: half, not what came last."""
+    labels = {"stable": 1, "candidate": 2, "canary": 2}
+    for shadow in ({"candidate": 50, "canary": 10}, {"canary": 10, "candidate": 50}):
+        routing = Routing(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
+        split = shadow_split(routing, KEY)[2]
+        assert sum(split(f"request {at}") is not None for at in range(2000)) / 2000 == pytest.approx(0.5, abs=0.05)

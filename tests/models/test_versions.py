@@ -1,0 +1,214 @@
+"""`cifar.serving.inference.loaded` and `classify`: several versions, several callers, and what happens when loading fails."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client import REGISTRY
+from support.pictures import encoded, noise
+from support.servers import wait_until_ready
+from support.two_versions import write_two_versions
+
+from app import create_app
+from cifar.errors import NotReady, VersionNotFound, VersionUnusable
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry
+from cifar.models.rollout import RoutingLog
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.process.metrics import WORKERS_READY
+from cifar.settings import Settings
+
+
+@pytest.fixture
+def registry(tmp_path: Path, small_version) -> Registry:
+    """Versions 1 to 4 of one network."""
+    for number in range(1, 5):
+        folder = tmp_path / "shapes" / str(number)
+        shutil.copytree(small_version.path, folder)
+        manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Registry(tmp_path, "shapes")
+
+
+@pytest.fixture
+def versions(registry) -> LoadedVersions:
+    """Version 1 loaded as the default, room for two more."""
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=3, model_version=1))
+    versions.load_default()
+    return versions
+
+
+def test_a_version_is_loaded_once_and_kept(versions):
+    """The second caller does not wait."""
+    assert versions.get(2) is versions.get(2)
+    assert versions.get(None) is versions.get(1)
+
+
+def test_the_version_longest_unused_goes_first_and_the_default_never(versions):
+    """At most three in memory; a request in flight keeps its own alive, and then it is freed."""
+    two = weakref.ref(versions.get(2))
+    three = weakref.ref(versions.get(3))
+    assert versions.get(2) is two()
+    versions.get(4)
+    gc.collect()
+    assert three() is None
+    assert two() is not None
+    assert versions.get(1).predictor.version.number == 1
+
+
+def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
+    """Ten threads, one load."""
+    loads = []
+    load = Predictor.load
+    monkeypatch.setattr(Predictor, "load", lambda version, *_, **__: (loads.append(version.number), load(version))[1])
+    threads = [threading.Thread(target=versions.get, args=(3,)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [3]
+
+
+def test_until_the_default_is_loaded_nothing_is_answered(registry):
+    """Alive is not ready."""
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
+    with pytest.raises(NotReady):
+        versions.get(2)
+
+
+def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
+    """Changed after the start's check: the sentence is there for every probe, and grows no traceback."""
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
+    (registry.base / "1" / "saved_model.pb").write_bytes(b"x")
+    versions.load_default()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(VersionUnusable, match=r"shapes/1/saved_model\.pb is not the file") as caught:
+            versions.get()
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == 3
+
+
+def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
+    """A library that is missing must not look like a model that is slow."""
+
+    def fail(*_):
+        raise ImportError("no TensorFlow here")
+
+    monkeypatch.setattr(Predictor, "load", fail)
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
+    versions.load_default()
+    with pytest.raises(VersionUnusable, match="our side"):
+        versions.check_ready()
+
+
+def test_a_version_that_cannot_answer_is_not_ready(registry):
+    """Checksums are right, class names are not: found while warming up, not by the first user."""
+    file = registry.base / "2" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": ["circle", "square"]}))
+    with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
+        Predictor.load(registry.get(2))
+
+
+def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
+    """Over HTTP: the pinned default, another by number, one that is not there; and the page offers them."""
+    (registry.base / "3" / "saved_model.pb").write_bytes(b"x")
+    settings = Settings(registry=registry.base.parent, model_name="shapes", model_version=2, default_top_k=9)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+
+        def ask(**fields):
+            return client.post("/predict", files={"image": encoded(noise())}, data=fields)
+
+        assert ask().json()["model"] == {"name": "shapes", "version": 2}
+        assert len(ask().json()["top_k"]) == 3, "a default of nine labels becomes all three"
+        assert ask(version=4).json()["model"]["version"] == 4
+        assert ask(version=9).status_code == 404
+        broken = ask(version=3)
+        assert (broken.status_code, broken.json()["code"]) == (503, "version_unusable")
+        assert str(registry.base) not in broken.text
+        page_load = client.post("/gradio_api/run/predict", json={"data": [None], "fn_index": _load_event(client)})
+        choices = page_load.json()["data"][0]["choices"]
+        assert [number for _, number in choices] == ["", 4, 3, 2, 1], "and the one that answers this visitor"
+
+
+def _load_event(client: TestClient) -> int:
+    """The number of the event that runs when the page opens."""
+    dependencies = client.get("/config").json()["dependencies"]
+    return next(d["id"] for d in dependencies if any(target[1] == "load" for target in d["targets"]))
+
+
+def test_a_listed_origin_may_read_answers_errors_too(registry):
+    """What CIFAR_CORS_ORIGINS is for."""
+    settings = Settings(
+        registry=registry.base.parent, model_name="shapes", cors_origins=["https://a.example"], max_body_bytes=2048
+    )
+    client = TestClient(create_app(settings))
+    for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+        for response in (
+            client.get("/health", headers={"Origin": origin}),
+            client.post("/predict", content=b"x" * 3000, headers={"Origin": origin}),
+        ):
+            assert response.headers.get("access-control-allow-origin") == allowed
+
+
+def test_an_error_nobody_foresaw_is_a_500_with_an_id_and_no_details(registry, monkeypatch):
+    """The log has the trace; the caller has the id to ask about."""
+
+    class FailingClassifier(Classifier):
+        """Fails as a bug would."""
+
+        async def classify(self, *_, **__):
+            raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("app.Classifier", FailingClassifier)
+    settings = Settings(registry=registry.base.parent, model_name="shapes")
+    client = TestClient(create_app(settings), raise_server_exceptions=False)
+    response = client.post("/predict", files={"image": b"x"}, headers={"X-Request-ID": "case-7"})
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal_error"
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "case-7"
+    assert "secret" not in response.text
+    by_gradio = client.post("/gradio_api/run/predict", json={"data": [None, None, None]})
+    assert by_gradio.status_code == 500
+    assert "secret" not in by_gradio.text
+
+
+def test_an_unknown_version_is_not_loaded_from_anywhere(versions):
+    """Numbers name folders in the registry, and nothing else."""
+    for number in (0, -1, 99):
+        with pytest.raises(VersionNotFound):
+            versions.get(number)
+
+
+def test_a_process_that_a_promotion_made_ready_counts_as_ready(tmp_path):
+    """What was stable at the start could not be loaded: the next one is taken up by itself, and ends the alert on workers that are not ready."""
+    registry = Registry(write_two_versions(tmp_path), "cifar_classifier")
+    next((registry.base / "2").rglob("*.pb")).write_bytes(b"changed")
+    WORKERS_READY.set(0)
+    versions = LoadedVersions(registry, Settings(registry=tmp_path, registry_poll_seconds=0.05))
+    versions.load_default()
+    with pytest.raises(VersionUnusable):
+        versions.check_ready()
+    ended = threading.Event()
+    following = threading.Thread(target=versions.follow, args=[ended])
+    following.start()
+    try:
+        RoutingLog(registry).promote(1, by="ada", prove=lambda _: None)
+        deadline = time.monotonic() + 60
+        while not versions.ready:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        ended.set()
+        following.join()
+    assert REGISTRY.get_sample_value("cifar_workers_ready") == 1

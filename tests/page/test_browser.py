@@ -1,0 +1,249 @@
+"""The tab Classify in a real browser: what a person does, sees and reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from support.page_visits import EXAMPLES, WAIT_MS, expect_label, upload, visit
+from support.pictures import encoded, png_of_100_megapixels
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[Page]:
+    with visit(browser, server) as page:
+        yield page
+
+
+def test_an_uploaded_photo_is_answered_at_once(page):
+    """Label, bars, what the model saw, version and time, without pressing a button."""
+    upload(page, EXAMPLES / "ship.jpg")
+    expect_label(page, "ship")
+    expect(page.locator("#answer h2")).to_have_text("Almost certainly a ship.", use_inner_text=True)
+    expect(page.locator("#answer .bars li")).to_have_count(3)
+    seen = page.locator("#answer .seen")
+    expect(seen).to_contain_text("32 x 32 pixels")
+    expect(seen).to_contain_text(re.compile(r"version \d"))
+    expect(seen).to_contain_text(re.compile("ms in the model|answered before"))
+    expect(seen.locator("img")).to_be_visible()
+
+
+def test_nothing_of_the_programs_endpoints_shows_on_the_page(page):
+    """Their components are part of the page, hidden: a person has one place to put a photo."""
+    expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=WAIT_MS)
+    expect(page.locator("input[type=file]:not(#photo *):not(.many *)")).to_have_count(0)
+
+
+def test_the_description_of_the_api_needs_no_other_host(page, server):
+    """`/docs` is no blank page where no public network is reached, and nobody else's script runs in a visitor's session."""
+    page.goto(f"{server}/docs")
+    expect(page.locator(".opblock-summary-path", has_text="/predict").first).to_be_visible()
+
+
+def test_a_photo_can_be_dropped_on_the_page(page):
+    """Drag and drop, as the page invites to."""
+    content = list((EXAMPLES / "truck.jpg").read_bytes())
+    transfer = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "truck.jpg", {type: "image/jpeg"})); return data; }""",
+        content,
+    )
+    target = page.locator("#photo button").first
+    for event in ("dragenter", "dragover", "drop"):
+        target.dispatch_event(event, {"dataTransfer": transfer})
+    expect_label(page, "truck")
+
+
+def test_the_number_of_labels_follows_the_slider(page):
+    """From 1 to the number of classes, for the photo that is there."""
+    upload(page, EXAMPLES / "cat.jpg")
+    bars = page.locator("#answer .bars li")
+    expect(bars).to_have_count(3)
+    slider = page.locator("#top-k input[type=range]")
+    assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("1", "10")
+    slider.focus()
+    for _ in range(4):
+        slider.press("ArrowRight")
+    slider.dispatch_event("pointerup")
+    expect(bars).to_have_count(7)
+
+
+def test_the_number_of_labels_can_be_typed(page):
+    """The field beside the slider does the same."""
+    upload(page, EXAMPLES / "cat.jpg")
+    field = page.locator("#top-k input[type=number]")
+    field.fill("10")
+    field.press("Enter")
+    field.blur()
+    expect(page.locator("#answer .bars li")).to_have_count(10)
+
+
+def test_an_example_is_answered_by_a_click(page):
+    """There is one for each class."""
+    thumbnails = page.locator("#examples button")
+    expect(thumbnails).to_have_count(10)
+    thumbnails.nth(7).click()
+    expect_label(page, "horse")
+
+
+def test_a_bad_file_gets_the_sentence_of_the_api_in_place_and_the_page_stays_usable(page, tmp_path):
+    """The sentence stands where the answer would, and no broken frame where the photo would; the next photo is answered."""
+    (tmp_path / "bad.png").write_text("just text")
+    upload(page, tmp_path / "bad.png")
+    problem = page.get_by_role("alert").filter(has_text="whatever its name says")
+    expect(problem).to_be_visible()
+    expect(page.locator("#photo img")).to_be_hidden()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#photo img")).to_be_visible()
+    page.get_by_role("button", name="Remove Image").click()
+    expect(problem).to_be_hidden()
+    upload(page, EXAMPLES / "frog.jpg")
+    expect_label(page, "frog")
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["chosen", "dropped"])
+def test_a_file_that_is_no_image_by_its_name_is_told_so(page, dropped):
+    """A PDF, say: Gradio's front end drops it with a passing note of its own, which this page does not show."""
+    if dropped:
+        transfer = page.evaluate_handle(
+            """() => { const data = new DataTransfer();
+            data.items.add(new File(["%PDF"], "scan.pdf", {type: "application/pdf"})); return data; }"""
+        )
+        page.locator("#photo button").first.dispatch_event("drop", {"dataTransfer": transfer})
+    else:
+        page.set_input_files(
+            "#photo input[type=file]", [{"name": "scan.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}]
+        )
+    problem = page.locator("#page-problem")
+    expect(problem).to_contain_text("scan.pdf is not an image. Choose a JPEG", use_inner_text=True)
+    upload(page, EXAMPLES / "frog.jpg")
+    expect_label(page, "frog")
+    expect(problem).to_be_hidden()
+
+
+def test_a_bomb_gets_its_sentence(page, tmp_path):
+    """The browser cannot show it either; the sentence says why."""
+    (tmp_path / "bomb.png").write_bytes(png_of_100_megapixels())
+    upload(page, tmp_path / "bomb.png")
+    expect(page.get_by_role("alert").filter(has_text="megapixels")).to_be_visible()
+
+
+def test_a_still_from_the_camera_is_answered(page):
+    """Chromium's fake camera stands for a real one."""
+    page.context.grant_permissions(["camera"])
+    page.locator("#photo").get_by_label("Capture from camera").or_(
+        page.locator("#photo [aria-label*=ebcam]")
+    ).first.click()
+    access = page.get_by_text("Click to Access Webcam")
+    access.click()
+    page.locator("#photo video").wait_for()
+    page.wait_for_function("document.querySelector('#photo video').readyState >= 2")
+    page.locator(
+        "#photo .button-wrap button, #photo [aria-label='capture photo'], #photo [aria-label='Capture photo']"
+    ).first.click()
+    expect(page.locator("#answer .seen")).to_contain_text(re.compile(r"version \d"))
+
+
+def test_a_picture_in_the_clipboard_can_be_pasted(page):
+    """Copy in one window, paste in this one."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async bytes => { const png = new Blob([new Uint8Array(bytes)], {type: "image/png"});
+        await navigator.clipboard.write([new ClipboardItem({"image/png": png})]); }""",
+        list(encoded(Image.open(EXAMPLES / "deer.jpg"))),
+    )
+    page.get_by_role("button", name="Paste from clipboard").click()
+    expect_label(page, "deer")
+
+
+def test_why_lays_a_heat_map_over_the_photo(page):
+    """For the class whose button is pressed; the next photo takes it away."""
+    upload(page, EXAMPLES / "cat.jpg")
+    page.locator("#answer [data-why=airplane]").click()
+    heat = page.locator("#why img")
+    expect(heat).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#why h2")).to_have_text("Why airplane?", use_inner_text=True)
+    assert heat.evaluate("image => image.naturalWidth") == 32
+    page.locator("#examples button").nth(9).click()
+    expect_label(page, "truck")
+    expect(heat).to_have_count(0)
+
+
+def test_the_previous_answer_stays_until_the_next_is_there(page):
+    """A slow answer leaves no hole on the page."""
+    upload(page, EXAMPLES / "cat.jpg")
+    expect_label(page, "cat")
+    calls, held = [], []
+
+    def hold_the_second(route):  # the first fetches the example, the second asks about it
+        calls.append(route)
+        held.append(route) if len(calls) == 2 else route.continue_()
+
+    page.route("**/gradio_api/run/**", hold_the_second)
+    page.locator("#examples button").nth(7).click()
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        if held:
+            break
+    page.wait_for_timeout(300)
+    expect_label(page, "cat")
+    held[0].continue_()
+    expect_label(page, "horse")
+
+
+def test_a_photo_that_is_too_large_is_told_so_without_being_sent(page, tmp_path):
+    """The limit is the server's; the sentence stands on the page and goes with the next answer."""
+    file = tmp_path / "large.jpg"
+    file.write_bytes((EXAMPLES / "cat.jpg").read_bytes() + bytes(21 * 1024**2))
+    upload(page, file)
+    problem = page.locator("#page-problem")
+    expect(problem).to_have_text("The file exceeds 20 MB. Send a smaller image.", use_inner_text=True)
+    upload(page, EXAMPLES / "cat.jpg")
+    expect_label(page, "cat")
+    expect(problem).to_be_hidden()
+
+
+def test_a_server_that_does_not_answer_is_said_in_place(page):
+    """Not in a note that passes by."""
+    page.route("**/gradio_api/run/**", lambda route: route.abort())
+    upload(page, EXAMPLES / "cat.jpg")
+    expect(page.locator("#page-problem")).to_contain_text("The server does not answer.", timeout=WAIT_MS)
+
+
+def test_the_live_camera_is_answered_one_frame_at_a_time(page):
+    """Frames that come while one is under way are dropped; stopping stops."""
+    page.context.grant_permissions(["camera"])
+    under_way, most, sent = 0, 0, 0
+
+    def frame(route):
+        nonlocal under_way, most, sent
+        under_way, sent = under_way + 1, sent + 1
+        most = max(most, under_way)
+        response = route.fetch()
+        under_way -= 1
+        route.fulfill(response=response)
+
+    page.route("**/gradio_api/run/**", frame)
+    page.locator("[data-live=start]").click()
+    expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
+    expect(page.locator("#live .rate")).to_contain_text("frames a second", timeout=WAIT_MS)
+    page.wait_for_timeout(1500)
+    page.locator("[data-live=stop]").click()
+    expect(page.locator("#live video")).to_be_hidden()
+    page.wait_for_timeout(500)
+    seen = sent
+    page.wait_for_timeout(800)
+    assert (most, sent) == (1, seen)
+    assert sent >= 2
+
+
+def test_a_camera_that_may_not_be_used_gets_a_sentence(page):
+    """With what to do about it."""
+    page.evaluate("""() => {
+        navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotAllowedError"); };
+    }""")
+    page.locator("[data-live=start]").click()
+    expect(page.locator("#live [role=alert]")).to_contain_text("NotAllowedError. Allow it in the browser")

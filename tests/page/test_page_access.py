@@ -1,0 +1,196 @@
+"""The page for everybody: both languages, keyboard alone, screen readers, any width, light and dark."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+from support.page_visits import EXAMPLES, TABS, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
+
+FILES = sorted(EXAMPLES.glob("*.jpg"))
+NAMES = r"https?://\S+|[\w.-]+\.(jpg|md|zip|heic)|/docs|cifar_classifier|CIFAR Space|English|EXIF|uint8|ECE|UTC|MB|zip|CSV|JSON|gradio_client|@gradio/client|requests|JavaScript|Python|curl|MCP|s"
+"""What stays as it is in a Chinese text."""
+
+
+def fill_every_tab(page: Page) -> list[str]:
+    """Do on each tab what fills it; yields the tabs' names as it goes."""
+    upload(page, EXAMPLES / "cat.jpg")
+    expect_label(page, "cat")
+    page.locator("#answer [data-why=cat]").click()
+    expect(page.locator("#why img")).to_be_visible(timeout=WAIT_MS)
+    yield "classify"
+    open_tab(page, "batch")
+    choose_many(page, "batch", [*FILES, EXAMPLES / "README.md"])
+    expect(page.locator("#batch tbody tr")).to_have_count(11, timeout=WAIT_MS)
+    expect(page.locator("#batch .summary")).not_to_be_empty(timeout=WAIT_MS)
+    yield "batch"
+    open_tab(page, "compare")
+    choose_many(page, "compare", FILES[:3])
+    expect(page.locator("#compare .summary")).not_to_be_empty(timeout=WAIT_MS)
+    yield "compare"
+    open_tab(page, "model")
+    expect(page.locator("#model svg")).to_have_count(3, timeout=WAIT_MS)
+    yield "model"
+    open_tab(page, "ab")
+    expect(page.locator("#ab svg")).to_be_visible(timeout=WAIT_MS)
+    yield "ab"
+    open_tab(page, "code")
+    expect(page.locator("#code pre").first).to_be_visible(timeout=WAIT_MS)
+    yield "code"
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core calls serious or critical."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{v['id']}: {[n['html'][:120] for n in v['nodes']]}" for v in found if v["impact"] in {"serious", "critical"}
+    ]
+
+
+@pytest.fixture(scope="module")
+def server_of_2(two_version_server):
+    """The address at which the version with measurements can be chosen."""
+    return two_version_server
+
+
+def choose_version_2(page: Page) -> None:
+    """On the tab Model, where the plots are."""
+    open_tab(page, "model")
+    page.locator("#model-version input").click()
+    page.get_by_role("option", name="2").click()
+    expect(page.locator("#model svg")).to_have_count(3, timeout=WAIT_MS)
+    open_tab(page, "classify")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
+def test_axe_finds_nothing_serious_on_any_tab(browser, server_of_2, scheme, locale):
+    """Contrast, names, roles: filled, as people use them."""
+    with visit(browser, server_of_2, scheme=scheme, locale=locale) as page:
+        choose_version_2(page)
+        found = {tab: problems for tab in fill_every_tab(page) if (problems := serious(page))}
+        assert found == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "scheme", "locale"), [(390, "light", "en-US"), (390, "dark", "zh-CN"), (1600, "dark", "en-US")]
+)
+def test_no_tab_scrolls_sideways_at_any_width(browser, server_of_2, width, scheme, locale):
+    """From phone to wide screen; what is wide scrolls within itself. Text stands out from its background."""
+    with visit(browser, server_of_2, width=width, scheme=scheme, locale=locale) as page:
+        choose_version_2(page)
+        for tab in fill_every_tab(page):
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            brightness = page.evaluate(
+                """() => { const of = c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3;
+                return [of(getComputedStyle(document.querySelector('h1')).color), of(getComputedStyle(document.body).backgroundColor)]; }"""
+            )
+            assert abs(brightness[0] - brightness[1]) > 120
+            assert (brightness[1] < 128) == (scheme == "dark")
+
+
+@pytest.mark.slow
+def test_in_chinese_no_english_sentence_is_left_on_any_tab(browser, server_of_2):
+    """Whatever is visible, errors and Gradio's own words included; names of things stay."""
+    with visit(browser, server_of_2, locale="zh-CN") as page:
+        choose_version_2(page)
+        left = {}
+        for tab in fill_every_tab(page):
+            if tab == "batch":  # the error's own details follow the Chinese sentence in brackets
+                row = page.locator("#batch .failed")
+                assert row.inner_text().startswith("文件内容不是受支持的图像格式（")
+                row.evaluate("cell => cell.remove()")
+            texts = page.evaluate(
+                """() => [...document.querySelectorAll("body *")].filter(e => e.checkVisibility({checkOpacity: true})
+                  && !e.closest("pre, code, script, style, option, dd") && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+                  .map(e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join(" ").trim())"""
+            )
+            words = [re.findall(r"[A-Za-z]{2,}", re.sub(NAMES, "", text)) for text in texts]
+            left[tab] = [text for text, found in zip(texts, words, strict=True) if found]
+        assert {tab: texts for tab, texts in left.items() if texts} == {}
+        assert list(left) == list(TABS)
+
+
+def test_the_language_is_the_browsers_and_can_be_switched_without_losing_anything(browser, server):
+    """The choice is kept for the next visit; the answer stays on the page."""
+    with visit(browser, server, locale="zh-HK") as page:
+        upload(page, EXAMPLES / "cat.jpg")
+        expect_label(page, "cat")
+        expect(page.get_by_role("tab", name="识别").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.locator("#answer h2")).to_have_text(re.compile("猫"), use_inner_text=True)
+        page.get_by_role("button", name="English").click()
+        expect(page.get_by_role("tab", name="Classify").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.locator("#answer h2")).to_have_text(re.compile("cat"), use_inner_text=True)
+        expect(page.get_by_role("button", name="English")).to_have_attribute("aria-pressed", "true")
+        assert page.evaluate("document.documentElement.lang") == "en"
+        page.reload()
+        expect(page.get_by_role("tab", name="Classify").first).to_be_visible(timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize(("locale", "language"), [("de-DE", "en"), ("en-GB", "en"), ("zh-TW", "zh-CN")])
+def test_a_browser_of_another_language_gets_the_nearest(browser, server, locale, language):
+    """English for those we do not speak, our Chinese for all of China's."""
+    with visit(browser, server, locale=locale) as page:
+        expect(page.locator("html")).to_have_attribute("lang", language)
+        name = TABS["model"][language == "zh-CN"]
+        expect(page.get_by_role("tab", name=name).first).to_be_visible(timeout=WAIT_MS)
+
+
+def focused(page: Page) -> str:
+    return page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+
+
+def tab_to(page: Page, mark: str, most: int = 60) -> None:
+    """Press Tab until what has the focus is marked so."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if mark in focused(page):
+            return
+    pytest.fail(f"{mark} cannot be reached by Tab")
+
+
+def test_a_photo_is_classified_and_explained_by_keyboard_alone(browser, server):
+    """An example, its heat map, another language, another tab: no mouse."""
+    with visit(browser, server) as page:
+        tab_to(page, 'data-example="8"')
+        page.keyboard.press("Enter")
+        expect_label(page, "ship")
+        page.keyboard.press("Home")
+        page.evaluate("document.activeElement.blur()")
+        tab_to(page, 'data-why="ship"')
+        page.keyboard.press("Enter")
+        expect(page.locator("#why img")).to_be_visible(timeout=WAIT_MS)
+        page.evaluate("document.body.focus()")
+        tab_to(page, 'data-language="zh-CN"')
+        page.keyboard.press("Space")
+        expect(page.get_by_role("tab", name="批量").first).to_be_visible(timeout=WAIT_MS)
+
+
+def test_the_tabs_and_the_batch_are_reached_by_keyboard_alone(browser, server):
+    """Tab to the tabs, Enter opens one, Tab goes on to the file field."""
+    with visit(browser, server) as page:
+        tab_to(page, 'role="tab"')
+        for _ in range(10):
+            if "Batch" in focused(page):
+                break
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#batch .drop")).to_be_visible(timeout=WAIT_MS)
+        tab_to(page, ".heif")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Space")
+            page.wait_for_timeout(1000)
+            page.keyboard.press("Enter")  # Chromium does not take the first key after a tab was opened by one
+        chooser.value.set_files(FILES[:2])
+        expect(page.locator("#batch .summary")).to_contain_text("2 of 2 done", use_inner_text=True, timeout=WAIT_MS)
+
+
+def test_the_answer_is_told_to_screen_readers(browser, server):
+    """It comes without a click, so it is announced."""
+    with visit(browser, server) as page:
+        upload(page, EXAMPLES / "cat.jpg")
+        expect_label(page, "cat")
+        assert page.locator("#answer h2").evaluate("node => Boolean(node.closest('[aria-live], [role=status]'))")

@@ -1,0 +1,278 @@
+"""The tabs Batch and Compare in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from support.page_visits import EXAMPLES, WAIT_MS, choose_many, open_tab, visit
+
+FILES = sorted(EXAMPLES.glob("*.jpg"))
+
+
+@pytest.fixture
+def page(browser, two_version_server) -> Iterator[Page]:
+    with visit(browser, two_version_server) as page:
+        yield page
+
+
+def twenty_files(bad_one: bytes) -> list[dict]:
+    """Nineteen photos and, in their midst, one file that is none."""
+    photos = [(f"{place}-{file.name}", file.read_bytes()) for place in (1, 2) for file in FILES][:19]
+    photos.insert(9, ("bad.png", bad_one))
+    return [{"name": name, "mimeType": "image/jpeg", "buffer": content} for name, content in photos]
+
+
+def saved(page: Page, tab: str, kind: str) -> str:
+    with page.expect_download() as download:
+        page.locator(f"#{tab} [data-do={kind}]").click()
+    assert download.value.suggested_filename == f"cifar-{tab}.{kind}"
+    return download.value.path().read_text(encoding="utf-8")
+
+
+def finished(page: Page, tab: str, text: str) -> None:
+    expect(page.locator(f"#{tab} .summary")).to_contain_text(text, use_inner_text=True, timeout=WAIT_MS)
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#batch tbody th").all_inner_texts()
+
+
+def test_one_bad_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
+    """The other nineteen have label, score and thumbnail; the counts and both downloads say the same."""
+    open_tab(page, "batch")
+    choose_many(page, "batch", twenty_files(b"just text"))
+    finished(page, "batch", "20 of 20 done. 1 with an error.")
+    assert page.locator("#batch progress").evaluate("bar => [bar.value, bar.max]") == [20, 20]
+    rows = page.locator("#batch tbody tr")
+    expect(rows).to_have_count(20)
+    expect(rows.nth(9)).to_contain_text("bad.png")
+    expect(rows.nth(9)).to_contain_text("not an image in a supported format")
+    expect(rows.nth(0)).to_contain_text("airplane")
+    expect(page.locator("#batch tbody img")).to_have_count(19)
+    counts = page.locator("#batch .counts li")
+    expect(counts).to_have_count(11)
+    numbers = [int(text) for text in counts.locator(".score").all_inner_texts()]
+    assert sorted(numbers) == [1, 1, *[2] * 9]
+
+    table = list(csv.DictReader(io.StringIO(saved(page, "batch", "csv").removeprefix("\ufeff"))))
+    assert [row["name"] for row in table] == [file["name"] for file in twenty_files(b"")]
+    assert (table[0]["label"], table[0]["version"], table[0]["error"]) == ("airplane", "1", "")
+    assert "not an image" in table[9]["error"]
+    records = json.loads(saved(page, "batch", "json"))
+    assert [record.get("label", "") for record in records] == [row["label"] for row in table]
+    assert len(records[0]["top_k"]) == 3
+
+
+def test_bar_and_counts_are_complete_when_the_batch_says_that_it_is_done(page):
+    """What is drawn every quarter of a second is not behind the summary."""
+    open_tab(page, "batch")
+    page.evaluate("""() => {
+        const box = document.querySelector("#batch");
+        new MutationObserver(() => {
+            if (box.querySelector(".summary")?.textContent)
+                window.atTheEnd ??= [box.querySelector("progress").value, box.querySelectorAll(".counts li").length];
+        }).observe(box, { childList: true, subtree: true });
+    }""")
+    choose_many(page, "batch", [FILES[0]])
+    finished(page, "batch", "1 of 1 done.")
+    assert page.evaluate("window.atTheEnd") == [1, 1]
+
+
+def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_server):
+    """No thumbnail is squeezed by Chinese text, which breaks anywhere."""
+    with visit(browser, two_version_server, width=390, locale="zh-CN") as page:
+        open_tab(page, "batch")
+        choose_many(page, "batch", twenty_files(b"just text"))
+        finished(page, "batch", "已完成 20/20")
+        assert {image.bounding_box()["width"] for image in page.locator("#batch tbody img").all()} == {48}
+        assert page.locator("#batch .wide").evaluate("table => table.scrollWidth <= table.clientWidth")
+        bar, run = (page.locator(f"#batch {part}").bounding_box() for part in ("progress", ".run"))
+        assert bar["width"] == run["width"]
+
+
+def test_a_table_that_scrolls_is_shaded_where_there_is_more_of_it(browser, two_version_server):
+    """No phone shows a scroll bar before one scrolls."""
+    with visit(browser, two_version_server, width=390) as page:
+        open_tab(page, "compare")
+        choose_many(page, "compare", FILES[:2])
+        finished(page, "compare", "2 of 2 done.")
+        table = page.locator("#compare .wide")
+
+        def shaded() -> list[bool]:
+            """Whether the left and the right edge are, in most of their rows: text may be in the way."""
+            picture = np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"))
+            return [bool(np.median(picture[:, at]) < 230) for at in (1, -2)]
+
+        assert shaded() == [False, True]
+        table.evaluate("table => table.scrollTo(table.scrollWidth, 0)")
+        assert shaded() == [True, False]
+        page.set_viewport_size({"width": 1200, "height": 900})
+        assert shaded() == [False, False]
+
+
+def test_the_table_is_sorted_by_its_headers(page):
+    """Up, then down; a screen reader is told; what failed stays at the end."""
+    open_tab(page, "batch")
+    choose_many(page, "batch", [FILES[4], EXAMPLES / "README.md", FILES[0], FILES[2]])
+    finished(page, "batch", "4 of 4 done.")
+    assert names(page) == ["deer.jpg", "README.md", "airplane.jpg", "bird.jpg"]
+    by_name = page.locator("#batch [data-key=name]")
+    by_name.click()
+    assert names(page) == ["airplane.jpg", "bird.jpg", "deer.jpg", "README.md"]
+    expect(page.locator("#batch th[aria-sort=ascending]")).to_have_count(1)
+    by_name.click()
+    assert names(page) == ["deer.jpg", "bird.jpg", "airplane.jpg", "README.md"]
+    page.locator("#batch [data-key=score0]").click()
+    scores = [float(text.removesuffix(" %")) for text in page.locator("#batch .number").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_batch_can_be_cancelled_and_nothing_more_is_sent(page):
+    """What is done stays; the rest is never asked about."""
+    sent = []
+
+    def slowly(route):
+        sent.append(route)
+        if len(sent) <= 4:
+            route.continue_()  # later ones are held, as by a slow server
+
+    page.route("**/predict?**", slowly)
+    open_tab(page, "batch")
+    choose_many(page, "batch", twenty_files(b"just text"))
+    expect(page.locator("#batch tbody tr")).to_have_count(4, timeout=WAIT_MS)
+    page.locator("#batch [data-do=cancel]").click()
+    finished(page, "batch", "Cancelled: 4 of 20 done.")
+    expect(page.locator("#batch [data-do=cancel]")).to_be_hidden()
+    asked = len(sent)
+    assert asked <= 8, "four answered, at most four under way"
+    page.wait_for_timeout(500)
+    assert len(sent) == asked
+    assert len(json.loads(saved(page, "batch", "json"))) == 4
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(page):
+    """429 and 503 with Retry-After are no errors of the photo's."""
+    refused = []
+
+    def refuse_once(route):
+        if refused:
+            route.continue_()
+        else:
+            refused.append(route)
+            body = json.dumps({"error": "Too many requests.", "code": "rate_limited"})
+            route.fulfill(status=429, headers={"Retry-After": "1"}, body=body)
+
+    page.route("**/predict?**", refuse_once)
+    open_tab(page, "batch")
+    choose_many(page, "batch", FILES[:1])
+    finished(page, "batch", "1 of 1 done.")
+    expect(page.locator("#batch tbody tr")).to_contain_text("airplane")
+
+
+def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def give_zip(page: Page, content: bytes) -> None:
+    open_tab(page, "batch")
+    choose_many(page, "batch", [{"name": "photos.zip", "mimeType": "application/zip", "buffer": content}])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_unpacked_into_rows(page, method):
+    """Folders and what macOS adds are left out; a name in Chinese stays one."""
+    photos = {"pets/cat.jpg": FILES[3].read_bytes(), "船.jpg": FILES[8].read_bytes(), "__MACOSX/pets/._cat.jpg": b"x"}
+    give_zip(page, zip_of(photos | {"pets/": b"", ".DS_Store": b"x"}, method))
+    finished(page, "batch", "2 of 2 done.")
+    assert names(page) == ["pets/cat.jpg", "船.jpg"]
+    assert page.locator("#batch tbody td:nth-of-type(2)").all_inner_texts() == ["cat", "ship"]
+
+
+def test_a_bomb_in_a_zip_is_a_row_with_its_error(page):
+    """It is stopped while it is unpacked; the photo beside it is answered."""
+    give_zip(page, zip_of({"bomb.bmp": bytes(5 * 1024**2), "cat.jpg": FILES[3].read_bytes()}))
+    finished(page, "batch", "2 of 2 done. 1 with an error.")
+    expect(page.locator("#batch tbody tr").first).to_contain_text("more than 100 times its packed size")
+
+
+def test_a_zip_that_lies_about_its_sizes_is_stopped_while_unpacking(page):
+    """Its directory says 10 bytes; what comes is counted."""
+    large = np.random.default_rng(0).integers(0, 4, 300_000, np.uint8).tobytes()
+    content = bytearray(zip_of({"large.bmp": large, "cat.jpg": FILES[3].read_bytes()}))
+    content[(entry := content.find(b"PK\x01\x02")) + 24 : entry + 28] = struct.pack("<I", 10)
+    open_tab(page, "batch")
+    page.locator("#batch .many").evaluate("box => { box.dataset.each = 200_000; }")
+    give_zip(page, bytes(content))
+    finished(page, "batch", "2 of 2 done. 1 with an error.")
+    expect(page.locator("#batch tbody tr").first).to_contain_text("exceeds 0 MB")
+
+
+def test_what_is_no_zip_is_told_so(page):
+    """Whatever its name says."""
+    give_zip(page, b"PK but no more")
+    expect(page.locator("#batch .problems")).to_contain_text("photos.zip cannot be read as a zip", timeout=WAIT_MS)
+
+
+def test_a_file_name_is_never_taken_for_html_or_a_formula(page):
+    """A stranger's zip names files as it likes."""
+    evil = '=cmd<img src=x onerror="document.title=1">.jpg'
+    give_zip(page, zip_of({evil: FILES[3].read_bytes()}))
+    finished(page, "batch", "1 of 1 done.")
+    assert names(page) == [evil]
+    assert page.title() == "CIFAR Space"
+    assert saved(page, "batch", "csv").splitlines()[1].startswith("\"'=cmd<img")
+
+
+def test_two_versions_are_compared_photo_by_photo(page):
+    """Version 2 has two names exchanged, so they disagree on just those photos."""
+    open_tab(page, "compare")
+    choose_many(page, "compare", FILES)
+    finished(page, "compare", "They disagree on 2 of 10.")
+    rows = page.locator("#compare tbody tr")
+    assert rows.nth(0).locator("td b").all_inner_texts() == ["airplane", "automobile"]
+    expect(rows.nth(0)).to_contain_text("disagree")
+    assert rows.nth(3).locator("td b").all_inner_texts() == ["cat", "cat"]
+    page.get_by_label("Show only disagreements").check()
+    expect(page.locator("#compare tbody tr:visible")).to_have_count(2)
+    record = json.loads(saved(page, "compare", "json"))[0]
+    assert (record["agree"], record["first"]["label"], record["second"]["version"]) == (False, "airplane", 2)
+
+
+def test_a_version_compared_with_itself_agrees_everywhere(page):
+    """Choosing the same one twice tells nothing, but is no error."""
+    open_tab(page, "compare")
+    page.locator("#compare select").nth(1).select_option("1")
+    choose_many(page, "compare", FILES[:2])
+    finished(page, "compare", "They disagree on 0 of 2.")
+
+
+def test_more_than_one_photo_is_under_way_but_never_more_than_four(page):
+    """Enough to be quick, not so many that others wait."""
+    under_way, most = 0, 0
+
+    def count(route):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        response = route.fetch()
+        under_way -= 1
+        route.fulfill(response=response)
+
+    page.route("**/predict?**", count)
+    open_tab(page, "batch")
+    choose_many(page, "batch", FILES)
+    finished(page, "batch", "10 of 10 done.")
+    assert 1 <= most <= 4

@@ -1,0 +1,100 @@
+"""`cifar.show`: a cell of a real notebook, and what it takes and refuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+import cifar
+from cifar.cli.main import main
+from cifar.errors import BadParameter, MissingImage, UnreadableImage
+from cifar.models.predictor import Prediction
+from cifar.notebook import Shown
+from cifar.settings import ROOT
+
+CAT = ROOT / "examples" / "cat.jpg"
+
+
+@pytest.mark.slow
+def test_a_notebook_cell_draws_the_answer():
+    """A real kernel runs the cell and hands over the bars, what the model saw, and text for who shows no HTML."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import cifar\ncifar.show('examples/cat.jpg', top_k=4)")]
+    )
+    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(ROOT)}}).execute()
+    (output,) = [output for output in notebook.cells[0].outputs if output.output_type == "execute_result"]
+    drawn = output.data["text/html"]
+    assert drawn.count("<li>") == 4
+    assert "<span>cat</span>" in drawn
+    assert 'src="data:image/png;base64,' in drawn
+    assert "32 x 32 pixels" in drawn
+    assert output.data["text/plain"].startswith("cat ")
+
+
+def test_a_file_however_it_is_held_gets_the_same_answer():
+    """Path, text, bytes, Pillow image, array of bytes, array of floats."""
+    image = Image.open(CAT)
+    pixels = np.asarray(image)
+    forms = [CAT, str(CAT), CAT.read_bytes(), image, pixels, pixels / 255]
+    answers = [cifar.show(form) for form in forms]
+    assert {repr(answer) for answer in answers} == {repr(answers[0])}
+    assert all(np.array_equal(answer.seen, pixels) for answer in answers)
+    assert len(answers[0].prediction.top_k) == 3
+    assert cifar.show(pixels[..., 0]).seen.shape == (32, 32, 3), "greyscale too"
+    assert cifar.show(image.convert("CMYK")).prediction.top_k[0][0] == "cat"
+    assert cifar.show(pixels[..., :1], version=1, top_k=1).version == 1
+
+
+def test_who_names_no_version_gets_the_one_that_was_promoted(tmp_path, monkeypatch):
+    """As on the page: a rollback reaches notebooks too."""
+    shutil.copytree(ROOT / "saved_model", tmp_path / "models")
+    monkeypatch.setenv("CIFAR_REGISTRY", str(tmp_path / "models"))
+    assert cifar.show(CAT).version == 2
+    assert main(["models", "promote", "1"]) == 0
+    assert cifar.show(CAT).version == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        ("nothing.jpg", MissingImage, "no image to be read at 'nothing.jpg': No such file"),
+        (b"", UnreadableImage, "empty"),
+        (3, BadParameter, r"got builtins\.int"),
+        (np.zeros((2, 2), np.int64), BadParameter, r"got int64 of shape \(2, 2\)"),
+        (np.full((2, 2, 3), 7.0), BadParameter, "floats in"),
+        (np.zeros((4, 2, 2, 3), np.uint8), BadParameter, r"shape \(4, 2, 2, 3\)"),
+    ],
+)
+def test_what_is_no_image_gets_a_sentence(image, error, words):
+    """What came, and what was expected."""
+    with pytest.raises(error, match=words):
+        cifar.show(image)
+
+
+def test_names_cannot_break_out_of_the_drawing():
+    """A class is called what its folder is called."""
+    prediction = Prediction(class_scores={}, top_k=[("<script>alert(1)</script>", 0.5)], in_distribution=False)
+    drawn = Shown("<b>", 1, prediction, np.zeros((4, 4, 1), np.uint8))._repr_html_()
+    assert "<script" not in drawn
+    assert "<b>" not in drawn
+    assert "does not look like any of the classes" in drawn
+
+
+def test_the_drawing_reads_in_light_and_in_dark_and_asks_nobody():
+    """No colour of its own for text or page, no address but the picture within."""
+    drawn = cifar.show(CAT)._repr_html_()
+    assert not re.search(r"[{;]color:", drawn), "text has the notebook's colour"
+    assert "http" not in drawn
+    assert "does not look like" not in drawn
+
+
+def test_the_package_has_no_other_surprises():
+    """A misspelt name is an AttributeError, as anywhere."""
+    with pytest.raises(AttributeError, match="has no attribute 'shw'"):
+        _ = cifar.shw

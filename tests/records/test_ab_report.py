@@ -1,0 +1,294 @@
+"""The A/B report over a real database: the numbers, the verdict, the command, and the page's tab."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from pydantic import SecretStr
+from sqlalchemy import delete, update
+from sqlalchemy.exc import SQLAlchemyError
+from support.page_visits import WAIT_MS, open_tab, visit
+from support.postgres import real_postgres
+from support.recorded import open_records, write_a_day, write_answers, write_comparisons
+from support.two_versions import write_two_versions
+
+from cifar.analytics.ab import _on_trial, ab_report
+from cifar.analytics.drift_report import drift_report
+from cifar.analytics.tables import report_text, sentence
+from cifar.cli.main import main
+from cifar.errors import BadParameter, RecordsUnavailable
+from cifar.models.registry import Registry
+from cifar.models.rollout import RoutingLog
+from cifar.records.tables import NONE, feedback, predictions
+from cifar.serving.page.ab_tab import ab_html
+from cifar.serving.process.analytics import Experiment
+from cifar.settings import ROOT, Settings
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(records_folder=tmp_path)
+
+
+@pytest.fixture
+def engine(settings):
+    engine = open_records(settings)
+    yield engine
+    engine.dispose()
+
+
+def rights(count: int, share: float) -> np.ndarray:
+    """So many, of which that share is right, evenly mixed."""
+    return np.random.default_rng(5).permutation(np.arange(count) < round(count * share))
+
+
+def cifar(*arguments: str, folder) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CIFAR_RECORDS_FOLDER": str(folder)}
+    command = [sys.executable, "-m", "cifar", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_each_version_is_described_by_what_was_recorded(engine, settings):
+    """Requests, share, latency, confidence, distribution, shadow, feedback: as they can be counted by hand."""
+    same = {"score": 0.75, "seconds": np.linspace(0.001, 0.1, 100), "in_distribution": [True] * 60 + [False] * 40}
+    write_answers(engine, 3, right=rights(100, 0.8), **same)
+    write_answers(engine, 4, right=rights(300, 0.9), in_distribution=None)
+    write_comparisons(engine, 3, 5, agrees=[True] * 15 + [False] * 5, distance=0.125)
+    report = ab_report(engine, settings)
+    third, fourth, fifth = report.versions
+    assert (third.version, third.requests, third.share) == (3, 100, 0.25)
+    assert third.median_ms == pytest.approx(50.5)
+    assert third.p95_ms == pytest.approx(95.05)
+    assert (third.confidence, third.in_distribution) == (0.75, 0.6)
+    assert (third.feedback, third.users, third.accuracy, third.design_effect) == (100, 100, 0.8, 1.0)
+    assert (round(third.low, 4), round(third.high, 4)) == (0.7112, 0.8666)
+    assert fourth.in_distribution is None
+    assert (fifth.version, fifth.requests, fifth.compared, fifth.disagreement, fifth.distance) == (
+        5,
+        0,
+        20,
+        0.25,
+        0.125,
+    )
+    assert (fifth.median_ms, fifth.accuracy, third.disagreement) == (None, None, None)
+    assert (report.comparison.first, report.comparison.second) == (4, 3), "the one that answered most is the one in use"
+    assert not report.cut
+
+
+def test_a_clear_difference_is_decided_and_a_small_one_is_not(engine, settings):
+    """One sentence says which, and what is missing."""
+    write_answers(engine, 1, right=rights(2000, 0.7))
+    write_answers(engine, 2, right=rights(1000, 0.9), hours=9)
+    better = ab_report(engine, settings)
+    assert (better.verdict, better.better) == ("better", 2)
+    assert sentence(better) == "Version 2 is better than version 1."
+    assert better.comparison.now.value == pytest.approx(0.2)
+    assert better.comparison.now.p_value < 0.001
+    worse = ab_report(engine, settings, versions=(2, 1))
+    assert (worse.verdict, worse.better) == ("better", 2)
+    write_answers(engine, 3, right=rights(1000, 0.71), hours=8)
+    open_ = ab_report(engine, settings, versions=(1, 3), effect=0.05)
+    assert (open_.verdict, open_.better) == ("open", None)
+    said = sentence(open_)
+    assert said.startswith("Not decided yet: the interval holds zero. There are 3,000 answers with feedback; about ")
+    assert said.endswith(
+        f"{open_.comparison.needed:,} answers with feedback find a difference of 5 points in four of five cases."
+    )
+    assert ab_report(engine, settings, versions=(1, 3)).comparison.now == open_.comparison.now, (
+        "the effect asked about is not the test's"
+    )
+
+
+def test_the_interval_over_time_is_of_what_was_known_then(engine, settings):
+    """Each look holds only what came before it; they narrow, and the last is now."""
+    write_answers(engine, 1, right=rights(1000, 0.7))
+    write_answers(engine, 2, right=rights(1000, 0.8), hours=9.9)
+    looks = ab_report(engine, settings).comparison.looks
+    assert [look.feedback for look in looks] == sorted({look.feedback for look in looks})
+    assert looks[-1].feedback == 2000
+    widths = [look.high - look.low for look in looks]
+    assert widths == sorted(widths, reverse=True)
+    half = looks[len(looks) // 2]
+    with engine.begin() as connection:
+        connection.execute(delete(feedback).where(feedback.c.at > half.at))
+    then = ab_report(engine, settings).comparison.now
+    assert (then.value, then.low, then.p_value) == pytest.approx((half.value, half.low, half.p_value))
+
+
+def test_one_user_who_says_it_often_decides_nothing(engine, settings):
+    """Feedback by few users is not enough, however much it is."""
+    write_answers(engine, 1, right=rights(1000, 0.7))
+    write_answers(engine, 2, right=np.ones(1000, bool), users=np.arange(1000) % 19, hours=9)
+    report = ab_report(engine, settings)
+    assert report.verdict == "few"
+    assert "feedback by 20 users of each of the versions 1 and 2 is needed first" in sentence(report)
+    assert report.comparison.looks == []
+
+
+def test_an_answer_of_none_of_the_classes_is_right_where_it_was_said(engine, settings):
+    """`none` agrees with an answer that said itself it was out of distribution, and with no other."""
+    write_answers(engine, 1, right=np.zeros(40, bool), in_distribution=[False] * 30 + [None] * 5 + [True] * 5)
+    with engine.begin() as connection:
+        connection.execute(update(feedback).values(label=NONE))
+    assert ab_report(engine, settings).versions[0].accuracy == 0.75
+
+
+def test_what_is_old_or_of_another_model_does_not_count(engine, settings):
+    """The window is in days, up to now; the newest rows come first where there are too many."""
+    write_answers(engine, 1, right=rights(50, 0.5), hours=30)
+    with engine.begin() as connection:
+        connection.execute(update(predictions).values(model="another"))
+    write_answers(engine, 2, right=rights(100, 0.5), hours=48)
+    whole = ab_report(engine, settings)
+    assert [row.version for row in whole.versions] == [2]
+    assert whole.verdict == "one_version"
+    assert ab_report(engine, settings, since_days=1).versions[0].requests == pytest.approx(50, abs=1)
+    write_answers(engine, 3, right=rights(60, 0.5), hours=1)
+    few = ab_report(engine, settings.model_copy(update={"max_report_rows": 60}))
+    assert few.cut
+    assert "the newest" in report_text(few)
+    assert {row.version for row in few.versions} == {3, 2}
+
+
+def test_a_version_that_has_answered_nothing_is_refused_by_name(engine, settings):
+    """And the sentence says which have."""
+    assert ab_report(engine, settings, versions=(1, 2)).verdict == "no_records"
+    write_answers(engine, 1, right=rights(5, 1))
+    with pytest.raises(BadParameter, match=r"Version 7 has answered nothing in this time; these have: 1\."):
+        ab_report(engine, settings, versions=(1, 7))
+
+
+def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
+    """It answers nobody: who asked it by its number, once, was not drawn for it. The tab says why it compares the two."""
+    write_two_versions(tmp_path)
+    settings = Settings(registry=tmp_path, records_folder=tmp_path / "records")
+    engine = open_records(settings)
+    write_answers(engine, 1, right=rights(5, 1))
+    write_answers(engine, 2, right=rights(9, 1))
+    no_test = "No A/B test with answers by both of its versions is running: compared are the two versions that answered most, 2 and 1."
+    log = RoutingLog.of(settings)
+    log.promote(1, by="ada", prove=lambda _: None)
+    log.label("dark", 2, by="ada")
+    log.split({"stable": 100}, shadow={"dark": 10}, by="ada")
+    assert _on_trial(settings, {1: 50, 2: 1}) == []
+    assert no_test in ab_html(ab_report(engine, settings), settings)
+    log.split({"stable": 90, "dark": 10}, shadow={}, by="ada")
+    assert _on_trial(settings, {1: 50, 2: 1}) == [1, 2]
+    assert "No A/B test" not in ab_html(ab_report(engine, settings), settings)
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
+    """Whatever the database, the same rows say the same."""
+    registry, told = Registry(ROOT / "saved_model", "cifar_classifier"), []
+    with real_postgres() as cluster:
+        url = SecretStr(cluster.new_database("report"))
+        other = open_records(Settings(records_folder=tmp_path / "postgresql", database_url=url))
+        for database in (engine, other):
+            write_answers(database, 1, right=rights(500, 0.7))
+            write_answers(database, 2, right=rights(500, 0.9), hours=9)
+            write_comparisons(database, 1, 2, agrees=[True] * 3 + [False], distance=0.5)
+            report = ab_report(database, settings)
+            told.append((report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value))
+            told[-1] += ([version.features for version in drift_report(database, registry, settings)],)
+        other.dispose()
+    assert told[0] == told[1]
+    assert told[0][1] == "better"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--versions", "1"],
+        ["--versions", "1,1"],
+        ["--since", "0"],
+        ["--since", "nan"],
+        ["--effect", "2"],
+        ["--effect", "x"],
+    ],
+)
+def test_arguments_that_make_no_sense_are_wrong_use(wrong, capsys):
+    """Exit status 2, and what was expected."""
+    with pytest.raises(SystemExit) as caught:
+        main(["ab", "report", *wrong])
+    assert caught.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_or_json(engine, tmp_path):
+    """Data to stdout; a failure exits 1 with a sentence."""
+    assert "Nothing is recorded of this time." in cifar("ab", "report", folder=tmp_path).stdout
+    write_a_day(engine)
+    table = cifar("ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", folder=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "differs in shadow" in table.stdout
+    assert "30.0 % of 100" in table.stdout
+    assert table.stdout.endswith("Version 2 is better than version 1.\n")
+    report = json.loads(cifar("ab", "report", "--json", folder=tmp_path).stdout)
+    assert report["verdict"] == "better"
+    assert [row["version"] for row in report["versions"]] == [1, 2]
+    assert report["comparison"]["now"]["low"] > 0.1
+    unknown = cifar("ab", "report", "--versions", "1,9", folder=tmp_path)
+    assert unknown.returncode == 1
+    assert unknown.stderr == "cifar: Version 9 has answered nothing in this time; these have: 1, 2.\n"
+
+
+def test_the_tab_says_what_is_missing_in_place_of_a_table(engine, settings):
+    """No records, one version, too few users: each has its sentence, in both languages."""
+    assert "Nothing is recorded of the last 14 days" in ab_html(ab_report(engine, settings), settings)
+    write_answers(engine, 1, right=rights(100, 0.7))
+    assert "暂时无法比较" in ab_html(ab_report(engine, settings), settings)
+    write_answers(engine, 2, right=rights(5, 1), hours=9)
+    page = ab_html(ab_report(engine, settings), settings)
+    assert "feedback by at least 20 users" in page
+    assert "<svg" not in page
+    assert "there are 105." in page
+
+
+def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
+    """The database was removed, or never made."""
+    engine = open_records(Settings(records_folder=tmp_path))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE feedback")
+    with pytest.raises(RecordsUnavailable, match="The records cannot be read now"):
+        Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), Settings()).report()
+    engine.dispose()
+
+
+def test_a_database_that_does_not_answer_is_not_waited_for_by_each_in_turn(engine, settings, monkeypatch):
+    """Their threads are those that serve the page's files: with it away, ten visitors of a tab held up the page for a minute."""
+    asked = []
+
+    def silent(*_: object) -> None:
+        asked.append(1)
+        raise SQLAlchemyError
+
+    monkeypatch.setattr("cifar.serving.process.analytics.ab_report", silent)
+    experiment = Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
+    for _ in range(10):
+        with pytest.raises(RecordsUnavailable):
+            experiment.report()
+    assert len(asked) == 1
+
+
+@pytest.mark.slow
+def test_the_tab_shows_the_records_as_they_are_when_it_opens(browser, two_version_server):
+    """Verdict, interval, table; and drift on the tab Model."""
+    with visit(browser, two_version_server) as page:
+        open_tab(page, "ab")
+        expect(page.locator("#ab .verdict")).to_have_text(
+            "Version 2 is better than version 1.", use_inner_text=True, timeout=WAIT_MS
+        )
+        expect(page.locator("#ab svg .band")).to_be_visible()
+        expect(page.locator("#ab tbody tr")).to_have_count(2)
+        expect(page.locator("#ab tbody tr").nth(1)).to_contain_text("30.0 % of 100", use_inner_text=True)
+        open_tab(page, "model")
+        expect(page.locator("#model .drifts-alert")).to_contain_text("confidence", use_inner_text=True, timeout=WAIT_MS)

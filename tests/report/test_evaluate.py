@@ -1,0 +1,386 @@
+"""`python -m cifar evaluate` and `card`: what is served, measured and written down."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.pictures import encoded
+
+from cifar import CLASS_NAMES
+from cifar.cli import main as cli
+from cifar.errors import CifarError, DataError
+from cifar.models.engines import load_engine
+from cifar.models.predictor import Prediction, Predictor
+from cifar.models.registry import Registry
+from cifar.settings import ROOT, Settings
+from cifar.training.data.dataset import Dataset, load_dataset
+from cifar.training.data.disturbances import DISTURBANCES, shift
+from cifar.training.report.card import card, commands, write_card
+from cifar.training.report.evaluate import evaluate
+from cifar.training.report.report import make_report, read_report
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+SHIPPED = Registry(Settings().registry, "cifar_classifier")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An image folder of CIFAR's classes: 4 test images each, the examples under a few names that are right, and many that are wrong."""
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    random = np.random.default_rng(0)
+    for part, count in (("train", 1), ("test", 4)):
+        for name in CLASS_NAMES:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+                image = Image.fromarray(pixels).resize((32, 32))
+                (root / part / name / f"{i}.png").write_bytes(encoded(image))
+    for example in EXAMPLES:
+        if (place := root / "test" / example.stem).is_dir():
+            (place / "example.jpg").write_bytes(example.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    """The shipped version 1, as the server loads it."""
+    return Predictor.load(SHIPPED.get(1))
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    """The same folder in memory."""
+    return load_dataset(str(folder), Settings())
+
+
+@pytest.fixture(scope="module")
+def reported(folder, tmp_path_factory):
+    """A whole report of version 1 and its folder."""
+    out = tmp_path_factory.mktemp("reports") / "new" / "first"
+    report = make_report(SHIPPED.get(1), Settings(), str(folder), out=out, views=True, disturbed_images=12)
+    return report, out
+
+
+def test_the_report_has_the_accuracy_that_the_predictor_gives(predictor, dataset, reported):
+    """Every image counted once, in order, though several threads ask."""
+    report, _ = reported
+    answers = predictor.probabilities(dataset.test_images).argmax(axis=1)
+    assert report["images"] == len(dataset.test_labels)
+    assert report["accuracy"] == (answers == dataset.test_labels).mean()
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (dataset.test_labels, answers), 1)
+    assert report["confusion_matrix"] == confusion.tolist()
+    assert report["engine"] == predictor.engine
+
+
+@pytest.mark.slow
+def test_the_engine_that_the_settings_choose_is_the_one_that_is_measured(dataset):
+    """TensorFlow answers what LiteRT answers, and the report says which was asked."""
+    reports = []
+    for engine in ("tensorflow", "litert"):
+        name, infer = load_engine(SHIPPED.get(1), engine, threads=1)
+        reports.append(evaluate(Predictor(SHIPPED.get(1), infer, engine=name), dataset))
+    assert [report["engine"] for report in reports] == ["tensorflow", "litert"]
+    assert reports[0]["accuracy"] == reports[1]["accuracy"]
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], abs=1e-4)
+
+
+def test_a_report_is_a_folder_of_json_markdown_and_pictures(reported):
+    """Each picture decodes, each is linked, and nothing else is left beside the folder."""
+    report, out = reported
+    pictures = ["confusion_matrix.png", "mistakes.png", "reliability.png", "robustness.png"]
+    assert sorted(path.name for path in out.iterdir()) == [*pictures[:3], "report.json", "report.md", "robustness.png"]
+    assert [path.name for path in out.parent.iterdir()] == ["first"]
+    assert json.loads((out / "report.json").read_text()) == report == read_report(out)
+    text = (out / "report.md").read_text()
+    for name in pictures:
+        assert f"({name})" in text
+        with Image.open(out / name) as image:
+            image.load()
+            assert min(image.size) > 200
+            assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255), "readable on white"
+    assert f"{report['accuracy'] * 100:.1f} %" in text
+
+
+def test_mistakes_are_the_wrong_answers_most_confident_first(dataset, predictor, reported):
+    """With true and given label."""
+    report, _ = reported
+    confidence = [mistake["confidence"] for mistake in report["mistakes"]]
+    assert confidence == sorted(confidence, reverse=True)
+    assert len(confidence) == min(30, round((1 - report["accuracy"]) * report["images"]))
+    for mistake in report["mistakes"]:
+        at = mistake["image"]
+        (given,) = predictor.predict(dataset.test_images[at : at + 1], top_k=1)
+        assert given.top_k == [(mistake["given"], pytest.approx(mistake["confidence"]))]
+        assert mistake["true"] == CLASS_NAMES[dataset.test_labels[at]] != mistake["given"]
+
+
+def test_views_average_what_a_mirror_and_a_step_aside_show(predictor, dataset, reported):
+    """A weighted mean of logarithms, computed here once more; the single view stands beside it."""
+    views, images = reported[0]["views"], dataset.test_images
+    total = 0
+    for weight, rows in ((0.25, 0), (0.125, -1), (0.125, 1)):
+        for side in (images, images[:, :, ::-1]):
+            padded = np.pad(side, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            moved = padded[:, 1 - rows : 33 - rows, 1 - rows : 33 - rows]
+            total = total + weight * np.log(predictor.probabilities(np.ascontiguousarray(moved)))
+    assert views["views"] == 6
+    assert views["accuracy"] == (total.argmax(axis=1) == dataset.test_labels).mean()
+    probabilities = np.exp(total) / np.exp(total).sum(axis=1, keepdims=True)
+    true = probabilities[np.arange(len(images)), dataset.test_labels]
+    assert views["loss"] == pytest.approx(-np.log(true).mean(), rel=1e-4)
+    assert views["times_the_single_view"] > 0
+
+
+def test_robustness_is_measured_on_the_same_images_every_time(predictor, dataset, reported):
+    """The same seed, the same figures; each strength has an interval around its accuracy."""
+    again = evaluate(predictor, dataset, disturbed_images=12)["robustness"]
+    assert again == reported[0]["robustness"]
+    assert again["images"] == 12
+    assert again["disturbances"].keys() == {"JPEG", "blur", "noise", "brightness", "shift"}
+    for disturbance in again["disturbances"].values():
+        for point in disturbance["points"]:
+            low, high = point["interval"]
+            assert low <= point["accuracy"] <= high
+    assert evaluate(predictor, dataset, disturbed_images=10**6)["robustness"]["images"] == len(dataset.test_labels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_a_stronger_disturbance_changes_pictures_more(name, channels):
+    """And leaves their size, type and number as they are, in colour and in grey."""
+    steps = np.random.default_rng(1).integers(0, 256, (6, 6, 6, channels), np.uint8)
+    images = steps.repeat(8, axis=1).repeat(8, axis=2)
+    disturbance = DISTURBANCES[name]
+    changes = []
+    for strength in disturbance.strengths:
+        changed = disturbance.apply(images, strength)
+        assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
+        assert (disturbance.apply(images, strength) == changed).all()
+        changes.append(np.abs(changed.astype(int) - images).mean())
+    if name == "brightness":
+        assert changes[0] > changes[1] > changes[2] > 0 < changes[3] < changes[4] < changes[5]
+    else:
+        assert changes == sorted(changes)
+        assert changes[0] < changes[-1]
+
+
+def test_disturbances_do_what_their_names_say():
+    """A picture that is grey in every pixel stays so under blur and shift; twice as bright is twice as bright."""
+    grey = np.full((2, 32, 32, 3), 60, np.uint8)
+    assert (DISTURBANCES["blur"].apply(grey, 2) == 60).all()
+    assert (DISTURBANCES["shift"].apply(grey, 8) == 60).all()
+    assert (DISTURBANCES["brightness"].apply(grey, 2) == 120).all()
+    noisy = DISTURBANCES["noise"].apply(np.full((20, 32, 32, 3), 128, np.uint8), 16)
+    assert noisy.std() == pytest.approx(16, rel=0.05)
+
+
+def test_a_shift_moves_down_and_to_the_right():
+    """And repeats the border, however far."""
+    image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    assert shift(image, 1, 0)[0, :, :, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
+    assert shift(image, 0, -1)[0, :, :, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
+    assert shift(image, 0, 9)[0, :, :, 0].tolist() == [[0] * 3, [3] * 3, [6] * 3]
+
+
+class _SureOfBrightPictures(Predictor):
+    """Takes dark pictures for something else, as a version with an out-of-distribution score may."""
+
+    def predict(self, images: np.ndarray, *, top_k: int) -> list[Prediction]:
+        answers = super().predict(images, top_k=top_k)
+        scores = 1 - images.mean(axis=(1, 2, 3)) / 255
+        return [
+            Prediction(answer.class_scores, answer.top_k, ood_score=float(score), in_distribution=bool(score < 0.5))
+            for answer, score in zip(answers, scores, strict=True)
+        ]
+
+
+def test_the_share_in_distribution_is_that_of_the_predictors_answers(predictor, dataset):
+    """None for a version that does not say."""
+    assert evaluate(predictor, dataset)["in_distribution"] is None
+    sure = _SureOfBrightPictures(predictor.version, predictor.probabilities, engine="litert")
+    bright = dataset.test_images.mean(axis=(1, 2, 3)) / 255 > 0.5
+    assert 0 < bright.sum() < len(bright)
+    right = predictor.probabilities(dataset.test_images).argmax(axis=1) == dataset.test_labels
+    found = evaluate(sure, dataset)["in_distribution"]
+    assert found["share"] == bright.mean()
+    assert found["interval"][0] < bright.mean() < found["interval"][1]
+    assert found["accuracy_inside"] == right[bright].mean()
+    assert found["accuracy_outside"] == right[~bright].mean()
+
+
+def test_classes_in_another_order_are_the_same_classes(predictor, dataset):
+    """Labels are matched by name, not by number."""
+    turned = Dataset(
+        dataset.source,
+        dataset.class_names[::-1],
+        dataset.train_images,
+        9 - dataset.train_labels,
+        dataset.test_images,
+        9 - dataset.test_labels,
+    )
+    assert evaluate(predictor, turned)["confusion_matrix"] == evaluate(predictor, dataset)["confusion_matrix"]
+
+
+def _empty(tmp_path, *parts: str):
+    for part in parts:
+        for name in CLASS_NAMES:
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "0.png").write_bytes(encoded(Image.new("RGB", (32, 32))))
+    return tmp_path
+
+
+def test_a_data_set_without_test_images_is_refused(tmp_path):
+    """Training images would flatter; no folder is left behind."""
+    data = _empty(tmp_path / "data", "train")
+    out = tmp_path / "reports" / "first"
+    with pytest.raises(DataError, match="has no test images: add test/<class>"):
+        make_report(SHIPPED.get(1), Settings(), str(data), out=out, views=False, disturbed_images=0)
+    assert not out.parent.exists()
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    """One damaged file among thousands is found by its path."""
+    data = _empty(tmp_path / "data", "train", "test")
+    (data / "test" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    with pytest.raises(DataError, match=r"test/cat/0\.png: The file begins like an image"):
+        make_report(SHIPPED.get(1), Settings(), str(data), out=tmp_path / "r", views=False, disturbed_images=0)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dead link"])
+def test_a_report_that_exists_is_never_overwritten(tmp_path, kind):
+    """Said before anything is computed: the data set is not even looked at."""
+    out = tmp_path / "first"
+    {"folder": out.mkdir, "file": out.touch, "dead link": lambda: out.symlink_to(tmp_path / "nowhere")}[kind]()
+    with pytest.raises(DataError, match="first exists, and a report is never overwritten"):
+        make_report(SHIPPED.get(1), Settings(), "no data set", out=out, views=False, disturbed_images=0)
+
+
+def test_a_place_where_no_folder_can_be_is_said_first(tmp_path):
+    """A file cannot hold a folder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is no folder that you may write to"):
+        make_report(
+            SHIPPED.get(1), Settings(), "none", out=tmp_path / "file" / "report", views=False, disturbed_images=0
+        )
+
+
+@pytest.mark.slow
+def test_a_failure_while_writing_leaves_nothing(tmp_path, folder, monkeypatch):
+    """A disk that is full after the first picture: no folder, no hidden one either."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cifar.training.report.report.report_as_markdown", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_report(SHIPPED.get(1), Settings(), str(folder), out=tmp_path / "first", views=False, disturbed_images=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_mean_something_to_a_drawing_program_are_drawn_as_they_are(tmp_path, small_version):
+    """A class may be called a|b, or $x_1$; a model without mistakes or of another size has a report too."""
+    random = np.random.default_rng(0)
+    names = {"circle": r"$\frac$", "square": "a|b", "star": "s_1"}
+    manifest = small_version.manifest.model_copy(update={"class_names": list(names.values())})
+    version = type(small_version)(small_version.path, manifest)
+    data = tmp_path / "data"
+    for part in ("train", "test"):
+        for name in names.values():
+            (data / part / name).mkdir(parents=True)
+            (data / part / name / "0.png").write_bytes(
+                encoded(Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)))
+            )
+    report = make_report(version, Settings(), str(data), out=tmp_path / "out", views=True, disturbed_images=3)
+    assert list(report["per_class"]) == list(names.values())
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert r"| a\|b | 1 |" in text
+    assert r"| $\frac$ | 1 |" in text
+
+
+def test_the_card_says_what_manifest_and_report_say(tmp_path, reported):
+    """Figures, data and its limits, settings; the pictures are copied beside it, and every link leads somewhere."""
+    report, out = reported
+    notes = tmp_path / "notes.md"
+    notes.write_text("On photographs: 38 %.\n")
+    path = write_card(out, Settings(), tmp_path / "MODEL_CARD.md", notes)
+    text = path.read_text()
+    for words in (
+        "cifar_classifier, version 1",
+        "JPEG edition",
+        "46,000 training images, of which 43,700 were fitted",
+        "quality 75",
+        f"{report['accuracy'] * 100:.1f} % (",
+        "Any decision about people",
+        "On photographs: 38 %.",
+        "| batch size | 64 |",
+        "It was not calibrated",
+    ):
+        assert words in text, words
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) == 4
+    for link in links:
+        assert (tmp_path / link).read_bytes() == (out / (tmp_path / link).name).read_bytes()
+
+
+def test_a_card_can_be_written_again(tmp_path, reported):
+    """It is made from the same things at any time: no folder in the way."""
+    for _ in range(2):
+        path = write_card(reported[1], Settings(), tmp_path / "MODEL_CARD.md", None)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["MODEL_CARD.md", "docs"]
+    assert "On worse pictures" in path.read_text()
+
+
+def test_every_command_on_the_card_is_one_that_the_command_line_takes(reported):
+    """Who wants to repeat the figures can."""
+    for number in SHIPPED.numbers():
+        lines = commands(SHIPPED.get(number).manifest, reported[0], Path("a card.md"), Path("notes.md"))
+        assert [line.split()[3] for line in lines] == ["train", "export", "evaluate", "card"]
+        for line in lines:
+            cli._parser().parse_args(shlex.split(line)[3:])
+
+
+def test_the_commands_of_another_model_name_it(small_version, reported):
+    """`evaluate --version 1` would else measure the shipped model's version 1."""
+    lines = commands(small_version.manifest, reported[0], Path("CARD.md"), None)
+    assert lines[0] == "export CIFAR_MODEL_NAME=shapes"
+    assert [line.split()[3] for line in lines[1:]] == ["evaluate", "card"]
+
+
+def test_a_version_without_a_run_has_a_card_that_says_so(small_version, reported):
+    """An .h5 file says nothing of the pictures that it was trained on."""
+    text = card(small_version.manifest, {**reported[0], "robustness": None, "views": None}, [], "", [])
+    assert "**What it saw.** Not known" in text
+    assert "A Keras model from keras2_64px_3classes_logits.h5" in text
+    assert "Not measured: `evaluate --robustness` does." in text
+    assert "](" not in text
+
+
+def test_what_is_no_report_makes_no_card(tmp_path, reported):
+    """A folder without one, a damaged one, an old one, one of a version that was exported again since."""
+    report, out = reported
+    cases = {
+        "holds no report (FileNotFoundError)": lambda _: None,
+        "holds no report (JSONDecodeError)": lambda file: file.write_text("{"),
+        "lacks accuracy": lambda file: file.write_text(
+            json.dumps({**report, "accuracy": 1} | {}).replace("accuracy", "x")
+        ),
+        "has no version 99": lambda file: file.write_text(json.dumps({**report, "version": 99})),
+        "exported 2020": lambda file: file.write_text(json.dumps({**report, "exported": "2020"})),
+    }
+    for number, (words, write) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write(folder / "report.json")
+        with pytest.raises(CifarError, match=re.escape(words)):
+            write_card(folder, Settings(), tmp_path / "MODEL_CARD.md", None)
+    with pytest.raises(DataError, match=r"notes\.md cannot be read"):
+        write_card(out, Settings(), tmp_path / "MODEL_CARD.md", tmp_path / "notes.md")
+    assert not (tmp_path / "MODEL_CARD.md").exists()

@@ -1,0 +1,304 @@
+"""The HTTP API, whole: routes, answers, and what bad input gets."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+import time
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from support.pictures import encoded, noise, png_of_100_megapixels, truncated_jpeg
+from support.servers import NO_CACHE
+
+from cifar import CLASS_NAMES
+from cifar.models.registry import Registry
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.rest.app import create_api
+from cifar.settings import ROOT, Settings
+
+CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
+
+
+def post(api: TestClient, content: bytes = CAT, *, name: str = "photo.jpg", **fields) -> httpx.Response:
+    return api.post("/predict", files={"image": (name, content)}, data=fields)
+
+
+def assert_error(response: httpx.Response, status: int, code: str, words: str) -> None:
+    """One shape for every error."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error", "code", "request_id"}
+    assert body["code"] == code
+    assert re.search(words, body["error"]), body["error"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+
+
+def test_an_image_gets_its_class_with_every_score(api):
+    """The tutorial's fields, and what a stable contract needs beside them."""
+    answer = post(api).json()
+    assert answer["predicted_class"] == "cat"
+    assert answer["confidence"] == round(answer["class_scores"]["cat"], 4)
+    assert list(answer["class_scores"]) == list(CLASS_NAMES)
+    assert sum(answer["class_scores"].values()) == pytest.approx(1, abs=1e-4)
+    assert answer["top_k"][0]["label"] == "cat"
+    assert len(answer["top_k"]) == 3
+    assert answer["model"] == {"name": "cifar_classifier", "version": 2}
+    assert set(answer) == {
+        "predicted_class",
+        "confidence",
+        "class_scores",
+        "top_k",
+        "ood_score",
+        "in_distribution",
+        "model",
+        "request_id",
+    }
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_every_example_of_the_page_is_answered_with_its_class(api, name):
+    """The examples show what the model can do."""
+    assert post(api, (ROOT / "examples" / f"{name}.jpg").read_bytes()).json()["predicted_class"] == name
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "image/*; charset=x"])
+def test_a_raw_body_is_the_same_as_a_form_field(api, kind):
+    """`curl --data-binary` works too; the content decides, not the header."""
+    raw = api.post("/predict?top_k=2", content=CAT, headers={"Content-Type": kind})
+    assert raw.status_code == 200, raw.text
+    form = post(api, top_k="2").json()
+    assert {**raw.json(), "request_id": ""} == {**form, "request_id": ""}
+
+
+def test_parameters_come_from_the_form_or_the_query(api):
+    """Both ways are documented."""
+    assert len(post(api, top_k="7").json()["top_k"]) == 7
+    response = api.post("/predict", params={"top_k": 1, "version": 1}, files={"image": CAT})
+    assert len(response.json()["top_k"]) == 1
+
+
+def test_a_request_id_is_kept_when_harmless_and_made_when_not(api):
+    """A caller can follow a request; nobody can write into our logs."""
+    given = api.get("/health", headers={"X-Request-ID": "order-42.a_B"})
+    assert given.headers["x-request-id"] == "order-42.a_B"
+    made = api.get("/health", headers={"X-Request-ID": "a b\tc" * 20})
+    assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "status", "code", "words"),
+    [
+        (b"just text", "photo.png", 415, "unsupported_image", "whatever its name says"),
+        (truncated_jpeg(), "photo.jpg", 422, "unreadable_image", "truncated"),
+        (b"", "photo.jpg", 422, "unreadable_image", "0 bytes"),
+        (png_of_100_megapixels(), "photo.png", 413, "image_too_large", "megapixels"),
+    ],
+    ids=["text_named_png", "truncated_jpeg", "zero_bytes", "png_of_100_megapixels"],
+)
+def test_a_bad_file_gets_its_status_and_a_sentence(api, content, name, status, code, words):
+    """The issue's table, over HTTP."""
+    assert_error(post(api, content, name=name), status, code, words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "words"),
+    [
+        ({"top_k": "0"}, 422, "bad_parameter", "from 1 to 10"),
+        ({"top_k": "11"}, 422, "bad_parameter", "from 1 to 10"),
+        ({"top_k": "abc"}, 422, "bad_parameter", "whole number; got 'abc'"),
+        ({"top_k": "1.5"}, 422, "bad_parameter", "whole number"),
+        ({"top_k": "9" * 5000}, 422, "bad_parameter", "whole number"),
+        ({"version": "99"}, 404, "version_not_found", "no version 99; there are: 1"),
+        ({"version": "-1"}, 404, "version_not_found", "no version -1"),
+        ({"version": "latest"}, 422, "bad_parameter", "version must be a whole number"),
+    ],
+)
+def test_a_bad_parameter_gets_its_status_and_a_sentence(api, fields, status, code, words):
+    """What came, what was expected."""
+    assert_error(post(api, **fields), status, code, words)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, "no Content-Type"),
+        ({"json": {"image": "x"}}, "application/json"),
+        ({"data": {"other": "x"}}, "urlencoded"),
+        ({"files": {"image": (None, "text")}}, "came as text"),
+        ({"content": b"", "headers": {"Content-Type": "image/png"}}, "No image came"),
+    ],
+    ids=["nothing", "json", "urlencoded", "text_field", "empty_raw_body"],
+)
+def test_a_request_without_an_image_is_told_how_to_send_one(api, request_, words):
+    """400, and the sentence holds the way out."""
+    assert_error(api.post("/predict", **request_), 400, "missing_image", words)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x\r\n\r\n",
+        b"no boundary at all",
+        b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc',
+    ],
+)
+def test_a_malformed_form_is_a_400(api, body):
+    """Whatever stands where a form should be."""
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "multipart/form-data; boundary="):
+        response = api.post("/predict", content=body, headers={"Content-Type": kind})
+        assert response.status_code == 400, (kind, response.text)
+        assert set(response.json()) == {"error", "code", "request_id"}
+
+
+def test_a_field_that_is_none_of_ours_is_named(api):
+    """`topk` would else be passed over, and the caller would wonder."""
+    assert_error(post(api, topk="2"), 422, "bad_parameter", "no field 'topk'; there are: image, top_k, version")
+
+
+def test_more_files_or_fields_than_there_are_is_a_400(api):
+    """A form of a thousand parts is not read to its end."""
+    for parts in ([("image", CAT), ("image", CAT)], [(f"f{i}", (None, "x")) for i in range(1000)]):
+        assert_error(api.post("/predict", files=parts), 400, "bad_request", "Too many")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/predict", 405), ("PUT", "/predict", 405), ("POST", "/health", 405)]
+)
+def test_a_wrong_method_gets_the_one_shape(api, method, path, status):
+    """No HTML, no bare text."""
+    assert_error(api.request(method, path), status, "method_not_allowed", f"{method} is not a method of {path}")
+
+
+def test_the_documentation_lists_the_routes_and_their_errors(api):
+    """OpenAPI knows both bodies and every status."""
+    assert api.get("/docs").status_code == 200
+    predict = api.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
+    assert set(predict["responses"]) == {*("200", "400", "401", "403", "404", "413", "415", "422", "429", "503")}
+
+
+def test_health_says_alive_ready_and_loaded(api):
+    """Three questions, three routes."""
+    assert api.get("/health").json() == {"status": "healthy", "model_loaded": True}
+    assert api.get("/healthz").json() == {"status": "alive"}
+    assert api.get("/readyz").json() == {
+        "status": "ready",
+        "without": [],
+        "model": {"name": "cifar_classifier", "version": 2},
+        "traffic": {"stable, version 2": 100},
+        "problem": "",
+    }
+
+
+def test_the_page_is_there_for_head_too(api):
+    """Spaces asks with HEAD whether the app is up."""
+    assert api.head("/").status_code == 200
+
+
+def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
+    """503 with Retry-After, for /readyz and for /predict; /healthz stays 200."""
+    settings = Settings()
+    registry = Registry(settings.registry, settings.model_name)
+    versions = LoadedVersions(registry, settings)
+    client = TestClient(
+        create_api(Classifier(versions, settings, NO_CACHE), settings)
+    )  # without its lifespan nothing is loaded
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/health").json()["model_loaded"] is False
+    for response in (client.get("/readyz"), post(client)):
+        assert_error(response, 503, "not_ready", "being loaded")
+        assert response.headers["retry-after"] == "5"
+
+
+def test_any_image_classifier_is_served_at_its_own_size(small_version):
+    """64x64 pixels and three classes: nothing is tied to CIFAR but the defaults."""
+    from support.servers import wait_until_ready
+
+    from app import create_app
+
+    settings = Settings(registry=small_version.path.parent.parent, model_name="shapes")
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        answer = post(client, encoded(noise(200, 100))).json()
+        assert list(answer["class_scores"]) == ["circle", "square", "star"]
+        assert len(answer["top_k"]) == 3
+        assert_error(post(client, top_k="4"), 422, "bad_parameter", "from 1 to 3")
+        assert "circle, square, star" in client.get("/").text
+
+
+def test_an_origin_that_is_not_listed_gets_no_permission(api):
+    """Other sites' pages cannot read answers, on our routes or on Gradio's."""
+    for path in ("/health", "/config", "/gradio_api/info"):
+        response = api.get(path, headers={"Origin": "https://evil.example", "Host": "space.example"})
+        assert response.status_code == 200
+        assert "access-control-allow-origin" not in response.headers
+
+
+# --- over a real socket, where a body arrives in pieces ----------------------------------------------------------------
+
+
+def slow_upload(server: str, path: str, *, announce: int | None, send: int) -> tuple[int, int]:
+    """Send up to `send` bytes in pieces; returns the status and how many bytes went before the answer came."""
+    connection = http.client.HTTPConnection(httpx.URL(server).host, httpx.URL(server).port, timeout=30)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader(*(("Content-Length", str(announce)) if announce else ("Transfer-Encoding", "chunked")))
+    connection.endheaders()
+    socket = connection.sock  # the connection lets go of it when the server says "close"
+    answered = threading.Event()
+    status = []
+
+    def read() -> None:
+        status.append(connection.getresponse().status)
+        answered.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    sent = 0
+    piece = b"x" * 2**18
+    try:
+        for chunk in [head, *([piece] * (send // len(piece)))]:
+            if answered.is_set():
+                break
+            socket.sendall(chunk if announce else b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            sent += len(chunk)
+            time.sleep(0.002)
+    except OSError:
+        pass  # the server closed: it had said what it had to say
+    reader.join(30)
+    connection.close()
+    return status[0], sent
+
+
+@pytest.mark.parametrize("path", ["/predict", "/gradio_api/upload"])
+@pytest.mark.parametrize("announced", [True, False], ids=["content_length", "chunked"])
+def test_a_body_of_50_mb_is_refused_before_it_is_read_whole(server, path, announced):
+    """413 as soon as it is known: at once by Content-Length, else when the limit is passed."""
+    size = 50 * 2**20
+    status, sent = slow_upload(server, path, announce=size if announced else None, send=size)
+    assert status == 413
+    assert sent < (5 if announced else 25) * 2**20
+
+
+@pytest.mark.slow
+def test_many_callers_get_the_answers_to_their_own_images(server):
+    """96 requests over 8 connections: each answer is the one for its image."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    payloads = [(ROOT / "examples" / f"{name}.jpg").read_bytes() for name in CLASS_NAMES]
+
+    def ask(i: int) -> tuple[int, str]:
+        response = httpx.post(f"{server}/predict", files={"image": payloads[i % 10]}, timeout=60)
+        return i % 10, response.json()["predicted_class"]
+
+    with ThreadPoolExecutor(8) as pool:
+        for i, label in pool.map(ask, range(96)):
+            assert label == CLASS_NAMES[i]

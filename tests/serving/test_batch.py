@@ -1,0 +1,238 @@
+"""`cifar.serving.inference.batch`: many files, archives, and what hostile ones cost."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+from support import zips
+from support.pictures import encoded, noise
+from support.servers import NO_CACHE
+
+from cifar.errors import BadParameter, BatchTooLarge, MissingImage, Overloaded, VersionNotFound
+from cifar.models.registry import Registry
+from cifar.serving.inference.archives import Upload
+from cifar.serving.inference.batch import Batches, Row, counts
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.service import Service
+from cifar.settings import ROOT, Settings
+
+PHOTO = zips.PHOTO
+
+
+def service(**limits) -> Service:
+    settings = Settings(**limits)
+    registry = Registry(settings.registry, settings.model_name)
+    versions = LoadedVersions(registry, settings)
+    versions.load_default()
+    return Service.over(Classifier(versions, settings, NO_CACHE), settings)
+
+
+def rows_of(*contents: bytes | Path, **limits) -> list[Row]:
+    """The rows of one batch of files named `file 1`, `file 2`, ..."""
+    uploads = [Upload(f"file {place}", content) for place, content in enumerate(contents, 1)]
+
+    async def ask() -> list[Row]:
+        async with service(**limits).batches.open(uploads) as batch:
+            rows = [row async for row in batch.rows()]
+            assert len(batch) == len(rows)
+            return rows
+
+    return asyncio.run(ask())
+
+
+def code_of(content: bytes, **limits) -> str:
+    """The error code of the one row of a batch."""
+    (row,) = rows_of(content, **limits)
+    assert row.answer is None
+    return row.error.code
+
+
+def test_a_batch_says_of_each_image_what_a_single_call_says(tmp_path):
+    """Files, in memory or on disk, and archives, in their order; the same labels and scores to the last digit."""
+    (tmp_path / "upload").write_bytes(PHOTO)
+    cat = (ROOT / "examples/cat.jpg").read_bytes()
+    rows = rows_of(tmp_path / "upload", cat, zips.packed([("a/cat.jpg", cat), ("a/", b""), ("b.png", PHOTO)]))
+    assert [row.name for row in rows] == ["file 1", "file 2", "a/cat.jpg", "b.png"]
+
+    async def alone(payload: bytes) -> dict:
+        return (await service().classifier.classify(payload, route="rest")).as_json()
+
+    for row, payload in zip(rows, [PHOTO, cat, cat, PHOTO], strict=True):
+        single = asyncio.run(alone(payload))
+        assert row.as_json()["top_k"] == single["top_k"]
+        assert row.as_json()["label"] == single["predicted_class"]
+
+
+def test_a_bad_file_among_twenty_is_a_row_with_its_error():
+    """Nineteen answers, and one sentence with its code, in its place."""
+    files = [(f"{place}.png", encoded(noise(seed=place))) for place in range(20)]
+    files[7] = ("7.png", b"just text")
+    rows = rows_of(zips.packed(files))
+    bad = rows[7].as_json()
+    assert (bad["name"], bad["code"], bad["label"], bad["top_k"]) == ("7.png", "unsupported_image", None, None)
+    assert "whatever its name says" in bad["error"]
+    assert sum(row.error is None for row in rows) == 19
+    assert counts(rows)[""] == 1
+    assert sum(counts(rows).values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("truncated", zips.truncated(), "unreadable_archive"),
+        ("encrypted", zips.encrypted(), "unreadable_archive"),
+        ("damaged", zips.damaged(), "unreadable_archive"),
+        ("nested", zips.packed([("inner.zip", zips.packed([("photo.png", PHOTO)]))]), "unreadable_archive"),
+        ("lzma", zips.packed([("photo.png", PHOTO)], zipfile.ZIP_LZMA), "unreadable_archive"),
+        ("smaller than it is", zips.size_that_lies(100), "unreadable_archive"),
+        ("larger than it is", zips.size_that_lies(len(PHOTO) + 1000), "unreadable_archive"),
+        ("no zip at all", b"PK\x03\x04" + b"\xff" * 100, "unreadable_archive"),
+        ("an empty image", zips.packed([("photo.png", b"")]), "unreadable_image"),
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_is_a_row_too(name, content, code):
+    """Whatever is wrong with it; the others of the batch are answered."""
+    rows = rows_of(content, PHOTO)
+    assert [row.error and row.error.code for row in rows] == [code, None], name
+
+
+def test_a_zip_bomb_is_refused_before_anything_is_unpacked():
+    """A hundred megabytes from a hundred kilobytes: a row where its size, or its ratio, is over the limit; no memory."""
+    bomb = zips.bomb_of_100_megabytes_of_zeros()
+    rows_of(PHOTO)  # what is loaded once
+    tracemalloc.start()
+    assert code_of(bomb) == "too_large"
+    assert code_of(bomb, max_body_bytes=200_000_000) == "unreadable_archive"
+    with pytest.raises(BatchTooLarge, match="more than 99,999,999 bytes together"):
+        rows_of(bomb, max_batch_bytes=99_999_999)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_an_archive_of_too_many_files_is_refused_whole():
+    """Also where one file is listed ten thousand times, and where the table of contents alone is a bomb."""
+    with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
+        rows_of(zips.one_file_listed_ten_thousand_times())
+    with pytest.raises(BatchTooLarge, match="more than 2 files"):
+        rows_of(PHOTO, zips.packed([("a.png", PHOTO), ("b.png", PHOTO)]), max_batch_files=2)
+    large = zips.table_of_contents_of_40_megabytes()
+    tracemalloc.start()
+    with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
+        rows_of(large)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000, "it was not read"
+    tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_point_elsewhere_are_only_names(tmp_path, monkeypatch):
+    """Nothing is written anywhere; two files of one name are two rows; a name cannot fake a line or a direction."""
+    monkeypatch.chdir(tmp_path)
+    names = ["../../evil.png", "/etc/evil.png", "C:\\evil.png", "same.png", "same.png", "a\nb\u202e.png", "x" * 300]
+    rows = rows_of(zips.packed([(name, PHOTO) for name in names]))
+    assert [row.name for row in rows][:5] == names[:5]
+    assert rows[5].name == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}.png"
+    assert len(rows[6].name) == 200
+    assert [row.error for row in rows] == [None] * 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_systems_leave_in_archives_is_no_image():
+    """A Mac's shadow files do not become rows; a batch of nothing else is told so."""
+    rows = rows_of(zips.packed([("__MACOSX/._a.png", b"x"), ("a.png", PHOTO), ("b/.DS_Store", b"x")]))
+    assert [row.name for row in rows] == ["a.png"]
+    with pytest.raises(MissingImage, match="No image came"):
+        rows_of(zips.packed([("__MACOSX/._a.png", b"x")]))
+    with pytest.raises(MissingImage):
+        rows_of()
+
+
+def test_an_upload_that_was_swept_meanwhile_is_a_row(tmp_path):
+    """Files have a lifetime, and a page may wait longer."""
+    rows = rows_of(tmp_path / "gone.png", PHOTO)
+    assert [row.error and str(row.error) for row in rows] == ["The upload is no longer here. Choose it again.", None]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"), [({"top_k": "many"}, BadParameter), ({"top_k": 99}, BadParameter), ({"version": 99}, VersionNotFound)]
+)  # fmt: skip
+def test_a_wrong_parameter_is_the_calls_error_and_not_a_thousand_rows(parameters, error):
+    """It is said once."""
+
+    async def ask() -> None:
+        async with service().batches.open([Upload("a", PHOTO)] * 3) as batch:
+            async for _ in batch.rows(**parameters):
+                pass
+
+    with pytest.raises(error):
+        asyncio.run(ask())
+
+
+def test_who_stops_asking_stops_the_work():
+    """Cancelling a batch leaves at most the few files that were under way."""
+    read = []
+
+    async def ask() -> None:
+        batches = service().batches
+        async with batches.open([Upload("a", PHOTO)] * 500) as batch:
+            batch._entries = [
+                entry._replace(read=lambda entry=entry: (read.append(1), entry.read())[1]) for entry in batch._entries
+            ]
+            rows = batch.rows()
+            async for _ in rows:
+                break
+            await rows.aclose()
+            seen = len(read)
+            await asyncio.sleep(0.1)
+            assert len(read) == seen
+        assert batches._under_way == 0
+
+    asyncio.run(ask())
+    assert len(read) <= 8
+
+
+def test_more_batches_than_the_limit_are_refused_at_once():
+    """503, and room again when one has ended."""
+
+    async def ask() -> None:
+        batches = service(max_batch_calls=1).batches
+        async with batches.open([Upload("a", PHOTO)]):
+            with pytest.raises(Overloaded, match="1 batches are under way"):
+                async with batches.open([Upload("b", PHOTO)]):
+                    pass
+        async with batches.open([Upload("b", PHOTO)]) as batch:
+            assert [row.name async for row in batch.rows()] == ["b"]
+
+    asyncio.run(ask())
+
+
+@pytest.mark.slow
+def test_a_batch_waits_where_a_single_image_would_be_refused():
+    """Three places for all, eight files under way: no row is an error because of it."""
+    rows = rows_of(*[encoded(noise(600, 600, seed=place)) for place in range(9)], max_waiting_images=3)
+    assert [row.error for row in rows] == [None] * 9
+
+
+@pytest.mark.slow
+def test_a_thousand_images_need_the_memory_of_a_few(tmp_path):
+    """One file at a time is unpacked: 1,000 pictures, 300 MB in all, from an archive on disk."""
+    photo = encoded(noise(320, 320))
+    (tmp_path / "photos.zip").write_bytes(zips.packed([(f"{n}.png", photo) for n in range(1000)], zipfile.ZIP_STORED))
+    assert (tmp_path / "photos.zip").stat().st_size > 250_000_000
+    tracemalloc.start()
+    rows = rows_of(tmp_path / "photos.zip", max_batch_bytes=10**9)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row.error for row in rows] == [None] * 1000
+    assert peak_bytes < 50_000_000
+
+
+def test_batches_are_made_of_the_services_classifier():
+    """One limit for all ways in."""
+    whole = service()
+    assert isinstance(whole.batches, Batches)
+    assert whole.batches._classifier is whole.classifier

@@ -1,0 +1,163 @@
+"""Rate limits, in memory and in a real Redis, and what happens when Redis goes."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from fastapi.testclient import TestClient
+from support.pictures import encoded, noise
+from support.servers import free_port, real_redis, wait_until_ready
+
+from app import create_app
+from cifar.errors import SettingsError
+from cifar.serving.auth.principal import caller_of
+from cifar.settings import Settings, load_settings
+
+PHOTO = encoded(noise())
+
+
+@contextmanager
+def app(**settings) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(**settings)), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def ask(client: TestClient, **headers: str) -> int:
+    return client.post("/predict", files={"image": PHOTO}, headers=headers).status_code
+
+
+def test_who_asks_too_often_is_told_when_to_come_back():
+    """429 in the one shape, Retry-After, and on every answer how much is left."""
+    with app(rate_limit_predict="3/hour") as client:
+        first = client.post("/predict", files={"image": PHOTO})
+        assert first.status_code == 200
+        assert first.headers["ratelimit-policy"] == '"predict";q=3;w=3600'
+        assert re.fullmatch(r'"predict";r=2;t=\d+', first.headers["ratelimit"])
+        assert [ask(client) for _ in range(3)] == [200, 200, 429]
+        refused = client.post("/predict", files={"image": PHOTO})
+        assert set(refused.json()) == {"error", "code", "request_id"}
+        assert refused.json()["code"] == "rate_limited"
+        assert "More than 3 requests in 3600 seconds" in refused.json()["error"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 3600
+        assert '"predict";r=0;' in refused.headers["ratelimit"]
+        assert client.get("/health").status_code == 200, "probes are not limited"
+        assert client.get("/").status_code == 200, "nor is looking at the page"
+
+
+def test_a_refused_request_is_not_read():
+    """A body of twenty megabytes is not taken in to be thrown away."""
+    with app(rate_limit_predict="1/hour") as client:
+        ask(client)
+        assert client.post("/predict", content=b"x" * 30_000_000).status_code == 429, "not 413"
+
+
+def test_the_page_and_its_api_have_a_limit_of_their_own():
+    """Calls and uploads count, whatever their route; `POST /predict` does not."""
+    with app(rate_limit_page="4/hour") as client:
+        routes = ["run/predict", "api/predict", "call/predict", "queue/join"]
+        answers = [client.post(f"/gradio_api/{route}", json={"data": [None]}).status_code for route in routes]
+        assert 429 not in answers
+        assert client.post("/gradio_api/upload", files={"files": PHOTO}).status_code == 429
+        assert client.post("/gradio_api/run/predict", json={"data": [None]}).json()["code"] == "rate_limited"
+        assert ask(client) == 200
+
+
+@pytest.mark.parametrize(
+    ("client", "caller"),
+    [
+        (("203.0.113.7", 1234), "203.0.113.7"),
+        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2:ffff::1", 1), "2001:db8:1:2::/64"),
+        (("::ffff:203.0.113.7", 1), "203.0.113.7"),
+        (("testclient", 1), "None"),
+        (None, "None"),
+    ],
+)
+def test_callers_are_told_apart_by_address_or_network(client, caller):
+    """Whoever has 2**64 addresses is still one caller."""
+    assert caller_of({"state": {}, "client": client}) == caller
+
+
+def test_who_signed_in_is_counted_by_name_from_wherever():
+    """An office behind one address is not one caller."""
+
+    class Caller:
+        name = "ada"
+
+    assert caller_of({"state": {"caller": Caller()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
+
+
+def test_a_limit_that_cannot_be_read_ends_the_start_with_its_name(monkeypatch):
+    """`600 per minute` is not silently no limit."""
+    monkeypatch.setenv("CIFAR_RATE_LIMIT_PREDICT", "600 per fortnight")
+    with pytest.raises(SettingsError, match=r"CIFAR_RATE_LIMIT_PREDICT='600 per fortnight' is not usable.*600/minute"):
+        load_settings()
+
+
+@pytest.mark.slow
+def test_two_processes_count_together_in_redis(tmp_path):
+    """Two apps, one limit; and an answer given by one is known to the other."""
+    with real_redis(tmp_path) as url:
+        settings = {"rate_limit_predict": "5/hour", "redis_url": url}
+        with app(**settings) as one, app(**settings) as two:
+            answers = [ask(client) for _ in range(4) for client in (one, two)]
+    assert answers == [200] * 5 + [429] * 3
+
+
+@pytest.mark.slow
+def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, caplog):
+    """Never there, then there, then killed, then back: every request is answered, `/readyz` names what is missing."""
+    port = free_port()
+    settings = {
+        "rate_limit_predict": "1000/minute",
+        "redis_url": f"redis://127.0.0.1:{port}/0",
+        "breaker_failures": 2,
+        "breaker_recovery_seconds": 1,
+    }
+
+    def without(client: TestClient) -> list[str]:
+        return client.get("/readyz").json()["without"]
+
+    def ask_until(client: TestClient, missing: list[str]) -> None:
+        deadline = time.monotonic() + 20
+        while without(client) != missing:
+            assert ask(client) == 200
+            assert time.monotonic() < deadline, f"expected {missing}"
+            time.sleep(0.05)
+
+    caplog.set_level("INFO", "cifar.serving.process.dependency")
+    with app(**settings) as client:
+        assert [ask(client) for _ in range(20)] == [200] * 20
+        assert without(client) == ["redis"]
+        for _ in range(2):
+            with real_redis(tmp_path, port):
+                ask_until(client, [])
+            ask_until(client, ["redis"])
+        assert [ask(client) for _ in range(20)] == [200] * 20
+        assert 'cifar_breaker_open{dependency="redis"} 1.0' in client.get("/metrics").text
+    told = [record.message for record in caplog.records if record.name == "cifar.serving.process.dependency"]
+    assert [bool(re.match("redis does not answer", line)) for line in told] == [True, False, True, False, True]
+
+
+@pytest.mark.slow
+def test_a_redis_that_hangs_is_left_alone_after_a_few_timeouts():
+    """It takes connections and says nothing: two requests wait, the others do not ask."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {
+            "rate_limit_predict": "1000/minute",
+            "redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+            "breaker_failures": 2,
+            "breaker_recovery_seconds": 60,
+        }
+        with app(**settings) as client:
+            assert [ask(client) for _ in range(20)] == [200] * 20
+            failures = re.search(r'cifar_remote_failures_total{dependency="redis"} (\S+)', client.get("/metrics").text)
+            before = float(failures[1])
+            assert [ask(client) for _ in range(10)] == [200] * 10
+            assert f'cifar_remote_failures_total{{dependency="redis"}} {before}' in client.get("/metrics").text

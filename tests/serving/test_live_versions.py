@@ -1,0 +1,393 @@
+"""Versions, labels and traffic change while the server runs: no restart, no lost request, the same user the same version."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from scipy.stats import chisquare
+from support.pictures import encoded, noise
+from support.servers import NO_CACHE, running, wait_until_ready
+from support.two_versions import write_two_versions
+
+from app import create_app
+from cifar.models.registry import Registry
+from cifar.models.rollout import RoutingLog
+from cifar.serving.auth.api_keys import create
+from cifar.serving.auth.principal import Asker
+from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.shadow import Comparison, Shadows
+from cifar.settings import ROOT, Settings
+
+CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    """Version 1, and version 2 with its first two classes exchanged."""
+    return Registry(write_two_versions(tmp_path / "registry"), "cifar_classifier")
+
+
+@pytest.fixture
+def log(registry) -> RoutingLog:
+    return RoutingLog(registry)
+
+
+def nothing(_: object) -> None:
+    """Takes any version for one that loads."""
+
+
+def loaded(registry: Registry, **settings: object) -> LoadedVersions:
+    versions = LoadedVersions(registry, Settings(**settings))
+    versions.load_default()
+    return versions
+
+
+def add_version(registry: Registry, number: int) -> Path:
+    """A further version, whole before it gets its name, as an export does it."""
+    hidden = registry.base / ".export-test"
+    shutil.copytree(registry.base / "1", hidden)
+    manifest = json.loads((hidden / "manifest.json").read_text()) | {"version": number}
+    (hidden / "manifest.json").write_text(json.dumps(manifest))
+    return hidden.rename(registry.base / str(number))
+
+
+def test_a_new_version_is_served_without_a_restart(registry):
+    """Nobody has promoted anything yet, so the highest version is the stable one."""
+    versions = loaded(registry)
+    assert versions.default.number == 2
+    add_version(registry, 3)
+    versions.refresh()
+    assert versions.default.number == versions.choose("anybody") == 3
+    assert versions.problem == ""
+
+
+def test_after_a_promotion_a_new_version_waits_for_its_turn(registry, log):
+    """Whoever has said what is stable is asked before that changes."""
+    log.promote(2, by="ada", prove=nothing)
+    versions = loaded(registry)
+    add_version(registry, 3)
+    versions.refresh()
+    assert versions.default.number == 2
+    log.promote(3, by="ada", prove=nothing)
+    versions.refresh()
+    assert versions.default.number == 3
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_its_place(registry, caplog):
+    """A note for /readyz, one line in the log however often it is looked at, a metric; and mended, it is served."""
+    versions = loaded(registry)
+    folder = add_version(registry, 3)
+    whole = (folder / "saved_model.pb").read_bytes()
+    (folder / "saved_model.pb").write_bytes(b"x")
+    for _ in range(5):
+        versions.refresh()
+    assert versions.default.number == versions.get().predictor.version.number == 2
+    assert "3/saved_model.pb is not the file that was exported" in versions.problem
+    assert sum("cannot be served" in record.message for record in caplog.records) == 1
+    with TestClient(create_app(Settings(registry=registry.base.parent, model_version=2))) as client:
+        assert 'cifar_model_load_failed{name="cifar_classifier",version="3"} 1.0' in client.get("/metrics").text
+    (folder / "saved_model.pb").write_bytes(whole)
+    versions._tried = None  # a minute later
+    versions.refresh()
+    assert (versions.default.number, versions.problem) == (3, "")
+
+
+def test_a_registry_that_vanishes_for_a_while_stops_nobody(registry):
+    """A network drive that hangs off, say."""
+    versions = loaded(registry)
+    away = registry.base.rename(registry.base.with_name("away"))
+    versions.refresh()
+    assert versions.choose("anybody") == 2
+    assert "No version of cifar_classifier" in versions.problem
+    away.rename(registry.base)
+    versions.refresh()
+    assert versions.problem == ""
+
+
+def test_a_canary_that_cannot_be_loaded_at_the_start_leaves_everybody_to_the_stable_one(registry, log):
+    """A restart must not fail because of what a tenth of the users would get."""
+    log.promote(1, by="ada", prove=nothing)
+    log.label("canary", 2, by="ada")
+    log.split({"stable": 50, "canary": 50}, by="ada")
+    (registry.base / "2" / "saved_model.pb").write_bytes(b"x")
+    versions = loaded(registry)
+    assert {versions.choose(f"user {i}") for i in range(50)} == {1}
+    assert "cannot be served" in versions.problem
+
+
+def test_a_live_version_is_never_dropped_from_memory(registry, log):
+    """Two are live, the limit is two, and another one that was asked for has a place all the same."""
+    log.label("canary", 1, by="ada")
+    log.split({"stable": 50, "canary": 50}, by="ada")
+    versions = loaded(registry, max_loaded_versions=2)
+    add_version(registry, 3)
+    add_version(registry, 4)
+    for number in (3, 4):
+        versions.get(number)
+    assert set(versions._served) == {1, 2, 4}
+
+
+def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(registry, log):
+    """By the page's cookie, whatever the worker; `version=` overrides; each answer says who spoke."""
+    log.promote(1, by="ada", prove=nothing)
+    log.label("canary", 2, by="ada")
+    log.split({"stable": 50, "canary": 50}, by="ada")
+    settings = Settings(registry=registry.base.parent, registry_poll_seconds=0.05)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+
+        def ask(user: str, **fields: object) -> int:
+            cookie = {"Cookie": f"other=1; cifar_user={user}"}
+            answer = client.post("/predict", files={"image": CAT}, data=fields, headers=cookie)
+            return answer.json()["model"]["version"]
+
+        users = [f"{i:032x}" for i in range(40)]
+        first = [ask(user) for user in users]
+        assert set(first) == {1, 2}
+        assert [ask(user) for user in users] == first
+        assert {ask(user, version=1) for user in users} == {1}
+        ready = client.get("/readyz").json()
+        assert ready["traffic"] == {"stable, version 1": 50, "canary, version 2": 50}
+        log.promote(2, by="ada", prove=nothing)
+        deadline = time.monotonic() + 30
+        while {ask(user) for user in users} != {2}:
+            assert time.monotonic() < deadline
+        models = client.post("/gradio_api/run/models", json={"data": []}).json()["data"][0]
+        assert (models["default"], models["labels"], models["traffic"]) == (2, {"stable": 2}, {"stable": 100})
+
+
+def test_who_opens_the_page_gets_a_cookie_once_and_programs_get_none(registry):
+    """Random, out of scripts' reach, on HTTPS for HTTPS only; it is not given again to who has it."""
+    client = TestClient(create_app(Settings(registry=registry.base.parent)))
+    cookie = client.get("/").headers["set-cookie"]
+    assert re.fullmatch(r"cifar_user=[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie)
+    assert "set-cookie" not in client.get("/").headers
+    assert "set-cookie" not in client.get("/health").headers
+    secure = TestClient(create_app(Settings(registry=registry.base.parent)), base_url="https://testserver")
+    assert secure.get("/").headers["set-cookie"].endswith("; Secure")
+
+
+@pytest.mark.parametrize("cookie", ["cifar_user=x", f"not_cifar_user={'a' * 32}", "seen=cifar_user"])
+def test_who_opens_the_page_with_a_cookie_that_counts_for_nothing_gets_one(registry, cookie):
+    """Else they would be known by their address for ever, and meet another version with each network."""
+    client = TestClient(create_app(Settings(registry=registry.base.parent)))
+    assert client.get("/", headers={"Cookie": cookie}).headers["set-cookie"].startswith("cifar_user=")
+
+
+def test_a_cookie_that_somebody_made_up_counts_for_nothing():
+    """Not 32 hexadecimal digits: then the address decides. Who signed in is known by that alone."""
+
+    def user(cookie: bytes, **state: object) -> str:
+        scope = {
+            "headers": [(b"cookie", cookie)],
+            "state": {"request_id": "1", **state},
+            "client": ("192.0.2.7", 1),
+        }
+        return Asker.of(scope).user
+
+    good = b"cifar_user=" + b"a" * 32
+    assert user(good) == "a" * 32
+    for bad in (b"cifar_user=x", b"cifar_user=" + b"A" * 32, b"not_" + good, good + b"b", b""):
+        assert user(bad) == "192.0.2.7"
+
+    class Caller:
+        """Somebody signed in."""
+
+        name = "key:ada"
+        scopes = frozenset({"predict"})
+
+    assert user(good, caller=Caller()) == "caller:key:ada"
+
+
+def shadowed(registry: Registry, log: RoutingLog) -> LoadedVersions:
+    """Version 1 answers everybody, and version 2 in the background too."""
+    log.promote(1, by="ada", prove=nothing)
+    log.label("canary", 2, by="ada")
+    log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
+    return loaded(registry)
+
+
+def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(registry, log):
+    """Versions 1 and 2 disagree on airplanes and cars alone; the answer is the stable one's, and nobody waits."""
+    versions = shadowed(registry, log)
+    told: list[Comparison] = []
+
+    async def ask() -> None:
+        shadows = Shadows(versions, most=2, compared=told.append)
+        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
+        for name in ("airplane", "cat"):
+            payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
+            for record in (True, False):  # who wants nothing recorded is not compared either
+                answer = await classifier.classify(
+                    payload, route="rest", by=Asker(name, "ada", frozenset()), record=record
+                )
+                assert answer.version == 1
+            await asyncio.gather(*shadows._under_way)
+
+    asyncio.run(ask())
+    assert [(each.request_id, each.version, each.shadow_version, each.agrees) for each in told] == [
+        ("airplane", 1, 2, False),
+        ("cat", 1, 2, True),
+    ]
+    assert 0 <= told[1].distance < 0.3 < told[0].distance <= 1
+
+
+def test_more_shadows_than_the_budget_are_left_out(registry, log):
+    """Two under way at most; the others are counted and cost nothing."""
+    versions = shadowed(registry, log)
+    told: list[Comparison] = []
+
+    async def ask() -> None:
+        shadows = Shadows(versions, most=2, compared=told.append)
+        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
+        await asyncio.gather(
+            *(
+                classifier.classify(
+                    encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()), record=True
+                )
+                for i in range(10)
+            )
+        )
+        assert len(shadows._under_way) <= 2
+        await asyncio.gather(*shadows._under_way)
+
+    asyncio.run(ask())
+    assert 1 <= len(told) < 10
+
+
+@pytest.fixture
+def administered(registry, tmp_path):
+    """A server with keys for a caller and an administrator."""
+    keys = tmp_path / "keys.json"
+    bearers = {
+        name: {"Authorization": f"Bearer {create(keys, name, scopes)}"}
+        for name, scopes in (("caller", ["predict"]), ("boss", ["predict", "admin"]))
+    }
+    settings = Settings(registry=registry.base.parent, api_keys_file=keys)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client, bearers
+
+
+def test_an_administrator_changes_what_is_served_and_the_log_says_who(administered):
+    """Promote, label, split, roll back; what is wrong is refused in the one shape, and nobody else may."""
+    client, bearers = administered
+
+    def post(action: str, body: dict | None = None, who: str = "boss") -> httpx.Response:
+        return client.post(f"/admin/models/{action}", json=body, headers=bearers[who])
+
+    assert post("promote", {"version": 1}, who="caller").status_code == 403
+    assert post("promote", {"version": 1}).json()["labels"] == {"stable": 1}
+    answer = client.post("/predict", files={"image": CAT}, headers=bearers["caller"]).json()
+    assert answer["model"]["version"] == 1, "this process follows at once"
+    assert post("label", {"label": "canary", "version": 2}).json()["labels"] == {"stable": 1, "canary": 2}
+    assert post("traffic", {"traffic": {"stable": 90, "canary": 10}}).json()["traffic"] == {"stable": 90, "canary": 10}
+    for action, body, status, code in (
+        ("traffic", {"traffic": {"stable": 90}}, 422, "bad_parameter"),
+        ("traffic", {"traffic": {"blue": 100}}, 404, "label_not_found"),
+        ("promote", {"version": 9}, 404, "version_not_found"),
+        ("promote", {"number": 1}, 422, "bad_parameter"),
+        ("label", {"label": "canary", "version": 9}, 404, "version_not_found"),
+    ):
+        refused = post(action, body)
+        assert (refused.status_code, refused.json()["code"]) == (status, code), refused.text
+    assert post("rollback").json()["labels"]["stable"] == 2
+    assert (post("rollback").status_code, post("rollback").json()["code"]) == (409, "nothing_to_roll_back")
+    changes = client.get("/admin/models/log", headers=bearers["boss"]).json()
+    assert [(change["by"], change["action"]) for change in changes] == [
+        ("key:boss", "promote 1"),
+        ("key:boss", "label canary=2"),
+        ("key:boss", "traffic stable=90 canary=10"),
+        ("key:boss", "rollback to 2"),
+    ]
+    assert client.get("/admin/models", headers=bearers["boss"]).json() == changes[-1]
+
+
+def test_without_sign_in_nobody_administrates(registry):
+    """Anybody could change what is served, so nobody may, and the sentence says what to set."""
+    client = TestClient(create_app(Settings(registry=registry.base.parent)))
+    for method, path in (("GET", ""), ("GET", "/log"), ("POST", "/promote"), ("POST", "/rollback")):
+        refused = client.request(method, f"/admin/models{path}", json={"version": 1} if path == "/promote" else None)
+        assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+        assert "CIFAR_API_KEYS_FILE" in refused.json()["error"]
+
+
+PROMOTES, ROLLBACKS, PAUSE_SECONDS = 4, 2, 2.5
+WINDOW_SECONDS = 2.0
+"""Within which every worker follows, on a machine that does other work as well."""
+
+
+@pytest.mark.slow
+def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_not_live(registry, log, tmp_path):
+    """Four workers, 32 clients: promotions and rollbacks between three versions, then a split that is kept to."""
+    add_version(registry, 3)
+    log.promote(2, by="test", prove=nothing)
+    settings = {"CIFAR_REGISTRY": str(registry.base.parent), "CIFAR_REGISTRY_POLL_SECONDS": "0.2"}
+    stable = [(0.0, 2)]
+    answers: list[tuple[float, float, str, int, int]] = []
+    ended = threading.Event()
+    with running(tmp_path, workers=4, CIFAR_ACCESS_LOG="false", **settings) as server:
+
+        def ask(user: str) -> None:
+            with httpx.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+                while not ended.is_set():
+                    began = time.monotonic()
+                    answer = client.post("/predict", files={"image": CAT})
+                    version = answer.json()["model"]["version"] if answer.status_code == 200 else 0
+                    answers.append((began, time.monotonic(), user, answer.status_code, version))
+
+        with ThreadPoolExecutor(32) as pool:
+            for i in range(32):
+                pool.submit(ask, f"{i:032x}")
+            try:
+                for number in [1 + i % 3 for i in range(PROMOTES)]:
+                    stable.append((time.monotonic(), log.promote(number, by="test", prove=nothing).stable))
+                    time.sleep(PAUSE_SECONDS)
+                for _ in range(ROLLBACKS):
+                    stable.append((time.monotonic(), log.rollback(by="test", prove=nothing).stable))
+                    time.sleep(PAUSE_SECONDS)
+            finally:
+                ended.set()
+        assert Counter(status for *_, status, _ in answers) == {200: len(answers)}
+        wrong = [answer for answer in answers if answer[4] not in live_between(stable, answer[0], answer[1])]
+        assert wrong == []
+        shares = {"stable": 70, "canary": 30}
+        log.label("canary", {1, 2, 3}.difference({stable[-1][1]}).pop(), by="test")
+        routing = log.split(shares, by="test")
+        time.sleep(WINDOW_SECONDS)
+        users = [f"{i:032x}" for i in range(1000, 1600)]
+
+        def versions_of(user: str) -> set[int]:
+            with httpx.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+                return {client.post("/predict", files={"image": CAT}).json()["model"]["version"] for _ in range(3)}
+
+        with ThreadPoolExecutor(16) as pool:
+            met = list(pool.map(versions_of, users))
+    assert all(len(versions) == 1 for versions in met), "stickiness"
+    counts = Counter(versions.pop() for versions in met)
+    observed = [counts[routing.labels[label]] for label in shares]
+    p_value = chisquare(observed, [len(users) * percent / 100 for percent in shares.values()]).pvalue
+    assert p_value > 0.001
+    print(f"\n{len(answers)} requests, {len(stable) - 1} changes; split {observed} of {shares}, p = {p_value:.2f}")
+
+
+def live_between(stable: list[tuple[float, int]], began: float, ended: float) -> set[int]:
+    """The versions that were stable at some time that an answer may come from."""
+    live = set()
+    for at, (since, number) in enumerate(stable):
+        until = stable[at + 1][0] if at + 1 < len(stable) else float("inf")
+        if since <= ended and until + WINDOW_SECONDS >= began:
+            live.add(number)
+    return live

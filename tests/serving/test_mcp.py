@@ -1,0 +1,229 @@
+"""The functions by the Model Context Protocol, called by its own client over streamable HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+import httpx
+import jwt
+import pytest
+from mcp import ClientSession
+from mcp.types import CallToolResult
+from PIL import Image
+from support import zips
+from support.listener import listener
+from support.mcp_server import CAT, DATA_URL, PATH, served, session
+from support.servers import free_port, wait_until_ready
+
+from cifar.settings import ROOT
+
+SECRET = "a secret of more than thirty-two characters"  # noqa: S105
+SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": "us", "CIFAR_JWT_AUDIENCE": "cifar"}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mcp")
+    with served(folder) as address:
+        yield address
+    assert [file for file in (folder / "uploads").rglob("*") if file.is_file()] == [], "a call writes nothing"
+
+
+def ask(address: str, what: Callable[[ClientSession], Awaitable[object]], **headers: str) -> object:
+    async def talk() -> object:
+        async with session(address, **headers) as opened:
+            return await what(opened)
+
+    return asyncio.run(talk())
+
+
+def call(address: str, name: str, headers: dict[str, str] | None = None, **arguments: object) -> CallToolResult:
+    return ask(address, lambda opened: opened.call_tool(name, arguments), **(headers or {}))
+
+
+def by_rest(address: str, path: str = "/predict", headers: dict[str, str] | None = None, **data: object) -> dict:
+    answer = httpx.post(f"{address}{path}", files={"image": CAT}, data=data, headers=headers, timeout=60).json()
+    del answer["request_id"]
+    return answer
+
+
+def without_id(result: CallToolResult) -> dict:
+    """An answer, as `by_rest` gives it: each has an id of its own."""
+    assert len(result.structuredContent["request_id"]) == 32
+    return {key: value for key, value in result.structuredContent.items() if key != "request_id"}
+
+
+def test_the_tools_keep_their_names_parameters_and_types(address):
+    """Those of Gradio's endpoints: whoever knows one way in knows the other."""
+    tools = ask(address, lambda opened: opened.list_tools()).tools
+    kinds = {
+        tool.name: {name: _kind(schema) for name, schema in tool.inputSchema["properties"].items()} for tool in tools
+    }
+    assert kinds == {
+        "predict": {"image": "string", "top_k": "integer|null", "version": "integer|null"},
+        "explain": {"image": "string", "label": "string|null", "version": "integer|null"},
+        "predict_batch": {"files": "array", "top_k": "integer|null", "version": "integer|null"},
+        "models": {},
+        "feedback": {"request_id": "string", "label": "string", "note": "string|null"},
+    }
+    for tool in tools:
+        assert tool.description, tool.name
+        assert tool.annotations.readOnlyHint is (tool.name != "feedback")
+        assert all("description" in schema for schema in tool.inputSchema["properties"].values()), tool.name
+
+
+def _kind(schema: dict) -> str:
+    return schema.get("type") or "|".join(choice["type"] for choice in schema["anyOf"])
+
+
+@pytest.mark.parametrize("image", [DATA_URL, base64.b64encode(CAT).decode(), DATA_URL.replace("image/jpeg", "")])
+def test_a_picture_in_base64_gets_the_answer_of_rest(address, image):
+    """To the last digit, as structured content and as text."""
+    result = call(address, "predict", image=image, top_k=4, version=1)
+    assert not result.isError
+    assert without_id(result) == by_rest(address, top_k=4, version=1)
+    assert json.loads(result.content[0].text) == result.structuredContent
+
+
+def test_an_explanation_comes_with_its_picture(address):
+    """The map as numbers, as REST gives it, and the overlay as an image that an assistant can show."""
+    result = call(address, "explain", image=DATA_URL, label="dog")
+    wanted = by_rest(address, "/explain", label="dog")
+    picture = wanted.pop("overlay").removeprefix("data:image/png;base64,")
+    assert result.structuredContent == wanted
+    (image,) = [content for content in result.content if content.type == "image"]
+    assert (image.mimeType, image.data) == ("image/png", picture)
+    assert Image.open(io.BytesIO(base64.b64decode(image.data))).format == "PNG"
+
+
+def test_a_batch_and_the_list_of_models_are_there_too(address):
+    """An archive is opened, a bad file is a row."""
+    archive = base64.b64encode(zips.packed([("cat.jpg", CAT), ("b.txt", b"text")])).decode()
+    result = call(address, "predict_batch", files=[DATA_URL, archive], top_k=2)
+    first, second, bad = result.structuredContent["rows"]
+    assert first["top_k"] == second["top_k"] == by_rest(address, top_k=2)["top_k"]
+    assert [row["name"] for row in (first, second, bad)] == ["file 1", "cat.jpg", "b.txt"]
+    assert bad["code"] == "unsupported_image"
+    models = call(address, "models").structuredContent
+    assert models["name"] == "cifar_classifier"
+    assert 1 in [version["version"] for version in models["versions"]]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "code", "words"),
+    [
+        ("predict", {"image": "photo.jpg"}, "bad_request", "file in base64"),
+        ("predict", {"image": "/etc/passwd"}, "bad_request", "file in base64"),
+        ("predict", {"image": ""}, "unreadable_image", "empty"),
+        ("predict", {"image": base64.b64encode(b"text").decode()}, "unsupported_image", "whatever its name says"),
+        ("predict", {"image": DATA_URL, "top_k": 99}, "bad_parameter", "from 1 to 10"),
+        ("predict", {"image": DATA_URL, "version": 99}, "version_not_found", "no version 99"),
+        ("explain", {"image": DATA_URL, "label": "unicorn"}, "bad_parameter", "no label 'unicorn'"),
+        ("predict_batch", {"files": []}, "missing_image", "No image came"),
+        ("predict_batch", {"files": [DATA_URL], "top_k": 0}, "bad_parameter", "from 1 to 10"),
+    ],
+)
+def test_an_error_has_the_sentence_and_the_code_of_rest(address, tool, arguments, code, words):
+    """`isError`, so that an assistant knows, and what to do about it."""
+    result = call(address, tool, **arguments)
+    assert result.isError
+    assert result.structuredContent["code"] == code
+    assert words in result.structuredContent["error"]
+
+
+def test_arguments_of_another_type_are_errors_without_a_trace(address):
+    """What the schema forbids is said by the protocol's library; nothing of ours shows."""
+    for arguments in ({}, {"image": 3}, {"image": DATA_URL, "top_k": "many"}):
+        result = call(address, "predict", **arguments)
+        assert result.isError
+        assert "Traceback" not in result.content[0].text
+
+
+def test_the_server_fetches_no_address_for_an_assistant(address):
+    """Nobody's server is visited, however the address is spelt; files of the server are not read either."""
+    with listener() as (url, visits):
+        for image in (url, url.upper(), f" {url}", f"data:{url}", f"data:image/png;base64,{url}", "file:///etc/passwd"):
+            for tool, arguments in (
+                ("predict", {"image": image}),
+                ("explain", {"image": image}),
+                ("predict_batch", {"files": [image]}),
+            ):
+                assert call(address, tool, **arguments).structuredContent["code"] == "bad_request"
+    assert visits == []
+
+
+def test_no_other_method_and_no_other_path_is_open(address):
+    """There is no stream to hold open, and Gradio's own MCP routes are not there."""
+    for method in ("GET", "DELETE", "PUT"):
+        answer = httpx.request(method, address + PATH)
+        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    for path in ("sse", "schema", "messages/", "http"):
+        assert httpx.get(address + PATH + path).status_code == 404
+        assert httpx.post(address + PATH + path).status_code == 404
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"jsonrpc": "2.0"}', b"[" * 100_000])
+def test_junk_in_the_place_of_a_call_is_the_callers_mistake(address, body):
+    """Never a 5xx."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    assert 400 <= httpx.post(address + PATH, content=body, headers=headers).status_code < 500
+
+
+def test_mcp_is_off_until_it_is_asked_for(server):
+    """The default server refuses the address, with any method."""
+    for method in ("GET", "POST", "DELETE"):
+        answer = httpx.request(method, server + PATH)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.slow
+def test_behind_sign_in_an_assistant_needs_a_token(tmp_path):
+    """A bearer token in the client's headers opens it; without one, or without the scope, nothing is answered."""
+
+    def token(scope: str) -> dict[str, str]:
+        claims = {"iss": "us", "aud": "cifar", "sub": "assistant", "scope": scope, "exp": 4_000_000_000}
+        return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
+
+    with served(tmp_path, **SIGN_IN) as address:
+        good = call(address, "predict", headers=token("predict"), image=DATA_URL)
+        assert without_id(good) == by_rest(address, headers=token("predict"))
+        said = {"request_id": good.structuredContent["request_id"], "label": "dog"}
+        assert call(address, "feedback", headers=token("predict"), **said).structuredContent["code"] == "missing_scope"
+        assert not call(address, "feedback", headers=token("predict feedback"), **said).isError
+        assert httpx.post(address + PATH, json={}).status_code == 401
+        assert httpx.post(address + PATH, json={}, headers=token("feedback")).status_code == 403
+        assert httpx.post(f"{address}/explain", files={"image": CAT}).status_code == 401
+        assert httpx.post(f"{address}/explain", files={"image": CAT}, headers=token("feedback")).status_code == 403
+
+
+@pytest.mark.slow
+def test_two_workers_answer_one_assistant(tmp_path):
+    """No call depends on the one before it: whichever worker takes it can answer."""
+    port = free_port()
+    environment = {**os.environ, "CIFAR_MCP": "true", "CIFAR_UPLOADS": str(tmp_path / "uploads"), "PORT": str(port)}
+    command = [sys.executable, "-m", "cifar", "serve", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        with httpx.Client(base_url=address) as client:
+            wait_until_ready(client)
+        wanted = by_rest(address)
+
+        async def often(opened: ClientSession) -> list[CallToolResult]:
+            return await asyncio.gather(*(opened.call_tool("predict", {"image": DATA_URL}) for _ in range(20)))
+
+        for result in ask(address, often):
+            assert without_id(result) == wanted
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    assert " ERROR " not in (tmp_path / "log").read_text()

@@ -1,0 +1,258 @@
+"""`cifar.serving.front.observe` and `cifar.serving.process.logs`: few labels, one line a request, and nothing in it that a caller wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import logging.config
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.routing import Route
+
+from cifar import CLASS_NAMES
+from cifar.records.database import migrate, open_engine
+from cifar.serving.front.observe import OTHER, Observe, endpoint_templates
+from cifar.serving.process.logs import TextFormatter, log_config, request_id
+from cifar.settings import ROOT, Settings
+
+CAT = (ROOT / "examples/cat.jpg").read_bytes()
+
+
+def series(client, sample_name: str, **labels: str) -> dict[tuple[str, ...], float]:
+    """The samples of that name with these labels, by the values of their other labels."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == sample_name]
+    return {
+        tuple(value for key, value in sorted(sample.labels.items()) if key not in labels): sample.value
+        for sample in samples
+        if labels.items() <= sample.labels.items()
+    }
+
+
+def test_every_route_of_the_api_is_a_label_of_its_own(api):
+    """Whoever adds a route sees it on the dashboard, parameters and all, without a list to keep."""
+    template_of = endpoint_templates(api.app.routes)
+    for path in api.get("/openapi.json").json()["paths"]:
+        assert template_of(re.sub(r"\{[^}]*\}", "7", path)) == path
+    templated = endpoint_templates([Route("/v1/models/{name}/versions/{n}", print)])
+    assert templated("/v1/models/cifar/versions/3") == "/v1/models/{name}/versions/{n}"
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/", "/"),
+        ("/config/", "/config"),
+        ("/gradio_api/heartbeat/abc-123", "/gradio_api/heartbeat/{session}"),
+        ("/gradio_api/call/predict/1-abc", "/gradio_api/call/{name}/{event}"),
+        ("/gradio_api/file=/tmp/cifar-space/a/b.jpg", "/gradio_api/file={path:path}"),
+        ("/assets/index-abc.js", "/assets/{path:path}"),
+        ("/predict/3", OTHER),
+        ("/PREDICT", OTHER),
+        ("", "/"),
+        ("//predict", OTHER),
+        ("/gradio_api/heartbeat/a/b", OTHER),
+    ],
+)
+def test_a_path_is_counted_under_the_template_of_its_route(api, path, template):
+    """Sessions, events and files are parts of paths, and each would be a label of its own."""
+    assert endpoint_templates(api.app.routes)(path) == template
+
+
+def test_strange_paths_and_methods_make_one_series_and_no_more(api):
+    """Somebody who tries a thousand addresses does not fill Prometheus."""
+    for method in ("GET", "BREW", "PROPFIND"):
+        api.request(method, "/nothing")
+    series(api, "request_count_total")  # itself a request
+    before = set(series(api, "request_count_total"))
+    for i in range(100):
+        api.get(f"/nothing/{i}")
+        api.request("BREW", f"/{i}")
+    assert set(series(api, "request_count_total")) == before
+
+
+def test_a_request_is_counted_by_endpoint_and_status_and_timed(api):
+    """Good ones, bad ones, and those that the framework never saw."""
+
+    def counted() -> dict[tuple[str, ...], float]:
+        return series(api, "request_count_total", endpoint="/predict")
+
+    def timed() -> float:
+        return sum(series(api, "request_latency_seconds_count", endpoint="/predict", method="POST").values())
+
+    counts, times = counted(), timed()
+    api.post("/predict", files={"image": CAT})
+    api.post("/predict", files={"image": b"no image"})
+    api.post("/predict")
+    api.get("/predict")
+    new = {key: value - counts.get(key, 0) for key, value in counted().items() if value != counts.get(key, 0)}
+    assert new == {("POST", "200"): 1, ("POST", "415"): 1, ("POST", "400"): 1, ("GET", "405"): 1}
+    assert timed() == times + 3
+
+
+def test_answers_are_counted_by_version_and_label_with_their_confidence(api):
+    """What the drift alert and the dashboard live on; classes never given are there as zero."""
+    before = series(api, "cifar_predictions_total", version="2")
+    sure = series(api, "cifar_confidence_sum", version="2")[()]
+    answer = api.post("/predict", files={"image": CAT}).json()
+    after = series(api, "cifar_predictions_total", version="2")
+    assert {(name,) for name in CLASS_NAMES} <= set(after)
+    assert {label: n - before[label] for label, n in after.items() if n != before[label]} == {("cat",): 1}
+    assert series(api, "cifar_confidence_sum", version="2")[()] - sure == pytest.approx(answer["confidence"], abs=1e-4)
+
+
+def test_the_model_that_is_loaded_says_what_runs_it_and_how_long_it_took(api):
+    """Which version do the workers hold, and is it there?"""
+    assert series(api, "cifar_model_loaded", name="cifar_classifier", version="2") == {("litert",): 1}
+    assert series(api, "cifar_model_load_seconds_count", version="2", engine="litert")[()] >= 1
+    assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
+
+
+def observed(app) -> Observe:
+    return Observe(app, [Route("/predict", print)], access_log=True)
+
+
+def ask(app: Observe, **scope: object) -> None:
+    async def send(_: object) -> None:
+        pass
+
+    request = {"type": "http", "method": "POST", "path": "/predict", "state": {"request_id": "an-id"}, **scope}
+    asyncio.run(app(request, None, send))
+
+
+async def _answer(_scope, _receive, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _fail(_scope, _receive, _send) -> None:
+    raise RuntimeError
+
+
+async def _leave(_scope, _receive, _send) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("app", "status"), [(_answer, 200), (_fail, 500), (_leave, 499)])
+def test_a_request_without_an_answer_is_counted_too(caplog, app, status):
+    """An error that nobody caught is a 500; a caller who left before the answer is no error of ours."""
+    caplog.set_level(logging.INFO, "cifar.access")
+    try:
+        ask(observed(app))
+    except RuntimeError:
+        assert status == 500
+    (record,) = caplog.records
+    assert (record.method, record.endpoint, record.status) == ("POST", "/predict", status)
+    assert record.seconds >= 0
+
+
+def test_a_request_passed_on_by_another_worker_is_counted_where_it_arrived(caplog):
+    """Else every call of the page would be two."""
+    caplog.set_level(logging.INFO, "cifar.access")
+    ask(observed(_answer), state={"request_id": "an-id", "from_worker": True})
+    assert caplog.records == []
+    ask(observed(_answer))
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/assets/index.js", "/favicon.ico"])
+def test_probes_and_assets_are_logged_at_debug_level_only(caplog, path):
+    """A probe a second would bury what matters."""
+    routes = [Route(probe, print) for probe in ("/healthz", "/readyz", "/metrics")]
+    app = Observe(_answer, routes, access_log=True)
+    caplog.set_level(logging.DEBUG, "cifar.access")
+    ask(app, path=path, method="GET")
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+
+
+def test_no_line_is_written_where_the_access_log_is_off(caplog):
+    """For those who have a proxy's log already, and for the benchmark."""
+    caplog.set_level(logging.DEBUG, "cifar.access")
+    ask(Observe(_answer, [], access_log=False))
+    assert caplog.records == []
+
+
+@pytest.fixture
+def logged(capsys, monkeypatch):
+    """A function that logs by our configuration and returns what was written; the configuration goes again."""
+    # A new configuration closes all handlers there are, and TensorFlow's closes pytest's own stderr with it.
+    monkeypatch.setattr(logging, "_handlerList", [])
+    root, ours = logging.getLogger(), logging.getLogger("cifar")
+    before = root.handlers[:], root.level, ours.level
+
+    def write(format: str, level: int, message: str, *args: object, **keywords: object) -> str:
+        capsys.readouterr()
+        logging.config.dictConfig(log_config(Settings(log_format=format)))
+        logging.getLogger("cifar.test").log(level, message, *args, **keywords)
+        return capsys.readouterr().err
+
+    yield write
+    root.handlers[:], level, our_level = before
+    root.setLevel(level)
+    ours.setLevel(our_level)
+
+
+FORGED = "no\n2026-11-22 10:00:00,000 ERROR cifar: forged\r\x1b[2K\x9b31m\u2028\u202e\x00\ud800 end"
+
+
+def test_in_text_only_we_begin_a_line_and_nothing_is_obeyed(logged):
+    """Whatever a message brings along, a reader sees one event, and their terminal does what it did before."""
+    text = logged("text", logging.WARNING, "got %s", FORGED)
+    first, second = text.rstrip("\n").split("\n")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING cifar\.test: got no", first)
+    assert second == r"    2026-11-22 10:00:00,000 ERROR cifar: forged\r\x1b[2K\x9b31m\u2028\u202e\x00\ud800 end"
+
+
+def test_in_json_an_event_is_one_line_with_all_of_its_fields(logged):
+    """Time, level, logger, request and message, whatever is in it."""
+    request_id.set("an-id")
+    text = logged("json", logging.WARNING, "got %s", FORGED, extra={"status": 404})
+    request_id.set("")
+    assert text.isascii()
+    assert text.count("\n") == 1
+    event = json.loads(text)
+    assert event["message"] == f"got {FORGED}"
+    assert (event["level"], event["logger"], event["request_id"], event["status"]) == (
+        "WARNING",
+        "cifar.test",
+        "an-id",
+        404,
+    )
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", event["time"])
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_the_trace_of_an_exception_belongs_to_its_event(logged, format):
+    """In JSON it is a field; in text every line of it is indented."""
+    try:
+        raise ValueError(FORGED)
+    except ValueError as error:
+        text = logged(format, logging.ERROR, "failed", exc_info=error)
+    assert "Traceback" in text
+    lines = text.rstrip("\n").split("\n")
+    assert [line for line in lines if not line.startswith("    ")] == lines[:1]
+
+
+def test_what_libraries_say_at_debug_level_is_never_logged():
+    """Pillow would write the tags of a picture, and the form reader what it finds."""
+    config = log_config(Settings(log_level="debug"))
+    assert config["root"]["level"] == "INFO"
+    verbose = [name for name, options in config["loggers"].items() if options.get("level") == "DEBUG"]
+    assert verbose == ["cifar"]
+
+
+def test_of_the_migrations_lines_only_those_of_a_change_are_logged(logged, capsys, tmp_path):
+    """Four more would come at each start, and tell nothing."""
+    logged("text", logging.INFO, "configured")
+    for _ in range(2):
+        migrate(open_engine(Settings(records_folder=tmp_path)), tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "INFO alembic.runtime.migration: Running upgrade  -> 0001" in line
+
+
+def test_the_formatter_of_text_is_the_one_that_is_configured():
+    """The tests above mean what is used."""
+    assert log_config(Settings())["formatters"]["text"] == {"()": TextFormatter}

@@ -1,0 +1,119 @@
+"""A thousand files that are not what they seem, made from the formats that uploads can reach; the same ones each time."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import cache
+
+from PIL import Image
+from support.pictures import encoded, noise
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+_MAGIC = {
+    "jpeg": b"\xff\xd8\xff\xe0",
+    "png": b"\x89PNG\r\n\x1a\n",
+    "webp": b"RIFF\x40\0\0\0WEBPVP8 ",
+    "gif": b"GIF89a",
+    "bmp": b"BM",
+    "tiff": b"II*\0\x08\0\0\0",
+    "heif": b"\0\0\0\x18ftypheic\0\0\0\0heicmif1",
+    "avif": b"\0\0\0\x18ftypavif\0\0\0\0avifmif1",
+}
+
+
+@cache
+def whole_files() -> dict[str, bytes]:
+    """A good picture in each format, and in a few of its less common ways."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    files = {kind.lower(): encoded(noise(24, 20), kind) for kind in FORMATS}
+    frames = [noise(24, 20, seed=i) for i in range(5)]
+    files["progressive"] = encoded(noise(24, 20), "JPEG", progressive=True)
+    files["palette"] = encoded(noise(24, 20).convert("P"), "PNG")
+    files["interlaced_alpha"] = encoded(noise(24, 20, "RGBA"), "PNG")
+    files["cmyk"] = encoded(noise(24, 20).convert("CMYK"), "JPEG")
+    files["sixteen_bit"] = encoded(noise(24, 20, "L").convert("I;16"), "PNG")
+    files["lzw"] = encoded(noise(24, 20), "TIFF", compression="tiff_lzw")
+    for kind in ("GIF", "WEBP", "PNG"):
+        files[f"animated_{kind.lower()}"] = encoded(
+            frames[0], kind, save_all=True, append_images=frames[1:], duration=10
+        )
+    return files
+
+
+def hostile_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:  # noqa: C901 - a list
+    """Name and content of each file."""
+    rng = random.Random(seed)
+    whole = whole_files()
+    for name, content in whole.items():
+        yield name, content
+        for i in range(1, 25):
+            yield f"{name}_cut_at_{i * 4}_percent", content[: len(content) * i * 4 // 100]
+        for i in range(25):
+            yield f"{name}_damaged_{i}", _damaged(content, rng)
+        yield f"{name}_with_tail", content + bytes(rng.randbytes(5_000))
+        yield f"{name}_after_noise", rng.randbytes(8) + content
+        for other, magic in _MAGIC.items():
+            yield f"{name}_named_{other}", magic + content[len(magic) :]
+    for name, magic in _MAGIC.items():
+        yield f"{name}_magic_alone", magic
+        yield f"{name}_magic_and_zeros", magic + bytes(100_000)
+        yield f"{name}_magic_and_noise", magic + rng.randbytes(100_000)
+        yield f"{name}_magic_and_ones", magic + b"\xff" * 100_000
+    for width, height in ((1, 1), (1, 60_000), (60_000, 1), (1, 70_000), (7_000, 7_000)):
+        yield f"png_{width}x{height}", encoded(Image.new("L", (width, height)), "PNG")
+        if max(width, height) <= 65_500:
+            yield f"jpeg_{width}x{height}", encoded(Image.new("L", (width, height)), "JPEG")
+    for width, height in ((2**31 - 1, 1), (0, 0), (65_536, 65_536), (2**32 - 1, 2**32 - 1)):
+        yield f"png_that_says_{width}x{height}", _png_that_says(width, height)
+    for depth in (1, 10, 100, 1_000):
+        yield f"jpeg_with_exif_{depth}_deep", _jpeg_with_exif(_chained_directories(depth))
+    for name, text in (("empty", b""), ("text", b"hello"), ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")):
+        yield name, text
+    for prologue in (b"%PDF-1.7", b"PK\3\4", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x7fELF", b"MZ", b"GIMP", b"8BPS\0\1"):
+        yield f"other_format_{prologue[:4].hex()}", prologue + rng.randbytes(2_000)
+
+
+def _damaged(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, or a run of them taken out, doubled or overwritten."""
+    damaged = bytearray(content)
+    at = rng.randrange(len(damaged))
+    length = rng.choice((1, 1, 2, 4, 16, 64))
+    match rng.randrange(4):
+        case 0:
+            for _ in range(length):
+                damaged[rng.randrange(len(damaged))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        case 1:
+            del damaged[at : at + length]
+        case 2:
+            damaged[at:at] = damaged[at : at + length] * rng.choice((1, 2, 100))
+        case 3:
+            damaged[at : at + length] = rng.choice((b"\0", b"\xff")) * length
+    return bytes(damaged)
+
+
+def _png_that_says(width: int, height: int) -> bytes:
+    whole = encoded(noise())
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return whole[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[33:]
+
+
+def _chained_directories(depth: int) -> bytes:
+    """EXIF whose directories point each to the next, and the last to the first."""
+    size = 2 + 12 + 4
+    body = b"II*\0" + struct.pack("<I", 8)
+    for i in range(depth):
+        following = 8 + size * ((i + 1) % depth)
+        body += struct.pack("<HHHII", 1, 0x8769, 4, 1, following) + struct.pack("<I", following)
+    return body
+
+
+def _jpeg_with_exif(exif: bytes) -> bytes:
+    buffer = io.BytesIO()
+    noise().save(buffer, "JPEG", exif=b"Exif\0\0" + exif[:65_000])
+    return buffer.getvalue()

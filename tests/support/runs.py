@@ -1,0 +1,58 @@
+"""Small data sets and training configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from support.pictures import encoded
+
+from cifar.training.data.dataset import Dataset
+from cifar.training.run.context import TrainConfig
+
+
+def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
+    """Pictures that are mostly red, green or blue: a network learns them in seconds."""
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    images = random.integers(0, 120, (count, size, size, 3), np.uint8)
+    images[np.arange(count), :, :, labels] += 120
+    return Dataset("colours", tuple("abc"[:classes]), images, labels, images[:30], labels[:30])
+
+
+def colours_folder(folder: Path, count: int) -> Path:
+    """The training part of the same as an image folder."""
+    dataset = colours(count)
+    for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
+        target = folder / "train" / "abc"[label]
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
+    return folder
+
+
+EPOCHS = {"fast": 4, "tutorial": 3}
+
+
+QUICK = TrainConfig(arch="tutorial", epochs=1, batch_size=16)
+
+
+def config(arch: str, **other: object) -> TrainConfig:
+    return TrainConfig(**{"arch": arch, "epochs": EPOCHS[arch], "batch_size": 16, "validation_split": 0.2, **other})
+
+
+def weights(run) -> list[np.ndarray]:
+    return keras.saving.load_model(run / "model.keras").get_weights()
+
+
+def equal_weights(run, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(weights(run), weights(other), strict=True))
+
+
+def rows(run) -> np.ndarray:
+    return np.atleast_1d(np.genfromtxt(run / "history.csv", delimiter=",", names=True))
+
+
+both = pytest.mark.parametrize("arch", ["tutorial", pytest.param("fast", marks=pytest.mark.slow)])

@@ -1,0 +1,193 @@
+"""`cifar.training.run.calibration`: what is fitted after training, and that every way to ask a version answers with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from support.pictures import encoded
+
+from cifar.errors import ExportError
+from cifar.models.engines import LITERT_FILE
+from cifar.models.inspection import as_text, inspect_version
+from cifar.models.predictor import Predictor
+from cifar.training.export import write as export_module
+from cifar.training.export.source import read_source
+from cifar.training.export.write import export
+from cifar.training.run import calibration as module
+from cifar.training.run.calibration import (
+    CONFIDENCE_FILE,
+    calibrated,
+    fit_temperature,
+    read_confidence,
+    write_confidence,
+)
+
+
+def sure_by(factor: float, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities whose logits are `factor` times what they should be, and labels drawn from the right ones."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (count, 5))
+    right = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (right.cumsum(axis=1) > random.random((count, 1))).argmax(axis=1)
+    wrong = np.exp(factor * logits)
+    return wrong / wrong.sum(axis=1, keepdims=True), labels
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The expected calibration error, 15 bins."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    return sum(abs(np.sum((confidence - right)[bins == each])) for each in range(15)) / len(labels)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_mends_a_network_that_is_too_sure_or_not_sure_enough(factor):
+    """It is found within a few hundredths, and what remains of the calibration error is chance."""
+    probabilities, labels = sure_by(factor)
+    temperature = fit_temperature(probabilities, labels)
+    assert temperature == pytest.approx(factor, rel=0.06)
+    mended = np.asarray(calibrated(probabilities.astype(np.float32), temperature))
+    np.testing.assert_allclose(mended.sum(axis=1), 1, atol=1e-5)
+    assert (mended.argmax(axis=1) == probabilities.argmax(axis=1)).all(), "no label changes"
+    assert calibration_error(mended, labels) < 0.02
+    if factor == 3:
+        assert calibration_error(probabilities, labels) > 0.1
+
+
+def test_few_images_that_are_all_right_make_no_network_certain():
+    """Nine right answers would be best explained by a temperature of nearly zero; that would be a lie."""
+    probabilities = np.tile([0.9, 0.05, 0.05], (9, 1))
+    assert 0.8 < fit_temperature(probabilities, np.zeros(9, int)) < 1
+
+
+def test_probabilities_of_zero_and_one_stay_finite():
+    """A network may be certain in float32; the logarithm of zero must not make it NaN."""
+    certain = np.array([[1, 0, 0], [0, 0.5, 0.5]], np.float32)
+    np.testing.assert_allclose(calibrated(certain, 1.0), certain, atol=1e-6)
+    assert np.isfinite(calibrated(certain, 0.3)).all()
+
+
+def test_the_threshold_leaves_the_promised_share_of_held_out_images_inside(scored_run):
+    """95 % of the images that nothing was fitted on are in distribution, and noise is not."""
+    run, dataset, held_out = scored_run
+    fitted = read_confidence(run)
+    network = module.with_features(keras.saving.load_model(run / "model.keras"))
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        features, _ = network(images.astype(np.float32))
+        return np.asarray(module.ood_score(features, fitted, fitted.arrays))
+
+    inside = (scores(dataset.train_images[held_out]) <= 1).mean()
+    assert inside == pytest.approx(0.95, abs=2 / len(held_out))
+    assert (scores(np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3))) > 1).mean() > 0.9
+    assert fitted.report["held_out_images"] == len(held_out)
+    assert sum(fitted.images_by_class) == len(dataset.train_labels) - len(held_out)
+
+
+def test_a_crash_while_writing_leaves_no_confidence_and_no_finished_run(scored_run, tmp_path, monkeypatch):
+    """Whole or not at all: half a file would end the export, or worse."""
+    run, dataset, held_out = scored_run
+    model = keras.saving.load_model(run / "model.keras")
+    part = dataset.train_images[held_out], dataset.train_labels[held_out]
+
+    def crash(file, **_):
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(module.np, "savez", crash)
+    with pytest.raises(OSError, match="No space left"):
+        write_confidence(tmp_path, model, fitted=part, held_out=part)
+    assert read_confidence(tmp_path) is None
+
+
+def test_a_network_without_a_dense_layer_gets_no_confidence(tmp_path):
+    """There are no features to compare; it is exported as it is."""
+    pixels = keras.Input((8, 8, 3))
+    model = keras.Model(pixels, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(pixels)))
+    part = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
+    write_confidence(tmp_path, model, fitted=part, held_out=part)
+    assert not (tmp_path / CONFIDENCE_FILE).exists()
+
+
+def test_every_signature_and_engine_gives_the_same_score_and_calibrated_probabilities(scored_run, scored_version):
+    """Folded in means: nobody who asks, in whichever way, gets the raw ones."""
+    run, dataset, held_out = scored_run
+    images = dataset.train_images[held_out][:5]
+    fitted = read_confidence(run)
+    raw = np.asarray(keras.saving.load_model(run / "model.keras")(images.astype(np.float32))).astype(np.float64)
+    expected = raw ** (1 / fitted.temperature)
+    expected /= expected.sum(axis=1, keepdims=True)
+    signatures = tf.saved_model.load(str(scored_version.path)).signatures
+    asked = {
+        "serving_default": {"input_image": tf.constant(images / np.float32(255))},
+        "serving_uint8": {"image": tf.constant(images)},
+        "serving_bytes": {"image_bytes": tf.constant([encoded(Image.fromarray(image)) for image in images])},
+    }
+    scores = Predictor.load(scored_version, "tensorflow").answers(images)[:, -1]
+    for name, inputs in asked.items():
+        outputs = signatures[name](**inputs)
+        np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+        np.testing.assert_allclose(outputs["ood_score"], scores, rtol=1e-3, atol=1e-3)
+        assert outputs["ood_score"].dtype == tf.float32
+    on_litert = Predictor.load(scored_version, "litert").answers(images)
+    np.testing.assert_allclose(on_litert, np.column_stack((expected, scores)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_manifest_and_inspect_say_what_was_fitted_on_how_much(scored_run, scored_version):
+    """Temperature, method, threshold, counts; the new output beside the old ones."""
+    _, dataset, held_out = scored_run
+    manifest = scored_version.manifest
+    assert manifest.confidence.threshold == 1
+    assert manifest.confidence.model_dump()["held_out_images"] == len(held_out)
+    assert sum(manifest.images_by_class.values()) == len(dataset.train_labels) - len(held_out)
+    assert list(manifest.images_by_class) == list(dataset.class_names)
+    for signature in manifest.signatures.values():
+        assert signature.outputs["ood_score"].model_dump() == {"dtype": "float32", "shape": [None]}
+    assert manifest.parity["ood_score_max_difference"] < 1e-3
+    text = as_text(inspect_version(scored_version.path))
+    assert "ood_score" in text
+    assert f"temperature {manifest.confidence.temperature:g}" in text
+
+
+def test_an_export_whose_score_disagrees_leaves_no_version(scored_run, settings, monkeypatch):
+    """The score is held to the model as the probabilities are."""
+    source = read_source(scored_run[0], settings)
+    write = export_module._write_saved_model
+
+    def write_another_score(source, folder):
+        fitted = source.confidence
+        other = replace(fitted, low=fitted.low - (fitted.high - fitted.low) / 10)
+        write(replace(source, confidence=other), folder)
+
+    monkeypatch.setattr(export_module, "_write_saved_model", write_another_score)
+    with pytest.raises(ExportError, match=r"serving_uint8's ood_score differs from the model by .* at most 0\.001"):
+        export(source, settings.registry, "net")
+    assert list((settings.registry / "net").iterdir()) == []
+
+
+def test_a_run_without_confidence_is_exported_as_before(scored_run, settings, tmp_path):
+    """Runs of earlier versions go on working, and answer null."""
+    run = tmp_path / "run"
+    shutil.copytree(scored_run[0], run, ignore=shutil.ignore_patterns(CONFIDENCE_FILE))
+    version = export(read_source(run, settings), settings.registry, "net")
+    assert version.manifest.confidence is None
+    assert version.manifest.images_by_class is None
+    assert list(version.manifest.signatures["serving_uint8"].outputs) == ["probabilities"]
+    for engine in ("tensorflow", "litert"):
+        (prediction,) = Predictor.load(version, engine).predict(np.zeros((1, 32, 32, 3), np.uint8), top_k=1)
+        assert (prediction.ood_score, prediction.in_distribution) == (None, None)
+
+
+def test_the_weights_of_the_score_are_written_once(scored_version):
+    """Three signatures share them: a constant in each would triple the version's size."""
+    files = scored_version.manifest.files
+    network = files[LITERT_FILE].bytes
+    assert files["saved_model.pb"].bytes < network / 2
+    assert json.loads((scored_version.path / "manifest.json").read_text())["confidence"]["threshold"] == 1

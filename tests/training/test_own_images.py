@@ -1,0 +1,106 @@
+"""A folder of one's own images, by the four commands: from files to answers on the page and by the API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import httpx
+import keras
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from support.pictures import shapes_folder
+from support.servers import free_port, wait_until_ready
+
+from cifar.settings import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+KINDS = ["disc", "square", "star"]
+
+
+def cifar(*arguments: object, **environment: object) -> str:
+    """A command's stdout; it must succeed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "cifar", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@contextmanager
+def served(log_file, **environment: object):
+    """`python -m cifar serve` on a free port; its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "cifar", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    settings = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    with log_file.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                wait_until_ready(client)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """60 discs, 60 squares and 60 stars to train on, of many sizes, and 20 of each to try."""
+    return shapes_folder(tmp_path_factory.mktemp("shapes") / "shapes", train=60, test=20)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_path, shapes, size):
+    """The four commands as the README has them; page, REST and gradio_client answer with the folder's names."""
+    held = json.loads(cifar("data", shapes, "--image-size", size, "--json"))
+    assert held["image"] == f"{size}x{size}x3"
+    assert held["train_images_by_class"] == dict.fromkeys(KINDS, 60)
+    run = tmp_path / "run"
+    options = ["--image-size", size, "--epochs", 8, "--validation-split", 0.2]
+    cifar("train", "--data", shapes, "--out", run, *options)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test_images"] == 60
+    assert metrics["test_accuracy"] > 0.6, "chance is a third"
+    settings = {"CIFAR_REGISTRY": tmp_path / "registry", "CIFAR_MODEL_NAME": "shapes", "CIFAR_UPLOADS": tmp_path / "up"}
+    assert cifar("export", run, **settings).strip() == str(tmp_path / "registry" / "shapes" / "1")
+    files = [shapes / "test" / kind / "0.jpeg" for kind in KINDS]
+    with served(tmp_path / "log", **settings) as address:
+        assert ", ".join(KINDS) in httpx.get(address).text, "the page names the classes"
+        client = Client(address, verbose=False)
+        for file in files:
+            by_rest = httpx.post(f"{address}/predict", files={"image": file.read_bytes()}).json()
+            assert list(by_rest["class_scores"]) == KINDS
+            assert by_rest["predicted_class"] == by_rest["top_k"][0]["label"]
+            assert by_rest["model"] == {"name": "shapes", "version": 1}
+            by_gradio = client.predict(handle_file(file), api_name="/predict")
+            assert by_gradio["class_scores"] == by_rest["class_scores"]
+        refused = httpx.post(f"{address}/predict", files={"image": files[0].read_bytes()}, data={"top_k": 4})
+        assert refused.status_code == 422
+        assert "top_k must be from 1 to 3" in refused.json()["error"]
+
+
+def test_a_run_starts_from_another_one_and_says_so_in_its_settings(tmp_path, whole, shapes):
+    """`--init-from` takes a run or a version of other classes; what was started from belongs to the run."""
+    registry = {"CIFAR_REGISTRY": tmp_path / "registry", "CIFAR_MODEL_NAME": "colours"}
+    version = cifar("export", whole("fast"), **registry).strip()
+    for name, source in (("of-run", whole("fast")), ("of-version", version)):
+        run = tmp_path / name
+        cifar("train", "--data", shapes, "--out", run, "--epochs", 1, "--init-from", source)
+        assert json.loads((run / "config.json").read_text())["config"]["init_from"] == str(source)
+        kernel = keras.saving.load_model(run / "model.keras").get_layer("whiten").kernel
+        np.testing.assert_array_equal(
+            kernel, keras.saving.load_model(whole("fast") / "model.keras").get_layer("whiten").kernel
+        )
+    histories = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("of-run", "of-version")]
+    without_seconds = [[line.rsplit(",", 1)[0] for line in history] for history in histories]
+    assert without_seconds[0] == without_seconds[1], "a run and its version hold the same weights"

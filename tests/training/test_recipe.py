@@ -1,0 +1,344 @@
+"""The parts of the fast recipe: views, Muon, the fused layer, the pace. Each is held to what its source says of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cifar.errors import BadParameter, TrainingError
+from cifar.settings import ROOT
+from cifar.training.data.views import views
+from cifar.training.network.architectures import ARCHITECTURES, build_model, initialize
+from cifar.training.network.batchnorm import FusedBatchNormalization, batch_normalization
+from cifar.training.network.muon import Muon, _orthogonal
+from cifar.training.network.recipes import RECIPES
+from cifar.training.run import schedule as pace_module
+from cifar.training.run.schedule import Pace
+from cifar.training.run.transfer import start_from
+
+RANDOM = np.random.default_rng(0)
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def numbered(count: int = 40, size: int = 12) -> np.ndarray:
+    """Pictures in which every pixel has a value of its own, so that each can be found again."""
+    pixels = np.arange(size * size, dtype=np.uint8).reshape(size, size)
+    return np.stack([np.stack([pixels, np.full_like(pixels, i % 256), pixels], axis=-1) for i in range(count)])
+
+
+def shown(images: np.ndarray, epoch: int, seed: int = 3, shift: int = 2, places: np.ndarray | None = None):
+    places = np.arange(len(images)) if places is None else places
+    return views(images, places=places, epoch=epoch, seed=seed, shift=shift)
+
+
+def mirrored(view: np.ndarray) -> bool:
+    """Whether numbers fall from left to right, away from the reflected border."""
+    middle = view[6, 3:9, 0].astype(int)
+    return bool((np.diff(middle) < 0).all())
+
+
+def test_the_same_seed_and_epoch_show_the_same_views():
+    """A run can be repeated; another epoch or seed shows others, and the pictures themselves stay as they are."""
+    images = numbered()
+    before = images.copy()
+    np.testing.assert_array_equal(shown(images, 0), shown(images, 0))
+    for other in (shown(images, 1), shown(images, 0, seed=4)):
+        assert (other != shown(images, 0)).any()
+    np.testing.assert_array_equal(images, before)
+
+
+def test_every_picture_is_mirrored_in_one_of_two_epochs():
+    """Two epochs show both sides of each, whatever their order; half are mirrored at a time."""
+    images = numbered(200)
+    first, second = (np.array([mirrored(view) for view in shown(images, epoch)]) for epoch in (4, 5))
+    assert (first ^ second).all()
+    assert 70 < first.sum() < 130
+    order = RANDOM.permutation(200)
+    third = np.array([mirrored(view) for view in shown(images[order], 6, places=order)])
+    np.testing.assert_array_equal(third, first[order])
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_a_view_is_moved_no_further_than_its_bound_and_keeps_its_pixels(shift):
+    """Each way and by each number of pixels, and what enters at the border is reflected, not black."""
+    size = 12
+    images = numbered(600, size)
+    moves = set()
+    for i, view in enumerate(shown(images, 2, shift=shift)):
+        upright = view[:, ::-1] if mirrored(view) else view
+        down, right = divmod(int(upright[6, 6, 0]), size)
+        moves.add((down - 6, right - 6))
+        rows, columns = (np.pad(np.arange(size), shift, "reflect") for _ in range(2))
+        rows, columns = rows[down - 6 + shift :][:size], columns[right - 6 + shift :][:size]
+        np.testing.assert_array_equal(upright, images[i][rows][:, columns])
+    each = range(-shift, shift + 1)
+    assert moves == {(down, right) for down in each for right in each}
+
+
+# --- Muon -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3, 3, 16, 32), "float32"), ((3, 3, 64, 8), "float32"), ((2, 2, 4, 64), "bfloat16")]
+)
+def test_the_update_of_a_kernel_is_nearly_orthogonal(shape, dtype):
+    """Its singular values, spread over a thousandfold before, lie around 1, as Muon's author says of five steps."""
+    matrix = RANDOM.normal(size=(np.prod(shape[:3]), shape[3]))
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    spread = np.geomspace(1, 0.03, min(matrix.shape))
+    kernel = ((left * spread) @ right).reshape(shape).astype(np.float32)
+    made = np.asarray(_orthogonal(tf.constant(kernel), dtype)).reshape(-1, shape[3])
+    values = np.linalg.svd(made, compute_uv=False)
+    assert values.min() > 0.3
+    assert values.max() < 1.4
+    ours, _, theirs = np.linalg.svd(made, full_matrices=False)
+    turned = ours @ theirs
+    assert np.abs(turned - left @ right).max() < 0.1, "it is the nearest orthogonal matrix, not any"
+
+
+def test_a_kernels_norm_is_kept_while_its_direction_changes():
+    """Before each update it is brought to the root of its outputs, so a step is the same angle from first to last."""
+    optimizer = Muon(0.05)
+    kernel = keras.Variable(50 * RANDOM.normal(size=(3, 3, 3, 6)).astype(np.float32))
+    optimizer.build([kernel])
+    for _ in range(3):
+        before = kernel.numpy()
+        optimizer.apply([RANDOM.normal(size=(3, 3, 3, 6)).astype(np.float32)])
+        step = np.linalg.norm(kernel.numpy() - before * np.sqrt(6) / np.linalg.norm(before))
+        assert 0.5 < step / (0.05 * np.sqrt(6)) < 1.3, "the learning rate times an orthogonal matrix of 6 columns"
+    assert np.linalg.norm(kernel) == pytest.approx(np.sqrt(6), rel=0.1)
+
+
+def test_vectors_and_dense_kernels_move_by_nesterovs_momentum():
+    """The rule of the textbook, with the learning rates' ratios."""
+    optimizer = Muon(0.1, dense_ratio=6, vector_ratio=2)
+    dense, vector = (keras.Variable(np.ones(shape, np.float32)) for shape in ((2, 3), (3,)))
+    optimizer.build([dense, vector])
+    for _ in range(2):
+        optimizer.apply([np.full((2, 3), 0.5, np.float32), np.full(3, 0.5, np.float32)])
+    moved = 0.5 + 0.85 * 0.5 + 0.5 + 0.85 * (0.85 * 0.5 + 0.5)
+    np.testing.assert_allclose(dense, 1 - 0.1 * 6 * moved, rtol=1e-5)
+    np.testing.assert_allclose(vector, 1 - 0.1 * 2 * moved, rtol=1e-5)
+
+
+def test_a_saved_muon_goes_on_as_one_that_was_not_saved(tmp_path):
+    """Settings and momenta survive the file: the next step is the same to the last bit."""
+    model = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 3)),
+            keras.layers.Conv2D(6, 3),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile(Muon(0.05, vector_ratio=2.0, momentum=0.7), loss="categorical_crossentropy")
+    images, labels = RANDOM.random((12, 8, 8, 3)), np.eye(3)[np.arange(12) % 3]
+    model.train_on_batch(images, labels)
+    model.save(tmp_path / "saved.keras")
+    again = keras.saving.load_model(tmp_path / "saved.keras")
+    assert again.optimizer.get_config() == model.optimizer.get_config()
+    assert (again.optimizer.momentum, again.optimizer.vector_ratio) == (0.7, 2.0)
+    for network in (model, again):
+        network.train_on_batch(images, labels)
+    for ours, theirs in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# --- the fused layer --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-4), ("bfloat16", 3e-2)])
+def test_the_fused_layer_computes_what_keras_own_computes(dtype, tolerance):
+    """Outputs, moving averages and gradients agree, while training and after it."""
+    fused, plain = (batch_normalization(fused=fused) for fused in (True, False))
+    assert isinstance(fused, FusedBatchNormalization)
+    assert not isinstance(plain, FusedBatchNormalization)
+    images = tf.constant(RANDOM.normal(3, 2, (16, 6, 6, 5)), dtype)
+    weight = tf.constant(RANDOM.normal(size=(16, 6, 6, 5)), tf.float32)
+    for layer in (fused, plain):
+        layer.build(images.shape)
+        layer.beta.assign([0.1, -0.2, 0.3, 0.0, 1.0])
+    answers = {}
+    for name, layer in (("fused", fused), ("plain", plain)):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            trained = layer(images, training=True)
+            loss = tf.reduce_sum(tf.cast(trained, tf.float32) * weight)
+        gradients = tape.gradient(loss, [images, layer.beta.value])
+        after = layer(images, training=False)
+        averages = [layer.moving_mean.value, layer.moving_variance.value]
+        answers[name] = [np.asarray(tf.cast(x, tf.float32)) for x in (trained, after, *averages, *gradients)]
+    for name, ours, theirs in zip(
+        ("trained", "after", "mean", "variance", "gradient", "of beta"), answers["fused"], answers["plain"], strict=True
+    ):
+        scale = max(1.0, float(np.abs(theirs).max()))
+        # TensorFlow's kernel divides the batch's variance by one less than Keras does: 576 values, 0.2 %.
+        accepted = 3e-3 if name in {"variance", "after"} else tolerance
+        np.testing.assert_allclose(ours, theirs, atol=max(accepted, tolerance) * scale, err_msg=name)
+    assert fused(images, training=True).dtype == dtype, "it hands on what it was given"
+    assert fused.moving_mean.dtype == "float32"
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_fast_network_has_its_parameters_and_scales_pixels_itself():
+    """As many as its docstring says; black and white become -2 and 2 inside the graph."""
+    model = build_model("fast", 10)
+    assert f"{model.count_params():,} parameters for CIFAR" in ARCHITECTURES["fast"].__doc__
+    inside = keras.Model(model.inputs[0], model.get_layer("to_unit_spread").output)
+    black_and_white = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
+    np.testing.assert_allclose(np.unique(inside(black_and_white)), [-2, 2], atol=1e-5)
+
+
+def test_the_first_layer_begins_with_patches_that_are_uncorrelated():
+    """The covariance of what it hands on is nearly the unit matrix, and its kernel is not trained."""
+    smooth = np.cumsum(np.cumsum(RANDOM.normal(size=(64, 32, 32, 3)), axis=1), axis=2)
+    images = np.clip(128 + 8 * smooth, 0, 255).astype(np.uint8)
+    model = build_model("fast", 3, precision="float32")
+    initialize(model, images)
+    layer = model.get_layer("whiten")
+    values = np.asarray(keras.Model(model.inputs[0], layer.output)(images.astype(np.float32)))
+    flat = values.reshape(-1, 24)[:, :12]
+    np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(12), atol=0.15)
+    np.testing.assert_allclose(values[..., 12:], -values[..., :12], atol=1e-4)
+    assert [variable.path for variable in layer.trainable_variables] == ["whiten/bias"]
+
+
+def test_few_or_large_images_come_in_smaller_batches_and_more_epochs():
+    """A folder of 150 pictures gets some hundred steps, not a handful."""
+    recipe = RECIPES["fast"]
+    few = recipe.batch_for(150, (32, 32, 3))
+    assert few < recipe.batch_for(50_000, (32, 32, 3)) == recipe.batch_size
+    assert recipe.batch_for(50_000, (96, 96, 3)) < recipe.batch_size
+    steps = -(-150 // few) * recipe.epochs_for(150, few)
+    assert steps >= recipe.least_steps
+    assert recipe.epochs_for(50_000, recipe.batch_size) == recipe.epochs
+
+
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def run_through(pace: Pace, clock: Clock, *, step: float, validation: float, steps_an_epoch: int):
+    """The learning rates of a run whose steps and validations take so long; the first step compiles for 5 s more."""
+    optimizer = SimpleNamespace(iterations=0, learning_rate=None)
+    model = SimpleNamespace(optimizer=optimizer, stop_training=False)
+    pace.set_model(model)
+    rates = []
+    while not pace.over:
+        pace.on_epoch_begin(0)
+        for batch in range(steps_an_epoch):
+            pace.on_train_batch_begin(batch)
+            rates.append(optimizer.learning_rate)
+            clock.now += step + (5 if optimizer.iterations == 0 else 0)
+            optimizer.iterations += 1
+            pace.on_train_batch_end(batch)
+            if model.stop_training:
+                break
+        clock.now += validation
+        pace.on_epoch_end(0)
+    return rates
+
+
+@pytest.mark.parametrize(("step", "validation", "budget"), [(0.1, 1.0, 60), (0.5, 3.0, 45), (0.01, 0.0, 7)])
+def test_a_time_budget_ends_annealed_and_is_not_overrun(monkeypatch, step, validation, budget):
+    """However fast the machine is, the learning rate is near zero at the end, and the end is within the budget."""
+    clock = Clock()
+    monkeypatch.setattr(pace_module, "time", clock)
+    pace = Pace(steps=10**9, seconds=budget, learning_rate=0.2, anneal=True)
+    rates = run_through(pace, clock, step=step, validation=validation, steps_an_epoch=20)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.2
+    assert rates[-1] <= 0.2 * (3 * step + validation) / budget
+    assert budget - 2 * step - validation <= pace.spent_seconds <= budget + 1e-6
+
+
+def test_a_budget_of_one_step_is_one_step_and_not_none(monkeypatch):
+    """A run too short to train still ends, with something."""
+    clock = Clock()
+    monkeypatch.setattr(pace_module, "time", clock)
+    pace = Pace(steps=10**9, seconds=0.5, learning_rate=0.2, anneal=True)
+    assert len(run_through(pace, clock, step=0.1, validation=0.1, steps_an_epoch=20)) == 1
+
+
+def test_a_run_of_epochs_goes_by_its_steps_and_never_by_the_clock(monkeypatch):
+    """Slow or fast, the same learning rates: it can be repeated to the last bit."""
+    runs = []
+    for step in (0.01, 3.0):
+        clock = Clock()
+        monkeypatch.setattr(pace_module, "time", clock)
+        pace = Pace(steps=50, seconds=None, learning_rate=0.2, anneal=True)
+        runs.append(run_through(pace, clock, step=step, validation=0.3, steps_an_epoch=20))
+    assert runs[0] == runs[1]
+    np.testing.assert_allclose(runs[0], 0.2 * (1 - np.arange(50) / 50))
+
+
+def test_a_resumed_budget_counts_what_was_spent_before(monkeypatch):
+    """Ten minutes are ten minutes in all, however often a run was interrupted."""
+    clock = Clock()
+    monkeypatch.setattr(pace_module, "time", clock)
+    pace = Pace(steps=1, seconds=60, learning_rate=0.2, anneal=True, spent_seconds=45)
+    rates = run_through(pace, clock, step=0.1, validation=0.5, steps_an_epoch=20)
+    assert rates[0] == pytest.approx(0.05)
+    assert clock.now - 1000 < 15.6
+    assert pace.seconds_left(0) < 1
+
+
+# --- transfer ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_starts_from_another_one_as_far_as_their_shapes_agree(tmp_path):
+    """Every convolution is taken over; the last layer is not, when the classes differ."""
+    source = build_model("fast", 7)
+    initialize(source, RANDOM.integers(0, 256, (8, 32, 32, 3), np.uint8))
+    source.save(tmp_path / "source.keras")
+    model = build_model("fast", 3, image_shape=(48, 48, 3), precision="float32")
+    assert start_from(str(tmp_path / "source.keras"), model) == ["probabilities/kernel"]
+    for ours, theirs in zip(model.get_weights()[:-1], source.get_weights()[:-1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not model.get_layer("whiten").kernel.trainable
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nowhere", "nothing to start from at nowhere"),
+        ("saved_model/cifar_classifier/1", "holds another network than --arch fast: no convolution agrees"),
+        ("README.md", r"nothing to start from at README\.md"),
+    ],
+)
+def test_what_cannot_be_started_from_is_said(source, words):
+    """With what could be named instead."""
+    with pytest.raises(TrainingError, match=words):
+        start_from(str(ROOT / source) if "/" in source else source, build_model("fast", 3))
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "shape", "words"),
+    [
+        ("resnet", 10, (32, 32, 3), "no architecture 'resnet'; there are: fast, tutorial"),
+        ("tutorial", 1, (32, 32, 3), "at least 2 classes"),
+        ("tutorial", 10, (8, 8, 3), "cannot take pictures"),
+        ("fast", 10, (4, 4, 3), "cannot take pictures"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(arch, classes, shape, words):
+    """The sentence says which part is wrong."""
+    with pytest.raises(BadParameter, match=words):
+        build_model(arch, classes, image_shape=shape)
