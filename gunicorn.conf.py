@@ -29,7 +29,7 @@ with suppress(ModuleNotFoundError):
 from prometheus_client import multiprocess
 
 from cifar.errors import CifarError, SettingsError
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.records.database import database_url
 from cifar.serving.process import metrics
 from cifar.serving.process.logs import log_config
@@ -59,7 +59,7 @@ _slot_of_worker: dict[int, int] = {}
 def on_starting(server):
     """End at once where there is nothing to serve, or nowhere to record: workers that cannot start would be replaced for ever."""
     try:
-        RoutingLog.of(_settings).stable_version().verify()
+        RolloutLog.of(_settings).stable_version().verify()
         database_url(_settings)
     except CifarError as error:
         sys.exit(f"cifar: {error}")

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from cifar.images.decode import preprocess
 from cifar.models.heatmap import explain
 from cifar.models.predictor import Predictor
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.settings import load_settings
 
 Heat = Callable[[Predictor, np.ndarray, int], np.ndarray]
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     arguments = parser.parse_args()
     settings = load_settings()
-    predictor = Predictor.load(RoutingLog.of(settings).stable_version(), "litert")
+    predictor = Predictor.load(RolloutLog.of(settings).stable_version(), "litert")
     files = sorted(arguments.data.glob("*/*.jpg"))
     chosen = np.random.default_rng(1).choice(len(files), arguments.images, replace=False)
     size = predictor.image.model_dump()

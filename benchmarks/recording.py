@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from cifar.models.registry import Registry
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -28,7 +28,7 @@ IMAGE = (ROOT / "examples/cat.jpg").read_bytes()
 async def microseconds(classifier: Classifier, first: int, *, record: bool) -> float:
     started = time.thread_time()
     for i in range(first, first + REQUESTS):
-        await classifier.classify(IMAGE, route="rest", by=Asker(f"{i:032x}", "192.0.2.1"), record=record)
+        await classifier.classify(IMAGE, channel="rest", requester=Requester(f"{i:032x}", "192.0.2.1"), record=record)
     return (time.thread_time() - started) / REQUESTS * 1e6
 
 

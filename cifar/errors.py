@@ -28,7 +28,7 @@ a line on stderr and exit status 1.
     ├── VersionNotFound              404  version_not_found
     ├── VersionUnusable              503  version_unusable
     ├── LabelNotFound                404  label_not_found
-    ├── RoutingChanged               409  routing_changed
+    ├── RolloutChanged               409  routing_changed
     ├── NothingToRollBack            409  nothing_to_roll_back
     ├── RegistryReadOnly             409  registry_read_only
     ├── NotReady                     503  not_ready
@@ -227,7 +227,7 @@ class LabelNotFound(CifarError):
     status = 404
 
 
-class RoutingChanged(CifarError):
+class RolloutChanged(CifarError):
     """Labels or traffic were changed by somebody else at the same time."""
 
     code = "routing_changed"

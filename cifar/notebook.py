@@ -17,7 +17,7 @@ from cifar.errors import BadParameter, MissingImage
 from cifar.images.decode import preprocess
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.settings import load_settings
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
@@ -89,7 +89,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
-    number = RoutingLog.of(settings).now().stable if version is None else version
+    number = RolloutLog.of(settings).now().stable if version is None else version
     predictor = _loaded(settings.registry, settings.model_name, number)
     size = predictor.image.model_dump()
     seen = preprocess(_file_of(image), max_pixels=settings.max_image_pixels, **size)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Select, func, select
 from cifar.analytics.rows import columns
 from cifar.analytics.sequential import Accuracy, Difference, difference, feedback_needed
 from cifar.errors import BadParameter, CifarError
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.records.tables import NONE, comparisons, feedback, predictions
 from cifar.settings import Settings
 
@@ -220,7 +220,7 @@ def _version(number: int, asked: dict[str, np.ndarray], shadow: Any, judged: Acc
 def _on_trial(settings: Settings, counts: dict[int, int]) -> list[int]:
     """The stable version and the one on trial, when both have answered."""
     try:
-        routing = RoutingLog.of(settings).now()
+        routing = RolloutLog.of(settings).now()
     except CifarError:  # the report does not depend on what is served now
         return []
     asked = dict.fromkeys(

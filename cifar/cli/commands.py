@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cifar.console import print_json, print_table, say
 from cifar.errors import BulkError, CifarError, ExportError, RecordsError, VersionNotFound, VersionUnusable
 from cifar.models.registry import Registry, Version
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.settings import ROOT, Settings, process_environment
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def export(arguments: argparse.Namespace, settings: Settings) -> None:
         _refuse_other_classes(source.class_names, settings)
     version = export(source, settings.registry, arguments.name or settings.model_name)
     print(version.path)
-    routing = RoutingLog(Registry(settings.registry, version.name), pinned=settings.model_version).now()
+    routing = RolloutLog(Registry(settings.registry, version.name), pinned=settings.model_version).now()
     if version.number == routing.stable:
         say("It is the stable version, so it answers everybody. `models promote N` has another one be that.")
     else:
@@ -85,7 +85,7 @@ def export(arguments: argparse.Namespace, settings: Settings) -> None:
 def _refuse_other_classes(names: Sequence[str], settings: Settings) -> None:
     """Who calls the model by its name counts on its classes: others take its place only by that name."""
     with suppress(VersionNotFound, VersionUnusable):
-        served = RoutingLog.of(settings).stable_version().manifest.class_names
+        served = RolloutLog.of(settings).stable_version().manifest.class_names
         if list(names) != list(served):
             raise ExportError(
                 f"{settings.model_name} tells {_some(served)} apart, and this model {_some(names)}. Give it a name of its own, such as "
@@ -351,7 +351,7 @@ def serve(arguments: argparse.Namespace, settings: Settings) -> NoReturn:
 def _chosen_version(arguments: argparse.Namespace, settings: Settings) -> Version:
     """The version named, else the one that the server would serve."""
     if arguments.version is None:
-        return RoutingLog.of(settings).stable_version()
+        return RolloutLog.of(settings).stable_version()
     return Registry(settings.registry, settings.model_name).get(arguments.version)
 
 

@@ -9,7 +9,7 @@ import socket
 from cifar.console import print_json, print_table, say
 from cifar.errors import BadParameter
 from cifar.models.registry import Version
-from cifar.models.rollout import STABLE, Routing, RoutingLog
+from cifar.models.rollout import STABLE, Rollout, RolloutLog
 from cifar.settings import Settings
 
 
@@ -17,7 +17,7 @@ def listed(arguments: argparse.Namespace, settings: Settings) -> None:
     """List the versions, with their labels and traffic."""
     from cifar.models.inspection import list_versions
 
-    log = RoutingLog.of(settings)
+    log = RolloutLog.of(settings)
     rows, problems = list_versions(log.registry)
     routing = log.now() if rows else None
     for row in rows:
@@ -37,31 +37,35 @@ def listed(arguments: argparse.Namespace, settings: Settings) -> None:
 def promote(arguments: argparse.Namespace, settings: Settings) -> None:
     """Make a version the stable one."""
     _done(
-        RoutingLog.of(settings).promote(arguments.number, by=_who(), prove=lambda version: _load(version, settings)),
+        RolloutLog.of(settings).promote(
+            arguments.number, by=_who(), check_loadable=lambda version: _load(version, settings)
+        ),
         settings,
     )
 
 
 def rollback(_: argparse.Namespace, settings: Settings) -> None:
     """Take the last promotion back."""
-    _done(RoutingLog.of(settings).rollback(by=_who(), prove=lambda version: _load(version, settings)), settings)
+    _done(
+        RolloutLog.of(settings).rollback(by=_who(), check_loadable=lambda version: _load(version, settings)), settings
+    )
 
 
 def label(arguments: argparse.Namespace, settings: Settings) -> None:
     """Give a version another name, or take one away."""
     name, number = (arguments.remove, None) if arguments.remove else arguments.label
-    _done(RoutingLog.of(settings).label(name, number, by=_who()), settings)
+    _done(RolloutLog.of(settings).label(name, number, by=_who()), settings)
 
 
 def traffic(arguments: argparse.Namespace, settings: Settings) -> None:
     """Share out the users between labels."""
     shares, shadow = _once(arguments.traffic), _once(arguments.shadow)
-    _done(RoutingLog.of(settings).split(shares, shadow=shadow, by=_who()), settings)
+    _done(RolloutLog.of(settings).split(shares, shadow=shadow, by=_who()), settings)
 
 
 def changes(arguments: argparse.Namespace, settings: Settings) -> None:
     """Show who changed what."""
-    rows = [change.model_dump() for change in RoutingLog.of(settings).changes()]
+    rows = [change.model_dump() for change in RolloutLog.of(settings).changes()]
     if arguments.json:
         print_json(rows)
     elif rows:
@@ -88,7 +92,7 @@ def _once(pairs: list[tuple[str, int]]) -> dict[str, int]:
     return shares
 
 
-def _done(routing: Routing, settings: Settings) -> None:
+def _done(routing: Rollout, settings: Settings) -> None:
     """What counts now, as data, and in words."""
     shares = " ".join(f"{name}={percent} (version {routing.labels[name]})" for name, percent in routing.traffic.items())
     print(shares)

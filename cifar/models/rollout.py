@@ -26,7 +26,7 @@ from cifar.errors import (
     LabelNotFound,
     NothingToRollBack,
     RegistryReadOnly,
-    RoutingChanged,
+    RolloutChanged,
     VersionNotFound,
     VersionUnusable,
 )
@@ -41,11 +41,11 @@ _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _CHANGE = re.compile(r"[1-9][0-9]*\.json")
 _WHOLE = 100
 
-Prove = Callable[[Version], object]
+CheckLoadable = Callable[[Version], object]
 """Loads a version, or raises why it cannot be."""
 
 
-class Routing(BaseModel):
+class Rollout(BaseModel):
     """The state after one change, and the change."""
 
     model_config = ConfigDict(frozen=True)
@@ -80,7 +80,7 @@ class Routing(BaseModel):
         return list(dict.fromkeys(self.labels[label] for label in (STABLE, *self.traffic, *self.shadow)))
 
 
-class RoutingLog:
+class RolloutLog:
     """The routing of one model: reads it, and changes it."""
 
     def __init__(self, registry: Registry, *, pinned: int | None = None) -> None:
@@ -115,7 +115,7 @@ class RoutingLog:
                 f"{error} It was made stable; make another one that: python -m cifar models promote N"
             ) from None
 
-    def now(self) -> Routing:
+    def now(self) -> Rollout:
         """What counts now.
 
         Raises:
@@ -123,37 +123,37 @@ class RoutingLog:
             VersionUnusable: the last change's file is damaged.
         """
         if self.pinned and not self._revisions():
-            return Routing(revision=0, labels={STABLE: self.pinned}, traffic={STABLE: _WHOLE})
+            return Rollout(revision=0, labels={STABLE: self.pinned}, traffic={STABLE: _WHOLE})
         written = self._written()
         return (
             written.model_copy(update={"labels": {**written.labels, STABLE: self.pinned}}) if self.pinned else written
         )
 
-    def changes(self) -> list[Routing]:
+    def changes(self) -> list[Rollout]:
         """Every change, the first one first."""
         return [self._read(revision) for revision in self._revisions()]
 
-    def promote(self, number: int, *, by: str, prove: Prove) -> Routing:
+    def promote(self, number: int, *, by: str, check_loadable: CheckLoadable) -> Rollout:
         """Make a version the stable one, for everybody. It gives up its other labels, and the way back is remembered.
 
         Raises:
             VersionNotFound, VersionUnusable: there is no such version, or it cannot be loaded; nothing is changed.
             BadParameter: the stable version is pinned.
-            RoutingChanged, RegistryReadOnly: see `_write`.
+            RolloutChanged, RegistryReadOnly: see `_write`.
         """
         now = self._unpinned()
-        prove(self.registry.get(number))
+        check_loadable(self.registry.get(number))
         history = now.history if number == now.stable else [*now.history, now.stable]
         return self._make_stable(now, number, history, by=by, action=f"promote {number}")
 
-    def rollback(self, *, by: str, prove: Prove) -> Routing:
+    def rollback(self, *, by: str, check_loadable: CheckLoadable) -> Rollout:
         """Make the version stable again that was before the last promotion.
 
         Raises:
             NothingToRollBack: no promotion is left to take back.
             VersionNotFound, VersionUnusable: that version is gone, or cannot be loaded; nothing is changed.
             BadParameter: the stable version is pinned.
-            RoutingChanged, RegistryReadOnly: see `_write`.
+            RolloutChanged, RegistryReadOnly: see `_write`.
         """
         now = self._unpinned()
         if not now.history:
@@ -162,17 +162,17 @@ class RoutingLog:
                 "Any version can be promoted: python -m cifar models promote N"
             )
         *history, number = now.history
-        prove(self.registry.get(number))
+        check_loadable(self.registry.get(number))
         return self._make_stable(now, number, history, by=by, action=f"rollback to {number}")
 
-    def label(self, name: str, number: int | None, *, by: str) -> Routing:
+    def label(self, name: str, number: int | None, *, by: str) -> Rollout:
         """Give a version another name, or with None take the name away.
 
         Raises:
             BadParameter: no label has such a name, or it is `stable`, which `promote` sets.
             LabelNotFound: what should be taken away is not there.
             VersionNotFound, VersionUnusable: there is no such version, or its files are not what was exported.
-            RoutingChanged, RegistryReadOnly: see `_write`.
+            RolloutChanged, RegistryReadOnly: see `_write`.
         """
         now = self._written()
         if not _LABEL.fullmatch(name):
@@ -190,7 +190,7 @@ class RoutingLog:
         self.registry.get(number).verify()
         return self._write(now, by=by, action=f"label {name}={number}", labels={**now.labels, name: number})
 
-    def split(self, traffic: Mapping[str, int], *, by: str, shadow: Mapping[str, int] | None = None) -> Routing:
+    def split(self, traffic: Mapping[str, int], *, by: str, shadow: Mapping[str, int] | None = None) -> Rollout:
         """Say how many percent of the users each label answers, and how many requests shadows answer too.
 
         Args:
@@ -201,7 +201,7 @@ class RoutingLog:
         Raises:
             BadParameter: the percentages do not add to 100, or one is out of range.
             LabelNotFound: there is no such label.
-            RoutingChanged, RegistryReadOnly: see `_write`.
+            RolloutChanged, RegistryReadOnly: see `_write`.
         """
         now, shadow = self._written(), shadow or {}
         for label, percent in (*traffic.items(), *shadow.items()):
@@ -215,13 +215,13 @@ class RoutingLog:
         action = f"traffic {_listed(traffic)}" + (f" --shadow {_listed(shadow)}" if shadow else "")
         return self._write(now, by=by, action=action, traffic=_some(traffic), shadow=_some(shadow))
 
-    def _written(self) -> Routing:
+    def _written(self) -> Rollout:
         """The last change; before the first one, what counts without any."""
         if revisions := self._revisions():
             return self._read(revisions[-1])
-        return Routing(revision=0, labels={STABLE: self.registry.get().number}, traffic={STABLE: _WHOLE})
+        return Rollout(revision=0, labels={STABLE: self.registry.get().number}, traffic={STABLE: _WHOLE})
 
-    def _unpinned(self) -> Routing:
+    def _unpinned(self) -> Rollout:
         """The same, for who wants to change the stable version."""
         if self.pinned:
             raise BadParameter(
@@ -230,7 +230,7 @@ class RoutingLog:
             )
         return self._written()
 
-    def _make_stable(self, now: Routing, number: int, history: list[int], *, by: str, action: str) -> Routing:
+    def _make_stable(self, now: Rollout, number: int, history: list[int], *, by: str, action: str) -> Rollout:
         labels = {STABLE: number} | {
             label: version for label, version in now.labels.items() if label != STABLE and version != number
         }
@@ -239,16 +239,16 @@ class RoutingLog:
             now, by=by, action=action, labels=labels, traffic={STABLE: _WHOLE}, shadow=shadow, history=history
         )
 
-    def _write(self, now: Routing, *, by: str, action: str, **changes: object) -> Routing:
+    def _write(self, now: Rollout, *, by: str, action: str, **changes: object) -> Rollout:
         """Make the change that comes after `now`.
 
         Raises:
-            RoutingChanged: another change came first.
+            RolloutChanged: another change came first.
             RegistryReadOnly: the folder cannot be written.
         """
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         update = {**changes, "revision": now.revision + 1, "at": stamp, "by": by, "action": action}
-        after = Routing.model_validate({**now.model_dump(), **update})
+        after = Rollout.model_validate({**now.model_dump(), **update})
         target = self.folder / f"{after.revision}.json"
         with _writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ class RoutingLog:
                 try:
                     os.link(temporary, target)  # fails where the name is taken; a rename would replace it
                 except FileExistsError:
-                    raise RoutingChanged(
+                    raise RolloutChanged(
                         f"Somebody else changed the routing of {self.registry.name} at the same time "
                         f"({self._read(after.revision).action}). Look at it, and try again."
                     ) from None
@@ -268,10 +268,10 @@ class RoutingLog:
             return sorted(int(file.stem) for file in self.folder.iterdir() if _CHANGE.fullmatch(file.name))
         return []
 
-    def _read(self, revision: int) -> Routing:
+    def _read(self, revision: int) -> Rollout:
         file = self.folder / f"{revision}.json"
         try:
-            routing = Routing.model_validate_json(file.read_bytes())
+            routing = Rollout.model_validate_json(file.read_bytes())
         except (ValidationError, OSError) as error:
             raise self._unusable(file, type(error).__name__) from error
         if routing.revision != revision:  # a copy: the next change would come before it, and never count
@@ -311,7 +311,7 @@ class Split:
         return next((number for bound, number in self._bounds if place < bound), None)
 
 
-def traffic_split(routing: Routing, key: bytes) -> Split:
+def traffic_split(routing: Rollout, key: bytes) -> Split:
     """The users' split. The stable version's share begins at zero, so that those of the others grow downwards."""
     order = sorted(routing.traffic, key=lambda label: (label != STABLE, label))
     shares: dict[int, int] = {}
@@ -321,7 +321,7 @@ def traffic_split(routing: Routing, key: bytes) -> Split:
     return Split(shares, key)
 
 
-def shadow_split(routing: Routing, key: bytes) -> dict[int, Split]:
+def shadow_split(routing: Rollout, key: bytes) -> dict[int, Split]:
     """For each version that answers in the background, which requests; of several labels the largest share holds those of the others."""
     shares: dict[int, int] = {}
     for label, share in routing.shadow.items():
@@ -330,7 +330,7 @@ def shadow_split(routing: Routing, key: bytes) -> dict[int, Split]:
     return {number: Split({number: share}, key) for number, share in shares.items()}
 
 
-def _known(routing: Routing, label: str) -> None:
+def _known(routing: Rollout, label: str) -> None:
     if label not in routing.labels:
         raise LabelNotFound(f"There is no label {label[:40]!r}; there are: {', '.join(routing.labels)}.")
 

@@ -18,7 +18,7 @@ from support.pictures import encoded, noise
 from support.two_versions import write_two_versions
 
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.settings import ROOT
 
 CAT = ROOT / "examples/cat.jpg"
@@ -138,7 +138,7 @@ def test_an_answer_given_by_one_host_is_known_to_the_others(hosts):
 
 def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
     """A user meets the same version on each, and a promotion reaches every worker of each; nobody was told but the folder."""
-    log = RoutingLog(Registry(hosts.folder / "registry", "cifar_classifier"))
+    log = RolloutLog(Registry(hosts.folder / "registry", "cifar_classifier"))
 
     def versions(user: int) -> list[int]:
         cookie = {"Cookie": f"cifar_user={user:032x}", "X-Forwarded-For": f"198.18.0.{user}"}
@@ -153,7 +153,7 @@ def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
     log.split({"stable": 50, "canary": 50}, by="test")
     wait_until(lambda: {len(set(met)) for met in everybody()} == {1}, "all hosts agree")
     assert {met[0] for met in everybody()} == {1, 2}
-    log.promote(1, by="test", prove=lambda _: None)
+    log.promote(1, by="test", check_loadable=lambda _: None)
     wait_until(lambda: all(met == [1] * 3 for met in everybody()), "all hosts follow")
 
 

@@ -185,7 +185,7 @@ def test_more_explanations_than_the_limit_are_refused_at_once():
 
     async def ask() -> list[object]:
         explainer = service(max_explained_images=2).explainer
-        asked = [explainer.explain(CAT.read_bytes(), route="rest") for _ in range(4)]
+        asked = [explainer.explain(CAT.read_bytes(), channel="rest") for _ in range(4)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     answers = asyncio.run(ask())
@@ -200,11 +200,11 @@ def test_a_prediction_does_not_wait_for_an_explanation():
         whole = service()
         predictor = whole.classifier.versions.get().predictor
         predictor.quick = False  # images wait in turn
-        explaining = asyncio.create_task(whole.explainer.explain(CAT.read_bytes(), route="rest"))
+        explaining = asyncio.create_task(whole.explainer.explain(CAT.read_bytes(), channel="rest"))
         while not whole.explainer._one.locked():  # noqa: ASYNC110 - the part under test has no event for it
             await asyncio.sleep(0)
         for _ in range(3):
-            await whole.classifier.classify(encoded(noise()), route="rest")
+            await whole.classifier.classify(encoded(noise()), channel="rest")
         overtook = not explaining.done()
         await explaining
         return overtook, whole.explainer._under_way
@@ -229,7 +229,7 @@ def test_who_leaves_takes_their_explanation_along():
 
         predictor._infer = counting
         gone = asyncio.Event()
-        leaving = asyncio.create_task(whole.explainer.explain(CAT.read_bytes(), route="rest", left=gone.wait))
+        leaving = asyncio.create_task(whole.explainer.explain(CAT.read_bytes(), channel="rest", disconnected=gone.wait))
         while asked < 5:  # noqa: ASYNC110 - nor the model
             await asyncio.sleep(0)
         gone.set()

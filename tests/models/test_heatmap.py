@@ -109,7 +109,7 @@ def test_the_score_of_another_kind_takes_no_part_in_a_map(scored_version):
     async def ask() -> tuple[Explanation, list[Row]]:
         async with service.batches.open([Upload("a.png", payload)]) as batch:
             rows = [row async for row in batch.rows()]
-        return await service.explainer.explain(payload, route="rest"), rows
+        return await service.explainer.explain(payload, channel="rest"), rows
 
     explanation, (row,) = asyncio.run(ask())
     predictor = versions.get().predictor

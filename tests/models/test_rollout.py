@@ -23,13 +23,13 @@ from cifar.errors import (
     LabelNotFound,
     NothingToRollBack,
     RegistryReadOnly,
-    RoutingChanged,
+    RolloutChanged,
     VersionNotFound,
     VersionUnusable,
 )
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.models.rollout import Routing, RoutingLog, Split, shadow_split, traffic_split
+from cifar.models.rollout import Rollout, RolloutLog, Split, shadow_split, traffic_split
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.settings import ROOT, Settings
 
@@ -37,9 +37,9 @@ KEY = b"k" * 32
 
 
 @pytest.fixture
-def log(tmp_path) -> RoutingLog:
+def log(tmp_path) -> RolloutLog:
     """The routing of two versions of the tutorial's network, never changed."""
-    return RoutingLog(Registry(write_two_versions(tmp_path), "cifar_classifier"))
+    return RolloutLog(Registry(write_two_versions(tmp_path), "cifar_classifier"))
 
 
 def nothing(_: object) -> None:
@@ -56,11 +56,11 @@ def test_without_any_change_the_highest_version_answers_everybody(log):
 def test_a_promotion_and_its_way_back_are_remembered_with_who_and_when(log):
     """Two up, two down; then there is nothing left to take back."""
     for number in (1, 2):
-        log.promote(number, by="ada", prove=nothing)
+        log.promote(number, by="ada", check_loadable=nothing)
     assert log.now().history == [2, 1]
-    assert [log.rollback(by="bob", prove=nothing).stable for _ in range(2)] == [1, 2]
+    assert [log.rollback(by="bob", check_loadable=nothing).stable for _ in range(2)] == [1, 2]
     with pytest.raises(NothingToRollBack, match="Version 2 was not promoted over another one"):
-        log.rollback(by="bob", prove=nothing)
+        log.rollback(by="bob", check_loadable=nothing)
     assert [(change.by, change.action) for change in log.changes()] == [
         ("ada", "promote 1"),
         ("ada", "promote 2"),
@@ -72,13 +72,13 @@ def test_a_promotion_and_its_way_back_are_remembered_with_who_and_when(log):
 
 def test_a_canary_gets_its_share_and_a_promotion_ends_it(log):
     """The promoted version gives up its other name, and answers everybody."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     log.label("canary", 2, by="ada")
     now = log.split({"stable": 90, "canary": 10}, shadow={"canary": 20}, by="ada")
     assert (now.traffic, now.shadow, now.live) == ({"stable": 90, "canary": 10}, {"canary": 20}, [1, 2])
     with pytest.raises(BadParameter, match="canary has traffic"):
         log.label("canary", None, by="ada")
-    now = log.promote(2, by="ada", prove=nothing)
+    now = log.promote(2, by="ada", check_loadable=nothing)
     assert (now.labels, now.traffic, now.shadow) == ({"stable": 2}, {"stable": 100}, {})
 
 
@@ -93,7 +93,7 @@ def test_a_canary_gets_its_share_and_a_promotion_ends_it(log):
         (lambda log: log.label("Blue!", 1, by="x"), BadParameter, "small letters"),
         (lambda log: log.label("stable", 1, by="x"), BadParameter, "promote"),
         (lambda log: log.label("blue", None, by="x"), LabelNotFound, "no label 'blue'"),
-        (lambda log: log.promote(9, by="x", prove=nothing), VersionNotFound, "no version 9"),
+        (lambda log: log.promote(9, by="x", check_loadable=nothing), VersionNotFound, "no version 9"),
     ],
 )
 def test_what_cannot_be_changes_nothing_and_says_why(log, change, error, sentence):
@@ -109,7 +109,7 @@ def test_a_version_that_cannot_be_loaded_is_not_promoted(log):
     """Its file is another one; the command line says so and exits with 1."""
     (log.registry.base / "1" / "saved_model.pb").write_bytes(b"x")
     with pytest.raises(VersionUnusable, match="not the file that was exported"):
-        log.promote(1, by="ada", prove=Predictor.load)
+        log.promote(1, by="ada", check_loadable=Predictor.load)
     assert log.now().revision == 0
 
 
@@ -119,9 +119,9 @@ def test_of_two_changes_at_once_one_is_made_and_the_other_refused(log):
 
     def promote(number: int) -> None:
         try:
-            log.promote(number, by=f"caller {number}", prove=nothing)
+            log.promote(number, by=f"caller {number}", check_loadable=nothing)
             outcomes["made"] += 1
-        except RoutingChanged:
+        except RolloutChanged:
             outcomes["refused"] += 1
 
     with ThreadPoolExecutor(16) as pool:
@@ -153,7 +153,7 @@ elif step == "unlink":
     Path.unlink = dying(Path.unlink)
 else:
     setattr(os, step, dying(getattr(os, step)))
-routing.RoutingLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", prove=lambda _: None)
+routing.RolloutLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", check_loadable=lambda _: None)
 """
 
 
@@ -163,23 +163,23 @@ def test_a_writer_killed_at_any_step_leaves_the_old_state_or_the_new(log, step):
     killed = subprocess.run([sys.executable, "-c", _WRITER, step, str(log.registry.base.parent)], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert log.now().stable == (1 if step in {"link", "unlink"} else 2)
-    assert log.promote(1, by="ada", prove=nothing).stable == 1
+    assert log.promote(1, by="ada", check_loadable=nothing).stable == 1
     assert log.changes()[-1].by == "ada"
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_still_read(log):
     """As in a container that mounts the models read-only."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     code = (
-        "import os, sys; from pathlib import Path; from cifar.models.registry import Registry; from cifar.models.rollout import RoutingLog\n"
+        "import os, sys; from pathlib import Path; from cifar.models.registry import Registry; from cifar.models.rollout import RolloutLog\n"
         "os.setuid(65534)\n"
-        "log = RoutingLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.now().stable)\n"
-        "log.promote(2, by='x', prove=lambda _: None)"
+        "log = RolloutLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.now().stable)\n"
+        "log.promote(2, by='x', check_loadable=lambda _: None)"
     )
     if os.getuid() != 0:
         log.folder.chmod(0o555)
         with pytest.raises(RegistryReadOnly, match="cannot be written"):
-            log.promote(2, by="x", prove=nothing)
+            log.promote(2, by="x", check_loadable=nothing)
         return
     for folder in [log.folder, *log.folder.parents][:-1]:
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_still_read(log):
 
 def test_a_damaged_change_names_its_file(log):
     """Somebody edited it; the sentence says how to go back."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     (log.folder / "1.json").write_text("{}")
     with pytest.raises(VersionUnusable, match=r"\.routing/1\.json is no usable routing"):
         log.now()
@@ -204,11 +204,11 @@ def test_a_damaged_change_names_its_file(log):
 
 def test_a_pinned_version_is_stable_whatever_was_promoted(log):
     """The operator's setting wins, and a promotion that would have no effect is refused."""
-    log.promote(1, by="ada", prove=nothing)
-    pinned = RoutingLog(log.registry, pinned=2)
+    log.promote(1, by="ada", check_loadable=nothing)
+    pinned = RolloutLog(log.registry, pinned=2)
     assert pinned.now().stable == 2
     with pytest.raises(BadParameter, match="pinned by CIFAR_MODEL_VERSION"):
-        pinned.promote(1, by="ada", prove=nothing)
+        pinned.promote(1, by="ada", check_loadable=nothing)
     pinned.label("canary", 2, by="ada")
     assert log.now().labels == {"stable": 1, "canary": 2}, "the pin is not written down"
 
@@ -281,16 +281,16 @@ def test_a_trial_that_tries_nothing_and_a_way_back_that_is_not_there_are_said(lo
     status, _, words = cifar(capsys, "label", "canary=2")
     assert (status, "canary is the stable version too, so it tries nothing" in words) == (0, True)
     assert "tries nothing" not in cifar(capsys, "promote", "1")[2]
-    log.promote(2, by="ada", prove=nothing)
-    log.rollback(by="ada", prove=nothing)
-    log.rollback(by="ada", prove=nothing)
+    log.promote(2, by="ada", check_loadable=nothing)
+    log.rollback(by="ada", check_loadable=nothing)
+    log.rollback(by="ada", check_loadable=nothing)
     status, _, words = cifar(capsys, "rollback")
     assert (status, "none to go back to. Any version can be promoted" in words) == (1, True)
 
 
 def test_a_stable_version_that_is_gone_is_said_with_the_way_out(log):
     """Whoever deletes its folder is told why a number is asked for that nobody typed."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     shutil.rmtree(log.registry.base / "1")
     with pytest.raises(VersionNotFound, match=r"has no version 1; there are: 2\. It was made stable; make another"):
         log.stable_version()
@@ -306,14 +306,14 @@ def test_wrong_use_of_the_command_line_exits_with_2():
 
 def test_every_refusal_is_one_of_our_errors():
     """Each has a status and a code to act on."""
-    for error in (LabelNotFound, RoutingChanged, NothingToRollBack, RegistryReadOnly):
+    for error in (LabelNotFound, RolloutChanged, NothingToRollBack, RegistryReadOnly):
         assert issubclass(error, CifarError)
         assert (error.status, error.code) != (CifarError.status, CifarError.code)
 
 
 def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
     """TensorFlow Serving and our own list pass over it."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     assert log.registry.numbers() == [1, 2]
     assert log.registry.problems() == {}
     assert Path(log.folder).name.startswith(".")
@@ -324,7 +324,7 @@ def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
 )
 def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_is(log, change):
     """Written by hand, or a copy of another revision: a running server says so, keeps what it serves, and goes on looking."""
-    good = log.promote(1, by="ada", prove=nothing)
+    good = log.promote(1, by="ada", check_loadable=nothing)
     versions = LoadedVersions(log.registry, Settings(registry=log.registry.base.parent))
     versions.load_default()
     file = log.folder / "2.json"
@@ -334,7 +334,7 @@ def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_
     assert versions.problem.startswith(f"cifar_classifier/.routing/2.json is no usable routing ({why})")
     assert versions.choose("anybody") == 1
     file.unlink()
-    log.promote(2, by="ada", prove=nothing)
+    log.promote(2, by="ada", check_loadable=nothing)
     versions.refresh()
     assert versions.choose("anybody") == 2
 
@@ -343,6 +343,6 @@ def test_a_shadow_of_two_labels_answers_the_larger_share_of_the_requests():
     """Half of them for one label, a tenth for the other, of one version: half, not what came last."""
     labels = {"stable": 1, "candidate": 2, "canary": 2}
     for shadow in ({"candidate": 50, "canary": 10}, {"canary": 10, "candidate": 50}):
-        routing = Routing(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
+        routing = Rollout(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
         split = shadow_split(routing, KEY)[2]
         assert sum(split(f"request {at}") is not None for at in range(2000)) / 2000 == pytest.approx(0.5, abs=0.05)

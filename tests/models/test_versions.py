@@ -21,7 +21,7 @@ from app import create_app
 from cifar.errors import NotReady, VersionNotFound, VersionUnusable
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.process.metrics import WORKERS_READY
@@ -203,7 +203,7 @@ def test_a_process_that_a_promotion_made_ready_counts_as_ready(tmp_path):
     following = threading.Thread(target=versions.follow, args=[ended])
     following.start()
     try:
-        RoutingLog(registry).promote(1, by="ada", prove=lambda _: None)
+        RolloutLog(registry).promote(1, by="ada", check_loadable=lambda _: None)
         deadline = time.monotonic() + 60
         while not versions.ready:
             assert time.monotonic() < deadline

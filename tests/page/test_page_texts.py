@@ -25,7 +25,7 @@ from cifar.serving.page.texts import LANGUAGES, TEXTS, Words, class_name, error_
 from cifar.settings import ROOT
 
 PAGE = ROOT / "cifar/serving/page"
-SOURCES = {file.name: file.read_text(encoding="utf-8") for file in sorted(PAGE.iterdir()) if file.is_file()}
+SOURCES = {file.name: file.read_text(encoding="utf-8") for file in sorted(PAGE.rglob("*")) if file.is_file() and file.suffix != ".pyc"}
 CHINESE = re.compile(r"[\u3001-\u9fff\uff00-\uffef]")
 
 

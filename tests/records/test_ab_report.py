@@ -24,10 +24,10 @@ from cifar.analytics.tables import report_text, sentence
 from cifar.cli.main import main
 from cifar.errors import BadParameter, RecordsUnavailable
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.records.tables import NONE, feedback, predictions
 from cifar.serving.page.ab_tab import ab_html
-from cifar.serving.process.analytics import Experiment
+from cifar.serving.process.analytics import Analytics
 from cifar.settings import ROOT, Settings
 
 
@@ -172,8 +172,8 @@ def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
     write_answers(engine, 1, right=rights(5, 1))
     write_answers(engine, 2, right=rights(9, 1))
     no_test = "No A/B test with answers by both of its versions is running: compared are the two versions that answered most, 2 and 1."
-    log = RoutingLog.of(settings)
-    log.promote(1, by="ada", prove=lambda _: None)
+    log = RolloutLog.of(settings)
+    log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("dark", 2, by="ada")
     log.split({"stable": 100}, shadow={"dark": 10}, by="ada")
     assert _on_trial(settings, {1: 50, 2: 1}) == []
@@ -259,7 +259,7 @@ def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE feedback")
     with pytest.raises(RecordsUnavailable, match="The records cannot be read now"):
-        Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), Settings()).report()
+        Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), Settings()).report()
     engine.dispose()
 
 
@@ -272,7 +272,7 @@ def test_a_database_that_does_not_answer_is_not_waited_for_by_each_in_turn(engin
         raise SQLAlchemyError
 
     monkeypatch.setattr("cifar.serving.process.analytics.ab_report", silent)
-    experiment = Experiment(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
+    experiment = Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
     for _ in range(10):
         with pytest.raises(RecordsUnavailable):
             experiment.report()

@@ -23,7 +23,7 @@ from cifar.models.predictor import Predictor
 from cifar.models.registry import Bins, Registry
 from cifar.records.recorder import _rounded
 from cifar.serving.page.ab_tab import drift_html
-from cifar.serving.process.analytics import Experiment
+from cifar.serving.process.analytics import Analytics
 from cifar.serving.process.metrics import DRIFT_LEVEL, DRIFT_PSI
 from cifar.settings import ROOT, Settings
 
@@ -216,7 +216,7 @@ def test_a_darkened_stream_is_drift_where_it_darkened(engine, registry, settings
     stream(engine, predictor, [ImageEnhance.Brightness(picture).enhance(0.5) for picture in pictures(600, seed=2)])
     found = levels(engine, registry, settings)
     assert found["brightness"] == found["contrast"] == "alert"
-    asked = Experiment(engine, registry, settings)
+    asked = Analytics(engine, registry, settings)
     asked.measure()
     assert DRIFT_LEVEL.labels(2, "brightness")._value.get() == 2
     assert DRIFT_PSI.labels(2, "brightness")._value.get() > settings.drift_alert_psi
@@ -253,7 +253,7 @@ def test_too_few_images_and_no_reference_are_said(engine, registry, settings, pr
     pages = [drift_html(found, settings) for found in (second, third)]
     assert "at least 500 are needed" in pages[0]
     assert "no reference to compare with" in pages[1]
-    unseen = Experiment(engine, registry, settings).drift(2)
+    unseen = Analytics(engine, registry, settings).drift(2)
     assert (unseen.version, unseen.status) == (2, "few")
 
 

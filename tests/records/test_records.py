@@ -250,7 +250,7 @@ def test_another_process_finds_what_was_answered_a_moment_ago(recorder, settings
 def test_the_journal_of_a_process_that_died_is_moved_by_whoever_finds_it(recorder, settings):
     """Also its last line, cut off by a full disk; the others are in the database, and the file is gone."""
     code = (
-        "import os, sys, pathlib; sys.path.insert(0, 'tests'); from test_records import *\n"
+        "import os, sys, pathlib; sys.path[:0] = ['tests', 'tests/records']; from test_records import *\n"
         "s = records_settings(pathlib.Path(sys.argv[1])); r = Recorder(s); r._open()\n"
         "for i in range(300): r.add(prediction(f'dead-{i}'))\n"
         "r.add_comparison(model='shapes', version=1, shadow_version=2, agrees=True, distance=0.25)\n"

@@ -60,7 +60,7 @@ def test_a_batch_says_of_each_image_what_a_single_call_says(tmp_path):
     assert [row.name for row in rows] == ["file 1", "file 2", "a/cat.jpg", "b.png"]
 
     async def alone(payload: bytes) -> dict:
-        return (await service().classifier.classify(payload, route="rest")).as_json()
+        return (await service().classifier.classify(payload, channel="rest")).as_json()
 
     for row, payload in zip(rows, [PHOTO, cat, cat, PHOTO], strict=True):
         single = asyncio.run(alone(payload))

@@ -45,7 +45,7 @@ def image(value: int) -> np.ndarray:
 async def busy(model: SumModel, batcher: Batcher) -> asyncio.Future:
     """Have the model at work on an image of its own, until its gate opens."""
     model.gate.clear()
-    first = batcher.submit(image(200), route="first")
+    first = batcher.submit(image(200), channel="first")
     await asyncio.to_thread(model.entered.wait, 20)
     return first
 
@@ -56,7 +56,7 @@ def test_an_image_that_meets_an_idle_model_is_answered_alone_and_at_once():
 
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=8)
-        return [(await batcher.submit(image(value), route="rest")).row[0] for value in (1, 2, 3)]
+        return [(await batcher.submit(image(value), channel="rest")).row[0] for value in (1, 2, 3)]
 
     assert asyncio.run(ask()) == [1, 2, 3]
     assert model.batches == [[1], [2], [3]]
@@ -69,7 +69,7 @@ def test_images_that_wait_are_joined_and_each_gets_its_own_answer():
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=4)
         first = await busy(model, batcher)
-        others = [batcher.submit(image(value), route="rest") for value in range(10)]
+        others = [batcher.submit(image(value), channel="rest") for value in range(10)]
         model.gate.set()
         return [answer.row[0] for answer in await asyncio.gather(first, *others)]
 
@@ -84,8 +84,8 @@ def test_routes_take_turns_so_that_one_cannot_keep_the_others_out():
     async def ask() -> None:
         batcher = Batcher(model, largest=4)
         first = await busy(model, batcher)
-        rest = [batcher.submit(image(value), route="rest") for value in range(100, 110)]
-        page = [batcher.submit(image(value), route="page") for value in (1, 2, 3)]
+        rest = [batcher.submit(image(value), channel="rest") for value in range(100, 110)]
+        page = [batcher.submit(image(value), channel="page") for value in (1, 2, 3)]
         model.gate.set()
         await asyncio.gather(first, *rest, *page)
 
@@ -101,7 +101,7 @@ def test_who_leaves_while_waiting_takes_no_place_in_the_batch():
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=2)
         first = await busy(model, batcher)
-        waiting = [batcher.submit(image(value), route="rest") for value in range(4)]
+        waiting = [batcher.submit(image(value), channel="rest") for value in range(4)]
         for gone in waiting[:2]:
             gone.cancel()
         model.gate.set()
@@ -118,7 +118,7 @@ def test_a_model_that_fails_tells_those_it_failed_and_serves_the_next():
     async def ask() -> list[object]:
         batcher = Batcher(model, largest=2)
         first = await busy(model, batcher)
-        waiting = [batcher.submit(image(value), route="rest") for value in (13, 1, 2)]
+        waiting = [batcher.submit(image(value), channel="rest") for value in (13, 1, 2)]
         model.gate.set()
         await first
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -135,7 +135,7 @@ def test_two_batches_are_computed_at_once_where_the_engine_allows_it():
     async def ask() -> int:
         batcher = Batcher(model, largest=1, parallel=2)
         model.gate.clear()
-        answers = [batcher.submit(image(value), route="rest") for value in range(5)]
+        answers = [batcher.submit(image(value), channel="rest") for value in range(5)]
         await asyncio.sleep(0.2)
         inside = len(model.batches)
         model.gate.set()
@@ -152,7 +152,7 @@ def test_a_thousand_images_each_get_their_own_answer(routes):
 
     async def ask() -> list[float]:
         batcher = Batcher(model, largest=32, parallel=2)
-        asked = [batcher.submit(image(value % 251), route=str(value % routes)) for value in range(1000)]
+        asked = [batcher.submit(image(value % 251), channel=str(value % routes)) for value in range(1000)]
         return [answer.row[0] for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [value % 251 for value in range(1000)]

@@ -56,7 +56,7 @@ def cache(images: int = 10, redis: SharedRedis | None = None) -> AnswerCache:
 
 
 def ask(classifier: Classifier, payload: bytes = PHOTO, **parameters: object):
-    return asyncio.run(classifier.classify(payload, route="rest", **parameters))
+    return asyncio.run(classifier.classify(payload, channel="rest", **parameters))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -128,15 +128,15 @@ def test_an_answer_of_one_process_is_known_to_another_through_redis(versions, tm
         one = Classifier(versions, Settings(), cache(redis=redis))
         two = Classifier(versions, Settings(), cache(redis=redis))
         three = Classifier(versions, Settings(), cache(redis=redis))
-        first = await one.classify(PHOTO, route="rest")
+        first = await one.classify(PHOTO, channel="rest")
         await asyncio.gather(*one._cache._sharing)
-        second = await two.classify(PHOTO, route="rest")
+        second = await two.classify(PHOTO, channel="rest")
         assert second.prediction == first.prediction
         assert np.array_equal(second.seen, first.seen)
         (key,) = await redis.client.keys("cifar:answer:*")
         assert 0 < await redis.client.ttl(key) <= 3600
         await redis.client.set(key, b"nonsense")
-        third = await three.classify(PHOTO, route="rest")
+        third = await three.classify(PHOTO, channel="rest")
         assert third.prediction == first.prediction
         await asyncio.gather(*three._cache._sharing)
         await redis.client.aclose()

@@ -49,7 +49,7 @@ def model(versions) -> GatedModel:
     """A slow model in place of the loaded one."""
     model = GatedModel()
     predictor = Predictor(versions.default, model, engine="gated")
-    versions._plan.live[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
+    versions._state.live[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
     return model
 
 
@@ -64,7 +64,7 @@ def test_an_image_gets_the_same_answer_at_once_or_in_turn(versions):
         answers = []
         for quick in (True, False):
             predictor.quick = quick
-            answers.append(asyncio.run(classifier.classify(payload, route="rest", top_k="2")).as_json())
+            answers.append(asyncio.run(classifier.classify(payload, channel="rest", top_k="2")).as_json())
         assert answers[0] == answers[1]
         assert len(answers[0]["top_k"]) == 2
 
@@ -88,7 +88,7 @@ def test_more_images_than_may_wait_are_refused_at_once(versions, model):
     classifier = Classifier(versions, Settings(max_waiting_images=3), NO_CACHE)
 
     async def ask():
-        asked = [asyncio.create_task(classifier.classify(PHOTO, route="rest")) for _ in range(5)]
+        asked = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(5)]
         await asyncio.sleep(0.1)
         model.gate.set()
         return await asyncio.gather(*asked, return_exceptions=True)
@@ -107,7 +107,7 @@ def test_who_waits_longer_than_the_limit_is_told_and_leaves(versions, model):
     classifier = Classifier(versions, Settings(max_wait_seconds=0.1), NO_CACHE)
 
     async def ask():
-        asked = [asyncio.create_task(classifier.classify(PHOTO, route="rest")) for _ in range(4)]
+        asked = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(4)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         model.gate.set()
         await asyncio.sleep(0.1)
@@ -125,9 +125,9 @@ def test_a_caller_who_leaves_takes_their_image_along(versions, model):
     classifier = Classifier(versions, Settings(), NO_CACHE)
 
     async def ask():
-        first = asyncio.create_task(classifier.classify(PHOTO, route="rest"))
+        first = asyncio.create_task(classifier.classify(PHOTO, channel="rest"))
         gone = asyncio.Event()
-        second = asyncio.create_task(classifier.classify(PHOTO, route="rest", left=gone.wait))
+        second = asyncio.create_task(classifier.classify(PHOTO, channel="rest", disconnected=gone.wait))
         await asyncio.sleep(0.05)
         gone.set()
         with pytest.raises(CallerLeft):
@@ -146,4 +146,4 @@ def test_a_wrong_number_of_labels_is_refused_in_both_ways(versions):
     for quick in (True, False):
         versions.get().predictor.quick = quick
         with pytest.raises(BadParameter, match="from 1 to 3"):
-            asyncio.run(classifier.classify(PHOTO, route="rest", top_k="9"))
+            asyncio.run(classifier.classify(PHOTO, channel="rest", top_k="9"))

@@ -44,7 +44,7 @@ def versions(scored_version) -> LoadedVersions:
 
 
 def ask(classifier: Classifier, payload: bytes) -> dict:
-    return asyncio.run(classifier.classify(payload, route="rest")).as_json()
+    return asyncio.run(classifier.classify(payload, channel="rest")).as_json()
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
@@ -83,9 +83,9 @@ def test_redis_keeps_the_score_with_the_answer(versions, tmp_path):
     async def run(url: str) -> None:
         redis = shared_redis(Settings(redis_url=url))
         one, two = (AnswerCache(images=10, lifetime_seconds=60, redis=redis) for _ in range(2))
-        first = await Classifier(versions, Settings(), one).classify(STRANGE, route="rest")
+        first = await Classifier(versions, Settings(), one).classify(STRANGE, channel="rest")
         await asyncio.gather(*one._sharing)
-        second = await Classifier(versions, Settings(), two).classify(STRANGE, route="rest")
+        second = await Classifier(versions, Settings(), two).classify(STRANGE, channel="rest")
         assert second.inference_ms is None, "it came from Redis"
         assert second.prediction == first.prediction
         assert second.prediction.in_distribution is False

@@ -15,7 +15,7 @@ from support.servers import free_port, real_redis, wait_until_ready
 
 from app import create_app
 from cifar.errors import SettingsError
-from cifar.serving.auth.principal import caller_of
+from cifar.serving.auth.principal import rate_limit_key
 from cifar.settings import Settings, load_settings
 
 PHOTO = encoded(noise())
@@ -81,16 +81,16 @@ def test_the_page_and_its_api_have_a_limit_of_their_own():
 )
 def test_callers_are_told_apart_by_address_or_network(client, caller):
     """Whoever has 2**64 addresses is still one caller."""
-    assert caller_of({"state": {}, "client": client}) == caller
+    assert rate_limit_key({"state": {}, "client": client}) == caller
 
 
 def test_who_signed_in_is_counted_by_name_from_wherever():
     """An office behind one address is not one caller."""
 
-    class Caller:
+    class Principal:
         name = "ada"
 
-    assert caller_of({"state": {"caller": Caller()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
+    assert rate_limit_key({"state": {"caller": Principal()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
 
 
 def test_a_limit_that_cannot_be_read_ends_the_start_with_its_name(monkeypatch):

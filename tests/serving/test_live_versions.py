@@ -22,9 +22,9 @@ from support.two_versions import write_two_versions
 
 from app import create_app
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.serving.auth.api_keys import create
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.shadow import Comparison, Shadows
@@ -40,8 +40,8 @@ def registry(tmp_path) -> Registry:
 
 
 @pytest.fixture
-def log(registry) -> RoutingLog:
-    return RoutingLog(registry)
+def log(registry) -> RolloutLog:
+    return RolloutLog(registry)
 
 
 def nothing(_: object) -> None:
@@ -75,12 +75,12 @@ def test_a_new_version_is_served_without_a_restart(registry):
 
 def test_after_a_promotion_a_new_version_waits_for_its_turn(registry, log):
     """Whoever has said what is stable is asked before that changes."""
-    log.promote(2, by="ada", prove=nothing)
+    log.promote(2, by="ada", check_loadable=nothing)
     versions = loaded(registry)
     add_version(registry, 3)
     versions.refresh()
     assert versions.default.number == 2
-    log.promote(3, by="ada", prove=nothing)
+    log.promote(3, by="ada", check_loadable=nothing)
     versions.refresh()
     assert versions.default.number == 3
 
@@ -118,7 +118,7 @@ def test_a_registry_that_vanishes_for_a_while_stops_nobody(registry):
 
 def test_a_canary_that_cannot_be_loaded_at_the_start_leaves_everybody_to_the_stable_one(registry, log):
     """A restart must not fail because of what a tenth of the users would get."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     (registry.base / "2" / "saved_model.pb").write_bytes(b"x")
@@ -141,7 +141,7 @@ def test_a_live_version_is_never_dropped_from_memory(registry, log):
 
 def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(registry, log):
     """By the page's cookie, whatever the worker; `version=` overrides; each answer says who spoke."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     settings = Settings(registry=registry.base.parent, registry_poll_seconds=0.05)
@@ -160,7 +160,7 @@ def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(r
         assert {ask(user, version=1) for user in users} == {1}
         ready = client.get("/readyz").json()
         assert ready["traffic"] == {"stable, version 1": 50, "canary, version 2": 50}
-        log.promote(2, by="ada", prove=nothing)
+        log.promote(2, by="ada", check_loadable=nothing)
         deadline = time.monotonic() + 30
         while {ask(user) for user in users} != {2}:
             assert time.monotonic() < deadline
@@ -195,25 +195,25 @@ def test_a_cookie_that_somebody_made_up_counts_for_nothing():
             "state": {"request_id": "1", **state},
             "client": ("192.0.2.7", 1),
         }
-        return Asker.of(scope).user
+        return Requester.of(scope).user
 
     good = b"cifar_user=" + b"a" * 32
     assert user(good) == "a" * 32
     for bad in (b"cifar_user=x", b"cifar_user=" + b"A" * 32, b"not_" + good, good + b"b", b""):
         assert user(bad) == "192.0.2.7"
 
-    class Caller:
+    class Principal:
         """Somebody signed in."""
 
         name = "key:ada"
         scopes = frozenset({"predict"})
 
-    assert user(good, caller=Caller()) == "caller:key:ada"
+    assert user(good, caller=Principal()) == "caller:key:ada"
 
 
-def shadowed(registry: Registry, log: RoutingLog) -> LoadedVersions:
+def shadowed(registry: Registry, log: RolloutLog) -> LoadedVersions:
     """Version 1 answers everybody, and version 2 in the background too."""
-    log.promote(1, by="ada", prove=nothing)
+    log.promote(1, by="ada", check_loadable=nothing)
     log.label("canary", 2, by="ada")
     log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
     return loaded(registry)
@@ -231,7 +231,7 @@ def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(regi
             payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
             for record in (True, False):  # who wants nothing recorded is not compared either
                 answer = await classifier.classify(
-                    payload, route="rest", by=Asker(name, "ada", frozenset()), record=record
+                    payload, channel="rest", requester=Requester(name, "ada", frozenset()), record=record
                 )
                 assert answer.version == 1
             await asyncio.gather(*shadows._under_way)
@@ -255,7 +255,10 @@ def test_more_shadows_than_the_budget_are_left_out(registry, log):
         await asyncio.gather(
             *(
                 classifier.classify(
-                    encoded(noise(32, 32, seed=i)), route="rest", by=Asker(str(i), "ada", frozenset()), record=True
+                    encoded(noise(32, 32, seed=i)),
+                    channel="rest",
+                    requester=Requester(str(i), "ada", frozenset()),
+                    record=True,
                 )
                 for i in range(10)
             )
@@ -333,7 +336,7 @@ WINDOW_SECONDS = 2.0
 def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_not_live(registry, log, tmp_path):
     """Four workers, 32 clients: promotions and rollbacks between three versions, then a split that is kept to."""
     add_version(registry, 3)
-    log.promote(2, by="test", prove=nothing)
+    log.promote(2, by="test", check_loadable=nothing)
     settings = {"CIFAR_REGISTRY": str(registry.base.parent), "CIFAR_REGISTRY_POLL_SECONDS": "0.2"}
     stable = [(0.0, 2)]
     answers: list[tuple[float, float, str, int, int]] = []
@@ -353,10 +356,10 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
                 pool.submit(ask, f"{i:032x}")
             try:
                 for number in [1 + i % 3 for i in range(PROMOTES)]:
-                    stable.append((time.monotonic(), log.promote(number, by="test", prove=nothing).stable))
+                    stable.append((time.monotonic(), log.promote(number, by="test", check_loadable=nothing).stable))
                     time.sleep(PAUSE_SECONDS)
                 for _ in range(ROLLBACKS):
-                    stable.append((time.monotonic(), log.rollback(by="test", prove=nothing).stable))
+                    stable.append((time.monotonic(), log.rollback(by="test", check_loadable=nothing).stable))
                     time.sleep(PAUSE_SECONDS)
             finally:
                 ended.set()

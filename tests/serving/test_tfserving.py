@@ -29,7 +29,7 @@ from cifar.errors import BadRequest, ImageTooLarge, ModelServerUnavailable, Sett
 from cifar.images.decode import to_input
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.models.rollout import RoutingLog
+from cifar.models.rollout import RolloutLog
 from cifar.models.tfserving_client import ModelServer, _messages
 from cifar.serving.rest.tensors import read_call
 from cifar.settings import ROOT, Settings, load_settings
@@ -246,8 +246,8 @@ def test_what_is_not_there_is_404_and_other_verbs_are_too(api):
 def test_a_label_and_the_split_decide_who_answers_and_a_header_says_it(tmp_path):
     """Versions 1 and 2 exchange airplane and automobile; the canary is asked by its label."""
     registry = Registry(write_two_versions(tmp_path), "cifar_classifier")
-    log = RoutingLog(registry)
-    log.promote(1, by="ada", prove=lambda _: None)
+    log = RolloutLog(registry)
+    log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     with TestClient(create_app(Settings(registry=tmp_path))) as client:

@@ -17,7 +17,7 @@ from cifar.training.network.batchnorm import FusedBatchNormalization, batch_norm
 from cifar.training.network.muon import Muon, _orthogonal
 from cifar.training.network.recipes import RECIPES
 from cifar.training.run import schedule as pace_module
-from cifar.training.run.schedule import Pace
+from cifar.training.run.schedule import LearningRateSchedule
 from cifar.training.run.transfer import start_from
 
 RANDOM = np.random.default_rng(0)
@@ -235,7 +235,7 @@ class Clock:
         return self.now
 
 
-def run_through(pace: Pace, clock: Clock, *, step: float, validation: float, steps_an_epoch: int):
+def run_through(pace: LearningRateSchedule, clock: Clock, *, step: float, validation: float, steps_an_epoch: int):
     """The learning rates of a run whose steps and validations take so long; the first step compiles for 5 s more."""
     optimizer = SimpleNamespace(iterations=0, learning_rate=None)
     model = SimpleNamespace(optimizer=optimizer, stop_training=False)
@@ -261,7 +261,7 @@ def test_a_time_budget_ends_annealed_and_is_not_overrun(monkeypatch, step, valid
     """However fast the machine is, the learning rate is near zero at the end, and the end is within the budget."""
     clock = Clock()
     monkeypatch.setattr(pace_module, "time", clock)
-    pace = Pace(steps=10**9, seconds=budget, learning_rate=0.2, anneal=True)
+    pace = LearningRateSchedule(steps=10**9, seconds=budget, learning_rate=0.2, anneal=True)
     rates = run_through(pace, clock, step=step, validation=validation, steps_an_epoch=20)
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 0.2
@@ -273,7 +273,7 @@ def test_a_budget_of_one_step_is_one_step_and_not_none(monkeypatch):
     """A run too short to train still ends, with something."""
     clock = Clock()
     monkeypatch.setattr(pace_module, "time", clock)
-    pace = Pace(steps=10**9, seconds=0.5, learning_rate=0.2, anneal=True)
+    pace = LearningRateSchedule(steps=10**9, seconds=0.5, learning_rate=0.2, anneal=True)
     assert len(run_through(pace, clock, step=0.1, validation=0.1, steps_an_epoch=20)) == 1
 
 
@@ -283,7 +283,7 @@ def test_a_run_of_epochs_goes_by_its_steps_and_never_by_the_clock(monkeypatch):
     for step in (0.01, 3.0):
         clock = Clock()
         monkeypatch.setattr(pace_module, "time", clock)
-        pace = Pace(steps=50, seconds=None, learning_rate=0.2, anneal=True)
+        pace = LearningRateSchedule(steps=50, seconds=None, learning_rate=0.2, anneal=True)
         runs.append(run_through(pace, clock, step=step, validation=0.3, steps_an_epoch=20))
     assert runs[0] == runs[1]
     np.testing.assert_allclose(runs[0], 0.2 * (1 - np.arange(50) / 50))
@@ -293,7 +293,7 @@ def test_a_resumed_budget_counts_what_was_spent_before(monkeypatch):
     """Ten minutes are ten minutes in all, however often a run was interrupted."""
     clock = Clock()
     monkeypatch.setattr(pace_module, "time", clock)
-    pace = Pace(steps=1, seconds=60, learning_rate=0.2, anneal=True, spent_seconds=45)
+    pace = LearningRateSchedule(steps=1, seconds=60, learning_rate=0.2, anneal=True, spent_seconds=45)
     rates = run_through(pace, clock, step=0.1, validation=0.5, steps_an_epoch=20)
     assert rates[0] == pytest.approx(0.05)
     assert clock.now - 1000 < 15.6

@@ -306,10 +306,10 @@ def test_progress_names_epoch_accuracy_and_time_left(tmp_path, capfd):
 
 def test_the_bar_names_the_time_left():
     """At the run's own pace; by the clock when there is a budget."""
-    by_steps = pace.Pace(steps=100, seconds=None, learning_rate=1, anneal=True, spent_seconds=30)
+    by_steps = pace.LearningRateSchedule(steps=100, seconds=None, learning_rate=1, anneal=True, spent_seconds=30)
     assert by_steps.seconds_left(25) == pytest.approx(90, abs=1)
     assert by_steps.seconds_left(0) == 0, "nothing is known yet"
-    by_clock = pace.Pace(steps=1, seconds=100, learning_rate=1, anneal=True, spent_seconds=30)
+    by_clock = pace.LearningRateSchedule(steps=1, seconds=100, learning_rate=1, anneal=True, spent_seconds=30)
     assert by_clock.seconds_left(0) == pytest.approx(70, abs=1)
 
 

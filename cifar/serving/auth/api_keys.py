@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cifar.errors import InvalidCredentials, KeysError
-from cifar.serving.auth.principal import SCOPES, Caller, caller
+from cifar.serving.auth.principal import SCOPES, Principal, caller
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ApiKeys:
         self._entries = {entry.id: entry for entry in read(file)}
         self._looked = clock()
 
-    def caller(self, key: str) -> Caller:
+    def caller(self, key: str) -> Principal:
         """Who sent `key`.
 
         Raises:

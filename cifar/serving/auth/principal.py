@@ -19,7 +19,7 @@ _EVERYBODY = frozenset({"predict", "feedback"})
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """Somebody who has proved who they are.
 
     Attributes:
@@ -31,12 +31,12 @@ class Caller:
     scopes: frozenset[str]
 
 
-def caller(kind: str, name: str, scopes: Iterable[object]) -> Caller:
+def caller(kind: str, name: str, scopes: Iterable[object]) -> Principal:
     """A caller with the scopes that we know; others are somebody else's."""
-    return Caller(f"{kind}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
+    return Principal(f"{kind}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
 
 
-def caller_of(scope: Scope) -> str:
+def rate_limit_key(scope: Scope) -> str:
     """Whom to count for: who signed in, else the client's address. An IPv6 user has 2**64 addresses: their network counts."""
     if caller := scope["state"].get("caller"):
         return f"caller:{caller.name}"
@@ -51,7 +51,7 @@ def caller_of(scope: Scope) -> str:
 
 
 @dataclass(frozen=True)
-class Asker:
+class Requester:
     """One request, as far as its answer may depend on who asks.
 
     Attributes:
@@ -68,11 +68,11 @@ class Asker:
     def of(cls, scope: Scope) -> Self:
         """The asker of a request that has passed the front."""
         who = scope["state"].get("caller")
-        user = caller_of(scope) if who else by_cookie(scope) or caller_of(scope)
+        user = rate_limit_key(scope) if who else visitor_id(scope) or rate_limit_key(scope)
         return cls(scope["state"]["request_id"], user, who.scopes if who else _EVERYBODY)
 
 
-def by_cookie(scope: Scope) -> str:
+def visitor_id(scope: Scope) -> str:
     """Whom the page's cookie names; empty without one that we could have made."""
     cookies = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
     found = _USER_COOKIE.search(cookies)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar.errors import CifarError, InvalidCredentials, MissingScope, NotSignedIn
 from cifar.serving.asgi import error_response, header
 from cifar.serving.auth.api_keys import PREFIX, ApiKeys
-from cifar.serving.auth.principal import SCOPES, Caller, caller
+from cifar.serving.auth.principal import SCOPES, Principal, caller
 from cifar.settings import Settings
 
 OPEN = "open to all"
@@ -41,7 +41,7 @@ _COMPILED = tuple((re.compile(pattern, re.DOTALL), needs) for pattern, needs in 
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _OWN_SITES = {"", "same-origin", "none"}
 
-Verify = Callable[[str], Awaitable[Caller]]
+Verify = Callable[[str], Awaitable[Principal]]
 
 _DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
 """Dependencies of a route that say in OpenAPI how to sign in to it. They refuse nobody: `SignIn` has done that."""
@@ -100,7 +100,7 @@ class SignIn:
         scope.setdefault("state", {})["caller"] = who
         await self.app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> Caller:
+    async def _caller(self, scope: Scope) -> Principal:
         """Who the request proves to be from. A key or token that does not hold is refused, whatever else comes with it."""
         keys, authorizations = _all(scope, b"x-api-key"), _all(scope, b"authorization")
         if len(keys) > 1 or len(authorizations) > 1:
@@ -115,19 +115,19 @@ class SignIn:
             return person
         raise NotSignedIn("Say who you are: Authorization: Bearer KEY-OR-TOKEN, or X-API-Key: KEY.")
 
-    async def _verified(self, token: str, verify: Verify | None) -> Caller:
+    async def _verified(self, token: str, verify: Verify | None) -> Principal:
         if len(token) > self._max_token_bytes:
             raise InvalidCredentials(f"A key or token has at most {self._max_token_bytes:,} bytes.")
         if verify is None:
             raise InvalidCredentials("Bearer tokens other than API keys are not taken here.")
         return await verify(token)
 
-    async def _by_key(self, key: str) -> Caller:
+    async def _by_key(self, key: str) -> Principal:
         if self._api_keys is None:
             raise InvalidCredentials("API keys are not taken here.")
         return self._api_keys.caller(key)
 
-    def _person(self, scope: Scope) -> Caller | None:
+    def _person(self, scope: Scope) -> Principal | None:
         """The person whose session it is. Another site's page may not act in it, even where its cookie came along."""
         if self._people_scopes is None:
             return None

@@ -13,7 +13,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from cifar.errors import CifarError, InvalidCredentials, SettingsError
 from cifar.serving.auth.jwks import PublicKeys
-from cifar.serving.auth.principal import Caller, caller
+from cifar.serving.auth.principal import Principal, caller
 from cifar.settings import Settings
 
 _REFUSED = "The bearer token is not valid: wrongly signed, expired, or not for this service."
@@ -80,7 +80,7 @@ class BearerTokens:
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
 
-    async def caller(self, token: str) -> Caller:
+    async def caller(self, token: str) -> Principal:
         """Who sent `token`, with the scopes in its claim `scope` (a text) or `scp` (a text or a list).
 
         Raises:

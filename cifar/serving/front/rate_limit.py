@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.errors import RateLimited
 from cifar.serving.asgi import error_response, with_headers
-from cifar.serving.auth.principal import caller_of
+from cifar.serving.auth.principal import rate_limit_key
 from cifar.serving.process.metrics import RATE_LIMITED
 from cifar.serving.process.redis import SharedRedis
 from cifar.settings import Settings
@@ -60,7 +60,7 @@ class RateLimit:
         if group is None or limit is None or scope["state"].get("from_worker"):
             await self.app(scope, receive, send)
             return
-        allowed, stats = await self._hit(limit, group, caller_of(scope))
+        allowed, stats = await self._hit(limit, group, rate_limit_key(scope))
         wait_seconds = max(1, math.ceil(stats.reset_time - time.time()))
         send = with_headers(send, _headers(group, limit, stats, wait_seconds))
         if allowed:

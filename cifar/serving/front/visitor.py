@@ -7,12 +7,12 @@ import secrets
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.serving.asgi import with_headers
-from cifar.serving.auth.principal import USER_COOKIE, by_cookie
+from cifar.serving.auth.principal import USER_COOKIE, visitor_id
 
 _LIFETIME_SECONDS = 90 * 24 * 3600
 
 
-class StickyUser:
+class VisitorCookie:
     """Gives who opens the page without the cookie a random one. It says nothing of them, and nothing is kept of it here."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -21,7 +21,7 @@ class StickyUser:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         opens_page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
-        if opens_page and not by_cookie(scope):
+        if opens_page and not visitor_id(scope):
             send = with_headers(send, [(b"set-cookie", _cookie(https=scope["scheme"] == "https").encode())])
         await self.app(scope, receive, send)
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import OUR_FAULT, CifarError
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.components import Files, Integer, OneOrMoreFiles, Photo
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.service import Service
@@ -53,9 +53,9 @@ def _add(function: Any, *inputs: Any) -> None:
     )
 
 
-def asker(request: gr.Request | None) -> Asker | None:
+def requester_of(request: gr.Request | None) -> Requester | None:
     """Who asks through Gradio, which gives its functions the request that came."""
-    return request and Asker.of(request.request.scope)
+    return request and Requester.of(request.request.scope)
 
 
 def _integer(name: str) -> Integer:
@@ -78,11 +78,11 @@ def _add_predict(service: Service) -> None:
             request: what Gradio adds.
         """
         async with _said():
-            by = asker(request)
+            requester = requester_of(request)
             answer = await service.classifier.classify(
-                image, route="gradio", by=by, top_k=top_k, version=version, record=True
+                image, channel="gradio", requester=requester, top_k=top_k, version=version, record=True
             )
-            return {**answer.as_json(), "request_id": by and by.request_id}
+            return {**answer.as_json(), "request_id": requester and requester.request_id}
 
     _add(predict, Photo(visible=False, label="image"), _integer("top_k"), _integer("version"))
 
@@ -104,7 +104,7 @@ def _add_explain(service: Service) -> None:
         """
         async with _said():
             explanation = await service.explainer.explain(
-                image, route="gradio", by=asker(request), label=label, version=version
+                image, channel="gradio", requester=requester_of(request), label=label, version=version
             )
             return explanation.as_json()
 
@@ -127,7 +127,7 @@ def _add_predict_batch(service: Service) -> None:
             request: what Gradio adds.
         """
         async with _said():
-            return await service.predict_batch(files, by=asker(request), top_k=top_k, version=version)
+            return await service.predict_batch(files, requester=requester_of(request), top_k=top_k, version=version)
 
     several = Files(file_count="multiple", visible=False, label="files")
     several.data_model = (

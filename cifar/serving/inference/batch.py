@@ -26,7 +26,7 @@ from cifar.errors import (
     VersionUnusable,
     WaitedTooLong,
 )
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Entry, Upload, entries_of
 from cifar.serving.inference.classify import Classification, Classifier
 from cifar.serving.process.metrics import REFUSED
@@ -75,19 +75,19 @@ class Batch:
         return len(self._entries)
 
     async def rows(
-        self, *, by: Asker | None = None, top_k: object = None, version: object = None
+        self, *, requester: Requester | None = None, top_k: object = None, version: object = None
     ) -> AsyncIterator[Row]:
         """A row for each file, in the files' order, as they come. Whoever stops asking stops the work.
 
         Args:
-            by: as for `Classifier.classify`.
+            requester: as for `Classifier.classify`.
             top_k: the same.
             version: the same.
 
         Raises:
             BadParameter, VersionNotFound, VersionUnusable, NotReady: the call is wrong, or comes too early; no row says so.
         """
-        ask = partial(self._classifier.classify, route="batch", by=by, top_k=top_k, version=version)
+        ask = partial(self._classifier.classify, channel="batch", requester=requester, top_k=top_k, version=version)
         under_way: deque[asyncio.Task[Row]] = deque()
         try:
             for entry in self._entries:

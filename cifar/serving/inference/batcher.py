@@ -51,15 +51,15 @@ class Batcher:
         self._threads = ThreadPoolExecutor(parallel, "model")
         self._lines: dict[str, deque[_Waiting]] = {}
 
-    def submit(self, image: np.ndarray, *, route: str) -> asyncio.Future[Answer]:
+    def submit(self, image: np.ndarray, *, channel: str) -> asyncio.Future[Answer]:
         """Line up one image; cancelling the future leaves the line.
 
         Args:
             image: `(height, width, channels)` `uint8`, of the model's size.
-            route: whose it is; each route has a line of its own, and the lines take turns.
+            channel: whose it is; each route has a line of its own, and the lines take turns.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(route, deque()).append(_Waiting(image, answer, time.perf_counter()))
+        self._lines.setdefault(channel, deque()).append(_Waiting(image, answer, time.perf_counter()))
         if self._free:
             self._start()
         return answer
@@ -79,14 +79,14 @@ class Batcher:
         batch: list[_Waiting] = []
         now = time.perf_counter()
         while self._lines and len(batch) < self._largest:
-            route = next(iter(self._lines))
-            line = self._lines.pop(route)
+            channel = next(iter(self._lines))
+            line = self._lines.pop(channel)
             waiting = line.popleft()
             if line:
-                self._lines[route] = line  # behind the others
+                self._lines[channel] = line  # behind the others
             if not waiting.answer.done():
                 batch.append(waiting)
-                WAIT_SECONDS.labels(route).observe(now - waiting.since)
+                WAIT_SECONDS.labels(channel).observe(now - waiting.since)
         if batch:
             BATCH_SIZE.observe(len(batch))
         return batch
@@ -98,7 +98,7 @@ class Batcher:
     def _finish(self, batch: list[_Waiting], job: asyncio.Future[tuple[np.ndarray, float]]) -> None:
         self._free += 1
         self._start()  # first the model, then those who are done with it
-        for place, waiting in enumerate(batch):
+        for position, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue
             if job.cancelled():
@@ -107,4 +107,4 @@ class Batcher:
                 waiting.answer.set_exception(error)
             else:
                 rows, seconds = job.result()
-                waiting.answer.set_result(Answer(rows[place], seconds))
+                waiting.answer.set_result(Answer(rows[position], seconds))

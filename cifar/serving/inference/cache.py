@@ -19,7 +19,7 @@ from cifar.serving.process.redis import SharedRedis
 _DIGEST_BYTES = 16
 
 
-class Kept(NamedTuple):
+class CachedAnswer(NamedTuple):
     """What the model was given, and what it said."""
 
     pixels: np.ndarray
@@ -39,7 +39,7 @@ class AnswerCache:
             lifetime_seconds: for how long Redis keeps one.
             redis: None to keep them here only.
         """
-        self._kept: LRUCache[bytes, Kept] = LRUCache(images)
+        self._kept: LRUCache[bytes, CachedAnswer] = LRUCache(images)
         self._lifetime_seconds = lifetime_seconds
         self._redis = redis if images else None
         self._sharing: set[asyncio.Task[object]] = set()
@@ -53,9 +53,9 @@ class AnswerCache:
             return b""
         version = predictor.version.manifest
         name = f"{__version__}:{version.name}:{version.version}:{version.created}"
-        return f"cifar:answer:{name}:{digest_of(payload)}".encode()
+        return f"cifar:answer:{name}:{file_digest(payload)}".encode()
 
-    def here(self, key: bytes) -> Kept | None:
+    def here(self, key: bytes) -> CachedAnswer | None:
         """An answer that this process keeps."""
         if not key:
             return None
@@ -63,7 +63,7 @@ class AnswerCache:
             CACHE.labels("local", "hit").inc()
         return kept
 
-    async def elsewhere(self, key: bytes, predictor: Predictor) -> Kept | None:
+    async def elsewhere(self, key: bytes, predictor: Predictor) -> CachedAnswer | None:
         """An answer that Redis keeps; from now on this process does too."""
         if self._redis is None:
             return None
@@ -75,13 +75,13 @@ class AnswerCache:
         self.keep(key, kept)
         return kept
 
-    def keep(self, key: bytes, kept: Kept) -> None:
+    def keep(self, key: bytes, kept: CachedAnswer) -> None:
         """Keep an answer that was not here: that it was missed is counted now, however often it was looked for."""
         if key:
             CACHE.labels("local", "miss").inc()
             self._kept[key] = kept
 
-    def share(self, key: bytes, kept: Kept) -> None:
+    def share(self, key: bytes, kept: CachedAnswer) -> None:
         """Keep an answer for the others, when Redis gets to it: nobody waits."""
         if self._redis is None:
             return
@@ -93,12 +93,12 @@ class AnswerCache:
         task.add_done_callback(self._sharing.discard)
 
 
-def digest_of(payload: bytes) -> str:
+def file_digest(payload: bytes) -> str:
     """Names a file by its content: 32 hexadecimal digits. Takes about a millisecond for each megabyte."""
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def digest_in(key: bytes) -> str:
+def digest_from_key(key: bytes) -> str:
     """The file's digest in a key of `AnswerCache.key`; empty for an empty one."""
     return key[-2 * _DIGEST_BYTES :].decode()
 
@@ -109,10 +109,10 @@ async def _get(redis: Redis, key: bytes) -> bytes:
     return content if isinstance(content, bytes) else b""
 
 
-def _unpack(content: bytes, predictor: Predictor) -> Kept | None:
+def _unpack(content: bytes, predictor: Predictor) -> CachedAnswer | None:
     """The answer, or None for something else under its name."""
     numbers, shape = len(predictor.class_names) + (predictor.threshold is not None), predictor.image.shape
     if len(content) != 4 * numbers + int(np.prod(shape)):
         return None
     answer = np.frombuffer(content, np.float32, numbers)
-    return Kept(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(shape), answer)
+    return CachedAnswer(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(shape), answer)

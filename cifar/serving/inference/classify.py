@@ -18,9 +18,9 @@ from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, CallerLeft, MissingImage, Overloaded, WaitedTooLong
 from cifar.images.decode import open_image, preprocess, to_input
 from cifar.models.predictor import Prediction, Predictor
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.batcher import Answer
-from cifar.serving.inference.cache import AnswerCache, Kept, digest_in, digest_of
+from cifar.serving.inference.cache import AnswerCache, CachedAnswer, digest_from_key, file_digest
 from cifar.serving.inference.loaded import LoadedVersions, Served
 from cifar.serving.inference.recording import Records
 from cifar.serving.inference.shadow import Shadows
@@ -31,7 +31,7 @@ _AT_ONCE_PIXELS = 256 * 256
 _AT_ONCE_BYTES = 16 * 1024
 _AT_ONCE_JPEG_BYTES = 128 * 1024
 """Other formats may unpack a thousandfold."""
-Left = Callable[[], Awaitable[object]] | None
+Disconnected = Callable[[], Awaitable[object]] | None
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -64,7 +64,7 @@ class Classification:
 
 class _Result(NamedTuple):
     served: Served
-    kept: Kept
+    kept: CachedAnswer
     seconds: float | None
     key: bytes
 
@@ -92,22 +92,22 @@ class Classifier:
         self,
         payload: bytes | None,
         *,
-        route: str,
-        by: Asker | None = None,
+        channel: str,
+        requester: Requester | None = None,
         top_k: object = None,
         version: object = None,
-        left: Left = None,
+        disconnected: Disconnected = None,
         record: bool = False,
     ) -> Classification:
         """Classify one image file.
 
         Args:
             payload: the encoded file, as uploaded.
-            route: the way it came, for fairness and the metrics: `rest`, `page`, `gradio`, `mcp` or `batch`.
-            by: who asks; None where nobody did, as in a test.
+            channel: the way it came, for fairness and the metrics: `rest`, `page`, `gradio`, `mcp` or `batch`.
+            requester: who asks; None where nobody did, as in a test.
             top_k: how many classes to rank, an integer or its digits; None or "" for the setting.
             version: the version to ask, an integer or its digits; None or "" for the default one.
-            left: returns when the caller has left; asked only when there is something to wait for.
+            disconnected: returns when the caller has left; asked only when there is something to wait for.
             record: whether this is an answer that somebody may say something of; kept where records are.
 
         Raises:
@@ -123,25 +123,25 @@ class Classifier:
             )
         started = time.perf_counter()
         wanted, number = whole_number("top_k", top_k), whole_number("version", version)
-        served = self.versions.at_hand(number, by.user if by else "")
+        served = self.versions.if_loaded(number, requester.user if requester else "")
         result = self._at_once(payload, served) if served else None
-        served, kept, seconds, key = result or await self._in_turn(payload, served or number, route, left)
+        served, kept, seconds, key = result or await self._in_turn(payload, served or number, channel, disconnected)
         predictor = served.predictor
         count = predictor.at_most(self._settings.default_top_k) if wanted is None else wanted
         prediction = predictor.rank(kept.answer, count)
         version = predictor.version
-        served.count(route, prediction)
-        if self._shadows and record and by and number is None and seconds is not None:
-            self._shadows.answer(by.request_id, served, kept)
-        if record and by and self.records:
-            digest = digest_in(key) or await asyncio.to_thread(digest_of, payload)
+        served.count(channel, prediction)
+        if self._shadows and record and requester and number is None and seconds is not None:
+            self._shadows.answer(requester.request_id, served, kept)
+        if record and requester and self.records:
+            digest = digest_from_key(key) or await asyncio.to_thread(file_digest, payload)
             if self.records.keeps_images:
                 await self.records.keep(digest, payload)
             self.records.add(
                 prediction,
                 kept.pixels,
-                by=by,
-                route=route,
+                requester=requester,
+                channel=channel,
                 model=version.name,
                 version=version.number,
                 digest=digest,
@@ -163,14 +163,16 @@ class Classifier:
         if pixels is None:
             return None
         answer = _ask(predictor, pixels)
-        kept = Kept(pixels, answer.row)
+        kept = CachedAnswer(pixels, answer.row)
         self._cache.keep(key, kept)
         return _Result(served, kept, answer.seconds, key)
 
-    async def _in_turn(self, payload: bytes, asked: Served | int | None, route: str, left: Left) -> _Result:
+    async def _in_turn(
+        self, payload: bytes, asked: Served | int | None, channel: str, disconnected: Disconnected
+    ) -> _Result:
         """Wait for what is not at hand: the version, a thread to decode in, the model."""
         run = asyncio.get_running_loop().run_in_executor
-        async with self.place(route, left):
+        async with self.queue_slot(channel, disconnected):
             served = asked if isinstance(asked, Served) else await asyncio.to_thread(self.versions.get, asked)
             predictor = served.predictor
             small = len(payload) <= _at_once_bytes(payload)
@@ -182,8 +184,10 @@ class Classifier:
             if pixels is None:
                 decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
                 pixels = await run(self._decoders, decode, payload)
-            answer = _ask(predictor, pixels) if predictor.quick else await served.batcher.submit(pixels, route=route)
-            kept = Kept(pixels, answer.row)
+            answer = (
+                _ask(predictor, pixels) if predictor.quick else await served.batcher.submit(pixels, channel=channel)
+            )
+            kept = CachedAnswer(pixels, answer.row)
             self._cache.keep(key, kept)
             self._cache.share(key, kept)
             return _Result(served, kept, answer.seconds, key)
@@ -203,22 +207,22 @@ class Classifier:
         return to_input(image, height=spec.height, width=spec.width, channels=spec.channels)
 
     @asynccontextmanager
-    async def place(self, route: str, left: Left) -> AsyncIterator[None]:
+    async def queue_slot(self, channel: str, disconnected: Disconnected) -> AsyncIterator[None]:
         """A place among those who wait, for a limited time, given up when the caller leaves."""
         most, seconds = self._settings.max_waiting_images, self._settings.max_wait_seconds
         if self._waiting >= most:
-            REFUSED.labels(route, Overloaded.code).inc()
+            REFUSED.labels(channel, Overloaded.code).inc()
             raise Overloaded(f"{most} images are waiting already. Try again in a moment.")
         self._waiting += 1
         watch = None
         try:
             async with asyncio.timeout(seconds) as limit:
-                watch = asyncio.create_task(_expire_when(left, limit)) if left else None
+                watch = asyncio.create_task(_expire_when(disconnected, limit)) if disconnected else None
                 yield
         except TimeoutError as error:
             if watch and watch.done():
                 raise CallerLeft("The caller left before the answer.") from error
-            REFUSED.labels(route, WaitedTooLong.code).inc()
+            REFUSED.labels(channel, WaitedTooLong.code).inc()
             raise WaitedTooLong(f"The image was not answered within {seconds:g} seconds. Try again later.") from error
         finally:
             self._waiting -= 1
@@ -226,8 +230,8 @@ class Classifier:
                 watch.cancel()
 
 
-async def _expire_when(left: Callable[[], Awaitable[object]], limit: asyncio.Timeout) -> None:
-    await left()
+async def _expire_when(disconnected: Callable[[], Awaitable[object]], limit: asyncio.Timeout) -> None:
+    await disconnected()
     limit.reschedule(asyncio.get_running_loop().time())
 
 

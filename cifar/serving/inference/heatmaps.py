@@ -13,8 +13,8 @@ import numpy as np
 from cifar.errors import BadParameter, Overloaded
 from cifar.images.decode import picture
 from cifar.models import heatmap as maps
-from cifar.serving.auth.principal import Asker
-from cifar.serving.inference.classify import Classification, Classifier, Left
+from cifar.serving.auth.principal import Requester
+from cifar.serving.inference.classify import Classification, Classifier, Disconnected
 from cifar.serving.inference.loaded import Served
 from cifar.serving.process.metrics import REFUSED
 from cifar.settings import Settings
@@ -63,11 +63,11 @@ class Explainer:
         self,
         payload: bytes | None,
         *,
-        route: str,
-        by: Asker | None = None,
+        channel: str,
+        requester: Requester | None = None,
         label: str | None = None,
         version: object = None,
-        left: Left = None,
+        disconnected: Disconnected = None,
     ) -> Explanation:
         """Say which part of an image a label's score rests on. This costs about as much as 80 predictions.
 
@@ -75,11 +75,11 @@ class Explainer:
 
         Args:
             payload: the encoded file, as uploaded.
-            route: as for `Classifier.classify`.
-            by: the same.
+            channel: as for `Classifier.classify`.
+            requester: the same.
             label: one of the version's classes; None or "" for the most probable one.
             version: the version to ask, an integer or its digits; None or "" for the default one.
-            left: returns when the caller has left.
+            disconnected: returns when the caller has left.
 
         Raises:
             BadParameter: there is no such label.
@@ -88,23 +88,25 @@ class Explainer:
         """
         most = self._settings.max_explained_images
         if self._under_way >= most:
-            REFUSED.labels(route, Overloaded.code).inc()
+            REFUSED.labels(channel, Overloaded.code).inc()
             raise Overloaded(f"{most} images are being explained already. Try again in a moment.")
         self._under_way += 1
         try:
-            answer = await self._classifier.classify(payload, route=route, by=by, top_k=1, version=version, left=left)
-            return await self._explain(payload, answer, route, label, left)
+            answer = await self._classifier.classify(
+                payload, channel=channel, requester=requester, top_k=1, version=version, disconnected=disconnected
+            )
+            return await self._explain(payload, answer, channel, label, disconnected)
         finally:
             self._under_way -= 1
 
     async def _explain(
-        self, payload: bytes | None, answer: Classification, route: str, label: str | None, left: Left
+        self, payload: bytes | None, answer: Classification, channel: str, label: str | None, disconnected: Disconnected
     ) -> Explanation:
         scores = answer.prediction.class_scores
         label = label or answer.prediction.top_k[0][0]
         if label not in scores:
             raise BadParameter(f"There is no label {str(label)[:40]!r}; there are: {', '.join(scores)}.")
-        async with self._classifier.place(route, left), self._one:
+        async with self._classifier.queue_slot(channel, disconnected), self._one:
             started = time.perf_counter()
             served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
             images = [answer.seen, *await asyncio.to_thread(lambda: list(maps.occluded(answer.seen)))]
@@ -124,6 +126,6 @@ async def _ask(served: Served, images: list[np.ndarray]) -> np.ndarray:
     classes = len(served.predictor.class_names)  # a row may end with the score of another kind
     rows = []
     for start in range(0, len(images), _TOGETHER):
-        asked = [served.batcher.submit(image, route="explain") for image in images[start : start + _TOGETHER]]
+        asked = [served.batcher.submit(image, channel="explain") for image in images[start : start + _TOGETHER]]
         rows += [answer.row[:classes] for answer in await asyncio.gather(*asked)]
     return np.stack(rows)

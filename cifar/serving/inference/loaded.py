@@ -13,7 +13,7 @@ from cifar.errors import OUR_FAULT, CifarError, ModelServerUnavailable, NotReady
 from cifar.models.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry, Version
-from cifar.models.rollout import Routing, RoutingLog, Split, shadow_split, traffic_split
+from cifar.models.rollout import Rollout, RolloutLog, Split, shadow_split, traffic_split
 from cifar.models.tfserving_client import NAME as MODEL_SERVER
 from cifar.models.tfserving_client import ModelServer
 from cifar.serving.inference.batcher import Batcher
@@ -45,17 +45,17 @@ class Served:
     batcher: Batcher
     counts: VersionCounts
 
-    def count(self, route: str, prediction: Prediction) -> None:
+    def count(self, channel: str, prediction: Prediction) -> None:
         """Count an answer that is given."""
-        IMAGES.labels(route, self.predictor.version.number).inc()
+        IMAGES.labels(channel, self.predictor.version.number).inc()
         self.counts.add(*prediction.top_k[0], prediction.in_distribution)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServingState:
     """Who is answered by which version. Replaced as a whole, so that no request sees half of a change."""
 
-    routing: Routing
+    routing: Rollout
     live: dict[int, Served]
     """By number: all that the routing sends somebody to."""
     choose: Split
@@ -77,7 +77,7 @@ class LoadedVersions:
             VersionNotFound, VersionUnusable: there is no version to serve, or it is none.
         """
         self.registry = registry
-        self.routing = RoutingLog(registry, pinned=settings.model_version)
+        self.routing = RolloutLog(registry, pinned=settings.model_version)
         self._settings = settings
         self.engine = engine_of(settings, changed=lambda failing: BREAKER_OPEN.labels(MODEL_SERVER).set(int(failing)))
         secret = settings.traffic_secret.get_secret_value() if settings.traffic_secret else registry.name
@@ -87,16 +87,16 @@ class LoadedVersions:
         self._loading = threading.Lock()
         self._refreshing = threading.Lock()
         self._failure: CifarError | None = None
-        self._plan: Plan | None = None
+        self._state: ServingState | None = None
         self._stable = self.routing.stable_version()
-        self._tried: tuple[Routing, float] | None = None
+        self._tried: tuple[Rollout, float] | None = None
         self._problem = ""
 
     @property
     def default(self) -> Version:
         """The version labelled `stable`; before it is loaded, the one that will be."""
-        plan = self._plan
-        return plan.live[plan.routing.stable].predictor.version if plan else self._stable
+        state = self._state
+        return state.live[state.routing.stable].predictor.version if state else self._stable
 
     def version(self, number: int) -> Version:
         """A version by number; no disk is asked for one in memory.
@@ -110,12 +110,12 @@ class LoadedVersions:
     @property
     def labels(self) -> dict[str, int]:
         """The versions by label, as this process serves them."""
-        return dict(self._plan.routing.labels) if self._plan else {"stable": self._stable.number}
+        return dict(self._state.routing.labels) if self._state else {"stable": self._stable.number}
 
     @property
     def traffic(self) -> dict[str, int]:
         """Percent of the users by label, as this process serves them."""
-        return dict(self._plan.routing.traffic) if self._plan else {"stable": 100}
+        return dict(self._state.routing.traffic) if self._state else {"stable": 100}
 
     @property
     def problem(self) -> str:
@@ -125,16 +125,16 @@ class LoadedVersions:
     @property
     def ready(self) -> bool:
         """Whether somebody can be answered."""
-        return self._plan is not None
+        return self._state is not None
 
     def check_ready(self) -> None:
         """Raise why nothing can be answered: `NotReady`, or what made loading fail."""
         self._serving()
 
-    def _serving(self) -> Plan:
+    def _serving(self) -> ServingState:
         """The plan there is; read once by whoever goes by it, since another one may come at any time."""
-        if plan := self._plan:
-            return plan
+        if state := self._state:
+            return state
         if self._failure:
             raise type(self._failure)(*self._failure.args)  # a new one: each raise adds to an exception's traceback
         raise NotReady("The model is being loaded. Try again in a few seconds.")
@@ -157,7 +157,7 @@ class LoadedVersions:
         WORKERS.set(1)
         try:
             self._tried = self.routing.now(), time.monotonic()
-            self._plan = self._first_plan(self._tried[0])
+            self._state = self._first_state(self._tried[0])
             WORKERS_READY.set(1)
         except ModelServerUnavailable as error:  # the server itself has said so in the log; `follow` tries again
             self._failure = error
@@ -168,7 +168,7 @@ class LoadedVersions:
     def follow(self, ended: threading.Event) -> None:
         """Keep what is served in line with the registry until `ended`: new versions, labels, traffic."""
         while not ended.wait(self._settings.registry_poll_seconds):
-            if self._plan:
+            if self._state:
                 self.refresh()
             elif isinstance(self._failure, ModelServerUnavailable):
                 self.load_default()
@@ -189,18 +189,18 @@ class LoadedVersions:
         except (CifarError, OSError) as error:
             self._note(str(error))
             return
-        if self._plan and routing == self._plan.routing:
+        if self._state and routing == self._state.routing:
             self._note("")
             return
         if self._tried and self._tried[0] == routing and time.monotonic() - self._tried[1] < _RETRY_SECONDS:
             return
         self._tried = routing, time.monotonic()
         try:
-            plan = self._plan_of(routing, [self._load_live(number) for number in routing.live])
+            state = self._state_of(routing, [self._load_live(number) for number in routing.live])
         except (CifarError, OSError) as error:
             self._note(f"The change to {_described(routing)} cannot be served: {error}")
             return
-        self._plan = plan
+        self._state = state
         WORKERS_READY.set(1)  # it may not have been: what was there at the start could not be loaded
         self._note("")
         self._drop_unused()
@@ -214,14 +214,14 @@ class LoadedVersions:
         """
         return self._serving().version_of(user)
 
-    def at_hand(self, number: int | None = None, user: str = "") -> Served | None:
+    def if_loaded(self, number: int | None = None, user: str = "") -> Served | None:
         """A version that users are sent to: the one asked for, or the user's; None for one that `get` may have to load.
 
         Raises:
             NotReady: nothing is loaded yet.
         """
-        plan = self._serving()
-        return plan.live.get(plan.version_of(user) if number is None else number)
+        state = self._serving()
+        return state.live.get(state.version_of(user) if number is None else number)
 
     def get(self, number: int | None = None) -> Served:
         """The stable version, or another one, loading it when need be: that takes a thread for seconds.
@@ -230,33 +230,33 @@ class LoadedVersions:
             NotReady: nothing is loaded yet.
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
         """
-        plan = self._serving()
-        wanted = plan.routing.stable if number is None else number
-        served = plan.live.get(wanted) or self._load(self.registry.get(wanted))
+        state = self._serving()
+        wanted = state.routing.stable if number is None else number
+        served = state.live.get(wanted) or self._load(self.registry.get(wanted))
         self._drop_unused()
         return served
 
     def shadows_of(self, request_id: str, answered_by: int) -> list[Served]:
         """The versions that answer a request in the background, beside the one that did."""
-        plan = self._serving()
+        state = self._serving()
         return [
-            plan.live[number]
-            for number, split in plan.shadows.items()
+            state.live[number]
+            for number, split in state.shadows.items()
             if number != answered_by and split(request_id) is not None
         ]
 
-    def _first_plan(self, routing: Routing) -> Plan:
+    def _first_state(self, routing: Rollout) -> ServingState:
         """What the routing says; where only another version than the stable one fails, that one serves everybody."""
         stable = self._load_live(routing.stable)
         try:
-            return self._plan_of(routing, [stable, *(self._load_live(number) for number in routing.live[1:])])
+            return self._state_of(routing, [stable, *(self._load_live(number) for number in routing.live[1:])])
         except (CifarError, OSError) as error:
             self._note(f"{_described(routing)} cannot be served: {error}")
             alone = routing.model_copy(update={"traffic": {"stable": 100}, "shadow": {}})
-            return self._plan_of(alone, [stable])
+            return self._state_of(alone, [stable])
 
-    def _plan_of(self, routing: Routing, live: list[Served]) -> Plan:
-        return Plan(
+    def _state_of(self, routing: Rollout, live: list[Served]) -> ServingState:
+        return ServingState(
             routing,
             {served.predictor.version.number: served for served in live},
             traffic_split(routing, self._key),
@@ -303,7 +303,7 @@ class LoadedVersions:
     def _drop_unused(self) -> None:
         """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""
         with self._loading:
-            live = self._plan.live if self._plan else {}
+            live = self._state.live if self._state else {}
             others = [number for number in self._served if number not in live]
             room = max(1, self._settings.max_loaded_versions - len(live))
             for number in others[: max(0, len(others) - room)]:
@@ -319,7 +319,7 @@ class LoadedVersions:
         self._problem = problem
 
 
-def _described(routing: Routing) -> str:
+def _described(routing: Rollout) -> str:
     shares = ", ".join(
         f"{label} (version {routing.labels[label]}) {percent} %" for label, percent in routing.traffic.items()
     )

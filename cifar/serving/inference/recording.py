@@ -20,7 +20,7 @@ from cifar.images.decode import statistics
 from cifar.models.predictor import Prediction
 from cifar.records.feedback import give
 from cifar.records.recorder import Recorder
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.shadow import Comparison
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.process.metrics import FEEDBACK, IMAGES_NOT_KEPT, RECORDS_DROPPED
@@ -55,8 +55,8 @@ class Records:
         prediction: Prediction,
         pixels: np.ndarray,
         *,
-        by: Asker,
-        route: str,
+        requester: Requester,
+        channel: str,
         model: str,
         version: int,
         digest: str,
@@ -67,8 +67,8 @@ class Records:
         Args:
             prediction: the answer.
             pixels: the model's input, `uint8`.
-            by: who asked.
-            route: the way it came.
+            requester: who asked.
+            channel: the way it came.
             model: who answered.
             version: of it.
             digest: of the file.
@@ -78,11 +78,11 @@ class Records:
         brightness, contrast = statistics(pixels)
         self.recorder.add(
             {
-                "request_id": by.request_id,
+                "request_id": requester.request_id,
                 "model": model,
                 "version": version,
-                "route": route,
-                "user": self.recorder.user(by.user),
+                "route": channel,
+                "user": self.recorder.user(requester.user),
                 "label": label,
                 "score": score,
                 "scores": prediction.class_scores,
@@ -116,14 +116,16 @@ class Records:
         if kept and not await asyncio.to_thread(kept.keep, digest, payload):
             IMAGES_NOT_KEPT.inc()
 
-    async def give(self, request_id: str, label: object, note: object, *, by: Asker | None) -> dict[str, Any]:
+    async def give(
+        self, request_id: str, label: object, note: object, *, requester: Requester | None
+    ) -> dict[str, Any]:
         """Store what was right, in place of what the same caller said before.
 
         Args:
             request_id: of the answer.
             label: one of the version's classes, or `none`.
             note: at most `max_feedback_note_characters`, or None.
-            by: who says so: who asked, or a caller with the scope `admin`.
+            requester: who says so: who asked, or a caller with the scope `admin`.
 
         Returns:
             `request_id`, `label`, `note` and `at`, as stored.
@@ -134,20 +136,20 @@ class Records:
             BadParameter: there is no such label, or the note is none.
             RecordsUnavailable: the records cannot be read or written now.
         """
-        if by is None or "feedback" not in by.scopes:
+        if requester is None or "feedback" not in requester.scopes:
             raise MissingScope("Feedback needs the scope feedback.")
         try:
-            row = await self._give(request_id, label, note, by)
+            row = await self._give(request_id, label, note, requester)
         except RequestNotFound:
             if self._settings.database_url is None:
                 raise
             await asyncio.sleep(_AGAIN * self._settings.records_flush_seconds)  # another host may have answered
-            row = await self._give(request_id, label, note, by)
+            row = await self._give(request_id, label, note, requester)
         FEEDBACK.inc()
         at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds")
         return {"request_id": row["request_id"], "label": row["label"], "note": row["note"], "at": at}
 
-    async def _give(self, request_id: str, label: object, note: object, by: Asker) -> dict[str, Any]:
+    async def _give(self, request_id: str, label: object, note: object, requester: Requester) -> dict[str, Any]:
         if self.recorder.failing:
             raise _unavailable()
         work = partial(
@@ -156,8 +158,8 @@ class Records:
             request_id,
             label,
             note,
-            by=self.recorder.user(by.user),
-            for_anybody="admin" in by.scopes,
+            by=self.recorder.user(requester.user),
+            for_anybody="admin" in requester.scopes,
             most_characters=self._settings.max_feedback_note_characters,
         )
         try:

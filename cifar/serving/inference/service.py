@@ -9,12 +9,12 @@ from typing import Any
 
 from cifar.errors import CifarError
 from cifar.models.registry import Manifest
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.batch import Batches, Row, counts
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.heatmaps import Explainer
-from cifar.serving.process.analytics import Experiment
+from cifar.serving.process.analytics import Analytics
 from cifar.settings import Settings
 
 
@@ -25,18 +25,23 @@ class Service:
     classifier: Classifier
     explainer: Explainer
     batches: Batches
-    experiment: Experiment | None
+    experiment: Analytics | None
     """None where nothing is recorded."""
 
     @classmethod
     def over(cls, classifier: Classifier, settings: Settings) -> Service:
         """Build the others on one classifier."""
         records, registry = classifier.records, classifier.versions.registry
-        experiment = Experiment(records.recorder.engine, registry, settings) if records else None
+        experiment = Analytics(records.recorder.engine, registry, settings) if records else None
         return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings), experiment)
 
     async def predict_batch(
-        self, uploads: Sequence[Upload], *, by: Asker | None = None, top_k: object = None, version: object = None
+        self,
+        uploads: Sequence[Upload],
+        *,
+        requester: Requester | None = None,
+        top_k: object = None,
+        version: object = None,
     ) -> dict[str, Any]:
         """Classify many files and wait for all: `rows`, images by label (`counts`), and the model that spoke.
 
@@ -44,7 +49,7 @@ class Service:
             CifarError: see `Batches.open` and `Batch.rows`.
         """
         async with self.batches.open(uploads) as batch:
-            rows = [row async for row in batch.rows(by=by, top_k=top_k, version=version)]
+            rows = [row async for row in batch.rows(requester=requester, top_k=top_k, version=version)]
         return {"rows": [row.as_json() for row in rows], "counts": counts(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:

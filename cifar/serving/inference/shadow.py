@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cifar.serving.inference.cache import Kept
+from cifar.serving.inference.cache import CachedAnswer
 from cifar.serving.inference.loaded import LoadedVersions, Served
 from cifar.serving.process.metrics import SHADOW_DISTANCE, SHADOWED
 
@@ -48,7 +48,7 @@ class Shadows:
         self._compared = compared
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def answer(self, request_id: str, served: Served, kept: Kept) -> None:
+    def answer(self, request_id: str, served: Served, kept: CachedAnswer) -> None:
         """Have the shadows answer what `served` has answered. Returns at once."""
         for shadow in self._versions.shadows_of(request_id, served.predictor.version.number):
             if shadow.predictor.image != served.predictor.image:  # its input would be other pixels
@@ -60,9 +60,9 @@ class Shadows:
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
 
-    async def _ask(self, request_id: str, served: Served, shadow: Served, kept: Kept) -> None:
+    async def _ask(self, request_id: str, served: Served, shadow: Served, kept: CachedAnswer) -> None:
         try:
-            answer = await shadow.batcher.submit(kept.pixels, route="shadow")
+            answer = await shadow.batcher.submit(kept.pixels, channel="shadow")
             comparison = _compare(request_id, served, shadow, kept.answer, answer.row)
             if self._compared:
                 self._compared(comparison)

@@ -11,9 +11,9 @@ import gradio as gr
 
 from cifar.errors import CifarError
 from cifar.images.decode import preprocess
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.components import Choice, Photo, Slider
-from cifar.serving.gradio.endpoints import asker, sentence
+from cifar.serving.gradio.endpoints import requester_of, sentence
 from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.service import Service
 from cifar.serving.page.answer import answer_html, data_url, problem_html
@@ -98,13 +98,13 @@ class ClassifyTab:
         if payload is None:
             return _NOTHING, ""
         try:
-            by = asker(request)
+            requester = requester_of(request)
             answer = await self._classifier.classify(
-                payload, route="page", by=by, top_k=wanted, version=number, record=True
+                payload, channel="page", requester=requester, top_k=wanted, version=number, record=True
             )
         except Exception as error:
             return problem_html(error_words(known(error))), ""
-        return self._html(answer, explains=True, by=by if self._classifier.records else None), ""
+        return self._html(answer, explains=True, requester=requester if self._classifier.records else None), ""
 
     async def _show_frame(self, number: object, frame: Any, request: gr.Request) -> str:
         """The answer to one picture of the live camera, `{"jpeg": base64}`."""
@@ -114,7 +114,7 @@ class ClassifyTab:
             payload = None
         try:
             answer = await self._classifier.classify(
-                payload, route="page", by=asker(request), top_k=_LIVE_TOP_K, version=number
+                payload, channel="page", requester=requester_of(request), top_k=_LIVE_TOP_K, version=number
             )
         except Exception as error:
             return problem_html(error_words(known(error)))
@@ -125,22 +125,22 @@ class ClassifyTab:
         label = str(event._data.get("value"))  # noqa: SLF001 - Gradio's place for what the page sent
         try:
             explanation = await self._explainer.explain(
-                payload, route="page", by=asker(request), label=label, version=number
+                payload, channel="page", requester=requester_of(request), label=label, version=number
             )
         except Exception as error:
             return problem_html(error_words(known(error)))
         return _why_html(explanation.overlay, explanation.label, seconds=explanation.seconds)
 
     def _take_example(self, event: gr.EventData) -> Path | None:
-        place = event._data.get("value")  # noqa: SLF001
-        return self._examples[place] if place in range(len(self._examples)) else None
+        position = event._data.get("value")  # noqa: SLF001
+        return self._examples[position] if position in range(len(self._examples)) else None
 
-    def _html(self, answer: Classification, *, explains: bool, by: Asker | None = None) -> str:
+    def _html(self, answer: Classification, *, explains: bool, requester: Requester | None = None) -> str:
         return answer_html(
             answer,
             manifest=self._classifier.versions.version(answer.version).manifest,
             explains=explains,
-            request_id=by.request_id if by else None,
+            request_id=requester.request_id if requester else None,
         )
 
 
@@ -181,9 +181,9 @@ def _examples(folder: Path, class_names: list[str]) -> list[Path]:
 
 def _examples_html(files: list[Path], max_pixels: int) -> str:
     buttons = "".join(
-        f'<button type="button" data-example="{place}"><img src="{_thumbnail(file, max_pixels)}" alt="">'
+        f'<button type="button" data-example="{position}"><img src="{_thumbnail(file, max_pixels)}" alt="">'
         f"<span>{spans(class_name(file.stem))}</span></button>"
-        for place, file in enumerate(files)
+        for position, file in enumerate(files)
     )
     return f'<h2 class=part>{say("examples")}</h2><div class="examples">{buttons}</div>' if files else ""
 

@@ -30,7 +30,7 @@ _LEVELS = {"none": 0, "warn": 1, "alert": 2}
 Told = TypeVar("Told")
 
 
-class Experiment:
+class Analytics:
     """Asks the database, from a thread: that takes up to a second, so all who ask within a few share one answer."""
 
     def __init__(self, engine: Engine, registry: Registry, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cifar.errors import MissingScope
 from cifar.models.predictor import Predictor
-from cifar.models.rollout import Prove, Routing, RoutingLog
+from cifar.models.rollout import CheckLoadable, Rollout, RolloutLog
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.rest.openapi import failures
@@ -72,42 +72,42 @@ def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> Non
     api.router.routes.extend(router.routes)  # not as a router of their own: who lists the routes sees each
 
 
-def _add_reading(router: APIRouter, log: RoutingLog) -> None:
-    @router.get("", response_model=Routing)
+def _add_reading(router: APIRouter, log: RolloutLog) -> None:
+    @router.get("", response_model=Rollout)
     def state() -> Any:
         """Labels, traffic and shadows, and the change that made them so."""
         return log.now()
 
-    @router.get("/log", response_model=list[Routing])
+    @router.get("/log", response_model=list[Rollout])
     def changes() -> Any:
         """Who changed what, the first change first."""
         return log.changes()
 
 
-def _add_changing(router: APIRouter, versions: LoadedVersions, prove: Prove) -> None:
+def _add_changing(router: APIRouter, versions: LoadedVersions, check_loadable: CheckLoadable) -> None:
     log = versions.routing
 
-    def done(routing: Routing) -> Routing:
+    def done(routing: Rollout) -> Rollout:
         """This process follows at once, the others within their poll."""
         versions.refresh()
         return routing
 
-    @router.post("/promote", response_model=Routing)
+    @router.post("/promote", response_model=Rollout)
     def promote(body: Promotion, request: Request) -> Any:
         """Make a version the stable one, for everybody. It is loaded first; one that cannot be changes nothing."""
-        return done(log.promote(body.version, by=_who(request), prove=prove))
+        return done(log.promote(body.version, by=_who(request), check_loadable=check_loadable))
 
-    @router.post("/rollback", response_model=Routing)
+    @router.post("/rollback", response_model=Rollout)
     def rollback(request: Request) -> Any:
         """Make the version stable again that was before the last promotion."""
-        return done(log.rollback(by=_who(request), prove=prove))
+        return done(log.rollback(by=_who(request), check_loadable=check_loadable))
 
-    @router.post("/label", response_model=Routing)
+    @router.post("/label", response_model=Rollout)
     def label(body: Labelling, request: Request) -> Any:
         """Give a version another name, or take one away."""
         return done(log.label(body.label, body.version, by=_who(request)))
 
-    @router.post("/traffic", response_model=Routing)
+    @router.post("/traffic", response_model=Rollout)
     def traffic(body: Traffic, request: Request) -> Any:
         """Share out the users between labels, and give labels requests to answer in the background."""
         return done(log.split(body.traffic, shadow=body.shadow, by=_who(request)))

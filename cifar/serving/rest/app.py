@@ -25,7 +25,7 @@ from cifar.serving.front.headers import SecurityHeaders
 from cifar.serving.front.observe import Observe
 from cifar.serving.front.rate_limit import RateLimit
 from cifar.serving.front.request_id import RequestId
-from cifar.serving.front.visitor import StickyUser
+from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.recording import Records
 from cifar.serving.process.dependency import Remote
@@ -128,7 +128,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["Authorization", "X-API-Key"],
     }
-    signed_in = add_sign_in(StickyUser(limited), api, settings)
+    signed_in = add_sign_in(VisitorCookie(limited), api, settings)
     answered = SecurityHeaders(CORSMiddleware(signed_in, **cors), settings)
     api.front = RequestId(Observe(answered, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.

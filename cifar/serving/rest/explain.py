@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.heatmaps import Explainer
 from cifar.serving.rest.openapi import VERSION, ModelVersion, failures, image_request
@@ -50,11 +50,11 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
         image, parameters = await read_image(request.scope, request.receive, tuple(_PARAMETERS))
         explanation = await explainer.explain(
             image,
-            route="rest",
-            by=Asker.of(request.scope),
+            channel="rest",
+            requester=Requester.of(request.scope),
             label=parameters.get("label"),
             version=parameters.get("version"),
-            left=partial(until_gone, request.receive),
+            disconnected=partial(until_gone, request.receive),
         )
         if request.headers.get("accept", "").startswith(_PNG):
             return Response(explanation.overlay, media_type=_PNG)

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.recording import Records
 from cifar.serving.rest.openapi import failures
@@ -56,4 +56,4 @@ def add_feedback(api: FastAPI, records: Records, settings: Settings) -> None:
     )
     async def feedback(said: Feedback, request: Request) -> Any:
         """Say what was right of an answer. Whoever asked may; saying it again replaces what was said before."""
-        return await records.give(said.request_id, said.label, said.note, by=Asker.of(request.scope))
+        return await records.give(said.request_id, said.label, said.note, requester=Requester.of(request.scope))

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from cifar.errors import OUR_FAULT, BadRequest, CifarError
 from cifar.serving.asgi import replay
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.service import Service
 from cifar.serving.process.lifespan import while_serving
@@ -95,11 +95,11 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         """Classify one image: the most probable classes and their probabilities."""
 
         async def answer() -> dict[str, Any]:
-            by = _asker(context)
+            requester = _requester(context)
             classified = await service.classifier.classify(
-                _decoded(image), route="mcp", by=by, top_k=top_k, version=version, record=True
+                _decoded(image), channel="mcp", requester=requester, top_k=top_k, version=version, record=True
             )
-            return {**classified.as_json(), "request_id": by and by.request_id}
+            return {**classified.as_json(), "request_id": requester and requester.request_id}
 
         return await _result(answer)
 
@@ -112,7 +112,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             explanation = await service.explainer.explain(
-                _decoded(image), route="mcp", by=_asker(context), label=label, version=version
+                _decoded(image), channel="mcp", requester=_requester(context), label=label, version=version
             )
             picture = base64.b64encode(explanation.overlay).decode()
             pictures.append(ImageContent(type="image", data=picture, mimeType="image/png"))
@@ -130,8 +130,8 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         """Classify many images. A file that cannot be read is a row with its error."""
 
         async def answer() -> dict[str, Any]:
-            uploads = [Upload(f"file {place}", _decoded(file)) for place, file in enumerate(files, 1)]
-            return await service.predict_batch(uploads, by=_asker(context), top_k=top_k, version=version)
+            uploads = [Upload(f"file {position}", _decoded(file)) for position, file in enumerate(files, 1)]
+            return await service.predict_batch(uploads, requester=_requester(context), top_k=top_k, version=version)
 
         return await _result(answer)
 
@@ -150,14 +150,14 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
             note: Annotated[str | None, Field(description="Whatever else there is to say.")] = None,
         ) -> CallToolResult:
             """Say what was right."""
-            return await _result(lambda: records.give(request_id, label, note, by=_asker(context)))
+            return await _result(lambda: records.give(request_id, label, note, requester=_requester(context)))
 
     return server
 
 
-def _asker(context: Request) -> Asker | None:
+def _requester(context: Request) -> Requester | None:
     request = context.request_context.request
-    return request and Asker.of(request.scope)
+    return request and Requester.of(request.scope)
 
 
 def _decoded(image: str) -> bytes:

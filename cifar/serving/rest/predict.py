@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from cifar.errors import BadParameter, CallerLeft, MissingImage
 from cifar.serving.asgi import any_error_response, header
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.rest.forms import Part, read_form
 
@@ -45,11 +45,11 @@ class PredictRoute:
             raise BadParameter(f"record must be true or false; got {record[:40]!r}.")
         answer = await self._classifier.classify(
             image,
-            route="rest",
-            by=Asker.of(scope),
+            channel="rest",
+            requester=Requester.of(scope),
             top_k=parameters.get("top_k"),
             version=parameters.get("version"),
-            left=partial(until_gone, receive),
+            disconnected=partial(until_gone, receive),
             record=record == "true",
         )
         return orjson.dumps({**answer.as_json(), "request_id": scope["state"]["request_id"]})

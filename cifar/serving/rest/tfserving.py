@@ -15,7 +15,7 @@ from starlette.convertors import IntegerConvertor, StringConvertor, register_url
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.models.registry import Manifest, TensorInfo
-from cifar.serving.auth.principal import Asker
+from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -24,7 +24,7 @@ from cifar.serving.rest.predict import read_body
 from cifar.serving.rest.tensors import read_call, write_answer
 from cifar.settings import Settings
 
-ROUTE = "tensor"
+CHANNEL = "tensor"
 _AWAY_BYTES = 64 * 1024
 """Longer bodies are read in a thread: JSON of a megabyte takes the event loop 20 ms."""
 
@@ -85,9 +85,9 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
 
     async def answer(request: Request, response: Response, number: int | None) -> dict[str, Any]:
         body = await read_body(request.receive)
-        by = Asker.of(request.scope)
-        async with classifier.place(ROUTE, None):
-            served = versions.at_hand(number, by.user)
+        requester = Requester.of(request.scope)
+        async with classifier.queue_slot(CHANNEL, None):
+            served = versions.if_loaded(number, requester.user)
             if served is None:
                 served = await asyncio.to_thread(versions.get, number)
             manifest = served.predictor.version.manifest
@@ -96,10 +96,10 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
                 call = await asyncio.to_thread(read_call, body, manifest, **limits)
             else:
                 call = read_call(body, manifest, **limits)
-            answers = await asyncio.gather(*(served.batcher.submit(image, route=ROUTE) for image in call.images))
+            answers = await asyncio.gather(*(served.batcher.submit(image, channel=CHANNEL) for image in call.images))
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
-            served.count(ROUTE, served.predictor.rank(row, 1))
+            served.count(CHANNEL, served.predictor.rank(row, 1))
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 

@@ -57,7 +57,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         return outputs
 
 
-class Settle(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
+class RecalibrateBatchNorm(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """Brings the averages of batch normalization up to date before each validation.
 
     At a high learning rate they lag so far behind the weights that validation would show chance.

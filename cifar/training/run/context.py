@@ -57,7 +57,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingContext:
     """What all steps of one run share; made by `prepare`."""
 
     config: TrainConfig
@@ -144,7 +144,7 @@ def prepare(
     run: Path,
     on_epoch: Callable[[Sequence[Row]], None] | None,
     workers: Workers,
-) -> Work:
+) -> TrainingContext:
     """Work out what settings and data leave open.
 
     Raises:
@@ -159,7 +159,9 @@ def prepare(
     epochs = config.epochs or recipe.epochs_for(len(fit), batch_size)
     precision: Precision = "bfloat16" if _wants_bfloat16(config) else "float32"
     quiet: Callable[[Sequence[Row]], None] = lambda _: None  # noqa: E731
-    return Work(config, recipe, dataset, run, workers, precision, batch_size, epochs, fit, held_out, on_epoch or quiet)
+    return TrainingContext(
+        config, recipe, dataset, run, workers, precision, batch_size, epochs, fit, held_out, on_epoch or quiet
+    )
 
 
 def _wants_bfloat16(config: TrainConfig) -> bool:

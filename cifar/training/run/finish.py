@@ -11,7 +11,7 @@ import numpy as np
 from cifar.training.measures import measure
 from cifar.training.network.architectures import build_model
 from cifar.training.run.calibration import calibrated, read_confidence, write_confidence
-from cifar.training.run.context import Work
+from cifar.training.run.context import TrainingContext
 from cifar.training.run.curves import save_curves
 from cifar.training.run.reference import write_reference
 from cifar.training.run.run_folder import METRICS, MODEL, Row, replacing, save_model, write_json
@@ -19,7 +19,7 @@ from cifar.training.run.run_folder import METRICS, MODEL, Row, replacing, save_m
 _SAMPLES = 64
 
 
-def finish(work: Work, trained: keras.Model, history: list[Row], *, h5: bool) -> Path:
+def finish(work: TrainingContext, trained: keras.Model, history: list[Row], *, h5: bool) -> Path:
     """Measure the result and write it; `metrics.json` last."""
     dataset, run = work.dataset, work.run
     # Plain layers in float32: what served models compute in, and a file for anybody to load.

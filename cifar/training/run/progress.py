@@ -10,13 +10,13 @@ import keras
 from tqdm import tqdm
 
 from cifar.training.run.run_folder import Row
-from cifar.training.run.schedule import Pace, steps_done
+from cifar.training.run.schedule import LearningRateSchedule, steps_done
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """A bar over the whole run. Without a terminal only the epoch lines are written."""
 
-    def __init__(self, pace: Pace, *, shown: bool = True) -> None:
+    def __init__(self, pace: LearningRateSchedule, *, shown: bool = True) -> None:
         super().__init__()
         self._pace, self._shown = pace, shown
         self._bar = tqdm(

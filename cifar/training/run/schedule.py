@@ -13,7 +13,7 @@ def steps_done(model: keras.Model) -> int:
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
-class Pace(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
+class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
     """Lowers the learning rate while a run goes on, and ends it.
 
     A run of so many epochs goes by its steps, so it can be repeated to the last bit. A run of so many seconds goes by

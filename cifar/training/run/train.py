@@ -16,8 +16,8 @@ from cifar.training.data.dataset import Dataset
 from cifar.training.data.views import views
 from cifar.training.distributed.workers import SEED, Workers, join
 from cifar.training.network.architectures import build_model, initialize
-from cifar.training.network.batchnorm import Settle
-from cifar.training.run.context import TrainConfig, Work, evenly, prepare
+from cifar.training.network.batchnorm import RecalibrateBatchNorm
+from cifar.training.run.context import TrainConfig, TrainingContext, evenly, prepare
 from cifar.training.run.epoch import Fitting, FittingTogether
 from cifar.training.run.finish import finish
 from cifar.training.run.progress import Progress
@@ -33,7 +33,7 @@ from cifar.training.run.run_folder import (
     save_model,
     write_history,
 )
-from cifar.training.run.schedule import Pace, steps_done
+from cifar.training.run.schedule import LearningRateSchedule, steps_done
 from cifar.training.run.transfer import start_from
 
 _SHORT_BATCHES = 4
@@ -84,7 +84,7 @@ def train(
         return _train(prepare(config, dataset, run, on_epoch, workers), resume=resume, h5=h5)
 
 
-def _train(work: Work, *, resume: bool, h5: bool) -> Path:
+def _train(work: TrainingContext, *, resume: bool, h5: bool) -> Path:
     run, workers = work.run, work.workers
     description = work.describe()
     options = {f"--{name.replace('_', '-')}": value for name, value in asdict(work.config).items()}
@@ -120,7 +120,7 @@ def _train(work: Work, *, resume: bool, h5: bool) -> Path:
     return result
 
 
-def _start(work: Work) -> tuple[keras.Model, list[Row]]:
+def _start(work: TrainingContext) -> tuple[keras.Model, list[Row]]:
     """A new model, or the last epoch's with its history: the chief's, for all workers."""
     workers, history = work.workers, None
     with workers.strategy.scope():
@@ -131,7 +131,7 @@ def _start(work: Work) -> tuple[keras.Model, list[Row]]:
     return model, workers.from_chief(history)
 
 
-def _build(work: Work) -> keras.Model:
+def _build(work: TrainingContext) -> keras.Model:
     recipe = work.recipe
     model = build_model(work.config.arch, work.classes, image_shape=work.dataset.image_shape, precision=work.precision)
     model.compile(
@@ -143,7 +143,7 @@ def _build(work: Work) -> keras.Model:
     return model
 
 
-def _fill(work: Work, model: keras.Model) -> list[Row]:
+def _fill(work: TrainingContext, model: keras.Model) -> list[Row]:
     """Give a model the weights to begin with, or those of the last epoch; returns the rows so far."""
     checkpoint = work.run / CHECKPOINT
     if checkpoint.exists():
@@ -157,18 +157,20 @@ def _fill(work: Work, model: keras.Model) -> list[Row]:
     return []
 
 
-def _fit(work: Work, model: keras.Model, history: list[Row]) -> None:
+def _fit(work: TrainingContext, model: keras.Model, history: list[Row]) -> None:
     """Train epoch by epoch; after each, the history and the checkpoint are replaced as wholes."""
     config = work.config
     held_out = work.dataset.train_images[work.held_out], work.one_hot(work.held_out)
-    pace = Pace(
+    pace = LearningRateSchedule(
         steps=work.steps_an_epoch * work.epochs,
         seconds=config.time_budget,
         learning_rate=work.learning_rate,
         anneal=work.recipe.anneal,
         spent_seconds=sum(row["seconds"] for row in history),
     )
-    settle = Settle(work.dataset.train_images[work.fit[:: max(1, len(work.fit) // (6 * work.batch_size))]])
+    settle = RecalibrateBatchNorm(
+        work.dataset.train_images[work.fit[:: max(1, len(work.fit) // (6 * work.batch_size))]]
+    )
     with ThreadPoolExecutor(1, "views") as aside, Progress(pace, shown=work.workers.is_chief) as progress:
         callbacks = [pace, settle, keras.callbacks.TerminateOnNaN(), *_tensorboard(work), progress]
         kind = Fitting if work.workers.replicas == 1 else FittingTogether
@@ -198,14 +200,14 @@ def _reached(config: TrainConfig, history: list[Row]) -> bool:
     return bool(config.target_accuracy and history and history[-1]["val_accuracy"] >= config.target_accuracy)
 
 
-def _keep(work: Work, model: keras.Model, history: list[Row]) -> None:
+def _keep(work: TrainingContext, model: keras.Model, history: list[Row]) -> None:
     if work.workers.is_chief:
         write_history(work.run, history)
         save_model(model, work.run / CHECKPOINT)
         work.on_epoch(history)
 
 
-def _is_short(work: Work, history: list[Row]) -> bool:
+def _is_short(work: TrainingContext, history: list[Row]) -> bool:
     """Whether a time budget allows few steps, or it is not known yet how many.
 
     Then batches are smaller, so that there are more steps, and views are moved by less: few epochs learn nothing by heart.
@@ -216,7 +218,7 @@ def _is_short(work: Work, history: list[Row]) -> bool:
     return steps < work.recipe.least_steps
 
 
-def _refuse_nan(work: Work, row: Row) -> None:
+def _refuse_nan(work: TrainingContext, row: Row) -> None:
     # The last step of an epoch shows in the validation loss alone.
     if not np.isfinite([row["loss"], row["val_loss"]]).all():
         epoch = int(row["epoch"])
@@ -227,7 +229,7 @@ def _refuse_nan(work: Work, row: Row) -> None:
         )
 
 
-def _epoch_views(work: Work, epoch: int, *, short: bool) -> tuple[np.ndarray, np.ndarray]:
+def _epoch_views(work: TrainingContext, epoch: int, *, short: bool) -> tuple[np.ndarray, np.ndarray]:
     """What one epoch trains on, in its order: made in a thread while the epoch before is trained on."""
     order = np.random.default_rng((work.config.seed, epoch)).permutation(work.fit)[: work.images_an_epoch]
     images, shift = work.dataset.train_images[order], work.recipe.shift
@@ -237,14 +239,14 @@ def _epoch_views(work: Work, epoch: int, *, short: bool) -> tuple[np.ndarray, np
     return images, work.one_hot(order)
 
 
-def _wait_for(ahead: Future[tuple[np.ndarray, np.ndarray]], work: Work) -> tuple[np.ndarray, np.ndarray]:
+def _wait_for(ahead: Future[tuple[np.ndarray, np.ndarray]], work: TrainingContext) -> tuple[np.ndarray, np.ndarray]:
     started = time.monotonic()
     ready = ahead.result()
     work.waited.append(time.monotonic() - started)
     return ready
 
 
-def _seed_dropout(model: keras.Model, work: Work, epoch: int) -> None:
+def _seed_dropout(model: keras.Model, work: TrainingContext, epoch: int) -> None:
     """Start every random layer anew: Keras does not save their state, so a resumed run could not go on from it."""
     others = [work.workers.index] if work.workers.index else []  # each worker drops something else
     random = np.random.default_rng((work.config.seed, epoch, *others))
@@ -253,6 +255,6 @@ def _seed_dropout(model: keras.Model, work: Work, epoch: int) -> None:
             variable.assign(random.integers(0, 2**32, variable.shape, np.uint32))
 
 
-def _tensorboard(work: Work) -> list[keras.callbacks.Callback]:
+def _tensorboard(work: TrainingContext) -> list[keras.callbacks.Callback]:
     folder = work.run / "tensorboard"
     return [keras.callbacks.TensorBoard(folder, write_graph=False)] if work.workers.is_chief else []
