@@ -35,10 +35,7 @@ def limit(files: list[Path]) -> float:
     """Images a second of the model alone."""
     settings = load_settings()
     predictor = Predictor.load(stable_version(settings), engine_of(settings))
-    pixels = [
-        preprocess(file.read_bytes(), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
-        for file in files
-    ]
+    pixels = [preprocess(file.read_bytes(), predictor.image, max_pixels=settings.max_image_pixels) for file in files]
     batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
     with ThreadPoolExecutor(available_cpus()) as pool:
         started = time.perf_counter()

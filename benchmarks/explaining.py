@@ -151,8 +151,9 @@ def main() -> None:
     predictor = Predictor.load(RolloutLog.of(settings).stable_version(), "litert")
     files = sorted(arguments.data.glob("*/*.jpg"))
     chosen = np.random.default_rng(1).choice(len(files), arguments.images, replace=False)
-    size = predictor.image.model_dump()
-    images = [preprocess(files[at].read_bytes(), max_pixels=settings.max_image_pixels, **size) for at in chosen]
+    images = [
+        preprocess(files[at].read_bytes(), predictor.image, max_pixels=settings.max_image_pixels) for at in chosen
+    ]
     labels = predictor.probabilities(np.stack(images)).argmax(1)
     version = predictor.version
     print(f"{version.name} version {version.number}, {len(images)} images, {datetime.now(UTC):%Y-%m-%d}\n")

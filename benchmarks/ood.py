@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 from cifar.settings import load_settings
 from cifar.training.data.dataset import load_dataset, split_validation
 from cifar.training.data.outliers import make_outliers
@@ -57,10 +58,8 @@ def main() -> None:
         return Seen(*network.predict(images, batch_size=500, verbose=0))
 
     def photos(files: Iterable[Path]) -> Seen:
-        height, width, channels = dataset.image_shape
-        limit = settings.max_image_pixels
-        size = {"height": height, "width": width, "channels": channels}
-        return see(np.stack([preprocess(file.read_bytes(), **size, max_pixels=limit) for file in sorted(files)]))
+        spec, limit = ImageSpec.from_shape(dataset.image_shape), settings.max_image_pixels
+        return see(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
 
     config = run["config"]
     fit, held_out = split_validation(dataset.train_labels, config["validation_split"], config["seed"])

@@ -58,7 +58,7 @@ def main() -> None:
     def answers(encode: Callable[[Path], bytes]) -> np.ndarray:
         """Probabilities `(models, photos, classes)`."""
         limit = settings.max_image_pixels
-        pixels = [module.preprocess(encode(file), **spec.model_dump(), max_pixels=limit) for file in photos]
+        pixels = [module.preprocess(encode(file), spec, max_pixels=limit) for file in photos]
         return np.stack([predictor.probabilities(np.stack(pixels)) for predictor in predictors])
 
     print(f"{len(photos)} photos of {len(set(labels))} classes, {len(predictors)} models\n")

@@ -91,8 +91,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
     settings = load_settings()
     number = RolloutLog.of(settings).now().stable if version is None else version
     predictor = _loaded(settings.registry, settings.model_name, number)
-    size = predictor.image.model_dump()
-    seen = preprocess(_file_of(image), max_pixels=settings.max_image_pixels, **size)
+    seen = preprocess(_file_of(image), predictor.image, max_pixels=settings.max_image_pixels)
     wanted = predictor.at_most(settings.default_top_k) if top_k is None else top_k
     (prediction,) = predictor.predict(seen[None], top_k=wanted)
     return Shown(predictor.version.name, predictor.version.number, prediction, seen)

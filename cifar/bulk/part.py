@@ -82,7 +82,7 @@ class Classifier:
             raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
         if len(payload) > limit:
             raise TooLarge(f"The file has more than {limit:,} bytes, the limit CIFAR_MAX_BODY_BYTES.")
-        return preprocess(payload, **self._predictor.image.model_dump(), max_pixels=self._settings.max_image_pixels)
+        return preprocess(payload, self._predictor.image, max_pixels=self._settings.max_image_pixels)
 
     def _columns(self, answer: np.ndarray) -> Row:
         prediction = self._predictor.rank(answer, 1)

@@ -148,7 +148,7 @@ def predict(arguments: argparse.Namespace, settings: Settings) -> None:
     problems: list[CifarError] = []
     for file in arguments.images:
         try:
-            pixels = preprocess(_content(file), **predictor.image.model_dump(), max_pixels=settings.max_image_pixels)
+            pixels = preprocess(_content(file), predictor.image, max_pixels=settings.max_image_pixels)
         except CifarError as error:  # the others are answered all the same
             problems.append(CifarError(f"{file}: {error}"))
             continue

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.screening import excess, tiff_excess
+from cifar.images.spec import ImageSpec
 
 pillow_heif.register_heif_opener()
 
@@ -42,33 +43,26 @@ _TRANSPOSE = {
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
-def preprocess(payload: bytes, *, height: int, width: int, channels: int, max_pixels: int) -> np.ndarray:
+def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarray:
     """Turn one image file into one model input.
 
     The picture is turned upright by its EXIF orientation, laid on white where it is transparent, and squashed to
-    `height` x `width`. A picture that already has that size passes through unchanged.
+    the size in `spec`. A picture that already has that size passes through unchanged.
 
     Args:
         payload: the encoded file, as uploaded.
-        height: rows of the model's input.
-        width: columns of the model's input.
-        channels: 3 for RGB or 1 for greyscale.
+        spec: the size of the model's input; 3 channels for RGB, 1 for greyscale.
         max_pixels: largest width x height of the picture, before scaling.
 
     Returns:
-        `(height, width, channels)` `uint8` in [0, 255].
+        `uint8` of shape `spec.shape`, in [0, 255].
 
     Raises:
         UnsupportedImage: the bytes are not in one of `FORMATS`, whatever the file's name says.
         UnreadableImage: empty, truncated or damaged.
         ImageTooLarge: width x height exceeds `max_pixels`; known before any pixel is decoded.
     """
-    return to_input(
-        open_image(payload, max_pixels=max_pixels, side=max(height, width)),
-        height=height,
-        width=width,
-        channels=channels,
-    )
+    return to_input(open_image(payload, spec, max_pixels=max_pixels), spec)
 
 
 def statistics(pixels: np.ndarray) -> tuple[float, float]:
@@ -82,38 +76,31 @@ def statistics(pixels: np.ndarray) -> tuple[float, float]:
     return mean / 255, (float(values.dot(values)) / values.size) ** 0.5 / 255
 
 
-def open_image(payload: bytes, *, max_pixels: int, side: int) -> Image.Image:
-    """Read the header only: the first half of `preprocess`.
-
-    Args:
-        payload: the encoded file.
-        max_pixels: largest width x height of the picture.
-        side: the longer side of the model's input. A JPEG's decoder can scale by powers of two for free, and will.
+def open_image(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> Image.Image:
+    """Read the header only: the first half of `preprocess`, with the same arguments and errors.
 
     Returns:
-        The picture, yet to be decoded, at the size it will be decoded to.
+        The image, not decoded yet. Its `size` is the one that it will be decoded to: for a large JPEG a half, a quarter
+        or an eighth of the size in the file.
     """
-    image = _open(payload, max_pixels)
-    with _readable(image):
-        image.draft(None, (_DRAFT_MARGIN * side,) * 2)  # square, because EXIF may yet turn the picture
-    return image
+    return _open(payload, max_pixels, needed_side=_DRAFT_MARGIN * max(spec.height, spec.width))
 
 
-def to_input(image: Image.Image, *, height: int, width: int, channels: int) -> np.ndarray:
-    """Decode, turn, squash: the second half of `preprocess`."""
+def to_input(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """Decode, turn upright and resize: the second half of `preprocess`."""
     with _readable(image):
         image.load()
         orientation = _orientation(image)
-        size = (height, width) if orientation in _SIDEWAYS else (width, height)
+        size = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
         small = _eight_bits_per_channel(image)
         if small.size != size:
             small = small.resize(size, _RESAMPLE)
         if orientation in _TRANSPOSE:
             small = small.transpose(_TRANSPOSE[orientation])
-        mode = "RGB" if channels == 3 else "L"
+        mode = "RGB" if spec.channels == 3 else "L"
         opaque = _on_white(small)
         content = (opaque if opaque.mode == mode else opaque.convert(mode)).tobytes()
-    return np.frombuffer(content, np.uint8).reshape(height, width, channels)
+    return np.frombuffer(content, np.uint8).reshape(spec.shape)
 
 
 def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:
@@ -130,12 +117,14 @@ def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray
     Raises:
         CifarError: as `preprocess`.
     """
-    image = open_image(payload, max_pixels=max_pixels, side=-(-longest_side // _DRAFT_MARGIN))
+    image = _open(payload, max_pixels, needed_side=longest_side)
     with _readable(image):
         image.load()
     width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
     scale = min(1, longest_side / max(width, height))
-    return to_input(image, height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
+    return to_input(
+        image, ImageSpec(height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
+    )
 
 
 @contextmanager
@@ -149,8 +138,14 @@ def _readable(image: Image.Image) -> Iterator[None]:
         ) from error
 
 
-def _open(payload: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only, and refuse what is no image on the list or holds too many pixels."""
+def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
+    """Read the header, and refuse a file that is not an image in one of `FORMATS` or that has too many pixels.
+
+    Args:
+        payload: the encoded file.
+        max_pixels: largest width x height of the image.
+        needed_side: a JPEG is decoded at a reduced scale as long as both of its sides stay at least this long.
+    """
     if not payload:
         raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
     if too_much := excess(payload):
@@ -175,6 +170,8 @@ def _open(payload: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(
             f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
         )
+    with _readable(image):
+        image.draft(None, (needed_side, needed_side))  # square, because EXIF may yet turn the picture
     return image
 
 

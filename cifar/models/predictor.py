@@ -9,8 +9,9 @@ import numpy as np
 
 from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, CifarError, VersionUnusable
+from cifar.images.spec import ImageSpec
 from cifar.models.engines import GAIN_FROM_BATCHES, Engine, Infer, cannot_run, load_engine
-from cifar.models.registry import ImageSpec, Version
+from cifar.models.registry import Version
 
 _QUICK_SECONDS = 0.001
 

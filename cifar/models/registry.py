@@ -13,31 +13,17 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
+from cifar.images.spec import ImageSpec
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 """As long as callers may ask for one, and as the records' database can hold it."""
-
-
-class ImageSpec(BaseModel):
-    """The size of one model input. Pixels are `uint8` in [0, 255], channels last."""
-
-    model_config = ConfigDict(frozen=True)
-
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
-    channels: Literal[1, 3]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
-        return self.height, self.width, self.channels
 
 
 class TensorInfo(BaseModel):

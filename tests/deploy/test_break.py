@@ -24,6 +24,7 @@ from support.servers import Server, ask_all, free_port, metric, mixed_payloads, 
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 def read(payload: bytes) -> None:
     """Anything but pixels, or one of our errors, fails the test."""
     with suppress(ImageTooLarge, UnsupportedImage, UnreadableImage):
-        pixels = preprocess(payload, height=32, width=32, channels=3, max_pixels=50_000_000)
+        pixels = preprocess(payload, ImageSpec(height=32, width=32, channels=3), max_pixels=50_000_000)
         assert pixels.shape == (32, 32, 3)
 
 

@@ -13,12 +13,13 @@ from support.pictures import corners, encoded, noise, png_of_100_megapixels, tru
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import FORMATS, preprocess
+from cifar.images.spec import ImageSpec
 
 pillow_heif.register_heif_opener()
 
 
 def to_input(payload: bytes, *, size: int = 32, channels: int = 3, max_pixels: int = 50_000_000) -> np.ndarray:
-    return preprocess(payload, height=size, width=size, channels=channels, max_pixels=max_pixels)
+    return preprocess(payload, ImageSpec(height=size, width=size, channels=channels), max_pixels=max_pixels)
 
 
 def test_a_picture_of_the_input_size_passes_through_unchanged():
@@ -72,7 +73,7 @@ def test_a_tall_photo_turned_by_exif_fills_a_model_that_is_not_square():
     exif = Image.Exif()
     exif[0x0112] = 6
     payload = encoded(noise(300, 100), "JPEG", exif=exif)
-    assert preprocess(payload, height=20, width=50, channels=3, max_pixels=10**6).shape == (20, 50, 3)
+    assert preprocess(payload, ImageSpec(height=20, width=50, channels=3), max_pixels=10**6).shape == (20, 50, 3)
 
 
 def test_damaged_exif_is_no_reason_to_refuse_a_photo():

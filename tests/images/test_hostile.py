@@ -17,12 +17,13 @@ from support.pictures import corners, encoded, noise
 from cifar.errors import CifarError, ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
 from cifar.images.screening import excess
+from cifar.images.spec import ImageSpec
 from cifar.serving.gradio.uploads import sweep
 from cifar.settings import ROOT
 
 
 def read(payload: bytes):
-    return preprocess(payload, height=32, width=32, channels=3, max_pixels=50_000_000)
+    return preprocess(payload, ImageSpec(height=32, width=32, channels=3), max_pixels=50_000_000)
 
 
 def jpeg_with_last_scan_repeated(times: int) -> bytes:

@@ -82,7 +82,7 @@ def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings
     in_graph = signature(image_bytes=tf.constant([payload]))["probabilities"].numpy()
     from cifar.images.decode import preprocess
 
-    pixels = preprocess(payload, height=32, width=32, channels=3, max_pixels=10**6)
+    pixels = preprocess(payload, version.manifest.image, max_pixels=10**6)
     np.testing.assert_allclose(Predictor.load(version).probabilities(pixels[None]), in_graph, atol=0.01)
 
 

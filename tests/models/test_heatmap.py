@@ -15,6 +15,7 @@ from support.servers import NO_CACHE
 
 from cifar.errors import BadParameter
 from cifar.images.decode import picture, preprocess
+from cifar.images.spec import ImageSpec
 from cifar.models.heatmap import STEPS, explain, overlay
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
@@ -26,7 +27,7 @@ from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.service import Service
 from cifar.settings import ROOT, Settings
 
-SIZE = {"height": 32, "width": 32, "channels": 3, "max_pixels": 10_000}
+SPEC = ImageSpec(height=32, width=32, channels=3)
 
 
 def default(engine: str = "auto") -> Predictor:
@@ -37,7 +38,7 @@ def default(engine: str = "auto") -> Predictor:
 def samples() -> np.ndarray:
     """100 test images of CIFAR-10, 10 of each class."""
     with zipfile.ZipFile(ROOT / "tests/data/cifar10_200.zip") as archive:
-        return np.stack([preprocess(archive.read(name), **SIZE) for name in archive.namelist()[::2]])
+        return np.stack([preprocess(archive.read(name), SPEC, max_pixels=10_000) for name in archive.namelist()[::2]])
 
 
 def mean_colour(pixels: np.ndarray) -> np.ndarray:
@@ -113,7 +114,7 @@ def test_the_score_of_another_kind_takes_no_part_in_a_map(scored_version):
 
     explanation, (row,) = asyncio.run(ask())
     predictor = versions.get().predictor
-    pixels = preprocess(payload, max_pixels=10_000, **predictor.image.model_dump())
+    pixels = preprocess(payload, predictor.image, max_pixels=10_000)
     wanted = explain(predictor, pixels, predictor.class_names.index(explanation.label))
     np.testing.assert_array_equal(explanation.heat, wanted)
     (prediction,) = predictor.predict(pixels[None], top_k=1)

@@ -182,7 +182,7 @@ class Classifier:
                 return _Result(served, kept, None, key)
             pixels = self._decode_at_once(payload, predictor) if small else None
             if pixels is None:
-                decode = partial(preprocess, max_pixels=self._settings.max_image_pixels, **predictor.image.model_dump())
+                decode = partial(preprocess, spec=predictor.image, max_pixels=self._settings.max_image_pixels)
                 pixels = await run(self._decoders, decode, payload)
             answer = (
                 _ask(predictor, pixels) if predictor.quick else await served.batcher.submit(pixels, channel=channel)
@@ -198,13 +198,10 @@ class Classifier:
         Returns:
             None for more pixels, or a slower way: a progressive JPEG is decoded scan by scan.
         """
-        image = open_image(
-            payload, max_pixels=self._settings.max_image_pixels, side=max(predictor.image.height, predictor.image.width)
-        )
+        image = open_image(payload, predictor.image, max_pixels=self._settings.max_image_pixels)
         if image.width * image.height > _AT_ONCE_PIXELS or "progressive" in image.info:
             return None
-        spec = predictor.image
-        return to_input(image, height=spec.height, width=spec.width, channels=spec.channels)
+        return to_input(image, predictor.image)
 
     @asynccontextmanager
     async def queue_slot(self, channel: str, disconnected: Disconnected) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from cifar.errors import CifarError
 from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.components import Choice, Photo, Slider
 from cifar.serving.gradio.endpoints import requester_of, sentence
@@ -23,6 +24,7 @@ from cifar.settings import Settings
 _NOTHING = f'<p class="empty">{say("answer.empty")}</p>'
 _LIVE_TOP_K = 3
 _INLINE_BYTES = 4096
+_THUMBNAIL = ImageSpec(height=64, width=64, channels=3)
 
 
 class ClassifyTab:
@@ -193,4 +195,4 @@ def _thumbnail(file: Path, max_pixels: int) -> str:
     content = file.read_bytes()
     if len(content) <= _INLINE_BYTES:
         return "data:image/jpeg;base64," + base64.b64encode(content).decode()
-    return data_url(preprocess(content, height=64, width=64, channels=3, max_pixels=max_pixels))
+    return data_url(preprocess(content, _THUMBNAIL, max_pixels=max_pixels))

@@ -17,7 +17,8 @@ import orjson
 
 from cifar.errors import BadRequest, ImageTooLarge
 from cifar.images.decode import open_image, to_input
-from cifar.models.registry import ImageSpec, Manifest, SignatureInfo
+from cifar.images.spec import ImageSpec
+from cifar.models.registry import Manifest, SignatureInfo
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -124,13 +125,13 @@ def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int) -> Iterator[n
     """The images of files, which together may cost as much to decode as one may."""
     left = max_pixels
     for file in files:
-        image = open_image(file, max_pixels=max_pixels, side=max(spec.height, spec.width))
+        image = open_image(file, spec, max_pixels=max_pixels)
         left -= image.width * image.height
         if left < 0:
             raise ImageTooLarge(
                 f"The images of a call have at most {max_pixels:,} pixels together; send fewer at once."
             )
-        yield to_input(image, **spec.model_dump())
+        yield to_input(image, spec)
 
 
 def _file(value: Any) -> bytes:

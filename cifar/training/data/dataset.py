@@ -23,6 +23,7 @@ from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.console import say
 from cifar.errors import CifarError, DataError
 from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 from cifar.settings import Settings
 from cifar.training.data.download import fetch_cifar10
 
@@ -265,12 +266,10 @@ def _read_split(
         more = f" and {len(below) - 1:,} more" if len(below) > 1 else ""
         say(f"Not read: {below[0]}{more}. A class's pictures lie in its folder itself, not in folders below it.")
     images = np.empty((len(files), *image_shape), np.uint8)
-    height, width, channels = image_shape
+    spec = ImageSpec.from_shape(image_shape)
     for i, (file, _) in enumerate(tqdm(files, desc=f"reading {folder}", unit=" images", disable=None, leave=False)):
         try:
-            images[i] = preprocess(
-                file.read_bytes(), height=height, width=width, channels=channels, max_pixels=max_pixels
-            )
+            images[i] = preprocess(file.read_bytes(), spec, max_pixels=max_pixels)
         except (CifarError, OSError) as error:
             problems.append(f"{file}: {error}")
     return images, np.array([label for _, label in files], np.int64)

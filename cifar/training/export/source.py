@@ -14,6 +14,7 @@ import numpy as np
 from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, ExportError
 from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 from cifar.models.registry import Reference
 from cifar.settings import Settings
 from cifar.training.network.keras2 import load_h5
@@ -171,13 +172,11 @@ def _run_samples(run: Path) -> dict[str, np.ndarray]:
 
 
 def _read_images(folder: Path, model: keras.Model, settings: Settings) -> dict[str, np.ndarray]:
-    height, width, channels = model.input_shape[1:]
+    spec = ImageSpec.from_shape(model.input_shape[1:])
     found = {}
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
         try:
-            found[str(file)] = preprocess(
-                file.read_bytes(), height=height, width=width, channels=channels, max_pixels=settings.max_image_pixels
-            )
+            found[str(file)] = preprocess(file.read_bytes(), spec, max_pixels=settings.max_image_pixels)
         except CifarError:
             continue  # a README or a licence beside the images
     if not found:

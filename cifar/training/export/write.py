@@ -18,12 +18,12 @@ from PIL import Image
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.errors import ExportError
+from cifar.images.spec import ImageSpec
 from cifar.models.engines import LITERT_FILE, litert_from
 from cifar.models.registry import (
     MANIFEST,
     ConfidenceInfo,
     FileInfo,
-    ImageSpec,
     Manifest,
     Registry,
     SignatureInfo,
@@ -253,13 +253,12 @@ def _publish(
     source: ExportSource, folder: Path, base: Path, parity: dict[str, Any], signatures: dict[str, SignatureInfo]
 ) -> Version:
     """Write the manifest, then give the folder the next free number."""
-    height, width, channels = source.image_shape
     manifest = Manifest(
         name=base.name,
         version=_next_number(base),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=list(source.class_names),
-        image=ImageSpec(height=height, width=width, channels=channels),
+        image=ImageSpec.from_shape(source.image_shape),
         input_range=source.input_range,
         preprocessing=PREPROCESSING,
         metrics=source.metrics,

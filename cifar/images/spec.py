@@ -1,0 +1,28 @@
+"""The size of a model's input."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ImageSpec(BaseModel):
+    """The size of one model input. Pixels are `uint8` in [0, 255], channels last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+
+    @classmethod
+    def from_shape(cls, shape: tuple[int, int, int]) -> Self:
+        """Make a spec from the shape of an image array, `(height, width, channels)`."""
+        height, width, channels = shape
+        return cls.model_validate({"height": height, "width": width, "channels": channels})
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
