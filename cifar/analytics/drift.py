@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from cifar.images.decode import statistics
-from cifar.models.registry import Bins, Reference
+from cifar.models.manifest import Bins, Reference
 from cifar.settings import Settings
 
 _BINS = 10

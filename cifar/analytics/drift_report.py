@@ -12,7 +12,8 @@ from sqlalchemy import Engine, Select, select
 from cifar.analytics.drift import FeatureDrift, drift
 from cifar.analytics.rows import columns
 from cifar.errors import CifarError
-from cifar.models.registry import Reference, Registry
+from cifar.models.manifest import Reference
+from cifar.models.registry import Registry
 from cifar.records.tables import predictions
 from cifar.settings import Settings
 

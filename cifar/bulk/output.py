@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from cifar.bulk.listing import paths, root_of
 from cifar.errors import BulkError
-from cifar.models.registry import Version, sha256
+from cifar.files import sha256
+from cifar.models.registry import Version
 from cifar.settings import Settings
 
 if TYPE_CHECKING:

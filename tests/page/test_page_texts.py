@@ -12,8 +12,9 @@ import pytest
 from support.two_versions import write_two_versions
 
 from cifar import errors
+from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
-from cifar.models.registry import Manifest, Registry
+from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classification
 from cifar.serving.page import texts
 from cifar.serving.page.answer import answer_html, percent, sentence

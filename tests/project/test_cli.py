@@ -99,7 +99,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
         pytest.param(["export", "nowhere"], "is not there", marks=pytest.mark.slow),
         pytest.param(
             ["export", "tests/data/keras2_tutorial.h5", "--name", "a/b"],
-            "A model's name has letters",
+            "A model's name is also a folder's name",
             marks=pytest.mark.slow,
         ),
         (["train", "--data", "tests/data", "--out", "/proc/nowhere/run"], "is no data set"),

@@ -19,8 +19,9 @@ from support.recorded import open_records, write_answers
 from cifar.analytics.drift import _bins, chance, drift, psi, reference
 from cifar.analytics.drift_report import drift_report
 from cifar.images.decode import statistics
+from cifar.models.manifest import Bins
 from cifar.models.predictor import Predictor
-from cifar.models.registry import Bins, Registry
+from cifar.models.registry import Registry
 from cifar.records.recorder import _rounded
 from cifar.serving.page.ab_tab import drift_html
 from cifar.serving.process.analytics import Analytics

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar.errors import CifarError
-from cifar.models.registry import Manifest
+from cifar.models.manifest import Manifest
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.batch import Batches, Row, counts

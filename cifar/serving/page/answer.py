@@ -9,8 +9,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
-from cifar.models.registry import Manifest
 from cifar.records.tables import NONE, feedback_labels
 from cifar.serving.inference.classify import Classification
 from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words

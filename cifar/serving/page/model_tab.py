@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from cifar.models.registry import ConfidenceInfo, Manifest, SignatureInfo
+from cifar.models.manifest import ConfidenceInfo, Manifest, SignatureInfo
 from cifar.serving.page.answer import percent
 from cifar.serving.page.plots import Series, class_bars, confusion_table, curves, reliability_diagram
 from cifar.serving.page.texts import Words, say, spans, words

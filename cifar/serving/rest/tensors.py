@@ -18,7 +18,7 @@ import orjson
 from cifar.errors import BadRequest, ImageTooLarge
 from cifar.images.decode import open_image, to_input
 from cifar.images.spec import ImageSpec
-from cifar.models.registry import Manifest, SignatureInfo
+from cifar.models.manifest import Manifest, SignatureInfo
 
 DEFAULT_SIGNATURE = "serving_default"
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI, Path, Request, Response
 from starlette.convertors import IntegerConvertor, StringConvertor, register_url_convertor
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
-from cifar.models.registry import Manifest, TensorInfo
+from cifar.models.manifest import Manifest, TensorInfo
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import Classifier

@@ -11,7 +11,7 @@ import httpx
 from tqdm import tqdm
 
 from cifar.errors import DataError
-from cifar.models.registry import sha256
+from cifar.files import sha256
 from cifar.settings import Settings
 
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

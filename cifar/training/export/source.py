@@ -15,7 +15,7 @@ from cifar import CLASS_NAMES, IMAGE_SHAPE
 from cifar.errors import CifarError, ExportError
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
-from cifar.models.registry import Reference
+from cifar.models.manifest import Reference
 from cifar.settings import Settings
 from cifar.training.network.keras2 import load_h5
 from cifar.training.run.calibration import Confidence, read_confidence

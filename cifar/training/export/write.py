@@ -18,21 +18,11 @@ from PIL import Image
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.errors import ExportError
+from cifar.files import sha256
 from cifar.images.spec import ImageSpec
 from cifar.models.engines import LITERT_FILE, litert_from
-from cifar.models.registry import (
-    MANIFEST,
-    ConfidenceInfo,
-    FileInfo,
-    Manifest,
-    Registry,
-    SignatureInfo,
-    TensorInfo,
-    Version,
-    is_version_number,
-    model_files,
-    sha256,
-)
+from cifar.models.manifest import ConfidenceInfo, FileInfo, Manifest, SignatureInfo, TensorInfo
+from cifar.models.registry import MANIFEST, Registry, Version, is_version_number, model_files
 from cifar.training.export.source import ExportSource
 from cifar.training.libraries import library_versions
 from cifar.training.run.calibration import calibrated, ood_score, with_features

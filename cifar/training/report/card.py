@@ -9,7 +9,8 @@ from shlex import quote
 from typing import Any
 
 from cifar.errors import DataError
-from cifar.models.registry import Manifest, Registry
+from cifar.models.manifest import Manifest
+from cifar.models.registry import Registry
 from cifar.settings import Settings
 from cifar.training.report import text as report_text
 from cifar.training.report.report import read_report
