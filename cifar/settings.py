@@ -1,8 +1,9 @@
-"""Every path and every limit, each with its unit in its name. Only this file reads the environment.
+"""The settings of one process: every path, limit and address, with the unit of a number in its name.
 
-A setting `x` is the variable `CIFAR_X`, from the environment or from a file `.env` in the working folder; the
-environment wins. `.env.example` lists them all, and a test keeps that list complete. A secret may also be in a file: for a secret
-`x`, the variable `CIFAR_X_FILE` names the file that holds it.
+The setting `x` is the environment variable `CIFAR_X`. It is read from the environment or from a file `.env` in the
+working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_X_FILE` names it.
+
+No other module reads the environment. `docs/settings.md` and `.env.example` are generated from the descriptions below.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
 from cifar.errors import SettingsError
-from cifar.settings_signin import SignInSettings, long_enough
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `app.py`, `saved_model/` and `examples/`."""
 
+_MIN_SECRET_CHARACTERS = 32
+_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
-class Settings(SignInSettings):
-    """The configuration of one process, checked when it is made."""
+
+class Settings(BaseSettings):
+    """The configuration of one process, validated when it is created."""
 
     model_config = SettingsConfigDict(
         env_prefix="CIFAR_",
@@ -37,24 +41,26 @@ class Settings(SignInSettings):
         extra="ignore",
         frozen=True,
         populate_by_name=True,
-        hide_input_in_errors=True,  # an error about a secret must not show it
+        hide_input_in_errors=True,  # an error message must not contain a secret
     )
 
-    registry: Path = Field(ROOT / "saved_model", description="Folder of exported models: NAME/VERSION/.")
+    registry: Path = Field(ROOT / "saved_model", description="Folder of the exported models, as `NAME/VERSION/`.")
     model_name: str = Field(
-        "cifar_classifier", min_length=1, description="The model to serve, a folder in the registry."
+        "cifar_classifier", min_length=1, description="Name of the model to serve: a folder in the registry."
     )
     model_version: int | None = Field(
         None,
         ge=1,
         validation_alias=AliasChoices("CIFAR_MODEL_VERSION", "MODEL_VERSION"),
-        description="The version to serve. Unset: the highest complete one.",
+        description="Version to serve. Default: the version promoted to stable, else the highest complete one.",
     )
     engine: Literal["auto", "tensorflow", "litert", "tfserving"] = Field(
-        "auto", description="What runs the model. auto: LiteRT where version and machine have it, else TensorFlow."
+        "auto",
+        description="Library that runs the model: `tensorflow`, `litert`, `tfserving` (a TensorFlow Serving host), or "
+        "`auto`: LiteRT if it is installed and the version has a LiteRT file, else TensorFlow.",
     )
     tfserving_url: str | None = Field(
-        None, min_length=1, description="Where TensorFlow Serving's gRPC is, HOST:PORT, for the engine tfserving."
+        None, min_length=1, description="`HOST:PORT` of TensorFlow Serving's gRPC interface. Needed by that engine."
     )
     tfserving_timeout_seconds: float = Field(
         5.0, gt=0, description="Longest wait for TensorFlow Serving, further attempts included."
@@ -63,7 +69,12 @@ class Settings(SignInSettings):
     port: int = Field(
         7860, ge=0, le=65535, validation_alias=AliasChoices("CIFAR_PORT", "PORT"), description="Port to listen on."
     )
-    workers: int = Field(1, ge=1, le=256, description="Processes that serve; more than one needs gunicorn.conf.py.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Number of worker processes. More than one needs gunicorn: `python -m cifar serve`.",
+    )
     worker_slot: int = Field(0, ge=0, description="This worker's number; gunicorn.conf.py sets it.")
     worker_files: Path = Field(
         Path(tempfile.gettempdir()) / "cifar-workers",
@@ -71,115 +82,182 @@ class Settings(SignInSettings):
     )
     examples: Path = Field(
         ROOT / "examples",
-        description="Folder of sample images: for export checks, and on the page those named after a class.",
+        description="Folder of sample images. `export` checks a model on them, and the page shows those named after a class.",
     )
     uploads: Path = Field(
-        Path(tempfile.gettempdir()) / "cifar-space", description="Folder for files uploaded to the page; swept by age."
+        Path(tempfile.gettempdir()) / "cifar-space",
+        description="Folder for files uploaded to the page. Old files are deleted.",
     )
     data_cache: Path = Field(
-        Path("~/.keras/datasets").expanduser(), description="Where CIFAR-10 is fetched to; Keras looks there too."
+        Path("~/.keras/datasets").expanduser(),
+        description="Folder that CIFAR-10 is downloaded to. The default is Keras's own.",
     )
 
-    default_top_k: int = Field(3, ge=1, description="How many labels an answer ranks when the caller does not say.")
+    default_top_k: int = Field(3, ge=1, description="Number of labels in an answer when the request does not say.")
     max_body_bytes: int = Field(
-        20 * 1024**2, ge=1024, description="Largest request body, uploads to the page included."
-    )
-    max_call_bytes: int = Field(
-        64 * 1024, ge=1024, description="Largest JSON body of a call to the page; images come by upload."
+        20 * 1024**2, ge=1024, description="Largest request body. Uploads to the page have the same limit."
     )
     max_image_pixels: int = Field(
-        50_000_000, ge=1024, le=89_000_000, description="Largest width x height, read from the header before decoding."
+        50_000_000,
+        ge=1024,
+        le=89_000_000,
+        description="Largest width x height of an image, read from its header before it is decoded.",
     )
     max_loaded_versions: int = Field(
-        3, ge=1, description="Versions kept in memory: those users are sent to, and at least one that was asked for."
+        3,
+        ge=1,
+        description="Versions kept in memory: all that receive traffic, and at least one that a request named.",
     )
     registry_poll_seconds: float = Field(
-        1.0, gt=0, description="Time within which running servers notice new versions, labels and traffic."
+        1.0, gt=0, description="Interval at which servers look for new versions, labels and traffic shares."
     )
     traffic_secret: SecretStr | None = Field(
         None,
-        description="Key of the users' split between versions, the same on all hosts. Unset: anybody can compute it.",
+        description="Key for assigning users to versions; use the same one on all hosts. Without it, users can "
+        "compute which version they are assigned to.",
     )
     max_shadow_images: int = Field(
         4, ge=1, description="Images under way to shadow versions in one process; more are left out, and counted."
     )
     max_batch_images: int = Field(
-        32, ge=1, description="Images given to the model at once, on engines that gain from it (TensorFlow)."
+        32, ge=1, description="Largest batch passed to the model, on engines that gain from batches (TensorFlow)."
     )
     max_waiting_images: int = Field(
-        256, ge=1, description="Images in one process that wait to be decoded or classified; more are answered 503."
+        256, ge=1, description="Images queued in one process. Further ones are refused with 503."
     )
-    max_wait_seconds: float = Field(30.0, gt=0, description="Longest wait of one image; then it is answered 503.")
+    max_wait_seconds: float = Field(30.0, gt=0, description="Longest time an image may be queued before it gets 503.")
     max_explained_images: int = Field(
-        8,
-        ge=1,
-        description="Images in one process that wait for their heat map, 80 answers each; more are answered 503.",
+        8, ge=1, description="Heat maps queued in one process, about 80 predictions each. Further ones get 503."
     )
     max_call_images: int = Field(256, ge=1, description="Images in one call of TensorFlow Serving's `:predict`.")
-    max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in its archives included.")
+    max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in archives included.")
     max_batch_bytes: int = Field(
         200 * 1024**2,
         ge=1024,
-        description="Largest sum of a batch's files, unpacked; each alone: CIFAR_MAX_BODY_BYTES.",
+        description="Largest total size of a batch's files, unpacked. `CIFAR_MAX_BODY_BYTES` limits each file.",
     )
     max_batch_calls: int = Field(4, ge=1, description="Batches under way in one process; more are answered 503.")
     max_zip_ratio: float = Field(100.0, gt=1, description="How many times its packed size a file of a zip may have.")
-    mcp: bool = Field(False, description="Whether assistants may call the functions by MCP, at /gradio_api/mcp/.")
+    mcp: bool = Field(False, description="Offer the functions to assistants by MCP, at `/gradio_api/mcp/`.")
     rate_limit_predict: str = Field(
-        "", description="Most POST /predict of one caller, such as 600/minute. Empty: no limit."
+        "", description="Limit of `POST /predict` for each caller, such as `600/minute`. Empty: no limit."
     )
     rate_limit_page: str = Field(
-        "", description="Most calls and uploads to the page of one caller, such as 120/minute. Empty: no limit."
+        "", description="Limit of calls and uploads to the page for each caller, such as `120/minute`. Empty: no limit."
     )
     trusted_proxies: str = Field(
         "127.0.0.1,::1",
-        description="Addresses or networks whose X-Forwarded-For names the client, separated by commas; * for all.",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` is trusted, separated by commas; `*` for all.",
     )
     redis_url: SecretStr | None = Field(
-        None, description="redis://HOST:6379/0: limits and answers shared by all workers and hosts. Unset: by process."
+        None,
+        description="`redis://HOST:6379/0` or `rediss://`. Rate limits and cached answers are then shared by all "
+        "workers and hosts. Without it, each process keeps its own.",
     )
     redis_timeout_seconds: float = Field(0.2, gt=0, description="Longest wait for Redis; then it is done without.")
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
     breaker_recovery_seconds: int = Field(10, ge=1, description="Time until a dependency that was left alone is tried.")
-    cache_images: int = Field(1000, ge=0, description="Answers kept in one process by the image's digest. 0: no cache.")
-    cache_lifetime_seconds: int = Field(3600, ge=1, description="How long Redis keeps an answer.")
-    max_queued_calls: int = Field(100, ge=1, description="Calls by gradio_client waiting in one process.")
-    max_page_sessions: int = Field(1000, ge=1, description="Open pages remembered in one process; the oldest go first.")
-    upload_lifetime_seconds: int = Field(
-        3600, ge=60, description="Age at which a file uploaded to the page is deleted."
+    cache_images: int = Field(
+        1000, ge=0, description="Answers cached in one process, by the SHA-256 of the image. 0: no cache."
     )
+    cache_lifetime_seconds: int = Field(3600, ge=1, description="How long Redis keeps an answer.")
     frame_ancestors: list[str] = Field(
         [],
-        description='Sites that may show the page in a frame, as JSON: ["https://a.example"]. On Spaces, theirs may.',
+        description='Sites that may embed the page in a frame, as JSON: `["https://a.example"]`. On Hugging Face '
+        "Spaces the default allows Hugging Face.",
+    )
+    cors_origins: list[str] = Field(
+        [], description='Web origins whose scripts may call the API, as JSON: `["https://a.example"]`.'
     )
     space_id: str = Field(
         "",
         validation_alias=AliasChoices("CIFAR_SPACE_ID", "SPACE_ID"),
-        description="The name of this Space; Hugging Face sets it where it hosts one.",
+        description="Name of the Space. Hugging Face sets `SPACE_ID`.",
     )
-    cors_origins: list[str] = Field(
-        [], description='Web origins whose pages may call the API, as JSON: ["https://a.example"].'
+    space_host: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CIFAR_SPACE_HOST", "SPACE_HOST"),
+        description="Host name of the Space. Hugging Face sets `SPACE_HOST`.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Address of the page as browsers see it, such as `https://cifar.example`. On Spaces it is known.",
     )
 
+    api_keys_file: Path | None = Field(
+        None, description="File of API keys, managed by `python -m cifar keys`. If set, callers must sign in."
+    )
+    api_keys_reload_seconds: float = Field(
+        1.0, ge=0, description="Time within which running workers notice a key made or revoked."
+    )
+    max_token_bytes: int = Field(8192, ge=256, description="Longest API key or bearer token that is looked at.")
+    jwt_secret: SecretStr | None = Field(
+        None, description="Secret of HS256 bearer tokens, at least 32 characters. If set, callers must sign in."
+    )
+    jwks_url: str | None = Field(
+        None, description="Address of the public keys of RS256 and ES256 bearer tokens. If set, callers must sign in."
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="Required issuer of bearer tokens (`iss`).")
+    jwt_audience: str | None = Field(None, min_length=1, description="Required audience of bearer tokens (`aud`).")
+    clock_skew_seconds: float = Field(
+        30.0, ge=0, le=300, description="How far the clock of a token's issuer may be from ours."
+    )
+    jwks_cache_seconds: float = Field(300.0, gt=0, description="Age at which public keys are fetched again.")
+    jwks_stale_seconds: float = Field(
+        3600.0, gt=0, description="Age up to which public keys are used while their host does not answer."
+    )
+    jwks_refetch_seconds: float = Field(
+        30.0, gt=0, description="Least time between two fetches because of a key that is not known."
+    )
+    provider_timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest wait for a host of public keys or a sign-in provider."
+    )
+    provider_max_failures: int = Field(
+        5, ge=1, description="Failures in a row after which that host is left alone for a while."
+    )
+    provider_retry_seconds: int = Field(30, ge=1, description="How long it is left alone.")
+    oidc_provider_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CIFAR_OIDC_PROVIDER_URL", "OPENID_PROVIDER_URL"),
+        description="OpenID Connect provider for signing in to the page. If set, callers must sign in.",
+    )
+    oidc_client_id: str | None = Field(
+        None,
+        min_length=1,
+        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_ID", "OAUTH_CLIENT_ID"),
+        description="Client id of this service at the OpenID Connect provider.",
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("CIFAR_OIDC_CLIENT_SECRET", "OAUTH_CLIENT_SECRET"),
+        description="Client secret of this service at the provider, at least 32 characters. The key that signs "
+        "session cookies is derived from it.",
+    )
+    oidc_scopes: list[Literal["predict", "feedback", "admin"]] = Field(
+        ["predict", "feedback"], description="Scopes of people who sign in to the page, as JSON."
+    )
+    session_seconds: int = Field(8 * 3600, ge=60, description="Time a person stays signed in to the page.")
+
     log_format: Literal["text", "json"] = Field(
-        "text", description="How log lines look: for people, or one JSON object each."
+        "text", description="Format of log lines: `text`, or `json` for one object each."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe lines of our own; health checks and assets are at debug."
+        "info", description="Lowest level that is logged. Requests for health checks and assets are at `debug`."
     )
-    access_log: bool = Field(True, description="Whether each request gets a line.")
-    records: bool = Field(
-        True, description="Whether predictions are recorded, and feedback on them is taken; never the image itself."
-    )
+    access_log: bool = Field(True, description="Write one log line for each request.")
+    records: bool = Field(True, description="Record predictions (without the image) and accept feedback on them.")
     records_folder: Path = Field(
-        ROOT / "var", description="Folder of the records: journals, kept images, and the SQLite file."
+        ROOT / "var", description="Folder of the records: journals, kept images and the SQLite file."
     )
     database_url: SecretStr | None = Field(
         None,
-        description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE for the records. Unset: SQLite in the records folder.",
+        description="Database of the records: `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`. Without it, a SQLite "
+        "file in the records folder.",
     )
     records_key: SecretStr | None = Field(
-        None, description="Secret that users are hashed with, 32 characters or more. Unset: one is made in the folder."
+        None,
+        description="Secret for hashing user names in the records, at least 32 characters; the same on all hosts. "
+        "Without it, one is created in the records folder.",
     )
     records_flush_seconds: float = Field(
         1.0, gt=0, description="Time after which what was recorded moves from the journal into the database."
@@ -190,18 +268,22 @@ class Settings(SignInSettings):
         ge=4096,
         description="Largest journal of one process, while the database is away; then no more is recorded.",
     )
-    records_retention_days: float = Field(90.0, gt=0, description="Age at which records, feedback and kept images go.")
-    keep_uploads: bool = Field(False, description="Whether the images of recorded predictions are kept too.")
-    max_kept_images: int = Field(10_000, ge=1, description="Images kept; then no more are until some have gone by age.")
-    max_kept_bytes: int = Field(1024**3, ge=1024, description="Their largest sum.")
+    records_retention_days: float = Field(
+        90.0, gt=0, description="Age at which records, feedback and kept images are deleted."
+    )
+    keep_uploads: bool = Field(False, description="Keep the images of recorded predictions too.")
+    max_kept_images: int = Field(
+        10_000, ge=1, description="Largest number of kept images. At the limit, no more are kept until old ones expire."
+    )
+    max_kept_bytes: int = Field(1024**3, ge=1024, description="Largest total size of the kept images.")
     max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
 
-    ab_window_days: float = Field(14.0, gt=0, description="Days up to now that the A/B report looks at.")
+    ab_window_days: float = Field(14.0, gt=0, description="Days before now that the A/B report covers.")
     ab_effect_share: float = Field(
         0.02,
         ge=0.001,
         le=0.5,
-        description="Least difference of accuracies worth finding. The A/B test is made for it: set it before the first look.",
+        description="Smallest difference in accuracy that the A/B test should detect. Set it before the first look.",
     )
     max_report_rows: int = Field(
         100_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
@@ -225,94 +307,143 @@ class Settings(SignInSettings):
 
     @field_validator("rate_limit_predict", "rate_limit_page")
     @classmethod
-    def _is_a_rate(cls, text: str) -> str:
+    def _check_rate(cls, text: str) -> str:
         if text and not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", text):
             raise ValueError("expected NUMBER/second, /minute, /hour or /day, such as 600/minute")
         return text
 
-    @field_validator(
-        "registry", "uploads", "examples", "data_cache", "api_keys_file", "records_folder", check_fields=False
-    )
+    @field_validator("registry", "uploads", "examples", "data_cache", "api_keys_file", "records_folder")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and path.expanduser()
 
     @field_validator("redis_url")
     @classmethod
-    def _is_redis(cls, url: SecretStr | None) -> SecretStr | None:
+    def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url:
             from redis.connection import parse_url
 
             try:
                 parse_url(url.get_secret_value())  # type: ignore[no-untyped-call] # redis is half typed
-            except ValueError:  # of whose words some hold a part of the address, which may hold a password
+            except ValueError:  # its message can quote a part of the address, and so the password
                 raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS") from None
         return url
 
-    @field_validator("records_key")
+    @field_validator("jwt_secret", "oidc_client_secret", "records_key")
     @classmethod
-    def _refuse_a_weak_key(cls, secret: SecretStr | None) -> SecretStr | None:
-        return long_enough(secret)
+    def _refuse_short_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        """Refuse a secret that can be found by trying: one signature is enough to test guesses against."""
+        if secret and len(secret) < _MIN_SECRET_CHARACTERS:
+            raise ValueError(f"expected at least {_MIN_SECRET_CHARACTERS} characters; got {len(secret)}")
+        return secret
+
+    @field_validator("jwks_url", "oidc_provider_url", "public_url")
+    @classmethod
+    def _refuse_plain_http(cls, url: str | None) -> str | None:
+        """Refuse plain HTTP: an attacker who can change the answers could sign in as any user."""
+        parts = urlsplit(url or "")
+        if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _LOOPBACK_HOSTS)):
+            raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
+        return url and url.rstrip("/")
 
     @model_validator(mode="after")
-    def _refuse_half_an_engine(self) -> Self:
+    def _check_engine(self) -> Self:
         if self.engine == "tfserving" and not self.tfserving_url:
             raise ValueError("CIFAR_ENGINE=tfserving needs CIFAR_TFSERVING_URL, such as tensorflow-serving:8500.")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_incomplete_sign_in(self) -> Self:
+        """Refuse half a configuration: a server that was meant to require sign-in must not start without it."""
+        tokens = {"CIFAR_JWT_ISSUER": self.jwt_issuer, "CIFAR_JWT_AUDIENCE": self.jwt_audience}
+        if self.jwt_secret and self.jwks_url:
+            raise ValueError("Set CIFAR_JWT_SECRET or CIFAR_JWKS_URL, not both: bearer tokens are of one kind.")
+        if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
+            raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
+        if self.jwt_secret or self.jwks_url:
+            _require("Bearer tokens need", tokens)
+        people = {
+            "CIFAR_OIDC_PROVIDER_URL": self.oidc_provider_url,
+            "CIFAR_OIDC_CLIENT_ID": self.oidc_client_id,
+            "CIFAR_OIDC_CLIENT_SECRET": self.oidc_client_secret,
+        }
+        if any(people.values()):
+            _require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
+        return self
+
+    @property
+    def signs_in(self) -> bool:
+        """True if callers must sign in."""
+        return any((self.api_keys_file, self.jwt_secret, self.jwks_url, self.oidc_provider_url))
+
+    @property
+    def page_url(self) -> str | None:
+        """Address of the page as browsers see it, without a slash at the end."""
+        return self.public_url or (f"https://{self.space_host}" if self.space_host else None)
 
 
 def load_settings() -> Settings:
     """Read the settings from the environment and `.env`.
 
     Raises:
-        SettingsError: names the first variable that is wrong, what came and what was expected.
+        SettingsError: a variable is unknown or its value is wrong. The message names the first such variable, its
+            value (unless it is a secret) and what was expected.
     """
-    given = {**dotenv_values(".env"), **os.environ}
+    variables = {**dotenv_values(".env"), **os.environ}
     known = {f"CIFAR_{name.upper()}" for name in Settings.model_fields}
     secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
-    for name in sorted(given):
+    for name in sorted(variables):
         if name.startswith("CIFAR_") and name not in known | secret_files.keys():
-            words = {each.removeprefix("CIFAR_"): each for each in known}  # what all begin with makes nothing alike
-            close = difflib.get_close_matches(name.removeprefix("CIFAR_"), words, n=1)
-            raise SettingsError(f"There is no setting {name}." + (f" Did you mean {words[close[0]]}?" if close else ""))
-    read = {name: _read_secret(file, given) for file, name in secret_files.items() if given.get(file)}
+            suffixes = {
+                each.removeprefix("CIFAR_"): each for each in known
+            }  # the shared prefix would look like a match
+            close = difflib.get_close_matches(name.removeprefix("CIFAR_"), suffixes, n=1)
+            hint = f" Did you mean {suffixes[close[0]]}?" if close else ""
+            raise SettingsError(f"There is no setting {name}.{hint}")
+    secrets = {name: _read_secret(file, variables) for file, name in secret_files.items() if variables.get(file)}
     try:
-        return Settings(**read)  # type: ignore[arg-type]
+        return Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise _as_settings_error(error, given) from error
-    except SourceError as error:  # a list that is no JSON; which, only the message tells
+        raise _as_settings_error(error, variables) from error
+    except SourceError as error:  # a list that is not JSON; only the message names the field
         field = str(error).partition('"')[2].partition('"')[0].upper()
         raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
+
+
+def _require(words: str, values: Mapping[str, object]) -> None:
+    if missing := [name for name, value in values.items() if not value]:
+        raise ValueError(f"{words} {' and '.join(missing)} too.")
 
 
 def _secrets() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
 
 
-def _read_secret(variable: str, given: Mapping[str, str | None]) -> str:
-    """A secret from the file that `variable` names."""
-    if given.get(variable.removesuffix("_FILE")):
+def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:
+    """Return the content of the file that `variable` (`CIFAR_..._FILE`) names."""
+    if variables.get(variable.removesuffix("_FILE")):
         raise SettingsError(f"Set {variable} or {variable.removesuffix('_FILE')}, not both.")
     try:
-        secret = Path(given[variable] or "").expanduser().read_text(encoding="utf-8").strip()
+        secret = Path(variables[variable] or "").expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}={given[variable]!r} cannot be read: {type(error).__name__}.") from error
+        raise SettingsError(f"{variable}={variables[variable]!r} cannot be read: {type(error).__name__}.") from error
     if not secret:
-        raise SettingsError(f"{variable}={given[variable]!r} is empty.")
+        raise SettingsError(f"{variable}={variables[variable]!r} is empty.")
     return secret
 
 
-def _as_settings_error(error: ValidationError, given: Mapping[str, str | None]) -> SettingsError:
-    """The first thing that is wrong, with the variable's name; a secret is not shown."""
+def _as_settings_error(error: ValidationError, variables: Mapping[str, str | None]) -> SettingsError:
+    """Describe the first wrong value and name its variable. The value of a secret is not shown."""
     first = error.errors()[0]
     if not first["loc"]:
         return SettingsError(first["msg"].removeprefix("Value error, "))
     field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
     alias = Settings.model_fields[field.lower()].validation_alias
-    others = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
-    variable = next((name for name in (f"CIFAR_{field}", *others, f"CIFAR_{field}_FILE") if given.get(name)), field)
-    came = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
-    return SettingsError(f"{came} is not usable: {first['msg'].removeprefix('Value error, ')}.")
+    aliases = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
+    names = (f"CIFAR_{field}", *aliases, f"CIFAR_{field}_FILE")
+    variable = next((name for name in names if variables.get(name)), field)
+    value = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
+    return SettingsError(f"{value} is not usable: {first['msg'].removeprefix('Value error, ')}.")
 
 
 def set_upload_folder(folder: Path) -> None:
@@ -326,5 +457,5 @@ def quiet_tensorflow() -> None:
 
 
 def process_environment() -> dict[str, str]:
-    """What a process that replaces this one inherits."""
+    """Return a copy of this process's environment, for a process that replaces it."""
     return dict(os.environ)

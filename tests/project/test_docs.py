@@ -11,7 +11,6 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from cifar.settings import ROOT, Settings
-from cifar.settings_signin import SignInSettings
 
 README = (ROOT / "README.md").read_text()
 
@@ -118,10 +117,9 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_settings_are_the_only_configuration():
-    """One class holds them all, its own and those of the class it is made from."""
-    ours = [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")]
-    assert ours == [SignInSettings]
-    assert SignInSettings.__subclasses__() == [Settings]
+    """One class holds all settings."""
+    assert [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")] == [Settings]
+    assert Settings.__subclasses__() == []
 
 
 @pytest.mark.parametrize(

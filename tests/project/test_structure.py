@@ -13,7 +13,7 @@ import pytest
 from cifar.settings import ROOT
 
 FLOORS = [
-    {"cifar", "cifar.errors", "cifar.settings", "cifar.settings_signin", "cifar.cpus", "cifar.console"},
+    {"cifar", "cifar.errors", "cifar.settings", "cifar.files", "cifar.format", "cifar.statistics", "cifar.dependency", "cifar.cpus", "cifar.console"},
     {"cifar.images"},
     {"cifar.models"},
     {"cifar.records", "cifar.bulk"},
