@@ -18,7 +18,7 @@ from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recording import Records
 from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
-from cifar.serving.page import mount_page
+from cifar.serving.page.mount import mount_page
 from cifar.serving.process.logs import log_config
 from cifar.serving.process.redis import shared_redis
 from cifar.serving.rest.admin import add_admin
@@ -29,8 +29,8 @@ from cifar.serving.rest.tfserving import add_tfserving
 from cifar.settings import Settings, load_settings
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Put the parts together.
+def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
+    """Put the parts together; `page=False` leaves out the page and Gradio's endpoints.
 
     Raises:
         VersionNotFound, VersionUnusable: the version to serve is not there, or is not what was exported.
@@ -56,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
         from cifar.serving.rest.mcp import add_mcp  # its library takes half a second to import
 
         add_mcp(api, service, settings)
-    return mount_page(api, service, settings)
+    if page:
+        mount_page(api, service, settings)
+    return api
 
 
 def _start() -> tuple[Settings, FastAPI]:

@@ -33,6 +33,8 @@ _OPEN = re.compile(
 )
 _UPLOAD = "/gradio_api/upload"
 _NO_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
+MAX_CALL_BYTES = 64 * 1024
+"""Largest JSON body of a call; images are uploaded first."""
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 _MAX_PATH_CHARACTERS = 1024
 """An upload's is much shorter; following a call's worth of folders that are not there takes half a second."""
@@ -41,21 +43,17 @@ _MAX_PATH_CHARACTERS = 1024
 class GradioGuard:
     """An ASGI app around Gradio's."""
 
-    def __init__(
-        self, gradio: ASGIApp, *, own_routes: Iterable[Route], file_roots: list[Path], max_call_bytes: int
-    ) -> None:
+    def __init__(self, gradio: ASGIApp, *, own_routes: Iterable[Route], file_roots: list[Path]) -> None:
         """Guard `gradio`.
 
         Args:
             gradio: the mounted app.
             own_routes: the API's; what arrives here for one of their paths came with another method.
             file_roots: folders whose files a call may name.
-            max_call_bytes: largest JSON body of a call.
         """
         self.gradio = gradio
         self._own_routes = [(route.path_regex, route.methods or ()) for route in own_routes]
         self._file_roots = [root.resolve() for root in file_roots]
-        self._max_call_bytes = max_call_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let Gradio answer it."""
@@ -88,8 +86,8 @@ class GradioGuard:
         body = b""
         async for piece in Request(scope, receive).stream():
             body += piece
-            if len(body) > self._max_call_bytes:
-                raise TooLarge(f"A call has at most {self._max_call_bytes:,} bytes; images go to {_UPLOAD} first.")
+            if len(body) > MAX_CALL_BYTES:
+                raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {_UPLOAD} first.")
         return body
 
     def _check_call(self, body: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Nothing that was uploaded to the page stays: files are deleted by age, whichever process wrote them.
+"""Deletes uploaded files by age, whichever process wrote them.
 
-Gradio's own `delete_cache` knows only what its process accepted: an upload that was cut off, or taken by another
-worker, would stay for good.
+Gradio's own option `delete_cache` knows only the files that its process accepted. Uploads that were cut off, or accepted by
+another worker, would stay for ever.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from fastapi import FastAPI
 
 from cifar.serving.process.lifespan import cancelled_in_the_end, while_serving
 
+UPLOAD_LIFETIME_SECONDS = 3600
+
 
 def sweep(folder: Path, *, max_age_seconds: float) -> None:
-    """Delete the files under `folder` that are older, and the empty folders that are.
+    """Delete files under `folder` that were last written more than `max_age_seconds` ago, and old empty folders.
 
-    Args:
-        folder: the upload folder; it need not exist.
-        max_age_seconds: since a file was last written.
+    `folder` need not exist.
     """
     oldest = time.time() - max_age_seconds
-    with suppress(OSError):  # another process sweeps the same folder, and may be faster anywhere here
-        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+    with suppress(OSError):  # another process may sweep the same folder at the same time
+        for path in sorted(folder.rglob("*"), reverse=True):  # a folder's files come before the folder
             _delete_if_older(path, oldest)
 
 
 def _delete_if_older(path: Path, oldest: float) -> None:
-    with suppress(OSError):  # gone, not empty, or somebody else's: none of that may keep the others
+    with suppress(OSError):  # already deleted, not empty, or another user's: the sweep goes on
         if path.lstat().st_mtime >= oldest:
             return
         if path.is_dir() and not path.is_symlink():
@@ -39,8 +39,8 @@ def _delete_if_older(path: Path, oldest: float) -> None:
             path.unlink()
 
 
-def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: int) -> None:
-    """Sweep when the server starts and then four times in the age limit, until it stops."""
+def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: float = UPLOAD_LIFETIME_SECONDS) -> None:
+    """Sweep when the server starts, and then every quarter of `max_age_seconds` until it stops."""
 
     async def sweep_forever() -> None:
         while True:

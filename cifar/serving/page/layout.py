@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,18 +20,10 @@ from cifar.serving.page.model_tab import model_html
 from cifar.serving.page.texts import AUTOMATIC, LANGUAGES, TEXTS, class_name, error_words, joined, say
 from cifar.settings import Settings
 
-_HERE = Path(__file__).parent / "static"
-_SYSTEM_FONTS = ["system-ui", "sans-serif"]
 _NAMES_SHOWN = 20
 _ADDRESS = "() => [{address: location.origin + location.pathname}]"
 
-THEME = gr.themes.Default(primary_hue="teal", font=_SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
-CSS = (_HERE / "page.css").read_text(encoding="utf-8")
-HEAD = "".join(
-    f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>"
-    for name in ("page.js", "live.js", "feedback.js", "zip.js", "batch.js")
-)
-TRANSLATE = gr.I18n(
+TRANSLATIONS = gr.I18n(
     **{tag: {key: getattr(text, field) for key, text in TEXTS.items()} for field, tag in LANGUAGES.items()}
 )
 """The labels of Gradio's own components, and what our scripts say."""
@@ -55,20 +46,20 @@ class Page:
         with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
             gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.speak()")
             with gr.Tabs(elem_id="tabs"):
-                with gr.Tab(TRANSLATE("tab.classify"), id="classify"):
-                    tab = ClassifyTab(service, settings, TRANSLATE)
-                with gr.Tab(TRANSLATE("tab.batch"), id="batch"):
+                with gr.Tab(TRANSLATIONS("tab.classify"), id="classify"):
+                    tab = ClassifyTab(service, settings, TRANSLATIONS)
+                with gr.Tab(TRANSLATIONS("tab.batch"), id="batch"):
                     batch = gr.HTML(elem_id="batch", apply_default_css=False)
-                with gr.Tab(TRANSLATE("tab.compare"), id="compare"):
+                with gr.Tab(TRANSLATIONS("tab.compare"), id="compare"):
                     compare = gr.HTML(elem_id="compare", apply_default_css=False)
-                with gr.Tab(TRANSLATE("tab.model"), id="model") as model_tab:
+                with gr.Tab(TRANSLATIONS("tab.model"), id="model") as model_tab:
                     version = Choice(
-                        visible=False, label=TRANSLATE("version"), elem_id="model-version", interactive=True
+                        visible=False, label=TRANSLATIONS("version"), elem_id="model-version", interactive=True
                     )
                     model = gr.HTML(elem_id="model", apply_default_css=False)
-                with gr.Tab(TRANSLATE("tab.ab"), id="ab") as ab_tab:
+                with gr.Tab(TRANSLATIONS("tab.ab"), id="ab") as ab_tab:
                     ab = gr.HTML(elem_id="ab", apply_default_css=False)
-                with gr.Tab(TRANSLATE("tab.code"), id="code"):
+                with gr.Tab(TRANSLATIONS("tab.code"), id="code"):
                     code = gr.HTML(elem_id="code", apply_default_css=False)
             gr.on([model_tab.select, version.input], self._model, version, model, **private)
             ab_tab.select(self._ab, None, ab, **private)

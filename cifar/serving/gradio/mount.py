@@ -1,0 +1,59 @@
+"""Mounts a Gradio page in the API, behind `GradioGuard` and, with several workers, `SessionRouter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.routing import Mount, Route
+
+from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
+from cifar.serving.gradio.guard import GradioGuard
+from cifar.serving.gradio.uploads import sweep_while_serving
+from cifar.settings import Settings
+
+MAX_QUEUED_CALLS = 100
+"""Calls by `gradio_client` that wait in one process; Gradio refuses further ones."""
+MAX_PAGE_SESSIONS = 1000
+"""Open pages that one process keeps state for; the oldest are forgotten first."""
+
+
+def mount_blocks(api: FastAPI, page: gr.Blocks, settings: Settings, **look: Any) -> None:
+    """Mount `page` at `/` of `api` and delete old uploads while the server runs.
+
+    The mounted app is reachable only through the guard: `Mount.app` is replaced by a chain of `GradioGuard`,
+    `SessionRouter` (only with several workers) and Gradio's own app.
+
+    Args:
+        api: the app with all of its own routes. What reaches Gradio under the path of one of them came with a method that
+            the route does not have.
+        page: the page.
+        settings: number of workers, size limits and the upload folder.
+        look: theme, styles, scripts and translations, as `gradio.mount_gradio_app` takes them.
+    """
+    own_routes = [route for route in api.routes if isinstance(route, Route)]
+    page.queue(max_size=MAX_QUEUED_CALLS)
+    # `launch()` would set these two; a mounted page is never launched.
+    page.state_session_capacity = MAX_PAGE_SESSIONS  # Gradio's default is 10,000
+    page.has_launched = True  # security: while it is False, Gradio does not check which files a call names
+    gr.mount_gradio_app(
+        api,
+        page,
+        path="/",
+        allowed_paths=[],
+        max_file_size=settings.max_body_bytes,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        **look,
+    )
+    mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
+    if settings.workers > 1:
+        slot, sockets = settings.worker_slot, settings.worker_files
+        mounted.app = SessionRouter(mounted.app, slot=slot, workers=settings.workers, sockets=sockets)
+        listen_for_other_workers(api, slot=slot, sockets=sockets)
+    mounted.app = GradioGuard(mounted.app, own_routes=own_routes, file_roots=[settings.uploads])
+    sweep_while_serving(api, settings.uploads)
