@@ -1,129 +1,112 @@
 """Every error that a user can cause or meet.
 
-Each class carries a stable `code` and the HTTP status it travels with; the message is one sentence that says what
-came, what was expected and what to do. One handler in `serving/api.py` turns it into a response, and `cli.py` into
-a line on stderr and exit status 1.
+Each class has an HTTP status and a stable `code`, by default the class name in snake case. The message of an error is
+one or two sentences that say what came, what was expected and what to do. The server answers with status, code and
+message; the command line prints the message and exits with status 1. An error that keeps the status 500 of `CifarError`
+is raised by commands only.
 
-    CifarError                       500  internal_error
-    ├── BadRequest                   400  bad_request
-    │   └── MissingImage             400  missing_image
-    ├── NotSignedIn                  401  not_signed_in
-    │   ├── InvalidCredentials       401  invalid_credentials
-    │   └── SignInFailed             401  sign_in_failed
-    ├── MissingScope                 403  missing_scope
-    ├── SignInUnavailable            503  sign_in_unavailable
-    ├── RouteClosed                  404  not_found
-    ├── MethodNotAllowed             405  method_not_allowed
-    ├── CallFailed                   422  call_failed
-    ├── BadParameter                 422  bad_parameter
-    ├── TooLarge                     413  too_large
-    │   ├── BatchTooLarge            413  batch_too_large
-    │   ├── BodyTooLarge             413  body_too_large
-    │   └── ImageTooLarge            413  image_too_large
-    ├── UnsupportedImage             415  unsupported_image
-    ├── UnreadableImage              422  unreadable_image
-    ├── UnreadableArchive            422  unreadable_archive
-    ├── RequestNotFound              404  request_not_found
-    ├── RecordsUnavailable           503  records_unavailable
-    ├── VersionNotFound              404  version_not_found
-    ├── VersionUnusable              503  version_unusable
-    ├── LabelNotFound                404  label_not_found
-    ├── RolloutChanged               409  routing_changed
-    ├── NothingToRollBack            409  nothing_to_roll_back
-    ├── RegistryReadOnly             409  registry_read_only
-    ├── NotReady                     503  not_ready
-    ├── RateLimited                  429  rate_limited
-    ├── Overloaded                   503  overloaded
-    │   └── WaitedTooLong            503  waited_too_long
-    ├── ModelServerUnavailable       503  model_server_unavailable
-    ├── CallerLeft                   499  caller_left
-    ├── WorkerGone                   503  worker_gone
-    ├── DataError                         a data set cannot be used (command line only)
-    ├── BulkError                         many images cannot be classified (command line only)
-    ├── TrainingError                     a run cannot start or go on (command line only)
-    ├── ExportError                       a model cannot become a version (command line only)
-    ├── KeysError                         an API key cannot be made or revoked (command line only)
-    ├── RecordsError                      records cannot be exported (command line only)
-    └── SettingsError                     a setting is wrong (at start only)
+`docs/errors.md` is generated from the docstrings: the first paragraph is the meaning, the second what to do (by
+default, to retry after `retry_after_seconds`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 OUR_FAULT = "Something went wrong on our side. Tell the operator the request's id."
-"""All that a caller learns of an error without a sentence of its own."""
+"""The message of every unexpected error: its details are in the log only."""
 
 
 class CifarError(Exception):
-    """Something went wrong in a way that has a sentence for it."""
+    """An unexpected error on the server.
+
+    Report the request id to the operator: the log has the details under it.
+    """
 
     code = "internal_error"
     status = 500
     retry_after_seconds: int | None = None
     headers: Mapping[str, str] = MappingProxyType({})
-    """More of the answer's headers."""
+    """Further headers of the response."""
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class BadRequest(CifarError):
-    """The request is not formed as the route documents it."""
+    """The request is malformed.
 
-    code = "bad_request"
+    The message says what the route expects; `/docs` describes each route.
+    """
+
     status = 400
 
 
 class MissingImage(BadRequest):
-    """The request holds no image."""
+    """The request contains no image.
 
-    code = "missing_image"
+    Send the file as the form field `image`, or as the body with an `image/*` content type.
+    """
 
 
 class NotSignedIn(CifarError):
-    """The route is for callers who say who they are, and this one did not."""
+    """The server requires sign-in, and the request has no credentials.
 
-    code = "not_signed_in"
+    Send `Authorization: Bearer KEY-OR-TOKEN` or `X-API-Key: KEY`.
+    """
+
     status = 401
 
 
 class InvalidCredentials(NotSignedIn):
-    """The key or token is none of ours, or no longer; the sentence never says which part of it was wrong."""
+    """The API key or bearer token is unknown, revoked, expired or malformed.
 
-    code = "invalid_credentials"
+    Use another key or token. The message never says which check failed.
+    """
 
 
 class SignInFailed(NotSignedIn):
-    """A person's sign-in at the provider did not come to an end that can be trusted."""
+    """Signing in to the page at the OpenID Connect provider failed.
 
-    code = "sign_in_failed"
+    Open the page and sign in again.
+    """
 
 
 class MissingScope(CifarError):
-    """The caller is known, but may not do this."""
+    """The caller is signed in but lacks the scope that the route requires.
 
-    code = "missing_scope"
+    Use a key or token with that scope.
+    """
+
     status = 403
 
 
 class SignInUnavailable(CifarError):
-    """Who the caller is cannot be told now: the host of the public keys, or the provider, does not answer."""
+    """The credentials cannot be checked: the host of the public keys or the sign-in provider does not answer."""
 
-    code = "sign_in_unavailable"
     status = 503
     retry_after_seconds = 30
 
 
 class RouteClosed(CifarError):
-    """There is such a route in Gradio, but not here."""
+    """There is no such route. Some routes of Gradio exist but are closed on this server.
+
+    `/docs` lists the routes.
+    """
 
     code = "not_found"
     status = 404
 
 
 class MethodNotAllowed(CifarError):
-    """The route is there, with another method."""
+    """The route exists but does not accept this method.
 
-    code = "method_not_allowed"
+    Use a method of the `Allow` header.
+    """
+
     status = 405
 
     def __init__(self, sentence: str, allowed: Collection[str]) -> None:
@@ -132,211 +115,241 @@ class MethodNotAllowed(CifarError):
 
 
 class CallFailed(CifarError):
-    """A call to one of Gradio's endpoints was answered with a sentence, or did not fit the endpoint."""
+    """A call of a Gradio endpoint failed, or its arguments did not fit the endpoint.
 
-    code = "call_failed"
+    `/gradio_api/info` describes the endpoints.
+    """
+
     status = 422
 
 
 class BadParameter(CifarError):
-    """A parameter has the wrong type or lies outside its range."""
+    """A parameter has the wrong type or is out of range.
 
-    code = "bad_parameter"
+    The message names the parameter, its value and what is allowed.
+    """
+
     status = 422
 
 
 class TooLarge(CifarError):
-    """Something exceeds a limit."""
+    """A file of a batch is larger than `CIFAR_MAX_BODY_BYTES`, or the JSON of a call to the page is too long.
 
-    code = "too_large"
+    Scale the image down; upload images before the call.
+    """
+
     status = 413
 
 
 class BatchTooLarge(TooLarge):
-    """A batch has more files, or more bytes in them, than the settings `max_batch_...` allow."""
+    """A batch has more files than `CIFAR_MAX_BATCH_FILES` or more bytes than `CIFAR_MAX_BATCH_BYTES`, unpacked.
 
-    code = "batch_too_large"
+    Send fewer files at once.
+    """
 
 
 class BodyTooLarge(TooLarge):
-    """The request body has more bytes than the setting `max_body_bytes` allows."""
+    """The request body is larger than `CIFAR_MAX_BODY_BYTES`.
 
-    code = "body_too_large"
+    Scale the image down.
+    """
 
 
 class ImageTooLarge(TooLarge):
-    """The image's header announces more pixels than the setting `max_image_pixels` allows."""
+    """The image has more pixels than `CIFAR_MAX_IMAGE_PIXELS`, or more than 65,535 on one side.
 
-    code = "image_too_large"
+    Scale the image down.
+    """
 
 
 class UnsupportedImage(CifarError):
-    """The bytes are not an image in a format on the list, whatever the file's name says."""
+    """The file is not an image in a supported format, judged by its content.
 
-    code = "unsupported_image"
+    Send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIF or AVIF.
+    """
+
     status = 415
 
 
 class UnreadableImage(CifarError):
-    """The bytes begin like an image on the list but cannot be decoded: empty, truncated or damaged."""
+    """The image is empty, truncated or damaged.
 
-    code = "unreadable_image"
+    Save it again, or send another file.
+    """
+
     status = 422
 
 
 class UnreadableArchive(CifarError):
-    """An archive, or a file in it, cannot be unpacked: damaged, encrypted, nested, or packed too tightly."""
+    """A zip archive, or a file in it, is damaged, encrypted, nested, or expands too much.
 
-    code = "unreadable_archive"
+    Pack it again, without a password.
+    """
+
     status = 422
 
 
 class RequestNotFound(CifarError):
-    """There is no recorded prediction of this caller's under that request id."""
+    """Feedback names a request id for which the caller has no recorded prediction, or one that has expired.
 
-    code = "request_not_found"
+    Send the `request_id` of an answer, signed in as the same caller.
+    """
+
     status = 404
 
 
 class RecordsUnavailable(CifarError):
-    """The folder or the database of the records cannot be used now."""
+    """The records' folder or database cannot be used. Predictions are not affected."""
 
-    code = "records_unavailable"
     status = 503
     retry_after_seconds = 10
 
 
 class VersionNotFound(CifarError):
-    """The registry has no such model or version."""
+    """The registry has no such model or version.
 
-    code = "version_not_found"
+    `GET /v1/models/NAME` lists the versions.
+    """
+
     status = 404
 
 
 class VersionUnusable(CifarError):
-    """A version is there but must not be loaded: no manifest, a changed file, or a name that is no version."""
+    """The version has no manifest, its files differ from what was exported, or it cannot be loaded.
 
-    code = "version_unusable"
+    Export the model again; use another version meanwhile.
+    """
+
     status = 503
 
 
 class LabelNotFound(CifarError):
-    """No version has this label."""
+    """No version has this label.
 
-    code = "label_not_found"
+    `GET /admin/models` lists the labels.
+    """
+
     status = 404
 
 
 class RolloutChanged(CifarError):
-    """Labels or traffic were changed by somebody else at the same time."""
+    """Another client changed the labels or traffic at the same time.
+
+    Read the current state, then repeat the change if it still applies.
+    """
 
     code = "routing_changed"
     status = 409
 
 
 class NothingToRollBack(CifarError):
-    """No promotion is left to take back."""
+    """No promotion is left to take back.
 
-    code = "nothing_to_roll_back"
+    Promote the version that should be stable.
+    """
+
     status = 409
 
 
 class RegistryReadOnly(CifarError):
-    """Labels and traffic are kept in a folder that this process may not write."""
+    """The registry is read-only for this process, so labels and traffic cannot be changed.
 
-    code = "registry_read_only"
+    Change them where the registry is writable: `python -m cifar models`.
+    """
+
     status = 409
 
 
 class NotReady(CifarError):
     """The model is still being loaded and warmed up."""
 
-    code = "not_ready"
     status = 503
     retry_after_seconds = 5
 
 
 class RateLimited(CifarError):
-    """The caller asked more often than the settings `rate_limit_...` allow."""
+    """The caller sent more requests than `CIFAR_RATE_LIMIT_PREDICT` or `CIFAR_RATE_LIMIT_PAGE` allows.
 
-    code = "rate_limited"
+    Retry after the seconds in `Retry-After`. The headers `RateLimit` and `RateLimit-Policy` state the limit.
+    """
+
     status = 429
 
 
 class Overloaded(CifarError):
-    """As many images wait as the setting `max_waiting_images` allows."""
+    """The queue is full: `CIFAR_MAX_WAITING_IMAGES`, `CIFAR_MAX_EXPLAINED_IMAGES` or the limit of batches is reached."""
 
-    code = "overloaded"
     status = 503
     retry_after_seconds = 1
 
 
 class WaitedTooLong(Overloaded):
-    """The image waited longer than the setting `max_wait_seconds` allows."""
-
-    code = "waited_too_long"
+    """The image was queued for longer than `CIFAR_MAX_WAIT_SECONDS`."""
 
 
 class ModelServerUnavailable(CifarError):
-    """The host that runs the model does not answer."""
+    """TensorFlow Serving, which runs the model with `CIFAR_ENGINE=tfserving`, does not answer."""
 
-    code = "model_server_unavailable"
     status = 503
     retry_after_seconds = 5
 
 
 class CallerLeft(CifarError):
-    """The caller closed the connection before the answer; nobody reads this."""
+    """The client closed the connection before the response.
 
-    code = "caller_left"
+    This status appears in logs and metrics only.
+    """
+
     status = 499
 
 
 class WorkerGone(CifarError):
-    """The worker process that held a page's session has ended."""
+    """The worker process that held the page's session has ended.
 
-    code = "worker_gone"
+    Reload the page, or repeat the call.
+    """
+
     status = 503
     retry_after_seconds = 1
 
 
 class DataError(CifarError):
-    """A data set cannot be fetched, read or used."""
+    """A data set cannot be downloaded, read or used."""
 
     code = "bad_data"
 
 
 class BulkError(CifarError):
-    """A bulk run cannot begin or go on."""
+    """A bulk run cannot start or continue."""
 
     code = "bulk_failed"
 
 
 class TrainingError(CifarError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or continue."""
 
     code = "training_failed"
 
 
 class ExportError(CifarError):
-    """A model cannot become a version."""
+    """A model cannot be exported as a version."""
 
     code = "export_failed"
 
 
 class KeysError(CifarError):
-    """An API key cannot be made or revoked."""
+    """An API key cannot be created or revoked."""
 
     code = "bad_key"
 
 
 class RecordsError(CifarError):
-    """Records cannot be exported."""
+    """The records cannot be exported, or their folder or database cannot be used."""
 
     code = "bad_records"
 
 
 class SettingsError(CifarError):
-    """A setting is missing or wrong."""
+    """A setting is unknown or has a wrong value. The program does not start."""
 
     code = "bad_setting"
