@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cifar.errors import BadParameter, MissingImage
+from cifar.format import data_url, png
 from cifar.images.decode import preprocess
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry
@@ -65,7 +65,7 @@ class Shown:
             else ""
         )
         return (
-            f'<style>{_STYLE}</style><div class="cifar"><figure><img src="{_data_url(self.seen)}" '
+            f'<style>{_STYLE}</style><div class="cifar"><figure><img src="{data_url(png(self.seen))}" '
             f'alt="The image at {width} x {height} pixels"><figcaption>What the model saw: {width} x {height} pixels'
             f"</figcaption></figure><ol>{bars}</ol></div>"
             f'<div class="cifar" style="display:block">{unlike}<p>{html.escape(self.model_name)}, version {self.version}</p></div>'
@@ -89,7 +89,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
-    number = RolloutLog.of(settings).now().stable if version is None else version
+    number = RolloutLog.of(settings).current().stable if version is None else version
     predictor = _loaded(settings.registry, settings.model_name, number)
     seen = preprocess(_file_of(image), predictor.image, max_pixels=settings.max_image_pixels)
     wanted = predictor.at_most(settings.default_top_k) if top_k is None else top_k
@@ -137,9 +137,3 @@ def _from_array(array: np.ndarray) -> Image.Image:
             f"Expected an array (height, width) or (height, width, 3), uint8 or floats in [0, 1]; got {given}."
         )
     return Image.fromarray(array)
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

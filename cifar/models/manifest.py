@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cifar.images.spec import ImageSpec
 
-
 OOD_THRESHOLD = 1.0
 """An image with a higher `ood_score` counts as out of distribution. Training scales the score of every version to it."""
 

@@ -1,20 +1,19 @@
-"""Which version answers to which name, and whom: labels, traffic and shadow, kept in the registry's folder.
+"""The rollout of a model's versions: labels, traffic split and shadow traffic, stored in the registry's folder.
 
-    saved_model/<name>/.routing/<revision>.json    one file for each change, never written twice; the highest one counts
+    saved_model/<name>/.routing/<revision>.json    one file for each change; the file with the highest number is in force
 
-A change is a whole file that gets its name in one step, and no two files can get the same one. So readers see the old state or the
-new, of two changes at once one is refused, and a crash leaves nothing half done. Together the files say who changed what, and when.
-Without any, `stable` is the highest complete version and answers everybody. TensorFlow Serving passes over the folder.
+A change is a new file, written whole under a number that no other file has (compare-and-swap without a lock server). So a
+reader sees the old state or the new one, of two changes at the same time one is refused, and a crash leaves no half-made
+change. The files are also the log of who changed what, and when. Without any file, `stable` is the highest complete version
+and gets all traffic. TensorFlow Serving ignores the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -30,65 +29,70 @@ from cifar.errors import (
     VersionNotFound,
     VersionUnusable,
 )
+from cifar.files import create_once
 from cifar.models.registry import Registry, Version
 from cifar.settings import Settings
 
 STABLE = "stable"
-"""The label that always is there: it answers who is sent nowhere else."""
+"""The label that always exists. Its version answers every user whom the traffic split sends to no other label."""
 FOLDER = ".routing"
 
 _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _CHANGE = re.compile(r"[1-9][0-9]*\.json")
-_WHOLE = 100
 
 CheckLoadable = Callable[[Version], object]
-"""Loads a version, or raises why it cannot be."""
+"""Loads a version, and raises `VersionUnusable` when that fails."""
 
 
 class Rollout(BaseModel):
-    """The state after one change, and the change."""
+    """Labels, traffic and shadow traffic after one change, and who made that change."""
 
     model_config = ConfigDict(frozen=True)
 
-    revision: int = Field(ge=0, description="Counts up; 0 before the first change.")
-    at: str = Field("", description="UTC, ISO 8601.")
-    by: str = Field("", description="Who made the change.")
-    action: str = Field("", description="What they asked for.")
-    labels: dict[str, int] = Field(description="Versions by label; `stable` is always there.")
-    traffic: dict[str, int] = Field(description="Percent of the users by label; they add to 100.")
+    revision: int = Field(ge=0, description="Number of the change; 0 before the first one.")
+    at: str = Field("", description="Time of the change: UTC, ISO 8601.")
+    by: str = Field("", description="Author of the change.")
+    action: str = Field("", description="The command that made the change.")
+    labels: dict[str, int] = Field(description="Version by label; `stable` always exists.")
+    traffic: dict[str, int] = Field(description="Percentage of the users by label; the sum is 100.")
     shadow: dict[str, int] = Field(
-        {}, description="Percent of the requests that a label answers in the background too."
+        {}, description="Percentage of the requests, by label, that the label's version also answers in the background."
     )
-    history: list[int] = Field([], description="The versions that were stable before, the last one last.")
+    history: list[int] = Field([], description="Earlier stable versions, the latest one last.")
 
     @model_validator(mode="after")
-    def _refuse_what_contradicts_itself(self) -> Self:
+    def _check_labels_and_percentages(self) -> Self:
         if not {STABLE, *self.traffic, *self.shadow} <= self.labels.keys():
             raise ValueError("stable, and each label in traffic or shadow, must be in labels")
-        if sum(self.traffic.values()) != _WHOLE or min((*self.traffic.values(), *self.shadow.values())) < 0:
+        if sum(self.traffic.values()) != 100 or min((*self.traffic.values(), *self.shadow.values())) < 0:
             raise ValueError("traffic must add to 100 percent, and no share be less than 0")
         return self
 
     @property
     def stable(self) -> int:
-        """The version that is sent who is sent nowhere else."""
+        """The version for users who are assigned to no other label."""
         return self.labels[STABLE]
 
     @property
     def live(self) -> list[int]:
-        """The versions that answer somebody, the stable one first; shadows too."""
+        """The versions that get traffic or shadow traffic, the stable one first."""
         return list(dict.fromkeys(self.labels[label] for label in (STABLE, *self.traffic, *self.shadow)))
 
 
 class RolloutLog:
-    """The routing of one model: reads it, and changes it."""
+    """Reads and changes the rollout of one model.
+
+    The methods that change it raise:
+        RolloutChanged: another change was made at the same time.
+        RegistryReadOnly: the registry's folder cannot be written.
+    """
 
     def __init__(self, registry: Registry, *, pinned: int | None = None) -> None:
-        """Look after the routing of `registry`.
+        """Take the rollout of `registry`.
 
         Args:
-            registry: whose versions there are.
-            pinned: a version that is stable whatever the files say (the setting `model_version`).
+            registry: the model's versions.
+            pinned: the stable version, whatever the files say (the setting `model_version`).
         """
         self.registry = registry
         self.pinned = pinned
@@ -96,282 +100,250 @@ class RolloutLog:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The routing of the model that the settings name."""
+        """Return the log of the model that the settings name."""
         return cls(Registry(settings.registry, settings.model_name), pinned=settings.model_version)
 
     def stable_version(self) -> Version:
-        """The version that answers who is sent nowhere else.
+        """Return the version for users who are assigned to no other label.
 
         Raises:
-            VersionNotFound, VersionUnusable: see `now` and `Registry.get`.
+            VersionNotFound, VersionUnusable: see `current` and `Registry.get`.
         """
-        number = self.now().stable
+        number = self.current().stable
         try:
             return self.registry.get(number)
         except VersionNotFound as error:
             if self.pinned or not self._revisions():
                 raise
             raise VersionNotFound(
-                f"{error} It was made stable; make another one that: python -m cifar models promote N"
+                f"{error} Version {number} is the stable one; promote another: python -m cifar models promote N"
             ) from None
 
-    def now(self) -> Rollout:
-        """What counts now.
+    def current(self) -> Rollout:
+        """Return the rollout in force.
 
         Raises:
-            VersionNotFound: there is no version at all.
-            VersionUnusable: the last change's file is damaged.
+            VersionNotFound: the model has no version at all.
+            VersionUnusable: the file of the last change is damaged.
         """
         if self.pinned and not self._revisions():
-            return Rollout(revision=0, labels={STABLE: self.pinned}, traffic={STABLE: _WHOLE})
-        written = self._written()
-        return (
-            written.model_copy(update={"labels": {**written.labels, STABLE: self.pinned}}) if self.pinned else written
-        )
+            return Rollout(revision=0, labels={STABLE: self.pinned}, traffic={STABLE: 100})
+        last = self._last()
+        return last.model_copy(update={"labels": {**last.labels, STABLE: self.pinned}}) if self.pinned else last
 
     def changes(self) -> list[Rollout]:
-        """Every change, the first one first."""
+        """Return every change, the oldest first."""
         return [self._read(revision) for revision in self._revisions()]
 
     def promote(self, number: int, *, by: str, check_loadable: CheckLoadable) -> Rollout:
-        """Make a version the stable one, for everybody. It gives up its other labels, and the way back is remembered.
+        """Make a version the stable one and give it all traffic. Its other labels are removed.
 
         Raises:
             VersionNotFound, VersionUnusable: there is no such version, or it cannot be loaded; nothing is changed.
             BadParameter: the stable version is pinned.
-            RolloutChanged, RegistryReadOnly: see `_write`.
         """
-        now = self._unpinned()
+        last = self._last_unless_pinned()
         check_loadable(self.registry.get(number))
-        history = now.history if number == now.stable else [*now.history, now.stable]
-        return self._make_stable(now, number, history, by=by, action=f"promote {number}")
+        history = last.history if number == last.stable else [*last.history, last.stable]
+        return self._make_stable(last, number, history, by=by, action=f"promote {number}")
 
     def rollback(self, *, by: str, check_loadable: CheckLoadable) -> Rollout:
-        """Make the version stable again that was before the last promotion.
+        """Undo the last promotion that was not undone yet: the version before it becomes stable again.
 
         Raises:
-            NothingToRollBack: no promotion is left to take back.
-            VersionNotFound, VersionUnusable: that version is gone, or cannot be loaded; nothing is changed.
+            NothingToRollBack: no promotion is left to undo.
+            VersionNotFound, VersionUnusable: that version was deleted, or cannot be loaded; nothing is changed.
             BadParameter: the stable version is pinned.
-            RolloutChanged, RegistryReadOnly: see `_write`.
         """
-        now = self._unpinned()
-        if not now.history:
+        last = self._last_unless_pinned()
+        if not last.history:
             raise NothingToRollBack(
-                f"Version {now.stable} was not promoted over another one, so there is none to go back to. "
+                f"Version {last.stable} was not promoted over another one, so there is none to go back to. "
                 "Any version can be promoted: python -m cifar models promote N"
             )
-        *history, number = now.history
+        *history, number = last.history
         check_loadable(self.registry.get(number))
-        return self._make_stable(now, number, history, by=by, action=f"rollback to {number}")
+        return self._make_stable(last, number, history, by=by, action=f"rollback to {number}")
 
     def label(self, name: str, number: int | None, *, by: str) -> Rollout:
-        """Give a version another name, or with None take the name away.
+        """Set a label to a version, or remove the label.
+
+        Args:
+            name: the label.
+            number: the version; None removes the label.
+            by: the author of the change.
 
         Raises:
-            BadParameter: no label has such a name, or it is `stable`, which `promote` sets.
-            LabelNotFound: what should be taken away is not there.
-            VersionNotFound, VersionUnusable: there is no such version, or its files are not what was exported.
-            RolloutChanged, RegistryReadOnly: see `_write`.
+            BadParameter: the name is not a valid label, is `stable` (use `promote`), or belongs to a label with traffic
+                that should be removed.
+            LabelNotFound: the label to remove does not exist.
+            VersionNotFound, VersionUnusable: there is no such version, or its files differ from the exported ones.
         """
-        now = self._written()
+        last = self._last()
         if not _LABEL.fullmatch(name):
             raise BadParameter(
                 f"A label has small letters, digits, - and _, and begins with a letter; got {name[:40]!r}."
             )
         if name == STABLE:
-            raise BadParameter("The label stable is set by promote, which remembers the way back.")
+            raise BadParameter("The label stable is set by promote, so that rollback can undo it.")
         if number is None:
-            _known(now, name)
-            if name in now.traffic or name in now.shadow:
+            _check_label(last, name)
+            if name in last.traffic or name in last.shadow:
                 raise BadParameter(f"The label {name} has traffic; give it to others first: traffic stable=100.")
-            labels = {label: version for label, version in now.labels.items() if label != name}
-            return self._write(now, by=by, action=f"label --remove {name}", labels=labels)
+            labels = {label: version for label, version in last.labels.items() if label != name}
+            return self._write(last, by=by, action=f"label --remove {name}", labels=labels)
         self.registry.get(number).verify()
-        return self._write(now, by=by, action=f"label {name}={number}", labels={**now.labels, name: number})
+        return self._write(last, by=by, action=f"label {name}={number}", labels={**last.labels, name: number})
 
     def split(self, traffic: Mapping[str, int], *, by: str, shadow: Mapping[str, int] | None = None) -> Rollout:
-        """Say how many percent of the users each label answers, and how many requests shadows answer too.
+        """Split the traffic between labels, and set the shadow traffic.
 
         Args:
-            traffic: percent by label; labels that are not named get nobody.
-            by: who says so.
-            shadow: percent by label; none by default.
+            traffic: percentage of the users by label. Labels that are not listed get none.
+            by: the author of the change.
+            shadow: percentage of the requests by label; none by default.
 
         Raises:
             BadParameter: the percentages do not add to 100, or one is out of range.
-            LabelNotFound: there is no such label.
-            RolloutChanged, RegistryReadOnly: see `_write`.
+            LabelNotFound: a label does not exist.
         """
-        now, shadow = self._written(), shadow or {}
+        last, shadow = self._last(), shadow or {}
         for label, percent in (*traffic.items(), *shadow.items()):
-            _known(now, label)
-            if not 0 <= percent <= _WHOLE:
+            _check_label(last, label)
+            if not 0 <= percent <= 100:
                 raise BadParameter(f"{label} must be from 0 to 100 percent; got {percent}.")
-        if sum(traffic.values()) != _WHOLE:
-            raise BadParameter(f"Traffic must add to 100 percent; {_listed(traffic)} is {sum(traffic.values())}.")
+        if sum(traffic.values()) != 100:
+            raise BadParameter(f"Traffic must add to 100 percent; {_as_text(traffic)} is {sum(traffic.values())}.")
         if STABLE in shadow:
             raise BadParameter("The stable version is what shadows are compared with; give a shadow to another label.")
-        action = f"traffic {_listed(traffic)}" + (f" --shadow {_listed(shadow)}" if shadow else "")
-        return self._write(now, by=by, action=action, traffic=_some(traffic), shadow=_some(shadow))
+        action = f"traffic {_as_text(traffic)}" + (f" --shadow {_as_text(shadow)}" if shadow else "")
+        return self._write(last, by=by, action=action, traffic=_without_zeros(traffic), shadow=_without_zeros(shadow))
 
-    def _written(self) -> Rollout:
-        """The last change; before the first one, what counts without any."""
+    def _last(self) -> Rollout:
+        """Return the last change, or the default before the first one. It does not regard `pinned`."""
         if revisions := self._revisions():
             return self._read(revisions[-1])
-        return Rollout(revision=0, labels={STABLE: self.registry.get().number}, traffic={STABLE: _WHOLE})
+        return Rollout(revision=0, labels={STABLE: self.registry.get().number}, traffic={STABLE: 100})
 
-    def _unpinned(self) -> Rollout:
-        """The same, for who wants to change the stable version."""
+    def _last_unless_pinned(self) -> Rollout:
         if self.pinned:
             raise BadParameter(
-                f"Version {self.pinned} is pinned by CIFAR_MODEL_VERSION, so no other one can be made stable. "
-                "Take that setting away first."
+                f"The setting CIFAR_MODEL_VERSION pins version {self.pinned}, so no other version can be made stable. "
+                "Remove the setting first."
             )
-        return self._written()
+        return self._last()
 
-    def _make_stable(self, now: Rollout, number: int, history: list[int], *, by: str, action: str) -> Rollout:
+    def _make_stable(self, last: Rollout, number: int, history: list[int], *, by: str, action: str) -> Rollout:
         labels = {STABLE: number} | {
-            label: version for label, version in now.labels.items() if label != STABLE and version != number
+            label: version for label, version in last.labels.items() if label != STABLE and version != number
         }
-        shadow = {label: percent for label, percent in now.shadow.items() if label in labels}
+        shadow = {label: percent for label, percent in last.shadow.items() if label in labels}
         return self._write(
-            now, by=by, action=action, labels=labels, traffic={STABLE: _WHOLE}, shadow=shadow, history=history
+            last, by=by, action=action, labels=labels, traffic={STABLE: 100}, shadow=shadow, history=history
         )
 
-    def _write(self, now: Rollout, *, by: str, action: str, **changes: object) -> Rollout:
-        """Make the change that comes after `now`.
-
-        Raises:
-            RolloutChanged: another change came first.
-            RegistryReadOnly: the folder cannot be written.
-        """
+    def _write(self, last: Rollout, *, by: str, action: str, **changes: object) -> Rollout:
+        """Write the change that follows `last`."""
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        update = {**changes, "revision": now.revision + 1, "at": stamp, "by": by, "action": action}
-        after = Rollout.model_validate({**now.model_dump(), **update})
-        target = self.folder / f"{after.revision}.json"
-        with _writable(self.folder):
+        update = {**changes, "revision": last.revision + 1, "at": stamp, "by": by, "action": action}
+        change = Rollout.model_validate({**last.model_dump(), **update})
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _whole_file(self.folder, after.model_dump_json(indent=2) + "\n") as temporary:
-                try:
-                    os.link(temporary, target)  # fails where the name is taken; a rename would replace it
-                except FileExistsError:
-                    raise RolloutChanged(
-                        f"Somebody else changed the routing of {self.registry.name} at the same time "
-                        f"({self._read(after.revision).action}). Look at it, and try again."
-                    ) from None
-            _sync(self.folder)
-        return after
+            try:
+                create_once(self._file(change.revision), (change.model_dump_json(indent=2) + "\n").encode())
+            except FileExistsError:
+                raise RolloutChanged(
+                    f"The rollout of {self.registry.name} was changed at the same time "
+                    f"({self._read(change.revision).action}). Look at the new state, and try again."
+                ) from None
+        except OSError as error:
+            raise RegistryReadOnly(
+                f"The rollout cannot be changed here: {self.registry.name}/{FOLDER} cannot be written ({error.strerror}). "
+                "Make the change on a machine that can write the registry's folder."
+            ) from error
+        return change
 
     def _revisions(self) -> list[int]:
         with suppress(FileNotFoundError):
             return sorted(int(file.stem) for file in self.folder.iterdir() if _CHANGE.fullmatch(file.name))
         return []
 
+    def _file(self, revision: int) -> Path:
+        return self.folder / f"{revision}.json"
+
     def _read(self, revision: int) -> Rollout:
-        file = self.folder / f"{revision}.json"
+        file = self._file(revision)
         try:
-            routing = Rollout.model_validate_json(file.read_bytes())
+            rollout = Rollout.model_validate_json(file.read_bytes())
         except (ValidationError, OSError) as error:
             raise self._unusable(file, type(error).__name__) from error
-        if routing.revision != revision:  # a copy: the next change would come before it, and never count
-            raise self._unusable(file, f"it is revision {routing.revision}")
-        return routing
+        if rollout.revision != revision:  # a copy of another change: the next change would get too low a number
+            raise self._unusable(file, f"it is revision {rollout.revision}")
+        return rollout
 
-    def _unusable(self, file: Path, why: str) -> VersionUnusable:
+    def _unusable(self, file: Path, reason: str) -> VersionUnusable:
         return VersionUnusable(
-            f"{self.registry.name}/{FOLDER}/{file.name} is no usable routing ({why}). "
-            "Remove it to go back to the change before it."
+            f"{self.registry.name}/{FOLDER}/{file.name} is not a usable rollout ({reason}). "
+            "Remove it to return to the change before it."
         )
 
 
 class Split:
-    """Which version answers a user: the same one each time, on every host that has the same key."""
+    """Assigns users to versions. The same user gets the same version each time, on every host that has the same key."""
 
     def __init__(self, shares: Mapping[int, int], key: bytes) -> None:
-        """Share out users.
+        """Divide the users.
 
         Args:
-            shares: percent by version, in an order that stays: a share that grows keeps the users it had.
-            key: nobody who does not know it can choose where they belong.
+            shares: percentage by version. As long as the order stays the same, a share that grows keeps its users.
+            key: a secret, so that a client cannot make up a user name that gets a certain version.
         """
         self._bounds: list[tuple[float, int]] = []
         bound = 0
         for number, percent in shares.items():
             bound += percent
-            self._bounds.append((bound / _WHOLE * 2**64, number))
+            self._bounds.append((bound / 100 * 2**64, number))
         self._key = key
 
     def __call__(self, user: str) -> int | None:
-        """The version for a user; None where the shares leave them out."""
+        """Return the version for a user, or None when the shares are less than 100 % and leave the user out."""
         if len(self._bounds) == 1 and self._bounds[0][0] == 2**64:
             return self._bounds[0][1]
         digest = hashlib.blake2b(user.encode(), digest_size=8, key=self._key).digest()
-        place = int.from_bytes(digest)
-        return next((number for bound, number in self._bounds if place < bound), None)
+        position = int.from_bytes(digest)
+        return next((number for bound, number in self._bounds if position < bound), None)
 
 
-def traffic_split(routing: Rollout, key: bytes) -> Split:
-    """The users' split. The stable version's share begins at zero, so that those of the others grow downwards."""
-    order = sorted(routing.traffic, key=lambda label: (label != STABLE, label))
+def traffic_split(rollout: Rollout, key: bytes) -> Split:
+    """Return the split of the users. The stable version comes first, so that a canary whose share grows keeps its users."""
+    order = sorted(rollout.traffic, key=lambda label: (label != STABLE, label))
     shares: dict[int, int] = {}
     for label in order:
-        number = routing.labels[label]
-        shares[number] = shares.get(number, 0) + routing.traffic[label]
+        number = rollout.labels[label]
+        shares[number] = shares.get(number, 0) + rollout.traffic[label]
     return Split(shares, key)
 
 
-def shadow_split(routing: Rollout, key: bytes) -> dict[int, Split]:
-    """For each version that answers in the background, which requests; of several labels the largest share holds those of the others."""
+def shadow_split(rollout: Rollout, key: bytes) -> dict[int, Split]:
+    """Return the split of the requests for each version with shadow traffic.
+
+    When several labels of one version have shadow traffic, the largest percentage counts.
+    """
     shares: dict[int, int] = {}
-    for label, share in routing.shadow.items():
-        number = routing.labels[label]
+    for label, share in rollout.shadow.items():
+        number = rollout.labels[label]
         shares[number] = max(share, shares.get(number, 0))
     return {number: Split({number: share}, key) for number, share in shares.items()}
 
 
-def _known(routing: Rollout, label: str) -> None:
-    if label not in routing.labels:
-        raise LabelNotFound(f"There is no label {label[:40]!r}; there are: {', '.join(routing.labels)}.")
+def _check_label(rollout: Rollout, label: str) -> None:
+    if label not in rollout.labels:
+        raise LabelNotFound(f"There is no label {label[:40]!r}; there are: {', '.join(rollout.labels)}.")
 
 
-def _some(shares: Mapping[str, int]) -> dict[str, int]:
+def _without_zeros(shares: Mapping[str, int]) -> dict[str, int]:
     return {label: percent for label, percent in shares.items() if percent}
 
 
-def _listed(shares: Mapping[str, int]) -> str:
+def _as_text(shares: Mapping[str, int]) -> str:
     return " ".join(f"{label}={percent}" for label, percent in shares.items())
-
-
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RegistryReadOnly(
-            f"The routing cannot be changed here: {folder.parent.name}/{FOLDER} cannot be written ({error.strerror}). "
-            "Make the change where the registry's folder is writable."
-        ) from error
-
-
-@contextmanager
-def _whole_file(folder: Path, content: str) -> Iterator[Path]:
-    """A file under a name that nobody reads, whole and on disk; gone afterwards."""
-    temporary = folder / f".{secrets.token_hex(8)}"
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """A name is kept through a loss of power only when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""`cifar.models.rollout`: labels, traffic and promotions, as files that a crash cannot leave half done."""
+"""`cifar.models.rollout`: labels, traffic and promotions in files, of which a crash leaves none half-written."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ KEY = b"k" * 32
 
 @pytest.fixture
 def log(tmp_path) -> RolloutLog:
-    """The routing of two versions of the tutorial's network, never changed."""
+    """The rollout of two versions of the tutorial's network, before any change."""
     return RolloutLog(Registry(write_two_versions(tmp_path), "cifar_classifier"))
 
 
-def nothing(_: object) -> None:
-    """Takes any version for one that loads."""
+def accept(_: object) -> None:
+    """A `check_loadable` that accepts every version."""
 
 
-def test_without_any_change_the_highest_version_answers_everybody(log):
-    """As it was before there was routing."""
-    now = log.now()
-    assert (now.revision, now.labels, now.traffic) == (0, {"stable": 2}, {"stable": 100})
+def test_before_the_first_change_the_highest_version_gets_all_traffic(log):
+    """A new registry serves without any setup."""
+    rollout = log.current()
+    assert (rollout.revision, rollout.labels, rollout.traffic) == (0, {"stable": 2}, {"stable": 100})
     assert log.changes() == []
 
 
-def test_a_promotion_and_its_way_back_are_remembered_with_who_and_when(log):
-    """Two up, two down; then there is nothing left to take back."""
+def test_promotions_and_rollbacks_are_logged_with_author_and_time(log):
+    """Two promotions are followed by two rollbacks; then there is nothing left to undo."""
     for number in (1, 2):
-        log.promote(number, by="ada", check_loadable=nothing)
-    assert log.now().history == [2, 1]
-    assert [log.rollback(by="bob", check_loadable=nothing).stable for _ in range(2)] == [1, 2]
+        log.promote(number, by="ada", check_loadable=accept)
+    assert log.current().history == [2, 1]
+    assert [log.rollback(by="bob", check_loadable=accept).stable for _ in range(2)] == [1, 2]
     with pytest.raises(NothingToRollBack, match="Version 2 was not promoted over another one"):
-        log.rollback(by="bob", check_loadable=nothing)
+        log.rollback(by="bob", check_loadable=accept)
     assert [(change.by, change.action) for change in log.changes()] == [
         ("ada", "promote 1"),
         ("ada", "promote 2"),
@@ -70,16 +70,16 @@ def test_a_promotion_and_its_way_back_are_remembered_with_who_and_when(log):
     assert all(change.at.endswith("+00:00") for change in log.changes())
 
 
-def test_a_canary_gets_its_share_and_a_promotion_ends_it(log):
-    """The promoted version gives up its other name, and answers everybody."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_a_canary_gets_its_share_until_it_is_promoted(log):
+    """The promotion removes the version's other labels and gives it all traffic."""
+    log.promote(1, by="ada", check_loadable=accept)
     log.label("canary", 2, by="ada")
-    now = log.split({"stable": 90, "canary": 10}, shadow={"canary": 20}, by="ada")
-    assert (now.traffic, now.shadow, now.live) == ({"stable": 90, "canary": 10}, {"canary": 20}, [1, 2])
+    rollout = log.split({"stable": 90, "canary": 10}, shadow={"canary": 20}, by="ada")
+    assert (rollout.traffic, rollout.shadow, rollout.live) == ({"stable": 90, "canary": 10}, {"canary": 20}, [1, 2])
     with pytest.raises(BadParameter, match="canary has traffic"):
         log.label("canary", None, by="ada")
-    now = log.promote(2, by="ada", check_loadable=nothing)
-    assert (now.labels, now.traffic, now.shadow) == ({"stable": 2}, {"stable": 100}, {})
+    rollout = log.promote(2, by="ada", check_loadable=accept)
+    assert (rollout.labels, rollout.traffic, rollout.shadow) == ({"stable": 2}, {"stable": 100}, {})
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_a_canary_gets_its_share_and_a_promotion_ends_it(log):
         (lambda log: log.label("Blue!", 1, by="x"), BadParameter, "small letters"),
         (lambda log: log.label("stable", 1, by="x"), BadParameter, "promote"),
         (lambda log: log.label("blue", None, by="x"), LabelNotFound, "no label 'blue'"),
-        (lambda log: log.promote(9, by="x", check_loadable=nothing), VersionNotFound, "no version 9"),
+        (lambda log: log.promote(9, by="x", check_loadable=accept), VersionNotFound, "no version 9"),
     ],
 )
-def test_what_cannot_be_changes_nothing_and_says_why(log, change, error, sentence):
-    """The state is as before, and so is the log."""
+def test_an_invalid_change_is_refused_with_a_reason_and_changes_nothing(log, change, error, sentence):
+    """The log is the same as before."""
     log.label("canary", 1, by="ada")
     before = log.changes()
     with pytest.raises(error, match=sentence):
@@ -106,20 +106,20 @@ def test_what_cannot_be_changes_nothing_and_says_why(log, change, error, sentenc
 
 
 def test_a_version_that_cannot_be_loaded_is_not_promoted(log):
-    """Its file is another one; the command line says so and exits with 1."""
+    """A changed file must not get traffic."""
     (log.registry.base / "1" / "saved_model.pb").write_bytes(b"x")
     with pytest.raises(VersionUnusable, match="not the file that was exported"):
         log.promote(1, by="ada", check_loadable=Predictor.load)
-    assert log.now().revision == 0
+    assert log.current().revision == 0
 
 
-def test_of_two_changes_at_once_one_is_made_and_the_other_refused(log):
-    """Sixteen at once, ten times: the revisions count up by one, and who lost is told to look."""
+def test_of_two_changes_at_the_same_time_one_is_made_and_the_other_refused(log):
+    """Sixteen threads, ten times: no revision is skipped or overwritten."""
     outcomes: Counter[str] = Counter()
 
     def promote(number: int) -> None:
         try:
-            log.promote(number, by=f"caller {number}", check_loadable=nothing)
+            log.promote(number, by=f"caller {number}", check_loadable=accept)
             outcomes["made"] += 1
         except RolloutChanged:
             outcomes["refused"] += 1
@@ -137,8 +137,8 @@ STEPS = ("write", "fsync", "link", "unlink")
 _WRITER = """
 import os, signal, sys
 from pathlib import Path
-from cifar.models import rollout as routing
 from cifar.models.registry import Registry
+from cifar.models.rollout import RolloutLog
 
 step, registry = sys.argv[1:]
 def dying(function):
@@ -153,33 +153,33 @@ elif step == "unlink":
     Path.unlink = dying(Path.unlink)
 else:
     setattr(os, step, dying(getattr(os, step)))
-routing.RolloutLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", check_loadable=lambda _: None)
+RolloutLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", check_loadable=lambda _: None)
 """
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_writer_killed_at_any_step_leaves_the_old_state_or_the_new(log, step):
-    """Never a state between, and the next change is not in its way."""
+    """There is no state in between, and the next change works."""
     killed = subprocess.run([sys.executable, "-c", _WRITER, step, str(log.registry.base.parent)], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert log.now().stable == (1 if step in {"link", "unlink"} else 2)
-    assert log.promote(1, by="ada", check_loadable=nothing).stable == 1
+    assert log.current().stable == (1 if step in {"link", "unlink"} else 2)
+    assert log.promote(1, by="ada", check_loadable=accept).stable == 1
     assert log.changes()[-1].by == "ada"
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_still_read(log):
-    """As in a container that mounts the models read-only."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_a_read_only_folder_can_be_read_and_a_change_is_refused_with_the_reason(log):
+    """For example in a container that mounts the models read-only."""
+    log.promote(1, by="ada", check_loadable=accept)
     code = (
         "import os, sys; from pathlib import Path; from cifar.models.registry import Registry; from cifar.models.rollout import RolloutLog\n"
         "os.setuid(65534)\n"
-        "log = RolloutLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.now().stable)\n"
+        "log = RolloutLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.current().stable)\n"
         "log.promote(2, by='x', check_loadable=lambda _: None)"
     )
     if os.getuid() != 0:
         log.folder.chmod(0o555)
         with pytest.raises(RegistryReadOnly, match="cannot be written"):
-            log.promote(2, by="x", check_loadable=nothing)
+            log.promote(2, by="x", check_loadable=accept)
         return
     for folder in [log.folder, *log.folder.parents][:-1]:
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -191,34 +191,34 @@ def test_a_folder_that_cannot_be_written_is_said_and_still_read(log):
         check=False,
     )
     assert result.stdout == "1\n", result.stderr
-    assert "RegistryReadOnly: The routing cannot be changed here: cifar_classifier/.routing" in result.stderr
+    assert "RegistryReadOnly: The rollout cannot be changed here: cifar_classifier/.routing" in result.stderr
 
 
-def test_a_damaged_change_names_its_file(log):
-    """Somebody edited it; the sentence says how to go back."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_the_error_for_a_damaged_change_names_its_file(log):
+    """It was edited by hand; the message says how to return to the change before it."""
+    log.promote(1, by="ada", check_loadable=accept)
     (log.folder / "1.json").write_text("{}")
-    with pytest.raises(VersionUnusable, match=r"\.routing/1\.json is no usable routing"):
-        log.now()
+    with pytest.raises(VersionUnusable, match=r"\.routing/1\.json is not a usable rollout"):
+        log.current()
 
 
 def test_a_pinned_version_is_stable_whatever_was_promoted(log):
-    """The operator's setting wins, and a promotion that would have no effect is refused."""
-    log.promote(1, by="ada", check_loadable=nothing)
+    """The setting takes precedence, and a promotion, which would have no effect, is refused."""
+    log.promote(1, by="ada", check_loadable=accept)
     pinned = RolloutLog(log.registry, pinned=2)
-    assert pinned.now().stable == 2
-    with pytest.raises(BadParameter, match="pinned by CIFAR_MODEL_VERSION"):
-        pinned.promote(1, by="ada", check_loadable=nothing)
+    assert pinned.current().stable == 2
+    with pytest.raises(BadParameter, match="CIFAR_MODEL_VERSION pins version 2"):
+        pinned.promote(1, by="ada", check_loadable=accept)
     pinned.label("canary", 2, by="ada")
-    assert log.now().labels == {"stable": 1, "canary": 2}, "the pin is not written down"
+    assert log.current().labels == {"stable": 1, "canary": 2}, "the pinned version is not written to the log"
 
 
 USERS = [f"user {i}" for i in range(20_000)]
 
 
 @pytest.mark.parametrize("shares", [{"stable": 90, "canary": 10}, {"stable": 50, "a": 30, "b": 20}])
-def test_users_are_split_as_asked_and_each_one_always_alike(shares):
-    """Chi-square over 20,000 users; a second split with the same key sends each to the same place."""
+def test_users_are_split_by_the_percentages_and_each_user_always_gets_the_same_version(shares):
+    """Chi-square test over 20,000 users; a second split with the same key assigns every user alike."""
     numbers = dict(zip(shares, range(1, 9), strict=False))
     split = Split({numbers[label]: share for label, share in shares.items()}, KEY)
     chosen = [split(user) for user in USERS]
@@ -228,19 +228,17 @@ def test_users_are_split_as_asked_and_each_one_always_alike(shares):
     again = Split({numbers[label]: share for label, share in shares.items()}, KEY)
     assert [again(user) for user in USERS] == chosen
     other = Split({numbers[label]: share for label, share in shares.items()}, b"o" * 32)
-    assert [other(user) for user in USERS] != chosen, "who does not know the key cannot tell"
+    assert [other(user) for user in USERS] != chosen, "the assignment depends on the key"
 
 
-def test_a_canary_that_grows_keeps_the_users_it_had(log):
-    """Nobody goes back and forth while a version is rolled out."""
+def test_a_canary_that_grows_keeps_its_users(log):
+    """No user switches back and forth while a version is rolled out."""
     log.label("canary", 1, by="ada")
     on_canary: set[str] = set()
     for percent in (0, 5, 10, 50, 100):
-        routing = log.split({"canary": percent, "stable": 100 - percent}, by="ada")
-        choose = traffic_split(routing, KEY)
-        now = {user for user in USERS[:2000] if choose(user) == 1}
-        assert on_canary <= now
-        on_canary = now
+        choose = traffic_split(log.split({"canary": percent, "stable": 100 - percent}, by="ada"), KEY)
+        before, on_canary = on_canary, {user for user in USERS[:2000] if choose(user) == 1}
+        assert before <= on_canary
     assert len(on_canary) == 2000
 
 
@@ -250,8 +248,8 @@ def cifar(capsys, *words: str) -> tuple[int, str, str]:
     return status, out.out, out.err
 
 
-def test_the_command_line_promotes_splits_and_shows_who_did_it(log, monkeypatch, capsys):
-    """The whole road, with real loading; data on stdout, words on stderr."""
+def test_the_command_line_promotes_splits_and_shows_the_log(log, monkeypatch, capsys):
+    """All commands once, with real loading of versions; data goes to stdout, messages to stderr."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(log.registry.base.parent))
     assert cifar(capsys, "promote", "1")[:2] == (0, "stable=100 (version 1)\n")
     assert cifar(capsys, "label", "canary=2")[0] == 0
@@ -281,39 +279,41 @@ def test_a_trial_that_tries_nothing_and_a_way_back_that_is_not_there_are_said(lo
     status, _, words = cifar(capsys, "label", "canary=2")
     assert (status, "canary is the stable version too, so it tries nothing" in words) == (0, True)
     assert "tries nothing" not in cifar(capsys, "promote", "1")[2]
-    log.promote(2, by="ada", check_loadable=nothing)
-    log.rollback(by="ada", check_loadable=nothing)
-    log.rollback(by="ada", check_loadable=nothing)
+    log.promote(2, by="ada", check_loadable=accept)
+    log.rollback(by="ada", check_loadable=accept)
+    log.rollback(by="ada", check_loadable=accept)
     status, _, words = cifar(capsys, "rollback")
     assert (status, "none to go back to. Any version can be promoted" in words) == (1, True)
 
 
-def test_a_stable_version_that_is_gone_is_said_with_the_way_out(log):
-    """Whoever deletes its folder is told why a number is asked for that nobody typed."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_the_error_for_a_deleted_stable_version_says_what_to_do(log):
+    """The message explains where the number comes from, since the user did not type it."""
+    log.promote(1, by="ada", check_loadable=accept)
     shutil.rmtree(log.registry.base / "1")
-    with pytest.raises(VersionNotFound, match=r"has no version 1; there are: 2\. It was made stable; make another"):
+    with pytest.raises(
+        VersionNotFound, match=r"has no version 1; there are: 2\. Version 1 is the stable one; promote another"
+    ):
         log.stable_version()
 
 
 def test_wrong_use_of_the_command_line_exits_with_2():
-    """A label without a number is no change."""
+    """For example a label without a version."""
     for words in (["label", "canary"], ["traffic", "stable"], ["promote", "zero"], ["label"]):
         with pytest.raises(SystemExit) as ended:
             main(["models", *words])
         assert ended.value.code == 2
 
 
-def test_every_refusal_is_one_of_our_errors():
-    """Each has a status and a code to act on."""
+def test_every_refusal_has_a_status_and_a_code_of_its_own():
+    """Clients can tell the reasons apart."""
     for error in (LabelNotFound, RolloutChanged, NothingToRollBack, RegistryReadOnly):
         assert issubclass(error, CifarError)
         assert (error.status, error.code) != (CifarError.status, CifarError.code)
 
 
-def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
-    """TensorFlow Serving and our own list pass over it."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_the_rollout_folder_is_neither_a_version_nor_a_problem_of_the_registry(log):
+    """It is hidden, so TensorFlow Serving and the registry ignore it."""
+    log.promote(1, by="ada", check_loadable=accept)
     assert log.registry.numbers() == [1, 2]
     assert log.registry.problems() == {}
     assert Path(log.folder).name.startswith(".")
@@ -322,27 +322,27 @@ def test_the_routing_is_no_version_and_no_problem_of_the_registry(log):
 @pytest.mark.parametrize(
     "change", [{"traffic": {"canary": 100}}, {"labels": {"canary": 1}}, {"traffic": {"stable": 90}}, {"revision": 7}]
 )
-def test_a_change_that_contradicts_itself_is_not_followed_and_the_next_good_one_is(log, change):
-    """Written by hand, or a copy of another revision: a running server says so, keeps what it serves, and goes on looking."""
-    good = log.promote(1, by="ada", check_loadable=nothing)
+def test_a_running_server_ignores_an_inconsistent_change_and_follows_the_next_valid_one(log, change):
+    """The file was written by hand, or is a copy of another revision. The server reports it and serves as before."""
+    good = log.promote(1, by="ada", check_loadable=accept)
     versions = LoadedVersions(log.registry, Settings(registry=log.registry.base.parent))
     versions.load_default()
     file = log.folder / "2.json"
     file.write_text(good.model_copy(update={"revision": 2, **change}).model_dump_json())
     versions.refresh()
     why = "it is revision 7" if "revision" in change else "ValidationError"
-    assert versions.problem.startswith(f"cifar_classifier/.routing/2.json is no usable routing ({why})")
+    assert versions.problem.startswith(f"cifar_classifier/.routing/2.json is not a usable rollout ({why})")
     assert versions.choose("anybody") == 1
     file.unlink()
-    log.promote(2, by="ada", check_loadable=nothing)
+    log.promote(2, by="ada", check_loadable=accept)
     versions.refresh()
     assert versions.choose("anybody") == 2
 
 
-def test_a_shadow_of_two_labels_answers_the_larger_share_of_the_requests():
-    """Half of them for one label, a tenth for the other, of one version: half, not what came last."""
+def test_a_version_with_two_shadow_labels_gets_the_larger_share():
+    """Half of the requests for one label and a tenth for the other is half of them, in either order."""
     labels = {"stable": 1, "candidate": 2, "canary": 2}
     for shadow in ({"candidate": 50, "canary": 10}, {"canary": 10, "candidate": 50}):
-        routing = Rollout(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
-        split = shadow_split(routing, KEY)[2]
+        rollout = Rollout(revision=1, labels=labels, traffic={"stable": 100}, shadow=shadow)
+        split = shadow_split(rollout, KEY)[2]
         assert sum(split(f"request {at}") is not None for at in range(2000)) / 2000 == pytest.approx(0.5, abs=0.05)
