@@ -20,7 +20,7 @@ from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
 from cifar.serving.page.mount import mount_page
 from cifar.serving.process.logs import log_config
-from cifar.serving.process.redis import shared_redis
+from cifar.serving.process.redis import SharedRedis
 from cifar.serving.rest.admin import add_admin
 from cifar.serving.rest.app import create_api
 from cifar.serving.rest.explain import add_explain
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
     registry = Registry(settings.registry, settings.model_name)
     versions = LoadedVersions(registry, settings)
     versions.default.verify()
-    redis = shared_redis(settings)
+    redis = SharedRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
     cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
     records = Records(settings) if settings.records else None
     shadows = Shadows(versions, most=settings.max_shadow_images, compared=records.compared if records else None)

@@ -129,7 +129,6 @@ class Settings(BaseSettings):
     max_explained_images: int = Field(
         8, ge=1, description="Heat maps queued in one process, about 80 predictions each. Further ones get 503."
     )
-    max_call_images: int = Field(256, ge=1, description="Images in one call of TensorFlow Serving's `:predict`.")
     max_batch_files: int = Field(1000, ge=1, description="Images in one batch, those in archives included.")
     max_batch_bytes: int = Field(
         200 * 1024**2,
@@ -154,9 +153,6 @@ class Settings(BaseSettings):
         description="`redis://HOST:6379/0` or `rediss://`. Rate limits and cached answers are then shared by all "
         "workers and hosts. Without it, each process keeps its own.",
     )
-    redis_timeout_seconds: float = Field(0.2, gt=0, description="Longest wait for Redis; then it is done without.")
-    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
-    breaker_recovery_seconds: int = Field(10, ge=1, description="Time until a dependency that was left alone is tried.")
     cache_images: int = Field(
         1000, ge=0, description="Answers cached in one process, by the SHA-256 of the image. 0: no cache."
     )
@@ -187,10 +183,6 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="File of API keys, managed by `python -m cifar keys`. If set, callers must sign in."
     )
-    api_keys_reload_seconds: float = Field(
-        1.0, ge=0, description="Time within which running workers notice a key made or revoked."
-    )
-    max_token_bytes: int = Field(8192, ge=256, description="Longest API key or bearer token that is looked at.")
     jwt_secret: SecretStr | None = Field(
         None, description="Secret of HS256 bearer tokens, at least 32 characters. If set, callers must sign in."
     )
@@ -199,23 +191,6 @@ class Settings(BaseSettings):
     )
     jwt_issuer: str | None = Field(None, min_length=1, description="Required issuer of bearer tokens (`iss`).")
     jwt_audience: str | None = Field(None, min_length=1, description="Required audience of bearer tokens (`aud`).")
-    clock_skew_seconds: float = Field(
-        30.0, ge=0, le=300, description="How far the clock of a token's issuer may be from ours."
-    )
-    jwks_cache_seconds: float = Field(300.0, gt=0, description="Age at which public keys are fetched again.")
-    jwks_stale_seconds: float = Field(
-        3600.0, gt=0, description="Age up to which public keys are used while their host does not answer."
-    )
-    jwks_refetch_seconds: float = Field(
-        30.0, gt=0, description="Least time between two fetches because of a key that is not known."
-    )
-    provider_timeout_seconds: float = Field(
-        5.0, gt=0, description="Longest wait for a host of public keys or a sign-in provider."
-    )
-    provider_max_failures: int = Field(
-        5, ge=1, description="Failures in a row after which that host is left alone for a while."
-    )
-    provider_retry_seconds: int = Field(30, ge=1, description="How long it is left alone.")
     oidc_provider_url: str | None = Field(
         None,
         validation_alias=AliasChoices("CIFAR_OIDC_PROVIDER_URL", "OPENID_PROVIDER_URL"),
@@ -284,20 +259,6 @@ class Settings(BaseSettings):
         ge=0.001,
         le=0.5,
         description="Smallest difference in accuracy that the A/B test should detect. Set it before the first look.",
-    )
-    max_report_rows: int = Field(
-        100_000, ge=1, description="Records that the A/B report and drift look at: of more, the newest."
-    )
-    drift_window_hours: float = Field(24.0, gt=0, description="Hours up to now whose images are recent.")
-    drift_min_images: int = Field(500, ge=1, description="Recent images of a version before anything is said of drift.")
-    drift_warn_psi: float = Field(0.1, gt=0, description="Population stability index from which on a feature drifts.")
-    drift_alert_psi: float = Field(0.25, gt=0, description="The same, from which on somebody is to be told.")
-    drift_refresh_seconds: float = Field(
-        300.0, ge=0, description="How often one worker measures drift for the metrics. 0: never."
-    )
-
-    bulk_part_images: int = Field(
-        10_000, ge=1, description="Images in one part of a bulk run: in memory at once, and lost when it is killed."
     )
 
     download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")

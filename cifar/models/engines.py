@@ -17,7 +17,7 @@ import numpy as np
 
 from cifar.errors import VersionUnusable
 from cifar.models.registry import Version
-from cifar.models.tfserving_client import Changed, ModelServer
+from cifar.models.tfserving_client import ModelServer
 from cifar.settings import Settings, quiet_tensorflow
 
 Infer = Callable[[np.ndarray], np.ndarray]
@@ -33,17 +33,11 @@ LITERT_FILE = "assets.extra/model.tflite"
 """Where a version keeps its LiteRT file; TensorFlow Serving passes over this folder."""
 
 
-def engine_of(settings: Settings, *, changed: Changed | None = None) -> Engine:
-    """What the settings say runs the model; `changed` is told when a server of models goes and comes back."""
+def engine_of(settings: Settings) -> Engine:
+    """Return the engine that the settings choose."""
     if settings.engine != "tfserving":
         return settings.engine
-    return ModelServer(
-        settings.tfserving_url or "",
-        timeout_seconds=settings.tfserving_timeout_seconds,
-        failures=settings.breaker_failures,
-        recovery_seconds=settings.breaker_recovery_seconds,
-        changed=changed,
-    )
+    return ModelServer(settings.tfserving_url or "", timeout_seconds=settings.tfserving_timeout_seconds)
 
 
 def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str, Infer]:

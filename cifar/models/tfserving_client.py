@@ -7,7 +7,6 @@ their own: what travels is the same bytes, no TensorFlow is needed, and where it
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -15,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cifar.dependency import CircuitOpen, Dependency
 from cifar.errors import ModelServerUnavailable, VersionUnusable
 from cifar.models.registry import Version
 
-log = logging.getLogger(__name__)
-
-NAME = "tensorflow-serving"
 _METHOD = "/tensorflow.serving.PredictionService/Predict"
 _SIGNATURE = "serving_uint8"
 _FLOAT, _UINT8 = 1, 4
@@ -45,8 +42,6 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 """A map travels as repeated pairs of key and value."""
 
-Changed = Callable[[bool], object]
-
 
 class ModelServer:
     """A TensorFlow Serving, or several behind one address. Thread-safe; connects with the first call, so fork before."""
@@ -56,27 +51,20 @@ class ModelServer:
         address: str,
         *,
         timeout_seconds: float,
-        failures: int,
-        recovery_seconds: float,
-        changed: Changed | None = None,
     ) -> None:
         """Name a server.
 
         Args:
             address: `HOST:PORT` of its gRPC, or what gRPC resolves (`dns:///...` for several).
             timeout_seconds: longest wait for one answer, further attempts included.
-            failures: in a row, after which it is left alone.
-            recovery_seconds: for how long; then one call tries it.
-            changed: told when it begins to fail, and when that is over.
         """
-        from circuitbreaker import CircuitBreaker
-
         self.address = address
-        self.failing = False
-        """Whether it did not answer, and has not answered since."""
+        self.dependency = Dependency(
+            "tensorflow-serving",
+            impact="Images cannot be classified until it is back.",
+            failures=ModelServerUnavailable,
+        )
         self._timeout_seconds = timeout_seconds
-        self._breaker = CircuitBreaker(failures, int(recovery_seconds), expected_exception=ModelServerUnavailable)
-        self._changed = changed
         self._lock = threading.Lock()
         self._call: Any = None
 
@@ -100,17 +88,13 @@ class ModelServer:
         return infer
 
     def _ask(self, version: Version, source: str, images: np.ndarray) -> dict[str, np.ndarray]:
-        if self._breaker.opened:
+        try:
+            with self.dependency.guard():
+                response = self._answer(version, _request(version, source, images))
+        except CircuitOpen:
             raise ModelServerUnavailable(
                 f"TensorFlow Serving at {self.address} does not answer. Try again in a moment."
-            )
-        try:
-            with self._breaker:
-                response = self._answer(version, _request(version, source, images))
-        except ModelServerUnavailable as error:
-            self._tell(failing=True, why=str(error))
-            raise
-        self._tell(failing=False)
+            ) from None
         outputs = version.manifest.signatures[_SIGNATURE].outputs
         try:
             answer = {pair.key: _array(pair.value) for pair in response.outputs if pair.value.dtype == _FLOAT}
@@ -168,18 +152,6 @@ class ModelServer:
                     response_deserializer=messages["Response"].FromString,
                 )
             return self._call
-
-    def _tell(self, *, failing: bool, why: str = "") -> None:
-        """Say once that it went, and once that it came back."""
-        if failing == self.failing:
-            return
-        self.failing = failing
-        if self._changed:
-            self._changed(failing)
-        if failing:
-            log.warning("%s", why)
-        else:
-            log.info("TensorFlow Serving at %s answers again", self.address)
 
 
 _SERVICE_CONFIG = {

@@ -22,6 +22,7 @@ import orjson
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
+from cifar.dependency import Dependency
 from cifar.records.database import insert, migrate, open_engine
 from cifar.records.images import KeptImages
 from cifar.records.journal import Journal, adopted, journals
@@ -61,15 +62,13 @@ class Recorder:
         self._flushing = threading.Lock()
         self._migrating = threading.Lock()
         self._migrated = False
-        self._told = False
+        self.dependency = Dependency(
+            "records", impact="Predictions stay in the journal, and feedback is refused, until it is back."
+        )
+        """Whether folder and database could be used when that was last tried."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.kept = KeptImages(settings) if settings.keep_uploads else None
-
-    @property
-    def failing(self) -> bool:
-        """Whether folder or database could not be used, and have not been since."""
-        return self._told
 
     def start(self) -> None:
         """Open the journal; the thread does the rest."""
@@ -150,7 +149,7 @@ class Recorder:
             try:
                 self._open()
                 self._migrate()
-                if self._told:
+                if self.dependency.failing:
                     with self.engine.connect() as connection:
                         connection.execute(text("SELECT 1"))
                 self._move()
@@ -161,9 +160,9 @@ class Recorder:
                 sweep_daily(self.engine, self._settings)
             except (OSError, SQLAlchemyError) as error:
                 self._migrated = False  # another database may be there next time
-                self._tell(failing=True, why=error)
+                self.dependency.report(_without_statement(error))
             else:
-                self._tell(failing=False)
+                self.dependency.report(None)
 
     def _work(self) -> None:
         while True:
@@ -184,7 +183,7 @@ class Recorder:
             self._key = self._own_key()
             self._journal = Journal(self._folder, max_bytes=self._settings.max_journal_bytes)
         except OSError as error:
-            self._tell(failing=True, why=error)
+            self.dependency.report(error)
             raise
 
     def _migrate(self) -> None:
@@ -255,16 +254,6 @@ class Recorder:
             for row in rows:
                 self._insert(table, [row])
 
-    def _tell(self, *, failing: bool, why: Exception | None = None) -> None:
-        """Say once that it went, and once that it came back."""
-        if failing == self._told:
-            return
-        self._told = failing
-        if failing:
-            log.warning("records cannot be stored (%s: %s); going on without", type(why).__name__, _short(why))
-        else:
-            log.info("records are stored again")
-
 
 def _rounded(row: Row) -> Row:
     """Six digits are enough of a score; on the way to the journal there was no time for that."""
@@ -274,6 +263,6 @@ def _rounded(row: Row) -> Row:
     return row
 
 
-def _short(error: Exception | None) -> str:
-    """SQLAlchemy adds the whole statement, with its values."""
-    return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+def _without_statement(error: Exception) -> Exception:
+    """Return the driver's own error: SQLAlchemy's holds the whole statement, with its values."""
+    return error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error

@@ -282,11 +282,13 @@ def test_in_a_frame_the_sign_in_offers_a_window(browser):
     assert 'href="http://localhost/signin" target="_blank"' in answer.text
 
 
-def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider):
+def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider, monkeypatch):
     """503 in words, a few questions, then none until it has had its rest."""
     provider.status = 500
     asked = provider.asked.get("/.well-known/openid-configuration", 0)
-    settings = settings_for(provider, provider_max_failures=2, provider_retry_seconds=1)
+    settings = settings_for(provider)
+    monkeypatch.setattr("cifar.dependency.MAX_FAILURES", 2)
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
     try:
         with TestClient(create_app(settings), base_url="http://localhost", follow_redirects=False) as client:
             for _ in range(10):

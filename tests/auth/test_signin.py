@@ -48,12 +48,16 @@ def key(keys) -> dict[str, str]:
     return {name: create(keys, name, which) for name, which in scopes.items()}
 
 
+@pytest.fixture(autouse=True)
+def _keys_are_read_at_each_request(monkeypatch):
+    monkeypatch.setattr("cifar.serving.auth.api_keys.RELOAD_SECONDS", 0)
+
+
 @pytest.fixture(scope="module")
 def closed(keys):
     """The whole app in this process, with every way to sign in."""
     settings = Settings(
         api_keys_file=keys,
-        api_keys_reload_seconds=0,
         jwt_secret=SECRET,
         jwt_issuer=ISSUER,
         jwt_audience=AUDIENCE,
@@ -195,7 +199,7 @@ def test_the_caller_is_noted_for_who_comes_after(keys, key):
     inner = guard.app
 
     async def note(scope, receive, send):
-        seen.append(scope["state"].get("caller"))
+        seen.append(scope["state"].get("principal"))
         await inner(scope, receive, send)
 
     guard.app = note
@@ -388,21 +392,21 @@ def test_a_damaged_file_of_keys_neither_opens_nor_closes_the_service(tmp_path, c
     """The keys of before stay in force, one line says so; a file that is gone is no key at all; at start it is an error."""
     file = tmp_path / "keys.json"
     good = create(file, "ci", ["predict"])
-    keys = ApiKeys(file, reload_seconds=0)
+    keys = ApiKeys(file)
     whole = file.read_text()
     file.write_text(whole[:50])
     for _ in range(3):
-        assert keys.caller(good).name == "key:ci"
+        assert keys.principal(good).name == "key:ci"
     assert len(caplog.records) == 1
     with pytest.raises(KeysError, match="damaged"):
-        ApiKeys(file, reload_seconds=0)
+        ApiKeys(file)
     with pytest.raises(KeysError, match="damaged"):
         create(file, "other", ["predict"])
     file.unlink()
     with pytest.raises(InvalidCredentials):
-        keys.caller(good)
+        keys.principal(good)
     file.write_text(whole)
-    assert keys.caller(good).name == "key:ci"
+    assert keys.principal(good).name == "key:ci"
 
 
 def cifar(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

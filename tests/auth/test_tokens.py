@@ -29,8 +29,9 @@ from support.identities import (
 from support.servers import wait_until_ready
 
 from app import create_app
+from cifar.dependency import MAX_FAILURES, Dependency
 from cifar.errors import SettingsError, SignInUnavailable
-from cifar.serving.auth.jwks import PublicKeys
+from cifar.serving.auth.jwks import REFETCH_SECONDS, PublicKeys
 from cifar.serving.auth.tokens import bearer_tokens
 from cifar.settings import ROOT, Settings
 
@@ -262,7 +263,7 @@ def test_a_token_without_the_scope_is_answered_403(by_secret, scope):
 def test_a_public_key_is_no_secret_to_start_with():
     """Somebody who mixes up the two settings would make every reader of the public key an issuer."""
     settings = Settings(jwt_secret=_pem().decode(), jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
-    with pytest.raises(SettingsError, match="CIFAR_JWT_SECRET is no secret"):
+    with pytest.raises(SettingsError, match="CIFAR_JWT_SECRET is not a secret"):
         bearer_tokens(settings)
 
 
@@ -283,9 +284,9 @@ def provider():
         yield provider
 
 
-def public_keys(provider: OneUserProvider, **settings: float) -> tuple[PublicKeys, Clock]:
+def public_keys(provider: OneUserProvider) -> tuple[PublicKeys, Clock]:
     clock = Clock()
-    return PublicKeys(f"{provider.address}/jwks", Settings(**settings), clock=clock), clock
+    return PublicKeys(f"{provider.address}/jwks", Dependency("jwks", impact=""), clock=clock), clock
 
 
 def test_many_who_wait_for_keys_share_one_fetch(provider):
@@ -301,7 +302,7 @@ def test_many_who_wait_for_keys_share_one_fetch(provider):
 
 def test_names_that_are_made_up_do_not_flood_the_provider(provider):
     """200 tokens with 200 unknown names cost one fetch in each period, and a new key is found in the next."""
-    keys, clock = public_keys(provider, jwks_refetch_seconds=30)
+    keys, clock = public_keys(provider)
 
     async def go():
         assert await keys.get("first")
@@ -321,7 +322,7 @@ def test_names_that_are_made_up_do_not_flood_the_provider(provider):
 
 def test_keys_outlive_a_provider_that_is_down_but_not_for_ever(provider):
     """A short outage locks nobody out; a key that was withdrawn meanwhile is not good for days."""
-    keys, clock = public_keys(provider, jwks_cache_seconds=300, jwks_stale_seconds=3600)
+    keys, clock = public_keys(provider)
 
     async def go():
         assert await keys.get("first")
@@ -337,32 +338,35 @@ def test_keys_outlive_a_provider_that_is_down_but_not_for_ever(provider):
     asyncio.run(go())
 
 
-def test_a_provider_that_fails_is_left_alone_until_it_recovers(provider):
-    """The breaker opens after the named number of failures; after its rest one request finds out."""
-    keys, _ = public_keys(provider, provider_max_failures=3, provider_retry_seconds=1)
+def test_a_provider_that_fails_is_left_alone_until_it_recovers(provider, monkeypatch):
+    """The circuit opens after several failures in a row; some time later one request finds out that the host is back."""
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
+    host = Dependency("jwks", impact="")
+    keys = PublicKeys(f"{provider.address}/jwks", host)
     provider.status = 500
 
     async def go():
         for _ in range(20):
             with pytest.raises(SignInUnavailable):
                 await keys.get("first")
-        assert provider.asked["/jwks"] == 3
+        assert provider.asked["/jwks"] == MAX_FAILURES
+        assert host.failing
         provider.status = 200
-        for _ in range(100):
-            if keys.breaker.state == "half_open":
-                break
-            await asyncio.sleep(0.1)
+        with pytest.raises(SignInUnavailable):
+            await keys.get("first")
+        await asyncio.sleep(1.1)
         assert await keys.get("first")
-        assert keys.breaker.state == "closed"
+        assert not host.failing
 
     asyncio.run(go())
 
 
-def test_a_provider_that_hangs_holds_up_nobody_else():
+def test_a_provider_that_hangs_holds_up_nobody_else(monkeypatch):
     """While one request waits for keys that do not come, the event loop goes on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and never answers
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/jwks"
-        keys = PublicKeys(url, Settings(provider_timeout_seconds=0.5))
+        monkeypatch.setattr("cifar.serving.auth.jwks.TIMEOUT_SECONDS", 0.5)
+        keys = PublicKeys(url, Dependency("jwks", impact=""))
 
         async def go():
             waiting = asyncio.create_task(keys.get("first"))
@@ -382,13 +386,13 @@ def test_a_provider_that_hangs_holds_up_nobody_else():
 )
 def test_an_answer_without_a_usable_key_changes_nothing(provider, answer):
     """Neither an empty list nor a symmetric key takes the place of good keys."""
-    keys, clock = public_keys(provider, jwks_refetch_seconds=1)
+    keys, clock = public_keys(provider)
 
     async def go():
         assert await keys.get("first")
         provider.router.routes[:] = [route for route in provider.router.routes if route.path != "/jwks"]
         provider.get("/jwks")(lambda: answer)
-        clock.now += 2
+        clock.now += REFETCH_SECONDS + 1
         assert await keys.get("unknown") is None
         assert provider.asked["/jwks"] == 2
         assert await keys.get("first")

@@ -34,7 +34,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """All replicas read one registry folder, as from one volume."""
     folder = tmp_path_factory.mktemp("hosts")
     write_two_versions(folder / "registry")
-    limits = {"CIFAR_RATE_LIMIT_PREDICT": f"{LIMIT}/day", "CIFAR_BREAKER_RECOVERY_SECONDS": "1"}
+    limits = {"CIFAR_RATE_LIMIT_PREDICT": f"{LIMIT}/day"}
     with three_replicas(folder, CIFAR_REGISTRY=str(folder / "registry"), **limits) as hosts:
         yield hosts
 

@@ -181,7 +181,7 @@ def test_where_the_folder_cannot_be_written_answers_go_on(tmp_path, caplog):
             assert int(refused.headers["Retry-After"]) > 0
         assert client.get("/readyz").json()["without"] == ["records"]
         assert "cifar_records_dropped_total" in client.get("/metrics").text
-    assert len([record for record in caplog.records if "records cannot be stored" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "records is down" in record.getMessage()]) == 1
 
 
 @pytest.mark.slow

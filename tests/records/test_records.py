@@ -147,7 +147,7 @@ def test_tables_of_a_newer_version_are_a_database_that_cannot_be_used(recorder, 
     older.add(prediction("a"))
     for _ in range(3):
         older.flush()
-    assert older.failing
+    assert older.dependency.failing
     (said,) = [record.getMessage() for record in caplog.records if "revision 9999" in record.getMessage()]
     assert "the tables are of revision 9999, which this version does not know" in said
     with pytest.raises(SQLAlchemyError):
@@ -155,7 +155,7 @@ def test_tables_of_a_newer_version_are_a_database_that_cannot_be_used(recorder, 
     with recorder.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     older.flush()
-    assert not older.failing
+    assert not older.dependency.failing
     assert ids(settings) == ["a"]
     older.stop()
 
@@ -284,7 +284,7 @@ def test_a_journal_that_another_process_just_took_over_is_no_failure(tmp_path, m
     flock = fcntl.flock
     monkeypatch.setattr("cifar.records.journal.fcntl.flock", slow_lock)
     recorder.flush()
-    assert not recorder.failing
+    assert not recorder.dependency.failing
     monkeypatch.undo()
     recorder.stop()
 
@@ -327,7 +327,7 @@ def test_a_record_that_the_database_refuses_holds_up_no_other(recorder, settings
     recorder.flush()
     assert sorted(ids(settings)) == ["a", "c"]
     assert dropped == [1, 1]
-    assert not recorder.failing
+    assert not recorder.dependency.failing
 
 
 @pytest.mark.parametrize("line", ["5", '["predictions", null]', '["predictions", {"score": null, "scores": {}}]'])
@@ -355,10 +355,10 @@ def test_while_postgresql_is_away_records_wait_and_nothing_is_lost(tmp_path, cap
             recorder.add(prediction(f"a{i}"))
             if i % 20 == 0:
                 recorder.flush()
-        assert recorder.failing
+        assert recorder.dependency.failing
         cluster.start()
         recorder.flush()
-        assert not recorder.failing
+        assert not recorder.dependency.failing
         assert len(ids(settings)) == 50
         said = [record.getMessage() for record in caplog.records if record.name == "cifar.records.recorder"]
         assert len(said) == 2, said
@@ -386,11 +386,11 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
     dropped = []
     recorder = started(records_settings(tmp_path), on_drop=dropped.append)
     recorder.add(prediction("a"))
-    assert recorder.failing
+    assert recorder.dependency.failing
     assert dropped == [1]
     (tmp_path / "var").unlink()
     recorder.flush()
-    assert not recorder.failing
+    assert not recorder.dependency.failing
     recorder.add(prediction("b"))
     recorder.stop()
     assert ids(records_settings(tmp_path)) == ["b"]

@@ -90,7 +90,7 @@ def test_who_signed_in_is_counted_by_name_from_wherever():
     class Principal:
         name = "ada"
 
-    assert rate_limit_key({"state": {"caller": Principal()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
+    assert rate_limit_key({"state": {"principal": Principal()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
 
 
 def test_a_limit_that_cannot_be_read_ends_the_start_with_its_name(monkeypatch):
@@ -111,14 +111,13 @@ def test_two_processes_count_together_in_redis(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, caplog):
+def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, caplog, monkeypatch):
     """Never there, then there, then killed, then back: every request is answered, `/readyz` names what is missing."""
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
     port = free_port()
     settings = {
         "rate_limit_predict": "1000/minute",
         "redis_url": f"redis://127.0.0.1:{port}/0",
-        "breaker_failures": 2,
-        "breaker_recovery_seconds": 1,
     }
 
     def without(client: TestClient) -> list[str]:
@@ -131,7 +130,7 @@ def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, cap
             assert time.monotonic() < deadline, f"expected {missing}"
             time.sleep(0.05)
 
-    caplog.set_level("INFO", "cifar.serving.process.dependency")
+    caplog.set_level("INFO", "cifar.dependency")
     with app(**settings) as client:
         assert [ask(client) for _ in range(20)] == [200] * 20
         assert without(client) == ["redis"]
@@ -141,19 +140,18 @@ def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, cap
             ask_until(client, ["redis"])
         assert [ask(client) for _ in range(20)] == [200] * 20
         assert 'cifar_breaker_open{dependency="redis"} 1.0' in client.get("/metrics").text
-    told = [record.message for record in caplog.records if record.name == "cifar.serving.process.dependency"]
-    assert [bool(re.match("redis does not answer", line)) for line in told] == [True, False, True, False, True]
+    told = [record.message for record in caplog.records if record.name == "cifar.dependency"]
+    assert [bool(re.match("redis is down", line)) for line in told] == [True, False, True, False, True]
 
 
 @pytest.mark.slow
-def test_a_redis_that_hangs_is_left_alone_after_a_few_timeouts():
+def test_a_redis_that_hangs_is_left_alone_after_a_few_timeouts(monkeypatch):
     """It takes connections and says nothing: two requests wait, the others do not ask."""
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = {
             "rate_limit_predict": "1000/minute",
             "redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
-            "breaker_failures": 2,
-            "breaker_recovery_seconds": 60,
         }
         with app(**settings) as client:
             assert [ask(client) for _ in range(20)] == [200] * 20

@@ -286,8 +286,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def client_of(port: int, **other: object) -> ModelServer:
-    limits = {"timeout_seconds": 20.0, "failures": 2, "recovery_seconds": 1, **other}
-    return ModelServer(f"127.0.0.1:{port}", **limits)
+    return ModelServer(f"127.0.0.1:{port}", **{"timeout_seconds": 20.0, **other})
 
 
 @pytest.mark.slow
@@ -310,12 +309,15 @@ def test_the_model_server_answers_as_the_local_engines_do(base):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_slow_or_away_is_said_within_the_time_and_left_alone(base):
+def test_a_server_that_is_slow_or_away_is_said_within_the_time_and_left_alone(base, monkeypatch):
     """The deadline counts, the breaker opens, and when the server is back it is asked again."""
     version = Registry(base.parent, "cifar_classifier").get(1)
+    monkeypatch.setattr("cifar.dependency.MAX_FAILURES", 2)
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
     told: list[bool] = []
     port = free_port()
-    server = client_of(port, timeout_seconds=0.5, changed=told.append)
+    server = client_of(port, timeout_seconds=0.5)
+    server.dependency.on_change = told.append
     infer = server.infer_for(version)
     image = np.asarray(noise(32, 32))[None]
     with (
@@ -330,13 +332,14 @@ def test_a_server_that_is_slow_or_away_is_said_within_the_time_and_left_alone(ba
         infer(image)
     assert time.monotonic() - began < 0.4, "left alone: not even the time-out is waited for"
     assert told == [True]
-    server = client_of(port, changed=told.append)
+    server = client_of(port)
+    server.dependency.on_change = told.append
     infer = server.infer_for(version)
     with pytest.raises(ModelServerUnavailable):
         infer(image)
     with model_server(base, port):
         deadline = time.monotonic() + 60
-        while server.failing:
+        while server.dependency.failing:
             assert time.monotonic() < deadline
             try:
                 infer(image)
@@ -355,7 +358,7 @@ def test_a_model_server_without_the_scores_of_the_manifest_serves_other_files(mo
     }
     response = _messages()["Response"](outputs=[{"key": name, "value": tensor} for name, tensor in tensors.items()])
     monkeypatch.setattr(ModelServer, "_answer", lambda *_: response)
-    server = ModelServer("127.0.0.1:1", timeout_seconds=1, failures=5, recovery_seconds=1)
+    server = ModelServer("127.0.0.1:1", timeout_seconds=1)
     infer = server.infer_for(Registry(ROOT / "saved_model", "cifar_classifier").get(2))
     with pytest.raises(VersionUnusable, match="Do both serve the same files"):
         infer(np.zeros((1, 32, 32, 3), np.uint8))
@@ -370,7 +373,6 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
         "CIFAR_ENGINE": "tfserving",
         "CIFAR_TFSERVING_URL": f"127.0.0.1:{port}",
         "CIFAR_TFSERVING_TIMEOUT_SECONDS": "20",
-        "CIFAR_BREAKER_RECOVERY_SECONDS": "1",
         "CIFAR_CACHE_IMAGES": "0",
         "CIFAR_ACCESS_LOG": "false",
     }

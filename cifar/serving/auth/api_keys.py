@@ -15,7 +15,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +23,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cifar.errors import InvalidCredentials, KeysError
-from cifar.serving.auth.principal import SCOPES, Principal, caller
+from cifar.serving.auth.principal import SCOPES, Principal, make_principal
 
 log = logging.getLogger(__name__)
 
+RELOAD_SECONDS = 1
+"""Age at which running workers look whether the file has changed."""
 PREFIX = "cifar_"
 """Marks our keys for people, and for programs that search code for secrets."""
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([\w-]{{43}})", re.ASCII)
@@ -49,22 +51,20 @@ _Entries = TypeAdapter(list[Entry])
 
 
 class ApiKeys:
-    """Tells who a key belongs to, by the file as it was at most `reload_seconds` ago."""
+    """Tells who a key belongs to, by the file as it was at most `RELOAD_SECONDS` ago."""
 
-    def __init__(self, file: Path, *, reload_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, file: Path) -> None:
         """Read the file; one that is not there yet holds no key.
 
         Raises:
             KeysError: it is there, and cannot be read.
         """
         self._file = file
-        self._reload_seconds = reload_seconds
-        self._clock = clock
         self._stamp = self._complained = _stamp(file)
         self._entries = {entry.id: entry for entry in read(file)}
-        self._looked = clock()
+        self._looked = time.monotonic()
 
-    def caller(self, key: str) -> Principal:
+    def principal(self, key: str) -> Principal:
         """Who sent `key`.
 
         Raises:
@@ -75,12 +75,12 @@ class ApiKeys:
         entry = self._entries.get(match[1]) if match else None
         if match is None or entry is None or not hmac.compare_digest(_digest(match[2]), entry.sha256):
             raise InvalidCredentials("The API key is not known. It may have been revoked.")
-        return caller("key", entry.name, entry.scopes)
+        return make_principal("key", entry.name, entry.scopes)
 
     def _look_again(self) -> None:
         """Read the file anew where it changed. A damaged one changes nothing: the keys before it stay."""
-        now = self._clock()
-        if now - self._looked < self._reload_seconds:
+        now = time.monotonic()
+        if now - self._looked < RELOAD_SECONDS:
             return
         self._looked = now
         stamp = _stamp(self._file)

@@ -1,104 +1,96 @@
-"""The public keys of whoever issues tokens, fetched from their address and kept for a while."""
+"""Public keys of a token issuer, fetched from its JWKS address and cached."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import jwt
-from circuitbreaker import CircuitBreaker, CircuitBreakerError
 
+from cifar.dependency import Dependency
 from cifar.errors import SignInUnavailable
-from cifar.settings import Settings
-
-log = logging.getLogger(__name__)
 
 ALGORITHMS = ("RS256", "ES256")
 """What a public key may be used with. A key fits one of them, whatever a token's header says."""
+TIMEOUT_SECONDS = 5.0
+"""Longest wait for the host of the keys, or for a sign-in provider."""
+MAX_AGE_SECONDS = 300
+"""Age at which keys are fetched again, in the background."""
+MAX_STALE_SECONDS = 3600
+"""Age up to which keys are used while their host does not answer."""
+REFETCH_SECONDS = 30
+"""Least time between two fetches for key ids that are not in the cache."""
+IMPACT = "Tokens are checked with the keys fetched before it went down, for at most an hour."
+"""For the log, while the host of the keys is down."""
 _UNAVAILABLE = "Tokens cannot be checked now: the host of the keys does not answer. Try again later."
 
 
 class PublicKeys:
-    """The keys at one address. Fetching never blocks the event loop, and many who wait share one fetch.
+    """The keys at one JWKS address, cached stale-while-revalidate. Use it from one event loop.
 
-    Keys are fetched again when they are old, and when a token names one that is not among them, but not for every
-    such token: anybody can make up names. Nobody waits for keys that are merely old, and while their host does not
-    answer, they are used for a while.
+    Concurrent callers share one fetch. Keys older than `MAX_AGE_SECONDS` are fetched again in the background while the
+    old ones are still used, up to `MAX_STALE_SECONDS` when the host does not answer. A token that names an unknown key
+    causes a fetch too, but at most one in `REFETCH_SECONDS`, because anybody can invent key ids.
     """
 
-    def __init__(
-        self, url: str, settings: Settings, *, name: str = "jwks", clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Fetch from `url` when a key is first asked for; the breaker around that is called `name`."""
+    def __init__(self, url: str, dependency: Dependency, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare to fetch from `url`, guarded by `dependency`. The first `get` fetches."""
         self._url = url
-        self._settings = settings
+        self._dependency = dependency
         self._clock = clock
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._running: asyncio.Task[None] | None = None
         self._tls = httpx2.create_ssl_context()  # made once: it reads every certificate authority of the machine
-        self.breaker = CircuitBreaker(
-            failure_threshold=settings.provider_max_failures,
-            recovery_timeout=settings.provider_retry_seconds,
-            name=name,
-        )
-        self._guarded_fetch: Callable[[], Any] = self.breaker(self._fetch)
 
     async def get(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of this name, or none.
+        """Return the key with this id, or None if the issuer has no such key.
 
         Raises:
-            SignInUnavailable: there are no keys to look in, since their host does not answer.
+            SignInUnavailable: there are no keys young enough, because their host does not answer.
         """
         key = self._keys.get(key_id)
         age = self._clock() - self._fetched_at
-        if key and age < self._settings.jwks_stale_seconds:
-            if age >= self._settings.jwks_cache_seconds:
+        if key and age < MAX_STALE_SECONDS:
+            if age >= MAX_AGE_SECONDS:
                 self._start_fetch()
             return key
-        if age >= self._settings.jwks_stale_seconds or self._is_fetching() or self._may_look_for_new_ones():
+        may_refetch = self._clock() - self._tried_at >= REFETCH_SECONDS
+        if age >= MAX_STALE_SECONDS or self._is_fetching() or may_refetch:
             await asyncio.shield(self._start_fetch())
-        if self._clock() - self._fetched_at >= self._settings.jwks_stale_seconds:
+        if self._clock() - self._fetched_at >= MAX_STALE_SECONDS:
             raise SignInUnavailable(_UNAVAILABLE)
         return self._keys.get(key_id)
-
-    def _may_look_for_new_ones(self) -> bool:
-        return self._clock() - self._tried_at >= self._settings.jwks_refetch_seconds
 
     def _is_fetching(self) -> bool:
         return self._running is not None and not self._running.done()
 
     def _start_fetch(self) -> asyncio.Task[None]:
-        """The fetch under way, else a new one. That it failed shows in the keys' age."""
+        """Return the running fetch, or start one. It never raises: a failure shows in the age of the keys."""
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._try_to_fetch())
+            self._running = asyncio.create_task(self._fetch())
         return self._running
 
-    async def _try_to_fetch(self) -> None:
-        try:
-            await self._guarded_fetch()
-        except CircuitBreakerError:
-            pass  # said when it opened
-        except Exception as error:  # whatever the host sent, the keys of before are what there is
-            log.warning("no keys from %s: %r", self._url, error)
-
     async def _fetch(self) -> None:
-        self._tried_at = self._clock()
-        async with httpx2.AsyncClient(verify=self._tls, timeout=self._settings.provider_timeout_seconds) as client:
-            answer = await asyncio.wait_for(client.get(self._url), self._settings.provider_timeout_seconds)
-        answer.raise_for_status()
-        keys = dict(filter(None, map(_usable, answer.json()["keys"])))
-        if not keys:
-            raise ValueError(f"no key for {' or '.join(ALGORITHMS)} with a kid")
-        self._keys, self._fetched_at = keys, self._clock()
+        try:
+            with self._dependency.guard():
+                self._tried_at = self._clock()
+                async with asyncio.timeout(TIMEOUT_SECONDS), httpx2.AsyncClient(verify=self._tls) as client:
+                    answer = await client.get(self._url)
+                answer.raise_for_status()
+                keys = dict(filter(None, map(_usable, answer.json()["keys"])))
+                if not keys:
+                    raise ValueError(f"{self._url} has no key for {' or '.join(ALGORITHMS)} with a kid")
+                self._keys, self._fetched_at = keys, self._clock()
+        except Exception:  # the guard has logged it; the keys fetched before stay in use
+            return
 
 
 def _usable(data: dict[str, Any]) -> tuple[str, jwt.PyJWK] | None:
-    """A key by its name, where it is one to check our tokens with: a shared secret among them is nobody's proof."""
+    """Return a key and its id if it may sign tokens. A shared secret in a public list proves nothing."""
     try:
         key = jwt.PyJWK(data)
     except jwt.PyJWTError:

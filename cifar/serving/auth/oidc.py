@@ -14,20 +14,21 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
-from circuitbreaker import CircuitBreaker, CircuitBreakerError
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from cifar.dependency import CircuitOpen, Dependency
 from cifar.errors import CifarError, SignInFailed, SignInUnavailable
-from cifar.serving.auth.jwks import PublicKeys
+from cifar.serving.auth.jwks import IMPACT, TIMEOUT_SECONDS, PublicKeys
 from cifar.serving.auth.tokens import Tokens
 from cifar.settings import Settings
 
@@ -41,9 +42,10 @@ _MAX_NEXT_CHARACTERS = 512
 _AGAIN = "Please sign in again."
 _UNAVAILABLE = "Nobody can sign in now: the provider does not answer. Try again later."
 
-_PROVIDER_FAILS = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError)
-"""It is not reached, is too slow, or answers what is no answer."""
+_PROVIDER_FAILURES = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError)
+"""The provider cannot be reached, is too slow, or sends an answer that cannot be read."""
 
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -55,21 +57,18 @@ class PageSignIn:
         if settings.oidc_client_secret is None or settings.page_url is None:
             raise ValueError("settings without a provider")
         self._settings = settings
-        self._provider = settings.oidc_provider_url
+        self._url = settings.oidc_provider_url
         self._secret = settings.oidc_client_secret.get_secret_value()
         self._page_url = settings.page_url
         self._metadata: dict[str, Any] = {}
         self._tokens: Tokens | None = None
         self._tls = httpx2.create_ssl_context()
-        # What a caller can bring about, such as a code that is none, is not counted as the provider's failure.
-        breaker = CircuitBreaker(
-            failure_threshold=settings.provider_max_failures,
-            recovery_timeout=settings.provider_retry_seconds,
-            expected_exception=_PROVIDER_FAILS,
-            name="oidc",
+        # An error that a caller can cause, such as a wrong code, is not a failure of the provider.
+        self._provider = Dependency(
+            "oidc", impact="Nobody can sign in to the page until it is back.", failures=_PROVIDER_FAILURES
         )
-        self._guarded_discover: Callable[[], Awaitable[None]] = breaker(self._discover)
-        self._guarded_exchange: Callable[..., Awaitable[str]] = breaker(self._exchange)
+        self._keys_host = Dependency("oidc-jwks", impact=IMPACT)
+        self.dependencies = [self._provider, self._keys_host]
 
     def with_sessions(self, app: ASGIApp) -> ASGIApp:
         """`app` with `scope["session"]`: what the browser's cookie says, when we signed it and it is not too old."""
@@ -134,7 +133,7 @@ class PageSignIn:
         """What the provider says of the person, checked like any token, and tied to this browser and this service."""
         client = await self._client()
         try:
-            id_token = await self._asked(self._guarded_exchange(client, code, begun["verifier"]))
+            id_token = await self._ask(partial(self._exchange, client, code, begun["verifier"]))
         except OAuthError as error:
             log.info("the provider refused a code: %s", error.error)
             raise SignInFailed(f"The provider did not confirm the sign-in. {_AGAIN}") from error
@@ -154,7 +153,7 @@ class PageSignIn:
     async def _client(self) -> AsyncOAuth2Client:
         """A client that knows the provider's addresses."""
         if not self._metadata:
-            await self._asked(self._guarded_discover())
+            await self._ask(self._discover)
         methods = self._metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         basic = "client_secret_basic" in methods
         return AsyncOAuth2Client(
@@ -165,33 +164,34 @@ class PageSignIn:
             redirect_uri=f"{self._page_url}/signin/callback",
             code_challenge_method="S256",
             verify=self._tls,
-            timeout=self._settings.provider_timeout_seconds,
+            timeout=TIMEOUT_SECONDS,
         )
 
-    async def _asked(self, answer: Awaitable[Any]) -> Any:
-        """What the provider answers, when it does, and in time."""
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the provider's answer to a call.
+
+        Raises:
+            SignInUnavailable: it does not answer within `TIMEOUT_SECONDS`, or failed too often before.
+        """
         try:
-            async with asyncio.timeout(self._settings.provider_timeout_seconds):
-                return await answer
-        except CircuitBreakerError as error:
-            raise SignInUnavailable(_UNAVAILABLE) from error
-        except _PROVIDER_FAILS as error:
-            log.warning("no answer from %s: %r", self._provider, error)
+            with self._provider.guard():
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    return await call()
+        except (CircuitOpen, *_PROVIDER_FAILURES) as error:
             raise SignInUnavailable(_UNAVAILABLE) from error
 
     async def _discover(self) -> None:
         """Learn the provider's addresses from its own document."""
-        async with httpx2.AsyncClient(verify=self._tls, timeout=self._settings.provider_timeout_seconds) as client:
-            answer = await client.get(f"{self._provider}/.well-known/openid-configuration")
+        async with httpx2.AsyncClient(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
+            answer = await client.get(f"{self._url}/.well-known/openid-configuration")
         answer.raise_for_status()
         metadata = answer.json()
-        if metadata["issuer"].rstrip("/") != self._provider:
-            raise ValueError(f"the document of {self._provider} is of {metadata['issuer']}")
+        if metadata["issuer"].rstrip("/") != self._url:
+            raise ValueError(f"the document of {self._url} names another issuer, {metadata['issuer']}")
         self._tokens = Tokens(
-            PublicKeys(metadata["jwks_uri"], self._settings, name="oidc-jwks"),
+            PublicKeys(metadata["jwks_uri"], self._keys_host),
             issuer=metadata["issuer"],
             audience=self._settings.oidc_client_id or "",
-            clock_skew_seconds=self._settings.clock_skew_seconds,
         )
         self._metadata = metadata
 

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do. What proves it is in `api_keys.py`, `tokens.py` and `oidc.py`."""
+"""Authenticated callers, their scopes, and the user that an answer is for. `api_keys`, `tokens` and `oidc` authenticate."""
 
 from __future__ import annotations
 
@@ -10,36 +10,41 @@ from typing import Self
 
 from starlette.types import Scope
 
-USER_COOKIE = "cifar_user"
-_USER_COOKIE = re.compile(rb"(?:^|; ?)cifar_user=([0-9a-f]{32})(?:;|$)")
+from cifar.serving.asgi import header
+
+VISITOR_COOKIE = "cifar_user"
+_VISITOR_ID = re.compile(rf"(?:^|; ?){VISITOR_COOKIE}=([0-9a-f]{{32}})(?:;|$)")
 
 SCOPES = ("predict", "feedback", "admin")
-"""`predict`: ask the model. `feedback`: say what was right. `admin`: change what is served."""
-_EVERYBODY = frozenset({"predict", "feedback"})
+"""`predict`: classify images. `feedback`: send the right label. `admin`: change which versions are served."""
+_WITHOUT_SIGN_IN = frozenset({"predict", "feedback"})
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Somebody who has proved who they are.
+    """An authenticated caller.
 
     Attributes:
-        name: what proved it and whom, `key:ci`, `jwt:alice` or `oidc:alice`: a key cannot pass for a person.
-        scopes: those of `SCOPES` that they have.
+        name: the method and the caller's name there: `key:ci`, `jwt:alice` or `oidc:alice`. A key cannot pass for a person.
+        scopes: those of `SCOPES` that the caller has.
     """
 
     name: str
     scopes: frozenset[str]
 
 
-def caller(kind: str, name: str, scopes: Iterable[object]) -> Principal:
-    """A caller with the scopes that we know; others are somebody else's."""
-    return Principal(f"{kind}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
+def make_principal(method: str, name: str, scopes: Iterable[object]) -> Principal:
+    """Return a principal with those of `scopes` that are ours; a token may list scopes of other services too."""
+    return Principal(f"{method}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
 
 
 def rate_limit_key(scope: Scope) -> str:
-    """Whom to count for: who signed in, else the client's address. An IPv6 user has 2**64 addresses: their network counts."""
-    if caller := scope["state"].get("caller"):
-        return f"caller:{caller.name}"
+    """Return what requests are counted by: the principal's name, else the client's address.
+
+    The network of 64 bits stands for an IPv6 address, since each user has 2**64 addresses.
+    """
+    if principal := scope["state"].get("principal"):
+        return f"caller:{principal.name}"
     client = scope.get("client")
     try:
         address = ipaddress.ip_address(client[0]) if client else None
@@ -52,28 +57,27 @@ def rate_limit_key(scope: Scope) -> str:
 
 @dataclass(frozen=True)
 class Requester:
-    """One request, as far as its answer may depend on who asks.
+    """The sender of one request.
 
     Attributes:
-        request_id: as it is sent back in `X-Request-ID`; callers may choose their own.
-        user: whom the same version answers each time: who signed in, else who has the page's cookie, else the address.
-        scopes: what they may do: those of `SCOPES` that they have; without sign-in all may ask and say what was right.
+        request_id: the id that is returned in `X-Request-ID`. Callers may choose their own.
+        user: the user for whom the rollout chooses a version: the principal, else the visitor cookie, else the address.
+        scopes: those of `SCOPES` that the requester has. Without sign-in: `predict` and `feedback`.
     """
 
     request_id: str
     user: str
-    scopes: frozenset[str] = _EVERYBODY
+    scopes: frozenset[str] = _WITHOUT_SIGN_IN
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
-        """The asker of a request that has passed the front."""
-        who = scope["state"].get("caller")
-        user = rate_limit_key(scope) if who else visitor_id(scope) or rate_limit_key(scope)
-        return cls(scope["state"]["request_id"], user, who.scopes if who else _EVERYBODY)
+        """Return the requester of a request that has passed the middleware."""
+        principal = scope["state"].get("principal")
+        user = rate_limit_key(scope) if principal else visitor_id(scope) or rate_limit_key(scope)
+        return cls(scope["state"]["request_id"], user, principal.scopes if principal else _WITHOUT_SIGN_IN)
 
 
 def visitor_id(scope: Scope) -> str:
-    """Whom the page's cookie names; empty without one that we could have made."""
-    cookies = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
-    found = _USER_COOKIE.search(cookies)
-    return found[1].decode() if found else ""
+    """Return the id in the visitor cookie, or an empty string without a cookie that `VisitorCookie` could have set."""
+    found = _VISITOR_ID.search(header(scope, b"cookie"))
+    return found[1] if found else ""

@@ -16,10 +16,11 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cifar.dependency import Dependency
 from cifar.errors import CifarError, InvalidCredentials, MissingScope, NotSignedIn
 from cifar.serving.asgi import error_response, header
 from cifar.serving.auth.api_keys import PREFIX, ApiKeys
-from cifar.serving.auth.principal import SCOPES, Principal, caller
+from cifar.serving.auth.principal import SCOPES, Principal, make_principal
 from cifar.settings import Settings
 
 OPEN = "open to all"
@@ -38,6 +39,8 @@ POLICY: tuple[tuple[str, str], ...] = (
 """Path pattern, and what a caller needs; the first that fits the whole path counts. Methods make no difference."""
 
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), needs) for pattern, needs in POLICY)
+MAX_TOKEN_CHARACTERS = 8192
+"""Longest API key or bearer token that is checked."""
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _OWN_SITES = {"", "same-origin", "none"}
 
@@ -58,7 +61,7 @@ def needed(path: str) -> str:
 
 
 class SignIn:
-    """Lets a request pass whose caller may do what it asks for, and notes the caller in `scope["state"]["caller"]`."""
+    """Lets a request pass whose caller may do what it asks for, and notes the caller in `scope["state"]["principal"]`."""
 
     def __init__(
         self,
@@ -67,7 +70,6 @@ class SignIn:
         api_keys: ApiKeys | None,
         bearer_token: Verify | None,
         people_scopes: list[str] | None,
-        max_token_bytes: int,
     ) -> None:
         """Guard `app`.
 
@@ -76,13 +78,11 @@ class SignIn:
             api_keys: who keys belong to, or none are taken.
             bearer_token: tells who a JWT speaks for, or none are taken.
             people_scopes: what people with a session of the page may do, or there are no sessions.
-            max_token_bytes: longest key or token that is looked at.
         """
         self.app = app
         self._api_keys = api_keys
         self._bearer_token = bearer_token
         self._people_scopes = people_scopes
-        self._max_token_bytes = max_token_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 403."""
@@ -97,7 +97,7 @@ class SignIn:
         except CifarError as error:
             await self._refuse(error, needs, scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = who
+        scope.setdefault("state", {})["principal"] = who
         await self.app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Principal:
@@ -116,8 +116,8 @@ class SignIn:
         raise NotSignedIn("Say who you are: Authorization: Bearer KEY-OR-TOKEN, or X-API-Key: KEY.")
 
     async def _verified(self, token: str, verify: Verify | None) -> Principal:
-        if len(token) > self._max_token_bytes:
-            raise InvalidCredentials(f"A key or token has at most {self._max_token_bytes:,} bytes.")
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise InvalidCredentials(f"A key or token has at most {MAX_TOKEN_CHARACTERS:,} bytes.")
         if verify is None:
             raise InvalidCredentials("Bearer tokens other than API keys are not taken here.")
         return await verify(token)
@@ -125,7 +125,7 @@ class SignIn:
     async def _by_key(self, key: str) -> Principal:
         if self._api_keys is None:
             raise InvalidCredentials("API keys are not taken here.")
-        return self._api_keys.caller(key)
+        return self._api_keys.principal(key)
 
     def _person(self, scope: Scope) -> Principal | None:
         """The person whose session it is. Another site's page may not act in it, even where its cookie came along."""
@@ -134,7 +134,7 @@ class SignIn:
         if scope.get("method", "POST") not in _SAFE_METHODS and header(scope, b"sec-fetch-site") not in _OWN_SITES:
             return None
         subject = scope["session"].get("subject")
-        return caller("oidc", subject, self._people_scopes) if subject else None
+        return make_principal("oidc", subject, self._people_scopes) if subject else None
 
     async def _refuse(self, error: CifarError, needs: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -152,34 +152,36 @@ class SignIn:
         await response(scope, receive, send)
 
 
-def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> ASGIApp:
-    """`app` behind the sign-in that the settings ask for, its routes added to `api`; `app` itself where they ask for none.
+def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp, list[Dependency]]:
+    """Return `app` behind the sign-in that the settings ask for, and the outside services that this needs.
+
+    Without such a setting it is `app` itself. The routes of the sign-in are added to `api`.
 
     Raises:
         KeysError: the file of API keys cannot be read.
         SettingsError: the secret of bearer tokens is none.
     """
     if not settings.signs_in:
-        return app
+        return app, []
     # imported here: who needs no sign-in does not load its libraries
     from cifar.serving.auth.tokens import bearer_tokens
 
-    tokens = bearer_tokens(settings)
+    tokens, dependencies = bearer_tokens(settings)
     file = settings.api_keys_file
     guarded: ASGIApp = SignIn(
         app,
-        api_keys=ApiKeys(file, reload_seconds=settings.api_keys_reload_seconds) if file else None,
-        bearer_token=tokens.caller if tokens else None,
+        api_keys=ApiKeys(file) if file else None,
+        bearer_token=tokens.principal if tokens else None,
         people_scopes=list(settings.oidc_scopes) if settings.oidc_provider_url else None,
-        max_token_bytes=settings.max_token_bytes,
     )
     if settings.oidc_provider_url:
         from cifar.serving.auth.oidc import PageSignIn
 
         page = PageSignIn(settings)
         api.router.routes.extend(page.routes())
+        dependencies = [*dependencies, *page.dependencies]
         guarded = page.with_sessions(guarded)
-    return guarded
+    return guarded, dependencies
 
 
 def _all(scope: Scope, name: bytes) -> list[str]:

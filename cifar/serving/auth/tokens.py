@@ -1,7 +1,7 @@
-"""JWT bearer tokens: signed by a shared secret (HS256), or by whom a JWKS address speaks for (RS256, ES256).
+"""JWT bearer tokens: signed with a shared secret (HS256), or with a key that a JWKS address lists (RS256, ES256).
 
-Which of the two it is, is a setting; a token's header only names one of the public keys. So `none` is no algorithm here,
-and a public key is never taken for a secret.
+A setting decides which of the two it is. A token's header only chooses among the listed public keys, so the algorithm
+`none` is never accepted, and a public key is never used as a secret.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import Any
 import jwt
 from jwt.algorithms import HMACAlgorithm
 
+from cifar.dependency import Dependency
 from cifar.errors import CifarError, InvalidCredentials, SettingsError
-from cifar.serving.auth.jwks import PublicKeys
-from cifar.serving.auth.principal import Principal, caller
+from cifar.serving.auth.jwks import IMPACT, PublicKeys
+from cifar.serving.auth.principal import Principal, make_principal
 from cifar.settings import Settings
 
+CLOCK_SKEW_SECONDS = 30
+"""How far the clock of a token's issuer may be from ours."""
 _REFUSED = "The bearer token is not valid: wrongly signed, expired, or not for this service."
 _MAX_NAME_CHARACTERS = 255
 
@@ -23,28 +26,27 @@ _MAX_NAME_CHARACTERS = 255
 class Tokens:
     """Checks the tokens of one issuer for one audience."""
 
-    def __init__(self, keys: PublicKeys | str, *, issuer: str, audience: str, clock_skew_seconds: float) -> None:
-        """Check with `keys`, the issuer's public ones or the secret shared with it.
+    def __init__(self, keys: PublicKeys | str, *, issuer: str, audience: str) -> None:
+        """Check with `keys`: the issuer's public keys, or the secret shared with it.
 
         Raises:
-            SettingsError: the secret is a key of the other kind.
+            SettingsError: the secret is a public or private key.
         """
         if isinstance(keys, str):
             try:
                 HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(keys)
             except jwt.InvalidKeyError as error:
-                raise SettingsError(f"CIFAR_JWT_SECRET is no secret for HS256: {error}") from error
+                raise SettingsError(f"CIFAR_JWT_SECRET is not a secret for HS256: {error}") from error
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
-        self._leeway = clock_skew_seconds
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """What the token says, after everything about it was checked.
+        """Check a token completely and return its claims.
 
         Raises:
-            InvalidCredentials: something is wrong with it. The caller does not learn what.
-            SignInUnavailable: the public keys cannot be had.
+            InvalidCredentials: the token is not valid. The message does not say why.
+            SignInUnavailable: the public keys cannot be fetched.
         """
         try:
             key = self._keys if isinstance(self._keys, str) else await self._key_of(self._keys, token)
@@ -54,17 +56,29 @@ class Tokens:
                 algorithms=["HS256"] if isinstance(key, str) else [key.algorithm_name],
                 issuer=self._issuer,
                 audience=self._audience,
-                leeway=self._leeway,
+                leeway=CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"], "enforce_minimum_key_length": True},
             )
         except CifarError:
             raise
-        except Exception as error:  # numbers too large, JSON too deep: a token is whatever its sender wanted
+        except Exception as error:  # numbers too large, JSON too deep: a token holds whatever its sender put there
             raise InvalidCredentials(_REFUSED) from error
         name = claims["sub"]
         if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
             raise InvalidCredentials(_REFUSED)
         return claims
+
+    async def principal(self, token: str) -> Principal:
+        """Return the sender of `token`, with the scopes in its claim `scope` (a string) or `scp` (a string or a list).
+
+        Raises:
+            InvalidCredentials: the token is not valid.
+            SignInUnavailable: the public keys cannot be fetched.
+        """
+        claims = await self.claims(token)
+        scopes = claims.get("scope", claims.get("scp", ""))
+        listed = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
+        return make_principal("jwt", claims["sub"], listed)
 
     async def _key_of(self, keys: PublicKeys, token: str) -> jwt.PyJWK:
         key_id = jwt.get_unverified_header(token).get("kid")
@@ -74,41 +88,16 @@ class Tokens:
         return key
 
 
-class BearerTokens:
-    """Tells who a bearer token speaks for."""
+def bearer_tokens(settings: Settings) -> tuple[Tokens | None, list[Dependency]]:
+    """Return what checks bearer tokens, if the settings name keys, and the outside service that it needs.
 
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
-
-    async def caller(self, token: str) -> Principal:
-        """Who sent `token`, with the scopes in its claim `scope` (a text) or `scp` (a text or a list).
-
-        Raises:
-            InvalidCredentials: the token is not to be trusted.
-            SignInUnavailable: the public keys cannot be had.
-        """
-        claims = await self._tokens.claims(token)
-        scopes = claims.get("scope", claims.get("scp", ""))
-        listed = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
-        return caller("jwt", claims["sub"], listed)
-
-
-def bearer_tokens(settings: Settings) -> BearerTokens | None:
-    """What checks bearer tokens by the settings, or nothing where they name no keys."""
-    keys = (
-        settings.jwt_secret.get_secret_value()
-        if settings.jwt_secret
-        else PublicKeys(settings.jwks_url, settings)
-        if settings.jwks_url
-        else None
-    )
-    if keys is None or settings.jwt_issuer is None or settings.jwt_audience is None:
-        return None
-    return BearerTokens(
-        Tokens(
-            keys,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            clock_skew_seconds=settings.clock_skew_seconds,
-        )
-    )
+    Raises:
+        SettingsError: the secret is a public or private key.
+    """
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        return None, []
+    who = {"issuer": settings.jwt_issuer, "audience": settings.jwt_audience}
+    if settings.jwt_secret:
+        return Tokens(settings.jwt_secret.get_secret_value(), **who), []
+    host = Dependency("jwks", impact=IMPACT)
+    return Tokens(PublicKeys(settings.jwks_url or "", host), **who), [host]

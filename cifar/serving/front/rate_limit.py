@@ -76,7 +76,7 @@ class RateLimit:
     async def _hit(self, limit: RateLimitItem, group: str, caller: str) -> tuple[bool, WindowStats]:
         """Count one request: whether it is allowed, and what is left."""
         if self._redis and self._shared:
-            answer = await self._redis.remote.ask(partial(_count, self._shared, limit, group, caller))
+            answer = await self._redis.ask(partial(_count, self._shared, limit, group, caller))
             if answer is not None:
                 return answer
         return await _count(self._local, limit, group, caller)

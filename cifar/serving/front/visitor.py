@@ -7,7 +7,7 @@ import secrets
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.serving.asgi import with_headers
-from cifar.serving.auth.principal import USER_COOKIE, visitor_id
+from cifar.serving.auth.principal import VISITOR_COOKIE, visitor_id
 
 _LIFETIME_SECONDS = 90 * 24 * 3600
 
@@ -27,5 +27,5 @@ class VisitorCookie:
 
 
 def _cookie(*, https: bool) -> str:
-    value = f"{USER_COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={_LIFETIME_SECONDS}; HttpOnly; SameSite=Lax"
+    value = f"{VISITOR_COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={_LIFETIME_SECONDS}; HttpOnly; SameSite=Lax"
     return value + ("; Secure" if https else "")

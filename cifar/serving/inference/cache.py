@@ -67,7 +67,7 @@ class AnswerCache:
         """An answer that Redis keeps; from now on this process does too."""
         if self._redis is None:
             return None
-        content = await self._redis.remote.ask(partial(_get, self._redis.client, key))
+        content = await self._redis.ask(partial(_get, self._redis.client, key))
         kept = content and _unpack(content, predictor)
         CACHE.labels("redis", "hit" if kept else "miss").inc()
         if not kept:
@@ -87,7 +87,7 @@ class AnswerCache:
             return
         content = kept.answer.tobytes() + kept.pixels.tobytes()
         task = asyncio.create_task(
-            self._redis.remote.ask(partial(self._redis.client.set, key, content, ex=self._lifetime_seconds))
+            self._redis.ask(partial(self._redis.client.set, key, content, ex=self._lifetime_seconds))
         )
         self._sharing.add(task)
         task.add_done_callback(self._sharing.discard)

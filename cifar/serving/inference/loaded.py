@@ -9,16 +9,15 @@ import time
 from dataclasses import dataclass
 
 from cifar.cpus import available_cpus
+from cifar.dependency import Dependency
 from cifar.errors import OUR_FAULT, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
 from cifar.models.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import Rollout, RolloutLog, Split, shadow_split, traffic_split
-from cifar.models.tfserving_client import NAME as MODEL_SERVER
 from cifar.models.tfserving_client import ModelServer
 from cifar.serving.inference.batcher import Batcher
 from cifar.serving.process.metrics import (
-    BREAKER_OPEN,
     IMAGES,
     LOAD_SECONDS,
     LOADED,
@@ -79,7 +78,7 @@ class LoadedVersions:
         self.registry = registry
         self.routing = RolloutLog(registry, pinned=settings.model_version)
         self._settings = settings
-        self.engine = engine_of(settings, changed=lambda failing: BREAKER_OPEN.labels(MODEL_SERVER).set(int(failing)))
+        self.engine = engine_of(settings)
         secret = settings.traffic_secret.get_secret_value() if settings.traffic_secret else registry.name
         self._key = hashlib.blake2b(secret.encode(), digest_size=32).digest()
         self._threads = max(1, available_cpus() // settings.workers)
@@ -140,9 +139,9 @@ class LoadedVersions:
         raise NotReady("The model is being loaded. Try again in a few seconds.")
 
     @property
-    def away(self) -> bool:
-        """Whether a server of models that should answer did not."""
-        return isinstance(self.engine, ModelServer) and self.engine.failing
+    def dependency(self) -> Dependency | None:
+        """TensorFlow Serving, where it runs the models."""
+        return self.engine.dependency if isinstance(self.engine, ModelServer) else None
 
     def ask_again(self) -> None:
         """Ask a server of models that was away, since nobody else may: a process that is not ready gets no requests. Takes a thread.
@@ -156,7 +155,7 @@ class LoadedVersions:
         """Load and warm up what users are sent to; a failure is logged and kept for `check_ready`."""
         WORKERS.set(1)
         try:
-            self._tried = self.routing.now(), time.monotonic()
+            self._tried = self.routing.current(), time.monotonic()
             self._state = self._first_state(self._tried[0])
             WORKERS_READY.set(1)
         except ModelServerUnavailable as error:  # the server itself has said so in the log; `follow` tries again
@@ -185,7 +184,7 @@ class LoadedVersions:
 
     def _refresh(self) -> None:
         try:
-            routing = self.routing.now()
+            routing = self.routing.current()
         except (CifarError, OSError) as error:
             self._note(str(error))
             return

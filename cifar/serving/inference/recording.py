@@ -35,20 +35,12 @@ _AGAIN = 1.5
 class Records:
     """Records the answers of one process, and takes feedback. Use it from one event loop."""
 
-    name = "records"
-    """For `/readyz`."""
-
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
         """What stores them; `add_comparison` is there."""
         self._database = ThreadPoolExecutor(2, "feedback")
         """Its own threads: a database that does not answer must hold up nobody's images."""
-
-    @property
-    def failing(self) -> bool:
-        """Whether they cannot be stored now; answers go on."""
-        return self.recorder.failing
 
     def add(
         self,
@@ -150,7 +142,7 @@ class Records:
         return {"request_id": row["request_id"], "label": row["label"], "note": row["note"], "at": at}
 
     async def _give(self, request_id: str, label: object, note: object, requester: Requester) -> dict[str, Any]:
-        if self.recorder.failing:
+        if self.recorder.dependency.failing:
             raise _unavailable()
         work = partial(
             give,

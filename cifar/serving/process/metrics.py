@@ -17,6 +17,7 @@ from prometheus_client import (
     values,
 )
 
+from cifar.dependency import Dependency
 from cifar.errors import Overloaded, WaitedTooLong
 
 _SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
@@ -62,10 +63,10 @@ for _labels in product(("rest", "page", "gradio", "mcp", "batch", "tensor"), (Ov
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
 CACHE = Counter("cifar_cache_total", "Answers looked up by the image's digest.", ["store", "result"])
-REMOTE_FAILURES = Counter("cifar_remote_failures_total", "Calls that a dependency did not answer.", ["dependency"])
+REMOTE_FAILURES = Counter("cifar_remote_failures_total", "Calls of an outside service that failed.", ["dependency"])
 BREAKER_OPEN = Gauge(
     "cifar_breaker_open",
-    "Whether a dependency is left alone because it does not answer: 1 if any worker leaves it.",
+    "Whether an outside service is down: 1 if its last call failed in any worker.",
     ["dependency"],
     multiprocess_mode="livemax",
 )
@@ -143,6 +144,14 @@ class VersionCounts:
         self._confidence.observe(score)
         if self._out and in_distribution is False:
             self._out.inc()
+
+
+def watch(dependency: Dependency) -> None:
+    """Report a dependency's failures and state in the metrics from now on."""
+    down = BREAKER_OPEN.labels(dependency.name)
+    down.set(int(dependency.failing))
+    dependency.on_failure = REMOTE_FAILURES.labels(dependency.name).inc
+    dependency.on_change = lambda failing: down.set(int(failing))
 
 
 def count_in(files: str) -> None:

@@ -1,30 +1,34 @@
-"""Redis, when the settings name one: what all workers and hosts share."""
+"""Redis, which is optional: rate limits and cached answers that all workers and hosts share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
-from cifar.serving.process.dependency import Remote
-from cifar.settings import Settings
+from cifar.dependency import Dependency
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 0.2
+"""Longest wait for a connection and for each answer. Redis saves work, so it must not hold up a request."""
 
 
-@dataclass(frozen=True)
 class SharedRedis:
-    """A client, and the guard that every call goes through. It connects with the first call."""
+    """A Redis client that gives no answer, instead of an error, while Redis is down. Use it from one event loop."""
 
-    client: Redis
-    remote: Remote
+    def __init__(self, url: str) -> None:
+        """Make the client. It connects with the first call."""
+        self.client = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
+        self.dependency = Dependency(
+            "redis", impact="Each process keeps its own rate limits and cache until it is back."
+        )
 
-
-def shared_redis(settings: Settings) -> SharedRedis | None:
-    """The Redis of the settings, or None."""
-    if settings.redis_url is None:
-        return None
-    seconds = settings.redis_timeout_seconds
-    client = Redis.from_url(
-        settings.redis_url.get_secret_value(), socket_timeout=seconds, socket_connect_timeout=seconds
-    )
-    remote = Remote("redis", failures=settings.breaker_failures, recovery_seconds=settings.breaker_recovery_seconds)
-    return SharedRedis(client, remote)
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Return the result of `call`, or None if Redis does not answer. Callers go on without it."""
+        try:
+            with self.dependency.guard():
+                return await call()
+        except Exception:  # the guard has logged and counted it
+            return None

@@ -76,7 +76,7 @@ def _add_reading(router: APIRouter, log: RolloutLog) -> None:
     @router.get("", response_model=Rollout)
     def state() -> Any:
         """Labels, traffic and shadows, and the change that made them so."""
-        return log.now()
+        return log.current()
 
     @router.get("/log", response_model=list[Rollout])
     def changes() -> Any:
@@ -114,4 +114,4 @@ def _add_changing(router: APIRouter, versions: LoadedVersions, check_loadable: C
 
 
 def _who(request: Request) -> str:
-    return str(request.state.caller.name)
+    return str(request.state.principal.name)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar import __version__
+from cifar.dependency import Dependency
 from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
 from cifar.serving.asgi import any_error_response, closing, error_response
 from cifar.serving.auth.signin import add_sign_in, documented
@@ -27,9 +28,7 @@ from cifar.serving.front.rate_limit import RateLimit
 from cifar.serving.front.request_id import RequestId
 from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.classify import Classifier
-from cifar.serving.inference.recording import Records
-from cifar.serving.process.dependency import Remote
-from cifar.serving.process.metrics import exposition
+from cifar.serving.process.metrics import exposition, watch
 from cifar.serving.process.redis import SharedRedis
 from cifar.serving.rest.docs import add_docs
 from cifar.serving.rest.openapi import VERSION, Error, ModelVersion, failures, image_request
@@ -128,7 +127,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["Authorization", "X-API-Key"],
     }
-    signed_in = add_sign_in(VisitorCookie(limited), api, settings)
+    signed_in, dependencies = add_sign_in(VisitorCookie(limited), api, settings)
     answered = SecurityHeaders(CORSMiddleware(signed_in, **cors), settings)
     api.front = RequestId(Observe(answered, api.routes, access_log=settings.access_log))
     # A second time, for Gradio to see: it reflects any origin, with credentials, unless the app around it has a policy.
@@ -136,7 +135,12 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     secured = documented(settings)
     add_docs(api)
     _add_error_handlers(api)
-    _add_health(api, classifier, [part for part in (redis and redis.remote, classifier.records) if part])
+    records = classifier.records and classifier.records.recorder
+    parts = (redis and redis.dependency, classifier.versions.dependency, records and records.dependency)
+    dependencies = [*(part for part in parts if part), *dependencies]
+    for dependency in dependencies:
+        watch(dependency)
+    _add_health(api, classifier, dependencies)
 
     @api.post(
         "/predict",
@@ -157,7 +161,7 @@ def create_api(classifier: Classifier, settings: Settings, *, redis: SharedRedis
     return api
 
 
-def _add_health(api: FastAPI, classifier: Classifier, remotes: Sequence[Remote | Records]) -> None:
+def _add_health(api: FastAPI, classifier: Classifier, dependencies: Sequence[Dependency]) -> None:
     """Coroutines, all three: in the thread pool they would wait behind the images."""
 
     @api.get("/health")
@@ -172,14 +176,14 @@ def _add_health(api: FastAPI, classifier: Classifier, remotes: Sequence[Remote |
 
     @api.get("/readyz", responses={503: {"model": Error}})
     async def ready() -> dict[str, Any]:
-        """The model is loaded and warmed up. Send traffic only then. `without` names what does not answer and is done without."""
+        """The model is loaded and warmed up. Send traffic only then. `without` names the outside services that are down; the server works without them."""
         versions = classifier.versions
         versions.check_ready()
-        if versions.away:
+        if versions.dependency and versions.dependency.failing:
             await asyncio.to_thread(versions.ask_again)
         return {
             "status": "ready",
-            "without": [remote.name for remote in remotes if remote.failing],
+            "without": [dependency.name for dependency in dependencies if dependency.failing],
             "model": {"name": versions.default.name, "version": versions.default.number},
             "traffic": {
                 f"{label}, version {versions.labels[label]}": percent for label, percent in versions.traffic.items()

@@ -25,6 +25,8 @@ from cifar.serving.rest.tensors import read_call, write_answer
 from cifar.settings import Settings
 
 CHANNEL = "tensor"
+MAX_CALL_IMAGES = 256
+"""Images in one call of `:predict`."""
 _AWAY_BYTES = 64 * 1024
 """Longer bodies are read in a thread: JSON of a megabyte takes the event loop 20 ms."""
 
@@ -91,7 +93,7 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
             if served is None:
                 served = await asyncio.to_thread(versions.get, number)
             manifest = served.predictor.version.manifest
-            limits = {"most_images": settings.max_call_images, "max_pixels": settings.max_image_pixels}
+            limits = {"most_images": MAX_CALL_IMAGES, "max_pixels": settings.max_image_pixels}
             if len(body) > _AWAY_BYTES or _may_hold_files(body):
                 call = await asyncio.to_thread(read_call, body, manifest, **limits)
             else:
