@@ -1,4 +1,4 @@
-"""How commands speak: data to stdout, words to stderr."""
+"""Output of commands: data to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def say(words: str) -> None:
-    """Words for a person."""
-    print(f"cifar: {words}", file=sys.stderr)
+def say(message: str) -> None:
+    print(f"cifar: {message}", file=sys.stderr)
 
 
 def print_json(data: Any) -> None:
-    """Data for a program."""
     print(json.dumps(data, indent=2))
 
 
-def print_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """These columns of the rows, below their names, for a person and for `cut`."""
-    print(*names, sep="\t")
+def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Print these columns of the rows below a header line, separated by tabs so that `cut` can read them."""
+    print(*columns, sep="\t")
     for row in rows:
-        print(*(row[name] for name in names), sep="\t")
+        print(*(row[name] for name in columns), sep="\t")
+
+
+def print_report(report: dict[str, Any], *, as_json: bool) -> None:
+    """Print names and values, one a line, or JSON. A value may itself be a dictionary."""
+    if as_json:
+        print_json(report)
+        return
+    for key, value in report.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, entry in value.items():
+                print(f"  {name:<20} {entry}")
+        else:
+            print(f"{key}: {value}")

@@ -1,91 +1,111 @@
-"""What the command line's arguments may be. Anything else is wrong use, and the sentence says what was expected."""
+"""Types of command-line values. A value that does not fit is wrong use, and the message says what was expected."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from typer import Argument, BadParameter, Option
+
+JSON: bool = Option(False, "--json", help="Print JSON.")
+VERSION: int | None = Option(None, metavar="N", help="Default: the version in service.")
+OUT: Path = Option(..., metavar="PATH", help="The file or folder to write.")
+IMAGE_SIZE: int = Option(
+    32, min=1, max=4096, metavar="PIXELS", help="Side to which an image folder's images are resized."
+)
+_SOURCE = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*."
+SOURCE: str = Argument(..., metavar="SOURCE", help=_SOURCE)
+DATA: str = Option(..., metavar="SOURCE", help=_SOURCE)
 
 
-def count(text: str) -> int:
-    """How many of something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {text!r}")
-    return int(text)
+class LabelValue(NamedTuple):
+    """A label and a whole number, written LABEL=NUMBER: a version, or a percentage."""
+
+    label: str
+    number: int
 
 
-def size(text: str) -> int:
-    """A side in pixels, or a number of processes."""
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096; got {text!r}")
-    return int(text)
+class PixelRange(NamedTuple):
+    """Values of a black and a white pixel."""
+
+    low: float
+    high: float
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Class names in order: A,B,..."""
-    found = tuple(name.strip() for name in text.split(","))
-    if len(found) < 2 or not all(found) or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"expected at least two different names separated by commas; got {text!r}")
-    return found
+class TwoVersions(NamedTuple):
+    """Numbers of two versions to compare."""
+
+    first: int
+    second: int
 
 
-def two_versions(text: str) -> tuple[int, int]:
-    """Two numbers of versions: A,B."""
-    parts = text.split(",")
-    if len(parts) != 2 or parts[0] == parts[1]:
-        raise argparse.ArgumentTypeError(f"expected two different versions A,B; got {text!r}")
-    return count(parts[0]), count(parts[1])
+def label_value(text: str) -> LabelValue:
+    label, _, number = text.partition("=")
+    if not label or not number.isdecimal() or len(number) > 9:
+        raise BadParameter(f"expected NAME=NUMBER, such as canary=3; got {text!r}")
+    return LabelValue(label, int(number))
 
 
-def duration(text: str) -> float:
-    """So many days or hours."""
-    return _number(text, lambda value: 0 < value <= 36_500, "a number above 0")
-
-
-def effect(text: str) -> float:
-    """A difference of accuracies."""
-    return _number(text, lambda value: 0.001 <= value <= 0.5, "a number from 0.001 to 0.5, such as 0.02")
-
-
-def positive(text: str) -> float:
-    """Seconds, or a learning rate."""
-    return _number(text, lambda value: 1e-12 <= value < math.inf, "a number above 0")
-
-
-def part(text: str) -> float:
-    """A share that leaves something over."""
-    return _number(text, lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.05")
-
-
-def accuracy(text: str) -> float:
-    """A share that may be all."""
-    return _number(text, lambda value: 0 < value <= 1, "a share above 0 and up to 1, such as 0.9")
-
-
-def _number(text: str, fits: Callable[[float], bool], expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan  # which fits nowhere
-    if not fits(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}")
-    return value
-
-
-def interval(text: str) -> tuple[float, float]:
-    """A range of pixels: LOW,HIGH."""
+def pixel_range(text: str) -> PixelRange:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected two numbers LOW,HIGH; got {text!r}") from None
+        raise BadParameter(f"expected two numbers LOW,HIGH; got {text!r}") from None
     if not low < high:
-        raise argparse.ArgumentTypeError(f"LOW must be below HIGH; got {text!r}")
-    return low, high
+        raise BadParameter(f"LOW must be below HIGH; got {text!r}")
+    return PixelRange(low, high)
 
 
-def share(text: str) -> tuple[str, int]:
-    """A label and a whole number: NAME=N."""
-    name, _, number = text.partition("=")
-    if not name or not number.isdecimal() or len(number) > 9:
-        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, such as canary=3; got {text!r}")
-    return name, int(number)
+def two_versions(text: str) -> TwoVersions:
+    parts = text.split(",")
+    if len(parts) != 2 or parts[0] == parts[1] or not all(part.isdecimal() and int(part) for part in parts):
+        raise BadParameter(f"expected two different versions A,B; got {text!r}")
+    return TwoVersions(int(parts[0]), int(parts[1]))
+
+
+def class_names(text: str) -> Sequence[str]:
+    found = tuple(name.strip() for name in text.split(","))
+    if len(found) < 2 or not all(found) or len(set(found)) < len(found):
+        raise BadParameter(f"expected at least two different names separated by commas; got {text!r}")
+    return found
+
+
+def _number(fits: Callable[[float], bool], expected: str) -> Callable[[str | float], float]:
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan  # fits no range
+        if not fits(value):
+            raise BadParameter(f"expected {expected}; got {text!r}")
+        return value
+
+    return parse
+
+
+positive = _number(lambda value: 1e-12 <= value < math.inf, "a number above 0")
+duration = _number(lambda value: 0 < value <= 36_500, "a number above 0, up to 36500")
+difference = _number(lambda value: 0.001 <= value <= 0.5, "a number from 0.001 to 0.5, such as 0.02")
+fraction = _number(lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.05")
+accuracy = _number(lambda value: 0 < value <= 1, "a share above 0 and up to 1, such as 0.9")
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Write out the two forms that Typer does not know.
+
+    `--robustness` may come without a number (2000 images), and one `--shadow` may be followed by several values.
+    """
+    expanded: list[str] = []
+    option = ""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            option = argument
+        elif option == "--shadow" and expanded[-1] != "--shadow":
+            expanded.append("--shadow")
+        expanded.append(argument)
+        last = position + 1 == len(arguments)
+        if argument == "--robustness" and (last or arguments[position + 1].startswith("-")):
+            expanded.append("2000")
+    return expanded

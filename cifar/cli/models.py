@@ -1,30 +1,207 @@
-"""What `python -m cifar models` does: versions, labels and traffic. Running servers follow within their poll."""
+"""Commands about model versions: export, inspect, predict, and models, which changes labels and traffic.
+
+Running servers notice a change at their next poll of the registry.
+"""
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
+from typer import Argument, Context, Option, Typer
+from typer import BadParameter as WrongUse
+
+from cifar.cli.arguments import JSON, VERSION, LabelValue, PixelRange, class_names, label_value, pixel_range
 from cifar.console import print_json, print_table, say
-from cifar.errors import BadParameter
-from cifar.models.registry import Version
+from cifar.errors import BadParameter, BulkError, CifarError, ExportError, VersionNotFound, VersionUnusable
+from cifar.models.registry import Registry, Version
 from cifar.models.rollout import STABLE, Rollout, RolloutLog
-from cifar.settings import Settings
+from cifar.settings import Settings, load_settings
+
+app = Typer()
+models = Typer()
+app.add_typer(models, name="models", epilog="example: python -m cifar models promote 3")
+
+_CLASSES = "Class names in the order of the outputs. Default: the run's; CIFAR's for 10 outputs at 32x32."
+_INPUT_RANGE = "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1."
 
 
-def listed(arguments: argparse.Namespace, settings: Settings) -> None:
-    """List the versions, with their labels and traffic."""
+@app.command(epilog="example: python -m cifar export runs/first")
+def export(
+    source: Path = Argument(..., help="A run folder, a .keras file or an .h5 file (Keras 2 or 3)."),
+    name: str | None = Option(None, help="Name in the registry. Default: CIFAR_MODEL_NAME."),
+    classes: Sequence[str] | None = Option(None, parser=class_names, metavar="A,B,...", help=_CLASSES),
+    input_range: PixelRange | None = Option(None, parser=pixel_range, metavar="LOW,HIGH", help=_INPUT_RANGE),
+    images: Path | None = Option(None, metavar="DIR", help="Images to compare the export on. Default: examples/."),
+    logits: bool = Option(False, "--logits", help="The model ends in logits: append a softmax."),
+) -> None:
+    """Export a run or a Keras model as the next version, and print its path."""
+    settings = load_settings()
+    from cifar.training.export.source import read_source
+    from cifar.training.export.write import export
+
+    read = read_source(
+        source,
+        settings,
+        class_names=None if classes is None else tuple(classes),
+        input_range=input_range,
+        images=images,
+        logits=logits,
+    )
+    if not name:
+        _check_same_classes(read.class_names, settings)
+    version = export(read, settings.registry, name or settings.model_name)
+    print(version.path)
+    rollout = RolloutLog(Registry(settings.registry, version.name), pinned=settings.model_version).current()
+    if version.number == rollout.stable:
+        say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
+    else:
+        say(f"Version {rollout.stable} stays in service. To serve this one, run `models promote {version.number}`.")
+
+
+def _check_same_classes(names: Sequence[str], settings: Settings) -> None:
+    """Refuse to export other classes under the default name: clients that call the model by name rely on its classes."""
+    with suppress(VersionNotFound, VersionUnusable):
+        served = RolloutLog.of(settings).stable_version().manifest.class_names
+        if list(names) != list(served):
+            raise ExportError(
+                f"{settings.model_name} has {_abridged(served)}, and this model has {_abridged(names)}. Give it another name, such as "
+                f"--name {'-'.join(names)[:40]}. To replace the model all the same: --name {settings.model_name}"
+            )
+
+
+def _abridged(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+@app.command(epilog="example: python -m cifar inspect saved_model/cifar_classifier/1")
+def inspect(folder: Path = Argument(..., help="A version's folder."), as_json: bool = JSON) -> None:
+    """Print the signatures, shapes, sizes and files of a version."""
+    load_settings()  # a wrong setting is an error in every command
+    from cifar.models.inspection import as_text, inspect_version
+
+    report = inspect_version(folder)
+    if as_json:
+        print_json(report)
+    else:
+        print(as_text(report))
+
+
+@app.command(epilog="example: python -m cifar predict photo.jpg --top-k 5")
+def predict(
+    images: list[Path] | None = Argument(None, metavar="IMAGE", help="Image files."),
+    source: Path | None = Option(None, "--input", metavar="SOURCE", help="A folder, or a .txt or .csv file of paths."),
+    output: Path | None = Option(None, metavar="OUT.parquet", help="With --input: a new folder of Parquet files."),
+    runner: Literal["local", "ray"] = Option("local", help="With --input: what computes."),
+    resume: bool = Option(False, "--resume", help="With --input: continue an interrupted run, if there is one."),
+    top_k: int | None = Option(None, help="Labels to print. Default: CIFAR_DEFAULT_TOP_K."),
+    version: int | None = VERSION,
+    as_json: bool = JSON,
+) -> None:
+    """Classify image files."""
+    if bool(images) == bool(source):
+        raise WrongUse("give either image files or --input", param_hint="IMAGE")
+    settings = load_settings()
+    if source:
+        if output is None:
+            raise BulkError("--input needs --output: the folder for the rows, such as out.parquet.")
+        from cifar.bulk.run import predict_many
+
+        chosen = chosen_version(version, settings)
+        errors = predict_many(source, output, chosen, settings, runner=runner, resume=resume)
+        print(output)
+        if errors:
+            say(f"{errors:,} rows hold an error instead of a prediction; see their column error.")
+        return
+    rows, problems = _classify(images or [], chosen_version(version, settings), settings, top_k)
+    if not as_json:
+        _print_predictions(rows)
+    elif rows:
+        print_json(rows)
+    for problem in problems[:-1]:
+        say(str(problem))
+    if problems:
+        raise problems[-1]
+
+
+def _classify(
+    images: Sequence[Path], version: Version, settings: Settings, top_k: int | None
+) -> tuple[list[dict[str, Any]], list[CifarError]]:
+    """Return a row for each image that was classified, and an error for each other file."""
+    from cifar.images.decode import preprocess
+    from cifar.models.engines import engine_of
+    from cifar.models.predictor import Predictor
+
+    predictor = Predictor.load(version, engine_of(settings))
+    top_k = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
+    rows: list[dict[str, Any]] = []
+    problems: list[CifarError] = []
+    for file in images:
+        try:
+            pixels = preprocess(_content(file), predictor.image, max_pixels=settings.max_image_pixels)
+        except CifarError as error:
+            problems.append(CifarError(f"{file}: {error}"))
+            continue
+        (prediction,) = predictor.predict(pixels[None], top_k=top_k)
+        rows.append(
+            {
+                "image": str(file),
+                "top_k": [{"label": label, "score": score} for label, score in prediction.top_k],
+                "ood_score": prediction.ood_score,
+                "in_distribution": prediction.in_distribution,
+            }
+        )
+    return rows, problems
+
+
+def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
+        if row["in_distribution"] is False:
+            say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except IsADirectoryError:
+        raise CifarError(f"it is a folder; predict --input {file} --output out.parquet") from None
+    except OSError as error:
+        raise CifarError(f"it cannot be read: {error.strerror}.") from error
+
+
+def chosen_version(number: int | None, settings: Settings) -> Version:
+    """Return the version with this number, or without one the version that the server would serve."""
+    if number is None:
+        return RolloutLog.of(settings).stable_version()
+    return Registry(settings.registry, settings.model_name).get(number)
+
+
+@models.callback(invoke_without_command=True)
+def _models(context: Context, as_json: bool = JSON) -> None:
+    """List the versions in the registry, and change which users get which version."""
+    if context.invoked_subcommand is None:
+        list_versions(as_json=as_json)
+
+
+@models.command("list", epilog="example: python -m cifar models list")
+def list_versions(as_json: bool = JSON) -> None:
+    """List versions, labels and traffic."""
+    settings = load_settings()
     from cifar.models.inspection import list_versions
 
     log = RolloutLog.of(settings)
     rows, problems = list_versions(log.registry)
-    routing = log.now() if rows else None
+    rollout = log.current() if rows else None
     for row in rows:
-        labels = [label for label, number in routing.labels.items() if number == row["version"]] if routing else []
+        labels = [label for label, number in rollout.labels.items() if number == row["version"]] if rollout else []
         row["labels"] = ",".join(labels)
-        row["traffic"] = sum(routing.traffic.get(label, 0) for label in labels) if routing else 0
-    if arguments.json:
+        row["traffic"] = sum(rollout.traffic.get(label, 0) for label in labels) if rollout else 0
+    if as_json:
         print_json(rows)
     elif rows:
         print_table(list(rows[0]), rows)
@@ -34,39 +211,61 @@ def listed(arguments: argparse.Namespace, settings: Settings) -> None:
         say(problem)
 
 
-def promote(arguments: argparse.Namespace, settings: Settings) -> None:
+@models.command(epilog="example: python -m cifar models promote 3")
+def promote(number: int = Argument(..., min=1, metavar="N", help="The version.")) -> None:
     """Make a version the stable one."""
-    _done(
-        RolloutLog.of(settings).promote(
-            arguments.number, by=_who(), check_loadable=lambda version: _load(version, settings)
-        ),
-        settings,
-    )
+    settings = load_settings()
+    log = RolloutLog.of(settings)
+    _report(log.promote(number, by=_user(), check_loadable=lambda version: _load(version, settings)), settings)
 
 
-def rollback(_: argparse.Namespace, settings: Settings) -> None:
-    """Take the last promotion back."""
-    _done(
-        RolloutLog.of(settings).rollback(by=_who(), check_loadable=lambda version: _load(version, settings)), settings
-    )
+@models.command(epilog="example: python -m cifar models rollback")
+def rollback() -> None:
+    """Undo the last promotion."""
+    settings = load_settings()
+    log = RolloutLog.of(settings)
+    _report(log.rollback(by=_user(), check_loadable=lambda version: _load(version, settings)), settings)
 
 
-def label(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Give a version another name, or take one away."""
-    name, number = (arguments.remove, None) if arguments.remove else arguments.label
-    _done(RolloutLog.of(settings).label(name, number, by=_who()), settings)
+@models.command(epilog="example: python -m cifar models label canary=3")
+def label(
+    assignment: LabelValue | None = Argument(
+        None, parser=label_value, metavar="NAME=N", help="The label, and its version."
+    ),
+    remove: str | None = Option(None, metavar="NAME", help="The label to remove."),
+) -> None:
+    """Give a version a label, or remove a label."""
+    settings = load_settings()
+    if remove is not None and assignment is None:
+        rollout = RolloutLog.of(settings).label(remove, None, by=_user())
+    elif assignment is not None and remove is None:
+        rollout = RolloutLog.of(settings).label(*assignment, by=_user())
+    else:
+        raise WrongUse("give either NAME=N or --remove NAME", param_hint="NAME=N")
+    _report(rollout, settings)
 
 
-def traffic(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Share out the users between labels."""
-    shares, shadow = _once(arguments.traffic), _once(arguments.shadow)
-    _done(RolloutLog.of(settings).split(shares, shadow=shadow, by=_who()), settings)
+@models.command(epilog="example: python -m cifar models traffic stable=90 canary=10 --shadow canary=20")
+def traffic(
+    shares: list[LabelValue] = Argument(..., parser=label_value, metavar="LABEL=PERCENT", help="They add up to 100."),
+    shadow: list[LabelValue] | None = Option(
+        None,
+        parser=label_value,
+        metavar="LABEL=PERCENT ...",
+        help="Share of requests that this label also answers in the background, for comparison.",
+    ),
+) -> None:
+    """Split the users between labels."""
+    settings = load_settings()
+    split = RolloutLog.of(settings).split(_unique(shares), shadow=_unique(shadow or []), by=_user())
+    _report(split, settings)
 
 
-def changes(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Show who changed what."""
-    rows = [change.model_dump() for change in RolloutLog.of(settings).changes()]
-    if arguments.json:
+@models.command("log", epilog="example: python -m cifar models log")
+def changes(as_json: bool = JSON) -> None:
+    """List the changes of labels and traffic, and who made them."""
+    rows = [change.model_dump() for change in RolloutLog.of(load_settings()).changes()]
+    if as_json:
         print_json(rows)
     elif rows:
         print_table(["revision", "at", "by", "action"], rows)
@@ -81,26 +280,23 @@ def _load(version: Version, settings: Settings) -> None:
     Predictor.load(version, engine_of(settings))
 
 
-def _who() -> str:
+def _user() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def _once(pairs: list[tuple[str, int]]) -> dict[str, int]:
+def _unique(pairs: Sequence[LabelValue]) -> dict[str, int]:
     shares = dict(pairs)
     if len(shares) < len(pairs):
-        raise BadParameter(f"A label comes once; got {', '.join(name for name, _ in pairs)}.")
+        raise BadParameter(f"A label may be given once; got {', '.join(label for label, _ in pairs)}.")
     return shares
 
 
-def _done(routing: Rollout, settings: Settings) -> None:
-    """What counts now, as data, and in words."""
-    shares = " ".join(f"{name}={percent} (version {routing.labels[name]})" for name, percent in routing.traffic.items())
-    print(shares)
-    for name, number in routing.labels.items():
-        if number == routing.stable and name != STABLE:
+def _report(rollout: Rollout, settings: Settings) -> None:
+    """Print the new traffic split to stdout, and what follows from it to stderr."""
+    print(*(f"{name}={percent} (version {rollout.labels[name]})" for name, percent in rollout.traffic.items()))
+    for name, number in rollout.labels.items():
+        if number == rollout.stable and name != STABLE:
             say(
-                f"{name} is the stable version too, so it tries nothing. To have an older one be stable meanwhile: models promote N"
+                f"{name} is the stable version too, so it gets no trial traffic. To make an older version stable: models promote N"
             )
-    say(
-        f"Revision {routing.revision}; running servers follow within {settings.registry_poll_seconds:g} s of loading it."
-    )
+    say(f"Revision {rollout.revision}; running servers follow within {settings.registry_poll_seconds:g} s.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.cli import cifar, cifar_process
 from support.pictures import encoded, noise
 from support.servers import SHARED, free_port, heeding_ctrl_c, wait_until_ready
 
@@ -35,17 +36,6 @@ COMMANDS = [
     "ab",
     "drift",
 ]
-
-
-def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cifar", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,9 +70,9 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     """The usage line comes with the complaint."""
     result = cifar(*arguments)
     assert result.returncode == 2
-    assert "usage: cifar" in result.stderr
+    assert "Usage: cifar" in result.stderr
     if arguments[1:] and arguments[0] == "train":
-        assert f"argument {arguments[-2]}: " in result.stderr
+        assert f"Invalid value for '{arguments[-2]}': " in result.stderr
     assert result.stdout == ""
 
 
@@ -164,28 +154,28 @@ def test_a_place_that_cannot_be_written_is_said_without_our_hidden_names(tmp_pat
     ):
         said = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
         assert said.startswith(f"cifar: {words}"), said
-        assert "Name another" in said
+        assert "Choose another" in said
     said = cifar("records", "export", "--out", tmp_path / "rows.csv", CIFAR_RECORDS_FOLDER="/proc/self").stderr
-    assert "folder /proc/self cannot be written: No such file or directory. CIFAR_RECORDS_FOLDER names" in said
+    assert "folder /proc/self cannot be written: No such file or directory. Set CIFAR_RECORDS_FOLDER to" in said
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (PermissionError(13, "Permission denied", "saved_model/a/.export-rvq85kz_/variables"), "saved_model/a cannot"),
-        (PermissionError(13, "Permission denied", ".tmp.o.parquet"), ". cannot be used: Permission denied. Name"),
+        (PermissionError(13, "Permission denied", "saved_model/a/.tmp-0123456789abcdef/variables"), "saved_model/a cannot"),
+        (PermissionError(13, "Permission denied", ".tmp-0123456789abcdef.parquet"), ". cannot be used: Permission denied. Choose"),
         (PermissionError(13, "Permission denied", "/home/ann/.cache/x"), "/home/ann/.cache/x cannot be used: "),
         (FileNotFoundError(2, "No such file or directory", "/proc/x"), "/proc/x cannot be used: No such"),
-        (OSError(28, "No space left on device"), "No space left on device. Make room, then"),
+        (OSError(28, "No space left on device"), "No space left on device. Free some space, then"),
     ],
 )
 def test_what_the_system_refuses_is_said_in_a_sentence(error, words, monkeypatch, capsys):
     """Without its number, and without names that nobody gave."""
 
-    def refuse(*_):
+    def refuse(_):
         raise error
 
-    monkeypatch.setattr("cifar.cli.commands.inspect", refuse)
+    monkeypatch.setattr("cifar.models.inspection.inspect_version", refuse)
     assert main(["inspect", "x"]) == 1
     assert capsys.readouterr().err.startswith(f"cifar: {words}")
 
@@ -218,7 +208,7 @@ def test_a_folder_too_long_for_the_workers_sockets_is_said_at_once(tmp_path):
     """A socket's path has 107 bytes at most; workers that nobody reaches must not begin."""
     long = tmp_path / ("x" * 60)
     long.mkdir()
-    result = cifar("serve", "--workers", 2, "--port", free_port(), TMPDIR=long)
+    result = cifar_process("serve", "--workers", 2, "--port", free_port(), TMPDIR=long)
     assert (result.returncode, "Choose a shorter one than" in result.stderr) == (1, True), result.stderr
     assert list(long.iterdir()) == []
 
@@ -228,7 +218,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_promised():
     """And the way out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = cifar("serve", "--host", "127.0.0.1", "--port", port)
+        result = cifar_process("serve", "--host", "127.0.0.1", "--port", port)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: " in result.stderr
     assert "Serving at" not in result.stderr
@@ -307,11 +297,11 @@ def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
     held = json.loads(cifar("data", data, "--json").stdout)
     assert held["train_images_by_class"] == {"circle": 20, "square": 20, "star": 20}
     run = tmp_path / "run"
-    trained = cifar("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5")
+    trained = cifar_process("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5")
     assert trained.returncode == 0, trained.stderr
     assert Path(trained.stdout.strip()) == run / "model.keras"
     assert "legacy" not in trained.stderr, "what Keras thinks of a file that was asked for"
-    exported = cifar("export", run, **settings)
+    exported = cifar_process("export", run, **settings)
     assert "Please consider" not in exported.stderr, exported.stderr
     assert Path(exported.stdout.strip()) == registry / "shapes" / "1", exported.stderr
     report = json.loads(cifar("evaluate", "--data", data, "--json", **settings).stdout)

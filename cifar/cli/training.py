@@ -1,0 +1,129 @@
+"""Commands about data sets, training and measuring: data, train, evaluate, card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from typer import Argument, BadParameter, Option, Typer
+
+from cifar.cli.arguments import DATA, IMAGE_SIZE, JSON, SOURCE, VERSION, accuracy, fraction, positive
+from cifar.cli.models import chosen_version
+from cifar.console import print_report, say
+from cifar.settings import load_settings, process_environment
+
+app = Typer()
+
+_PRECISION = "Number type of convolutions. auto: bfloat16 where the processor supports it."
+_DISTRIBUTE = "mirrored: all GPUs of this machine. multiworker: the processes that TF_CONFIG names."
+
+
+@app.command(epilog="example: python -m cifar data cifar10")
+def data(source: str = SOURCE, image_size: int = IMAGE_SIZE, as_json: bool = JSON) -> None:
+    """Fetch or check a data set, and print its contents."""
+    settings = load_settings()
+    from cifar.training.data.dataset import load_dataset, summarize
+
+    print_report(summarize(load_dataset(source, settings, image_shape=_square(image_size))), as_json=as_json)
+
+
+@app.command(epilog="example: python -m cifar train --data cifar10 --out runs/first --time-budget 600")
+def train(
+    data: str = DATA,
+    out: Path = Option(..., metavar="RUN", help="The run's folder, which must not exist."),
+    arch: Literal["fast", "tutorial"] = Option("fast", help="The network, with its recipe."),
+    epochs: int | None = Option(None, min=1, metavar="N", help="Passes over the data. Default: the recipe's."),
+    time_budget: float | None = Option(None, parser=positive, metavar="SECONDS", help="In place of --epochs."),
+    target_accuracy: float | None = Option(
+        None, parser=accuracy, metavar="SHARE", help="Stop when validation reaches it."
+    ),
+    batch_size: int | None = Option(None, min=1, metavar="N", help="Default: the recipe's, fewer for large images."),
+    learning_rate: float | None = Option(None, parser=positive, help="Default: the recipe's, less with --init-from."),
+    validation_split: float = Option(0.05, parser=fraction, help="Share of each class held out."),
+    seed: int = Option(0, help="The same seed gives the same result."),
+    precision: Literal["auto", "float32", "bfloat16"] = Option("auto", help=_PRECISION),
+    init_from: str | None = Option(None, metavar="PATH", help="A version's folder, run or .keras file to start from."),
+    distribute: Literal["none", "mirrored", "multiworker"] = Option("none", help=_DISTRIBUTE),
+    resume: bool = Option(False, "--resume", help="Continue after the run's last epoch, if any."),
+    h5: bool = Option(False, "--h5", help="Also write model.h5."),
+    image_size: int = IMAGE_SIZE,
+) -> None:
+    """Train a network into a new run folder."""
+    if epochs is not None and time_budget is not None:
+        raise BadParameter("not allowed together with --epochs", param_hint="'--time-budget'")
+    settings = load_settings()
+    from cifar.training.data.dataset import load_dataset
+    from cifar.training.run.run_folder import CHECKPOINT, check_folder
+
+    # With several workers, only the chief checks the folder, and later.
+    if not resume and distribute != "multiworker":
+        check_folder(out, {}, resume=False)
+    dataset = load_dataset(data, settings, image_shape=_square(image_size))
+    from cifar.training.distributed.workers import join
+    from cifar.training.run.context import TrainConfig
+    from cifar.training.run.train import train  # imported late: loading TensorFlow takes seconds
+
+    config = TrainConfig(
+        arch=arch,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        validation_split=validation_split,
+        seed=seed,
+        time_budget=time_budget,
+        target_accuracy=target_accuracy,
+        precision=precision,
+        init_from=init_from,
+    )
+    workers = join(distribute, process_environment().get("TF_CONFIG"))
+    try:
+        result = train(config, dataset, out, resume=resume, h5=h5, workers=workers)
+        if workers.is_chief:
+            print(result)
+    except KeyboardInterrupt:
+        if (out / CHECKPOINT).exists():
+            say(f"The finished epochs are saved in {out}; to continue, add --resume to the same command.")
+        else:
+            say("No epoch was finished; to begin again, add --resume to the same command.")
+        raise
+
+
+@app.command(epilog="example: python -m cifar evaluate --data cifar10")
+def evaluate(
+    data: str = DATA,
+    out: Path | None = Option(None, metavar="DIR", help="Write report.json, report.md and plots to this new folder."),
+    tta: bool = Option(False, "--tta", help="Also predict from six views of each image."),
+    robustness: int | None = Option(
+        None, min=1, metavar="[IMAGES]", help="Also measure on this many disturbed test images (2000)."
+    ),
+    version: int | None = VERSION,
+    as_json: bool = JSON,
+) -> None:
+    """Measure the accuracy of an exported version on test images."""
+    settings = load_settings()
+    from cifar.training.report.report import make_report
+    from cifar.training.report.text import summary
+
+    report = make_report(
+        chosen_version(version, settings), settings, data, out=out, views=tta, disturbed_images=robustness or 0
+    )
+    print_report(report if as_json else summary(report), as_json=as_json)
+    if out:
+        say(f"The report is in {out}.")
+
+
+@app.command(epilog="example: python -m cifar card reports/first")
+def card(
+    report: Path = Argument(..., metavar="REPORT", help="A folder made by evaluate --out."),
+    out: Path | None = Option(None, help="The file. Default: MODEL_CARD.md in the report's folder."),
+    notes: Path | None = Option(None, metavar="FILE", help="Markdown of your own to insert as further notes."),
+) -> None:
+    """Write a model card from a report of evaluate."""
+    settings = load_settings()
+    from cifar.training.report.card import write_card
+
+    print(write_card(report, settings, out or report / "MODEL_CARD.md", notes))
+
+
+def _square(size: int) -> tuple[int, int, int]:
+    return size, size, 3
