@@ -1,9 +1,10 @@
-"""Bulk prediction beside what the model alone can do, and what it keeps in memory.
+"""Measure the throughput and the peak memory of bulk runs.
 
     PYTHONPATH=. python benchmarks/bulk.py --data DIR
 
-DIR holds images, in any folders below it. The limit is the Predictor on arrays that are decoded already, in as many threads. Each size is a
-process of its own, which says how much memory it needed at most; images are listed as often as it takes. Prints Markdown.
+DIR is searched recursively for JPEG files. The upper limit is the Predictor alone, on decoded arrays and with the same number of
+threads. Each size runs in a process of its own, so that its peak memory can be measured; if there are too few images, they are repeated.
+The output is a Markdown table.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from cifar.settings import load_settings
 BATCH = 32
 
 
-def limit(files: list[Path]) -> float:
-    """Images a second of the model alone."""
+def model_alone(files: list[Path]) -> float:
+    """Return the images per second of the model alone, on decoded images."""
     settings = load_settings()
     predictor = Predictor.load(stable_version(settings), engine_of(settings))
     pixels = [preprocess(file.read_bytes(), predictor.image, max_pixels=settings.max_image_pixels) for file in files]
@@ -43,7 +44,7 @@ def limit(files: list[Path]) -> float:
         return len(files) / (time.perf_counter() - started)
 
 
-def one(manifest: Path) -> dict[str, float]:
+def bulk_run(manifest: Path) -> dict[str, float]:
     settings = load_settings()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -59,22 +60,22 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.manifest:
-        print(json.dumps(one(options.manifest)))
+        print(json.dumps(bulk_run(options.manifest)))
         return
     files = sorted(options.data.resolve().rglob("*.jpg"))
-    print("| images | images/s | share of the model alone | memory at most |\n|---|---|---|---|")
+    print("| images | images/s | share of the model alone | peak memory |\n|---|---|---|---|")
     for size in options.sizes:
-        alone = limit((files * (1 + 4000 // len(files)))[:4000])
+        alone = model_alone((files * (1 + 4000 // len(files)))[:4000])
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as manifest:
             manifest.writelines(f"{files[i % len(files)]}\n" for i in range(size))
             manifest.flush()
             command = [sys.executable, __file__, "--data", str(options.data), "--manifest", manifest.name]
-            told = json.loads(
-                subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-            )
-        rate = size / told["seconds"]
+            result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        measured = json.loads(result.stdout)
+        rate = size / measured["seconds"]
         print(
-            f"| {size:,} | {rate:,.0f} | {rate / alone:.0%} of {alone:,.0f} | {told['mebibytes']:.0f} MiB |", flush=True
+            f"| {size:,} | {rate:,.0f} | {rate / alone:.0%} of {alone:,.0f} | {measured['mebibytes']:.0f} MiB |",
+            flush=True,
         )
 
 

@@ -1,7 +1,7 @@
-"""Many images in, a table out: on this machine or on a cluster, and whole parts only.
+"""Bulk runs: classify many image files offline, on this machine or on a Ray cluster, into a folder of Parquet files.
 
 OUTPUT.parquet/
-  _run.json                what was asked for; the folder is made with it and with the listing, at once
-  _listing/000001.txt      the paths of part 1, a JSON string a line
-  part-000001.parquet      their rows, in that order
+  _run.json                the parameters of the run; written together with the listing when the folder is created
+  _listing/000001.txt      the paths of part 1, one JSON string per line
+  part-000001.parquet      the rows of part 1, in that order; complete as soon as the file exists
 """

@@ -1,4 +1,4 @@
-"""Which images there are: a folder or a manifest as a stream of paths. No list of all is ever made."""
+"""List the input of a bulk run, a folder or a file of paths, as a stream: the whole list is never in memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cifar.errors import BulkError
 
 
 def paths(source: Path) -> Iterator[str]:
-    """The images of a source, each relative to `root_of(source)` or absolute.
+    """Yield the paths of the images, each absolute or relative to `root_of(source)`.
 
     Args:
-        source: a folder, all of whose files are taken but those whose names begin with a dot; a `.csv` file with a
-            column `path`; or a text file of a path a line.
+        source: a folder, which is searched recursively without files and folders whose names begin with a dot; a `.csv` file
+            with a column `path`; or a text file with one path per line.
 
     Raises:
-        BulkError: it is not there, cannot be read, or is no such file.
+        BulkError: `source` does not exist, cannot be read, or is not such a file.
     """
     try:
         if source.is_dir():
@@ -29,15 +29,15 @@ def paths(source: Path) -> Iterator[str]:
             with source.open(encoding="utf-8-sig") as lines:
                 yield from (path for line in lines if (path := line.strip("\r\n")))
     except UnicodeDecodeError as error:
-        raise BulkError(f"{source} is no text: --input takes a folder, or a file of paths in UTF-8.") from error
+        raise BulkError(f"{source} is not a text file. --input takes a folder, or a file of paths in UTF-8.") from error
     except csv.Error as error:
-        raise BulkError(f"{source} is no CSV: {error}.") from error
+        raise BulkError(f"{source} is not a valid CSV file: {error}.") from error
     except OSError as error:
         raise BulkError(f"{error.filename or source} cannot be listed: {error.strerror}.") from error
 
 
 def root_of(source: Path) -> Path:
-    """What relative paths are relative to: the folder, or the one that the manifest is in."""
+    """Return the folder that relative paths refer to: the folder itself, or the folder of the file of paths."""
     return (source if source.is_dir() else source.parent).resolve()
 
 
@@ -47,7 +47,7 @@ def _files(root: Path, below: str) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             path = os.path.join(below, entry.name)  # noqa: PTH118 - pathlib takes three times as long
-            if entry.is_dir(follow_symlinks=False):  # a link may lead round in a circle
+            if entry.is_dir(follow_symlinks=False):  # symbolic links to folders may form a cycle
                 yield from _files(root, path)
             elif _is_file(entry):
                 yield path
@@ -56,7 +56,7 @@ def _files(root: Path, below: str) -> Iterator[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link to itself, or into a folder that is closed to us: its row will say so
+    except OSError:  # a link to itself, or into a folder without permission: its row will hold the error
         return True
 
 
@@ -64,5 +64,5 @@ def _column(source: Path) -> Iterator[str]:
     with source.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, strict=True)
         if "path" not in (rows.fieldnames or []):
-            raise BulkError(f"{source} needs a column path; it has: {', '.join(rows.fieldnames or ['nothing'])}.")
+            raise BulkError(f"{source} has no column path. Its columns: {', '.join(rows.fieldnames or ['none'])}.")
         yield from (row["path"] for row in rows if row["path"])

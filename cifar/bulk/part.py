@@ -1,4 +1,4 @@
-"""One part of a bulk run: paths in, a table of rows out. What cannot be classified has a row with an error."""
+"""One part of a bulk run: read, classify and write the images of one listing file. A file that fails becomes a row with an error."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cifar.bulk.output import BulkRun, part_paths, write_part
 from cifar.cpus import available_cpus
 from cifar.errors import CifarError, TooLarge, UnreadableImage
 from cifar.images.decode import preprocess
@@ -22,14 +23,19 @@ from cifar.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = dict[str, Any]
+
+def make_part(run: BulkRun, output: Path, number: int, classifier: BulkClassifier) -> tuple[int, int]:
+    """Classify and write one part, and return its number of rows and how many of them hold an error."""
+    table = classifier.table(Path(run.root), part_paths(output, number))
+    write_part(output, number, table)
+    return len(table), len(table) - table["code"].null_count
 
 
-class Classifier:
-    """One loaded version, and threads that decode and ask it."""
+class BulkClassifier:
+    """A loaded version, and threads that decode image files and classify them in batches."""
 
     def __init__(self, version: Version, settings: Settings, *, threads: int | None = None) -> None:
-        """Load the version; `threads` None for as many as there are processors."""
+        """Load the version. `threads` defaults to the number of available processors."""
         self._settings = settings
         self._threads = threads or available_cpus()
         self._predictor = Predictor.load(version, engine_of(settings), threads=self._threads)
@@ -39,11 +45,11 @@ class Classifier:
         return ThreadPoolExecutor(self._threads, "bulk")
 
     def table(self, root: Path, paths: Sequence[str]) -> pa.Table:
-        """The rows of some images, in their order.
+        """Classify files and return one row per file, in the order of `paths`.
 
         Returns:
-            `path`, `label`, `score`, `scores` (in the order of the column's `class_names`), `ood_score`,
-            `in_distribution`, `model`, `version`, and for an image without an answer `code` and `error`.
+            The columns `path`, `label`, `score`, `scores` (in the order of `class_names` in the column's metadata), `ood_score`,
+            `in_distribution`, `model`, `version`, and `code` and `error` for a file that could not be classified.
         """
         import pyarrow as pa
 
@@ -52,39 +58,41 @@ class Classifier:
         rows = [row for rows in self._pool.map(lambda batch: self._rows(root, batch), batches) for row in rows]
         return pa.Table.from_pylist(rows, self._schema)
 
-    def _rows(self, root: Path, paths: Sequence[str]) -> list[Row]:
-        """Decode a batch, and ask once for all that could be decoded."""
+    def _rows(self, root: Path, paths: Sequence[str]) -> list[dict[str, Any]]:
+        """Decode a batch of files, and classify those that could be decoded in one call."""
         manifest = self._predictor.version.manifest
-        rows: list[Row] = []
-        pixels, answered = [], []
+        rows: list[dict[str, Any]] = []
+        decoded, pixels = [], []
         for path in paths:
-            # A name that is no UTF-8 is shown so that it can be told which it was.
-            row: Row = {"path": os.fsencode(path).decode("utf-8", "backslashreplace")}
-            row |= {"model": manifest.name, "version": manifest.version}
+            row: dict[str, Any] = {
+                "path": os.fsencode(path).decode("utf-8", "backslashreplace"),  # a file name need not be UTF-8
+                "model": manifest.name,
+                "version": manifest.version,
+            }
             rows.append(row)
             try:
                 pixels.append(self._pixels(root / path))
-                answered.append(row)
+                decoded.append(row)
             except CifarError as error:
                 row |= {"code": error.code, "error": str(error)}
         if pixels:
-            for row, answer in zip(answered, self._predictor.answers(np.stack(pixels)), strict=True):
+            for row, answer in zip(decoded, self._predictor.answers(np.stack(pixels)), strict=True):
                 row.update(self._columns(answer))
         return rows
 
     def _pixels(self, file: Path) -> np.ndarray:
         limit = self._settings.max_body_bytes
         try:
-            # Not the size first: a device or a growing file has none that is true.
-            with open(file, "rb", opener=_without_waiting) as opened:
+            # The size is not checked in advance: a device or a growing file does not report its true size.
+            with open(file, "rb", opener=_open_without_waiting) as opened:
                 payload = opened.read(limit + 1) or b""
-        except (OSError, ValueError) as error:  # ValueError: a manifest's path with a zero byte
+        except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
             raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
         if len(payload) > limit:
             raise TooLarge(f"The file has more than {limit:,} bytes, the limit CIFAR_MAX_BODY_BYTES.")
         return preprocess(payload, self._predictor.image, max_pixels=self._settings.max_image_pixels)
 
-    def _columns(self, answer: np.ndarray) -> Row:
+    def _columns(self, answer: np.ndarray) -> dict[str, Any]:
         prediction = self._predictor.rank(answer, 1)
         ((label, score),) = prediction.top_k
         return {
@@ -116,5 +124,5 @@ class Classifier:
         )
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # of a named pipe: until somebody writes
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe would wait until another process writes to it

@@ -1,4 +1,4 @@
-"""The same parts on a Ray cluster: Ray Data hands out their numbers, and each worker classifies and writes whole parts."""
+"""Make the parts of a bulk run on a Ray cluster: Ray Data distributes their numbers, and each worker makes whole parts."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from typing import Any
 
 import ray
 
-from cifar.bulk.output import Run
-from cifar.bulk.part import Classifier
-from cifar.bulk.run import make_part
+from cifar.bulk.output import BulkRun
+from cifar.bulk.part import BulkClassifier, make_part
 from cifar.errors import BulkError
 from cifar.models.registry import Version
 from cifar.settings import Settings
 
 
 class _Worker:
-    """One processor's classifier; Ray makes as many as the cluster has room for."""
+    """A classifier for one processor; Ray creates as many workers as the cluster has room for."""
 
-    def __init__(self, run: Run, output: Path, version: Version, settings: Settings) -> None:
+    def __init__(self, run: BulkRun, output: Path, version: Version, settings: Settings) -> None:
         self._run, self._output = run, output
-        self._classifier = Classifier(version, settings, threads=1)
+        self._classifier = BulkClassifier(version, settings, threads=1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         rows, errors = make_part(self._run, self._output, int(row["number"]), self._classifier)
         return {"rows": rows, "errors": errors}
 
 
-def on_ray(
-    run: Run, output: Path, left: Sequence[int], version: Version, settings: Settings
+def make_parts_on_ray(
+    run: BulkRun, output: Path, numbers: Sequence[int], version: Version, settings: Settings
 ) -> Iterator[tuple[int, int]]:
-    """Make the parts in `left`, wherever Ray has processors: the cluster of `RAY_ADDRESS`, else one on this machine.
+    """Make the numbered parts on the cluster of `RAY_ADDRESS`, or on a local cluster without that variable.
+
+    Yields:
+        For each part its number of rows, and how many of them hold an error.
 
     Raises:
-        BulkError: a worker failed more often than Ray tries again; the parts that are there are kept.
+        BulkError: a worker failed more often than Ray retries; parts that were written remain.
     """
-    if not left:
+    if not numbers:
         return
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        numbers = ray.data.from_items([{"number": number} for number in left], override_num_blocks=len(left))
-        made = numbers.map(
+        items = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+        made = items.map(
             _Worker,
             fn_constructor_args=(run, output, version, settings),
-            concurrency=(1, min(processors, len(left))),
+            concurrency=(1, min(processors, len(numbers))),
             num_cpus=1,
         )
         for row in made.iter_rows():
             yield int(row["rows"]), int(row["errors"])
     except ray.exceptions.RayError as error:
-        raise BulkError(f"Ray failed: {str(error).strip().splitlines()[-1]} Go on with --resume.") from error
+        raise BulkError(f"Ray failed: {str(error).strip().splitlines()[-1]} Continue with --resume.") from error

@@ -1,4 +1,4 @@
-"""A bulk run from beginning to end, on whichever runner."""
+"""Run or resume a bulk run, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,92 +7,96 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from cifar.bulk.output import Run, begin, describe, go_on, listed, missing, rows_of, write_part
-from cifar.bulk.part import Classifier
+from cifar.bulk.output import BulkRun, describe, missing_parts, resume_run, start_run
+from cifar.bulk.part import BulkClassifier, make_part
 from cifar.errors import BulkError
 from cifar.models.registry import Version
 from cifar.settings import Settings
 
+PART_IMAGES = 10_000
+"""Images per part: the number in memory at once, and the work that is lost if the run is killed."""
+_LOG_INTERVAL_SECONDS = 30.0
+"""Seconds between progress lines where the output is not a terminal."""
+
 Runner = Literal["local", "ray"]
-Make = Callable[[Run, Path, Sequence[int], Version, Settings], Iterator[tuple[int, int]]]
-"""Makes the parts of these numbers; gives the rows of each, and how many of them hold an error."""
-_SECONDS_BETWEEN_LINES = 30.0
-"""In a log, where the bar cannot be drawn over itself."""
+MakeParts = Callable[[BulkRun, Path, Sequence[int], Version, Settings], Iterator[tuple[int, int]]]
+"""Makes the numbered parts, and yields for each its number of rows and how many of them hold an error."""
 
 
 def predict_many(
-    source: Path, output: Path, version: Version, settings: Settings, *, runner: Runner = "local", resume: bool = False
+    source: Path,
+    output: Path,
+    version: Version,
+    settings: Settings,
+    *,
+    runner: Runner = "local",
+    resume: bool = False,
+    part_images: int | None = None,
 ) -> int:
-    """Classify all images of a folder or a manifest; see the package for what is in `output`.
+    """Classify all images of a folder or of a file of paths; see `cifar.bulk` for the output folder.
 
-    Each part has a fixed piece of the listing and is written whole, so a run that was killed at any point goes on with
-    what is missing, on either runner: no row is lost, none is there twice.
+    Each part has a fixed piece of the listing and is written atomically. A run that was killed can therefore be resumed at any
+    point, on either runner, without losing or repeating a row.
 
     Args:
         source: a folder of images, or a file of paths; see `listing.paths`.
-        output: a new folder, or with `resume` perhaps one that was begun.
-        version: what answers.
-        settings: engine and limits.
-        runner: `local` for this machine's processors, `ray` for a Ray cluster, which sees all folders under the same names.
-        resume: go on where the folder is there.
+        output: a folder that does not exist yet, or with `resume` the folder of an earlier run.
+        version: the version that classifies the images.
+        settings: the engine and the limits.
+        runner: `local` for the processors of this machine, `ray` for a Ray cluster, on which all folders have the same paths.
+        resume: continue the run if `output` exists.
+        part_images: images per part of a new run. Default: `PART_IMAGES`.
 
     Returns:
-        How many rows of this call hold an error.
+        The number of rows written by this call that hold an error.
 
     Raises:
-        BulkError: the input cannot be listed, the output cannot be gone on with, or Ray is not installed or failed;
-            or not one image of this call could be read: the rows that say so are kept.
-        VersionUnusable: the version cannot be loaded; then there is no output.
-        OSError: no space is left, for example; whole parts are kept.
+        BulkError: the input cannot be listed; the output cannot be created or resumed; Ray is not installed or failed; or none
+            of the files could be read as an image, in which case the rows with the errors remain.
+        VersionUnusable: the version cannot be loaded; no output is created.
+        OSError: the disk is full, for example; parts that were written remain.
     """
     from tqdm import tqdm
 
     version.verify()
-    wanted = describe(source, version, settings)
-    run = go_on(wanted, output) if resume and output.exists() else None
-    make = _runner(runner)  # before anything is written
-    run = run or begin(wanted, output, part_images=settings.bulk_part_images)
-    left = missing(run, output)
-    to_do = sum(rows_of(run, number) for number in left)
-    interval = 0.5 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
+    requested = describe(source, version, settings)
+    run = resume_run(requested, output) if resume and output.exists() else None
+    make_parts = _make_parts(runner)  # before anything is written
+    run = run or start_run(requested, output, part_images=part_images or PART_IMAGES)
+    numbers = missing_parts(run, output)
+    missing_images = sum(run.part_size(number) for number in numbers)
+    interval = 0.5 if sys.stderr.isatty() else _LOG_INTERVAL_SECONDS
     errors = 0
-    with tqdm(total=run.images, initial=run.images - to_do, unit=" images", mininterval=interval) as bar:
-        for rows, wrong in make(run, output.resolve(), left, version, settings):
-            bar.update(rows)
-            errors += wrong
-    if still := missing(run, output):
-        raise BulkError(f"{output} lacks {len(still)} of {run.parts} parts. Go on with --resume.")
+    with tqdm(total=run.images, initial=run.images - missing_images, unit=" images", mininterval=interval) as bar:
+        for part_rows, part_errors in make_parts(run, output.resolve(), numbers, version, settings):
+            bar.update(part_rows)
+            errors += part_errors
+    if still_missing := missing_parts(run, output):
+        raise BulkError(f"{output} lacks {len(still_missing)} of {run.parts} parts. Continue with --resume.")
     if errors == run.images:
         raise BulkError(
-            f"None of the {errors:,} files was an image that can be read: {output} says of each why, in its column error. "
+            f"None of the {errors:,} files could be read as an image; the column error of {output} holds the reason for each. "
             "--input takes a folder of images, or a file of paths."
         )
     return errors
 
 
-def make_part(run: Run, output: Path, number: int, classifier: Classifier) -> tuple[int, int]:
-    """Classify and write one part; returns its rows and how many of them hold an error."""
-    table = classifier.table(Path(run.root), listed(output, number))
-    write_part(output, number, table)
-    return len(table), len(table) - table["code"].null_count
-
-
-def _on_this_machine(
-    run: Run, output: Path, left: Sequence[int], version: Version, settings: Settings
+def _make_parts_locally(
+    run: BulkRun, output: Path, numbers: Sequence[int], version: Version, settings: Settings
 ) -> Iterator[tuple[int, int]]:
-    if left:
-        classifier = Classifier(version, settings)
-        for number in left:
+    if numbers:
+        classifier = BulkClassifier(version, settings)
+        for number in numbers:
             yield make_part(run, output, number, classifier)
 
 
-def _runner(name: Runner) -> Make:
-    if name == "local":
-        return _on_this_machine
+def _make_parts(runner: Runner) -> MakeParts:
+    if runner == "local":
+        return _make_parts_locally
     try:
         import ray  # noqa: F401
     except ModuleNotFoundError as error:
         raise BulkError("Ray is not installed: pip install -r requirements-ray.txt.") from error
-    from cifar.bulk.ray_runner import on_ray
+    from cifar.bulk.ray_runner import make_parts_on_ray
 
-    return on_ray
+    return make_parts_on_ray
