@@ -1,27 +1,32 @@
-"""Which way of asking the model finds the pixels that matter, and with how few questions.
+"""Compare methods of drawing heat maps: how well they find the pixels that matter, and with how many questions.
 
     python benchmarks/explaining.py --data data/cifar10-jpeg-edition/test --images 200
 
-The folder holds images by class, `<class>/*.jpg`. For each image the map of the label that the model gives is made; then
-its hottest fifth is taken out, and its coolest fifth. A map is right when the first lowers the label's score more. Three
-ways of taking out are tried, so that no method is judged by its own alone. Prints Markdown; docs/explain.md quotes it.
+The folder holds images by class, `<class>/*.jpg`. Each method draws a map of the label that the model predicts. Then the
+hottest fifth of the pixels is removed, and the coolest fifth. A map is right when the first lowers the label's score more.
+Pixels are removed in three ways, so that no method is judged only by its own way. The first row is the function that the
+server uses, `heat_map`. Prints Markdown, which docs/explain.md quotes.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from cifar.cpus import available_cpus
 from cifar.images.decode import preprocess
-from cifar.models.heatmap import explain
 from cifar.models.predictor import Predictor
 from cifar.models.rollout import RolloutLog
+from cifar.serving.inference.batcher import Batcher
+from cifar.serving.inference.heatmaps import heat_map
 from cifar.settings import load_settings
 
 Heat = Callable[[Predictor, np.ndarray, int], np.ndarray]
@@ -55,7 +60,7 @@ def log_odds(scores: np.ndarray) -> np.ndarray:
 
 
 def occlusion(windows: int, steps: int, fill: Callable[[np.ndarray], np.ndarray]) -> Heat:
-    """A square of `windows / steps` of the side slides by `1 / steps` of it."""
+    """Occlusion by a square of `windows / steps` of the side, which moves by `1 / steps` of the side."""
 
     def heat(predictor: Predictor, pixels: np.ndarray, label: int) -> np.ndarray:
         height, width = pixels.shape[:2]
@@ -68,14 +73,14 @@ def occlusion(windows: int, steps: int, fill: Callable[[np.ndarray], np.ndarray]
                 mask[rows, max(0, round(column - reach * width)) : round(column + reach * width)] = 1
                 masks.append(mask)
         stack = np.array(masks)
-        falls = -log_odds(predictor.probabilities(without(pixels, stack, fill(pixels)))[:, label])
+        falls = -log_odds(predictor.answers(without(pixels, stack, fill(pixels)))[:, label])
         return np.tensordot(falls, stack, 1) / stack.sum(0)
 
     return heat
 
 
 def rise(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> Heat:
-    """RISE (https://arxiv.org/abs/1806.07421): random smooth masks, each weighed by the score that it leaves."""
+    """RISE (https://arxiv.org/abs/1806.07421): random smooth masks, each weighted by the score that remains."""
 
     def heat(predictor: Predictor, pixels: np.ndarray, label: int) -> np.ndarray:
         random = np.random.default_rng(0)
@@ -88,7 +93,7 @@ def rise(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> Hea
             down, right = random.integers(0, tall), random.integers(0, wide)
             stack.append(large[down : down + height, right : right + width])
         removed = np.array(stack)
-        scores = log_odds(predictor.probabilities(without(pixels, removed, fill(pixels)))[:, label])
+        scores = log_odds(predictor.answers(without(pixels, removed, fill(pixels)))[:, label])
         centred = removed - removed.mean(0)
         return -np.tensordot(scores - scores.mean(), centred, 1) / (centred**2).sum(0)
 
@@ -96,15 +101,13 @@ def rise(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> Hea
 
 
 def ridge(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> Heat:
-    """LIME on squares (https://arxiv.org/abs/1602.04938): random squares go, a linear model says what each is worth."""
+    """LIME on squares (https://arxiv.org/abs/1602.04938): a linear model of the score over randomly removed squares."""
 
     def heat(predictor: Predictor, pixels: np.ndarray, label: int) -> np.ndarray:
         height, width = pixels.shape[:2]
         gone = (np.random.default_rng(0).random((masks, grid, grid)) < 0.5).astype(float)
         rows, columns = np.arange(height) * grid // height, np.arange(width) * grid // width
-        scores = log_odds(
-            predictor.probabilities(without(pixels, gone[:, rows][:, :, columns], fill(pixels)))[:, label]
-        )
+        scores = log_odds(predictor.answers(without(pixels, gone[:, rows][:, :, columns], fill(pixels)))[:, label])
         cells = gone.reshape(masks, -1) - 0.5
         worth = np.linalg.solve(cells.T @ cells + 0.5 * np.eye(grid * grid), cells.T @ (scores.mean() - scores))
         return worth.reshape(grid, grid)[rows][:, columns]
@@ -112,12 +115,22 @@ def ridge(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> He
     return heat
 
 
+@cache
+def batcher_of(predictor: Predictor) -> Batcher:
+    return Batcher(predictor.answers, largest=1, parallel=available_cpus())
+
+
+def served(predictor: Predictor, pixels: np.ndarray, label: int) -> np.ndarray:
+    """The function that the server uses."""
+    return asyncio.run(heat_map(batcher_of(predictor), pixels, label, classes=len(predictor.class_names)))
+
+
 def chance(_predictor: Predictor, pixels: np.ndarray, _label: int) -> np.ndarray:
     return np.random.default_rng(int(pixels.sum())).random(pixels.shape[:2])
 
 
 METHODS: dict[str, tuple[Heat, int]] = {
-    "**occlusion, 3/8 by 1/8, blur: `cifar.models.heatmap`**": (explain, 82),
+    "**occlusion, 3/8 by 1/8, blur: the served `heat_map`**": (served, 82),
     "occlusion, 3/8 by 1/8, mean colour": (occlusion(3, 8, mean), 81),
     "occlusion, 1/4 by 1/8, blur": (occlusion(2, 8, blur), 81),
     "occlusion, 1/2 by 1/4, blur": (occlusion(2, 4, blur), 25),
@@ -132,13 +145,13 @@ METHODS: dict[str, tuple[Heat, int]] = {
 
 
 def falls(predictor: Predictor, pixels: np.ndarray, label: int, heat: np.ndarray) -> np.ndarray:
-    """By how much the score falls without the hottest and without the coolest fifth: `(fills, 2)`."""
+    """Return how far the score falls without the hottest and without the coolest fifth: `(fills, 2)`."""
     order, fifth = np.argsort(heat, axis=None, kind="stable"), heat.size // 5
     masks = np.zeros((2, heat.size))
     masks[0, order[-fifth:]] = masks[1, order[:fifth]] = 1
-    (whole,) = predictor.probabilities(pixels[None])
+    (whole,) = predictor.answers(pixels[None])
     masked = [without(pixels, masks.reshape(2, *heat.shape), fill(pixels)) for fill in FILLS]
-    scores = predictor.probabilities(np.concatenate(masked))[:, label]
+    scores = predictor.answers(np.concatenate(masked))[:, label]
     return whole[label] - scores.reshape(len(FILLS), 2)
 
 
@@ -154,7 +167,7 @@ def main() -> None:
     images = [
         preprocess(files[at].read_bytes(), predictor.image, max_pixels=settings.max_image_pixels) for at in chosen
     ]
-    labels = predictor.probabilities(np.stack(images)).argmax(1)
+    labels = predictor.answers(np.stack(images))[:, : len(predictor.class_names)].argmax(1)
     version = predictor.version
     print(f"{version.name} version {version.number}, {len(images)} images, {datetime.now(UTC):%Y-%m-%d}\n")
     print("| method | questions | ms | right: mean | right: grey | right: blur | fall, hottest | fall, coolest |")

@@ -59,7 +59,7 @@ def main() -> None:
         """Probabilities `(models, photos, classes)`."""
         limit = settings.max_image_pixels
         pixels = [module.preprocess(encode(file), spec, max_pixels=limit) for file in photos]
-        return np.stack([predictor.probabilities(np.stack(pixels)) for predictor in predictors])
+        return np.stack([predictor.answers(np.stack(pixels))[:, : len(names)] for predictor in predictors])
 
     print(f"{len(photos)} photos of {len(set(labels))} classes, {len(predictors)} models\n")
     print("| fit | filter | accuracy of all photos | mean over classes |\n|---|---|---|---|")

@@ -83,7 +83,7 @@ def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings
     from cifar.images.decode import preprocess
 
     pixels = preprocess(payload, version.manifest.image, max_pixels=10**6)
-    np.testing.assert_allclose(Predictor.load(version).probabilities(pixels[None]), in_graph, atol=0.01)
+    np.testing.assert_allclose(Predictor.load(version).answers(pixels[None]), in_graph, atol=0.01)
 
 
 def test_the_manifest_says_what_serving_and_a_reader_need(settings, tutorial):
@@ -187,7 +187,7 @@ def test_a_file_by_keras_2_answers_as_keras_2_did(settings, file, options, size)
         expected = answers[file.removesuffix(".h5")]
     if options.get("logits"):
         expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(Predictor.load(version).probabilities(images), expected, atol=1e-5)
+    np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -205,7 +205,7 @@ def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_ran
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
     low, high = input_range
     expected = model(images / np.float32(255) * (high - low) + low).numpy()
-    np.testing.assert_allclose(Predictor.load(version).probabilities(images), expected, atol=1e-5)
+    np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
 
 
 def test_class_names_are_asked_for_when_they_cannot_be_known(settings):

@@ -1,4 +1,4 @@
-"""`cifar.models.heatmap`: the heat map, judged by what happens without the pixels that it names."""
+"""`cifar.models.heatmap` and the served driver: maps are judged by how far the score falls without the hottest pixels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image, ImageFilter
 from support.pictures import encoded, noise
 from support.servers import NO_CACHE
 
-from cifar.errors import BadParameter
 from cifar.images.decode import picture, preprocess
 from cifar.images.spec import ImageSpec
-from cifar.models.heatmap import STEPS, explain, overlay
+from cifar.models.heatmap import STEPS, heat, occlusions, overlay
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.batch import Row
+from cifar.serving.inference.batcher import Batcher
 from cifar.serving.inference.classify import Classifier
-from cifar.serving.inference.heatmaps import Explanation
+from cifar.serving.inference.heatmaps import Explanation, heat_map
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.service import Service
 from cifar.settings import ROOT, Settings
@@ -33,6 +33,16 @@ SPEC = ImageSpec(height=32, width=32, channels=3)
 def default(engine: str = "auto") -> Predictor:
     settings = Settings()
     return Predictor.load(Registry(settings.registry, settings.model_name).get(), engine)
+
+
+def map_of(predictor: Predictor | LooksAtOneCorner, pixels: np.ndarray, label_index: int) -> np.ndarray:
+    """The heat map by the function that the server uses."""
+    batcher = Batcher(predictor.answers, largest=1)
+    return asyncio.run(heat_map(batcher, pixels, label_index, classes=len(predictor.class_names)))
+
+
+def probabilities(predictor: Predictor, images: np.ndarray) -> np.ndarray:
+    return predictor.answers(images)[:, : len(predictor.class_names)]
 
 
 def samples() -> np.ndarray:
@@ -54,53 +64,53 @@ def blur(pixels: np.ndarray) -> np.ndarray:
 
 
 def share_right(predictor: Predictor, images: np.ndarray, maps: list[np.ndarray], fill) -> float:
-    """How often taking out the hottest fifth lowers the score of the given label more than taking out the coolest."""
+    """Return how often the score of the predicted label falls more without the hottest fifth than without the coolest."""
     right = 0
-    for pixels, heat in zip(images, maps, strict=True):
-        (whole,) = predictor.probabilities(pixels[None])
-        label, order, fifth = whole.argmax(), np.argsort(heat, axis=None, kind="stable"), heat.size // 5
+    for pixels, map_ in zip(images, maps, strict=True):
+        (whole,) = probabilities(predictor, pixels[None])
+        label, order, fifth = whole.argmax(), np.argsort(map_, axis=None, kind="stable"), map_.size // 5
         masked = np.stack([pixels.copy(), pixels.copy()])
         for image, places in zip(masked, (order[-fifth:], order[:fifth]), strict=True):
             image.reshape(-1, 3)[places] = fill(pixels).reshape(-1, 3)[places]
-        without_hottest, without_coolest = predictor.probabilities(masked)[:, label]
+        without_hottest, without_coolest = probabilities(predictor, masked)[:, label]
         right += without_hottest < without_coolest
     return right / len(images)
 
 
 @pytest.mark.slow
 def test_the_hottest_fifth_matters_more_than_the_coolest_on_four_of_five_images():
-    """The promise of the map, on 100 test images and with three ways of taking pixels out; chance would be a half."""
+    """On 100 test images and with three ways of removing pixels. A random map would reach a half."""
     predictor, images = default(), samples()
-    maps = [explain(predictor, pixels, int(predictor.probabilities(pixels[None]).argmax())) for pixels in images]
+    maps = [map_of(predictor, pixels, int(probabilities(predictor, pixels[None]).argmax())) for pixels in images]
     for fill in (mean_colour, grey, blur):
         assert share_right(predictor, images, maps, fill) >= 0.8, fill.__name__
-    upside_down = [1 - heat for heat in maps]
+    upside_down = [1 - map_ for map_ in maps]
     assert share_right(predictor, images, upside_down, blur) < 0.2, "the test can fail"
 
 
 @pytest.mark.slow
-def test_a_map_has_the_size_of_the_image_and_goes_up_to_one():
-    """`(height, width)` `float32` in [0, 1], whatever label is asked for."""
+def test_a_map_has_the_size_of_the_image_and_a_maximum_of_one():
+    """`(height, width)` `float32` in [0, 1], for every label."""
     predictor, pixels = default(), samples()[0]
-    maps = [explain(predictor, pixels, label) for label in range(10)]
-    for heat in maps:
-        assert heat.shape == (32, 32)
-        assert heat.dtype == np.float32
-        assert heat.min() >= 0
-        assert heat.max() == pytest.approx(1) or not heat.any()
-    assert not np.array_equal(maps[0], maps[1]), "each label has a map of its own"
+    maps = [map_of(predictor, pixels, label) for label in range(10)]
+    for map_ in maps:
+        assert map_.shape == (32, 32)
+        assert map_.dtype == np.float32
+        assert map_.min() >= 0
+        assert map_.max() == pytest.approx(1) or not map_.any()
+    assert not np.array_equal(maps[0], maps[1]), "the map depends on the label"
 
 
 def test_both_engines_draw_the_same_map():
-    """What is served is explained, whichever library computes it."""
+    """The map explains the model, not the library that computes it."""
     pixels = samples()[60]
-    by_litert, by_tensorflow = (explain(default(engine), pixels, 3) for engine in ("litert", "tensorflow"))
+    by_litert, by_tensorflow = (map_of(default(engine), pixels, 3) for engine in ("litert", "tensorflow"))
     np.testing.assert_allclose(by_litert, by_tensorflow, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_the_score_of_another_kind_takes_no_part_in_a_map(scored_version):
-    """A version that also says how unlike its training images a picture is: that is no class, in none of the ways to ask."""
+def test_the_ood_score_is_not_taken_for_the_probability_of_a_class(scored_version):
+    """It is the last column of an answer; heat map and batch must both separate it from the probabilities."""
     settings = Settings(registry=scored_version.path.parent.parent, model_name="colours")
     versions = LoadedVersions(Registry(settings.registry, "colours"), settings)
     versions.load_default()
@@ -115,65 +125,59 @@ def test_the_score_of_another_kind_takes_no_part_in_a_map(scored_version):
     explanation, (row,) = asyncio.run(ask())
     predictor = versions.get().predictor
     pixels = preprocess(payload, predictor.image, max_pixels=10_000)
-    wanted = explain(predictor, pixels, predictor.class_names.index(explanation.label))
-    np.testing.assert_array_equal(explanation.heat, wanted)
+    answers = probabilities(predictor, np.stack(occlusions(pixels)))
+    expected = heat(answers, predictor.class_names.index(explanation.label), *pixels.shape[:2])
+    np.testing.assert_array_equal(explanation.heat, expected)
     (prediction,) = predictor.predict(pixels[None], top_k=1)
     assert row.as_json()["ood_score"] == pytest.approx(prediction.ood_score, abs=1e-4)
     assert row.as_json()["in_distribution"] is prediction.in_distribution
 
 
 class LooksAtOneCorner:
-    """A model of greyscale images that are wider than high: bright at the top left means class 1."""
+    """A model for greyscale images that are wider than high. It answers `bright` when the top left corner is bright."""
 
     class_names = ("dark", "bright")
     asked = 0
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
+    def answers(self, images: np.ndarray) -> np.ndarray:
         self.asked += len(images)
         bright = images[:, :5, :8].mean(axis=(1, 2, 3)) / 255
         return np.stack([1 - bright, bright], axis=1).astype(np.float32)
 
 
-def test_the_map_finds_the_one_place_that_a_model_looks_at():
-    """Of a model whose reason is known, the map names it, for images of any size, and asks as often as it says."""
+def test_the_map_finds_the_only_region_that_a_model_looks_at():
+    """A model whose reasons are known, with images that are not square. The number of questions is the documented one."""
     pixels = np.zeros((20, 48, 1), np.uint8)
     pixels[:3, :5] = 255
     predictor = LooksAtOneCorner()
-    heat = explain(predictor, pixels, 1)
-    assert heat.shape == (20, 48)
-    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    map_ = map_of(predictor, pixels, 1)
+    assert map_.shape == (20, 48)
+    row, column = np.unravel_index(map_.argmax(), map_.shape)
     assert row < 5
     assert column < 8
-    assert heat[10:, 24:].max() == 0
+    assert map_[10:, 24:].max() == 0
     assert predictor.asked == (STEPS + 1) ** 2 + 1
-    assert explain(predictor, pixels, 0).max() in {0, 1}
-    assert not explain(predictor, np.zeros((20, 48, 1), np.uint8), 1).any(), "nothing there, nothing hot"
-
-
-@pytest.mark.parametrize("label", [-1, 10])
-def test_a_label_that_is_none_is_refused_with_a_sentence(label):
-    """NumPy would count -1 from the end."""
-    with pytest.raises(BadParameter, match=rf"index is from 0 to 9; got {label}"):
-        explain(default(), samples()[0], label)
+    assert map_of(predictor, pixels, 0).max() in {0, 1}
+    assert not map_of(predictor, np.zeros((20, 48, 1), np.uint8), 1).any(), "an empty image has no hot region"
 
 
 def test_the_overlay_gets_lighter_as_the_map_gets_hotter():
-    """A PNG of the picture's size; on an even picture lightness follows heat, by Matplotlib's colours."""
-    heat = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 1))
-    shown = Image.open(io.BytesIO(overlay(np.full((80, 640, 3), 100, np.uint8), heat)))
+    """A PNG of the picture's size. On a plain grey picture, lightness rises with heat, in the colours of Matplotlib."""
+    rising = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 1))
+    shown = Image.open(io.BytesIO(overlay(np.full((80, 640, 3), 100, np.uint8), rising)))
     assert (shown.format, shown.size, shown.mode) == ("PNG", (640, 80), "RGB")
     row = np.asarray(shown)[40].astype(float)
     lightness = row @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(lightness[::20]) > 0).all()
-    map_ = np.array(mpl.colormaps["inferno"](np.linspace(0, 1, 640)))[:, :3] * 255
-    assert np.abs(row[10:-10] - (0.6 * map_ + 40)[10:-10]).max() < 8
+    colours = np.array(mpl.colormaps["inferno"](np.linspace(0, 1, 640)))[:, :3] * 255
+    assert np.abs(row[10:-10] - (0.6 * colours + 40)[10:-10]).max() < 8
 
 
-def test_the_picture_for_people_is_upright_and_keeps_its_proportions():
-    """What the map is laid over looks like the photo that was sent, only smaller."""
+def test_the_picture_under_the_map_is_upright_and_keeps_its_proportions():
+    """It looks like the photo that was sent, only smaller."""
     buffer = io.BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by a quarter turn
     Image.new("RGB", (400, 200), "teal").save(buffer, "JPEG", exif=exif)
     assert picture(buffer.getvalue(), longest_side=100, max_pixels=100_000).shape == (100, 50, 3)
     assert picture(buffer.getvalue(), longest_side=900, max_pixels=100_000).shape == (400, 200, 3)

@@ -26,7 +26,7 @@ def load(engine: str) -> Predictor:
 
 @pytest.fixture(scope="module", params=["tensorflow", "litert"])
 def predictor(request) -> Predictor:
-    """The shipped version on each engine."""
+    """The shipped version 1, on each engine."""
     return load(request.param)
 
 
@@ -36,14 +36,14 @@ def images() -> np.ndarray:
 
 
 def test_probabilities_add_to_one(predictor, images):
-    """A row is a distribution over the classes."""
-    probabilities = predictor.probabilities(images)
+    """Each row is a probability distribution over the classes."""
+    probabilities = predictor.answers(images)
     assert probabilities.shape == (24, 10)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def test_top_k_is_sorted_and_class_scores_keep_the_classes_order(predictor, images):
+def test_top_k_is_sorted_and_class_scores_are_in_class_order(predictor, images):
     """The first label is the most probable one."""
     (prediction,) = predictor.predict(images[:1], top_k=4)
     scores = [score for _, score in prediction.top_k]
@@ -54,7 +54,7 @@ def test_top_k_is_sorted_and_class_scores_keep_the_classes_order(predictor, imag
 
 @pytest.mark.parametrize("top_k", [0, -1, 11])
 def test_top_k_out_of_range_is_refused(predictor, images, top_k):
-    """The sentence gives the range."""
+    """The message gives the range."""
     with pytest.raises(BadParameter, match="from 1 to 10"):
         predictor.predict(images, top_k=top_k)
 
@@ -71,22 +71,22 @@ def test_top_k_out_of_range_is_refused(predictor, images, top_k):
     ids=["floats", "no_batch", "other_size", "channels_first", "empty"],
 )
 def test_another_dtype_or_shape_is_refused(predictor, wrong):
-    """Floats in [0, 1] would be cut to black and still be answered."""
+    """Floats in [0, 1] would be rounded down to black, and the answer would look normal."""
     with pytest.raises(BadParameter, match=r"Expected uint8 images of shape \(n, 32, 32, 3\)"):
-        predictor.probabilities(wrong)
+        predictor.answers(wrong)
 
 
-def test_threads_share_one_predictor_and_get_their_own_answers(predictor, images):
-    """Each of 200 answers from 8 threads is the one for its image."""
-    alone = [predictor.probabilities(image[None])[0] for image in images]
+def test_threads_share_one_predictor_and_each_gets_the_answer_to_its_image(predictor, images):
+    """200 calls from 8 threads; no answer is mixed up."""
+    alone = [predictor.answers(image[None])[0] for image in images]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda i: predictor.probabilities(images[i % 24][None])[0], range(200)))
+        together = list(pool.map(lambda i: predictor.answers(images[i % 24][None])[0], range(200)))
     for i, answer in enumerate(together):
         np.testing.assert_allclose(answer, alone[i % 24], atol=1e-6)
 
 
 def test_a_changed_version_is_not_loaded(tmp_path, small_version):
-    """Checksums are compared before TensorFlow sees a byte."""
+    """The checksums are compared before TensorFlow reads a file."""
     folder = tmp_path / "shapes" / "1"
     shutil.copytree(small_version.path, folder)
     (folder / "saved_model.pb").write_bytes(b"not a graph")
@@ -95,14 +95,12 @@ def test_a_changed_version_is_not_loaded(tmp_path, small_version):
 
 
 def test_both_engines_give_the_same_answers(images):
-    """Within the tolerance that the export states."""
-    np.testing.assert_allclose(
-        load("litert").probabilities(images), load("tensorflow").probabilities(images), atol=5e-5
-    )
+    """Within the tolerance of the export."""
+    np.testing.assert_allclose(load("litert").answers(images), load("tensorflow").answers(images), atol=5e-5)
 
 
-def test_auto_takes_litert_where_the_version_has_its_file(tmp_path, small_version):
-    """And TensorFlow for a version without one, such as a network with operations that LiteRT lacks."""
+def test_the_engine_auto_is_litert_if_the_version_has_a_litert_file(tmp_path, small_version):
+    """Otherwise it is TensorFlow, for example for a network with operations that LiteRT lacks."""
     assert load("auto").engine == "litert"
     without = copy_without_litert(tmp_path, small_version)
     assert Predictor.load(without, "auto").engine == "tensorflow"
@@ -111,7 +109,7 @@ def test_auto_takes_litert_where_the_version_has_its_file(tmp_path, small_versio
 
 
 def copy_without_litert(root: Path, version: Version) -> Version:
-    """The same version as an export that found no LiteRT for it would have left it."""
+    """Copy a version without its LiteRT file, like the export of a network that LiteRT cannot run."""
     folder = root / "shapes" / "1"
     shutil.copytree(version.path, folder, ignore=shutil.ignore_patterns("assets.extra"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -121,9 +119,9 @@ def copy_without_litert(root: Path, version: Version) -> Version:
 
 
 def test_serving_with_litert_imports_no_tensorflow():
-    """Where memory counts, TensorFlow need not even be installed: a fresh interpreter answers without it."""
+    """TensorFlow costs hundreds of megabytes and need not be installed: a fresh interpreter predicts without it."""
     code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"  # as if they were not installed
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"  # imports fail as if they were not installed
         "from cifar.cli.main import main; sys.exit(main(['predict', 'examples/cat.jpg']))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -131,7 +129,7 @@ def test_serving_with_litert_imports_no_tensorflow():
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch):
-    """The sentence says what to do."""
+    """The message says what to do."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(VersionUnusable, match=r"engine tensorflow is not installed .* CIFAR_ENGINE=auto"):
         load("tensorflow")

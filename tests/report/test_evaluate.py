@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.cli import parsed
 from support.pictures import encoded
 
 from cifar import CLASS_NAMES
-from cifar.cli import main as cli
 from cifar.errors import CifarError, DataError
 from cifar.models.engines import load_engine
 from cifar.models.predictor import Prediction, Predictor
@@ -70,7 +70,7 @@ def reported(folder, tmp_path_factory):
 def test_the_report_has_the_accuracy_that_the_predictor_gives(predictor, dataset, reported):
     """Every image counted once, in order, though several threads ask."""
     report, _ = reported
-    answers = predictor.probabilities(dataset.test_images).argmax(axis=1)
+    answers = predictor.answers(dataset.test_images).argmax(axis=1)
     assert report["images"] == len(dataset.test_labels)
     assert report["accuracy"] == (answers == dataset.test_labels).mean()
     confusion = np.zeros((10, 10), int)
@@ -129,7 +129,7 @@ def test_views_average_what_a_mirror_and_a_step_aside_show(predictor, dataset, r
         for side in (images, images[:, :, ::-1]):
             padded = np.pad(side, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
             moved = padded[:, 1 - rows : 33 - rows, 1 - rows : 33 - rows]
-            total = total + weight * np.log(predictor.probabilities(np.ascontiguousarray(moved)))
+            total = total + weight * np.log(predictor.answers(np.ascontiguousarray(moved)))
     assert views["views"] == 6
     assert views["accuracy"] == (total.argmax(axis=1) == dataset.test_labels).mean()
     probabilities = np.exp(total) / np.exp(total).sum(axis=1, keepdims=True)
@@ -204,10 +204,10 @@ class _SureOfBrightPictures(Predictor):
 def test_the_share_in_distribution_is_that_of_the_predictors_answers(predictor, dataset):
     """None for a version that does not say."""
     assert evaluate(predictor, dataset)["in_distribution"] is None
-    sure = _SureOfBrightPictures(predictor.version, predictor.probabilities, engine="litert")
+    sure = _SureOfBrightPictures(predictor.version, predictor.answers, engine="litert")
     bright = dataset.test_images.mean(axis=(1, 2, 3)) / 255 > 0.5
     assert 0 < bright.sum() < len(bright)
-    right = predictor.probabilities(dataset.test_images).argmax(axis=1) == dataset.test_labels
+    right = predictor.answers(dataset.test_images).argmax(axis=1) == dataset.test_labels
     found = evaluate(sure, dataset)["in_distribution"]
     assert found["share"] == bright.mean()
     assert found["interval"][0] < bright.mean() < found["interval"][1]
@@ -344,7 +344,7 @@ def test_every_command_on_the_card_is_one_that_the_command_line_takes(reported):
         lines = commands(SHIPPED.get(number).manifest, reported[0], Path("a card.md"), Path("notes.md"))
         assert [line.split()[3] for line in lines] == ["train", "export", "evaluate", "card"]
         for line in lines:
-            cli._parser().parse_args(shlex.split(line)[3:])
+            parsed(*shlex.split(line)[3:])
 
 
 def test_the_commands_of_another_model_name_it(small_version, reported):

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.pictures import encoded, noise
 from support.servers import NO_CACHE, real_redis, wait_until_ready
 
+from cifar.models.manifest import OOD_THRESHOLD
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
 from cifar.serving.inference.cache import AnswerCache
@@ -57,10 +58,10 @@ def test_a_predictor_tells_the_familiar_from_the_strange(scored_version, scored_
     together = predictor.predict(images, top_k=1)
     assert np.mean([answer.in_distribution for answer in together[:-4]]) > 0.9
     assert [answer.in_distribution for answer in together[-4:]] == [False] * 4
-    assert all(answer.in_distribution == (answer.ood_score <= predictor.threshold) for answer in together)
+    assert all(answer.in_distribution == (answer.ood_score <= OOD_THRESHOLD) for answer in together)
     (alone,) = predictor.predict(images[-1:], top_k=1)
     assert alone.ood_score == pytest.approx(together[-1].ood_score, rel=1e-3)
-    assert predictor.probabilities(images).shape == (len(images), 3)
+    assert predictor.answers(images).shape == (len(images), 4)
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from cifar.errors import BadParameter, Overloaded
+from cifar.format import data_url
 from cifar.images.decode import picture
 from cifar.models import heatmap as maps
 from cifar.serving.auth.principal import Requester
+from cifar.serving.inference.batcher import Batcher
 from cifar.serving.inference.classify import Classification, Classifier, Disconnected
-from cifar.serving.inference.loaded import Served
 from cifar.serving.process.metrics import REFUSED
 from cifar.settings import Settings
 
@@ -45,7 +45,7 @@ class Explanation:
             "label": self.label,
             "score": round(self.score, 6),
             "heat": [[round(value, 3) for value in row] for row in self.heat.tolist()],
-            "overlay": "data:image/png;base64," + base64.b64encode(self.overlay).decode(),
+            "overlay": data_url(self.overlay),
             "model": {"name": self.model_name, "version": self.version},
         }
 
@@ -109,9 +109,7 @@ class Explainer:
         async with self._classifier.queue_slot(channel, disconnected), self._one:
             started = time.perf_counter()
             served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
-            images = [answer.seen, *await asyncio.to_thread(lambda: list(maps.occluded(answer.seen)))]
-            rows = await _ask(served, images)
-            heat = maps.heat(rows, list(scores).index(label), *answer.seen.shape[:2])
+            heat = await heat_map(served.batcher, answer.seen, list(scores).index(label), classes=len(scores))
             overlay = await asyncio.to_thread(self._draw, payload or b"", heat)
             seconds = time.perf_counter() - started
         return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
@@ -121,11 +119,23 @@ class Explainer:
         return maps.overlay(photo, heat)
 
 
-async def _ask(served: Served, images: list[np.ndarray]) -> np.ndarray:
-    """The model's answers to all images, a few at a time."""
-    classes = len(served.predictor.class_names)  # a row may end with the score of another kind
-    rows = []
+async def heat_map(batcher: Batcher, pixels: np.ndarray, label_index: int, *, classes: int) -> np.ndarray:
+    """Compute the heat map of one image by occlusion sensitivity: see `cifar.models.heatmap`.
+
+    The images wait in the batcher a few at a time, so that predictions that arrive meanwhile do not wait for all of them.
+
+    Args:
+        batcher: asks the version.
+        pixels: the model's input, `(height, width, channels)` `uint8`.
+        label_index: position of the label among the classes.
+        classes: number of classes of the version. An OOD score behind their probabilities is ignored.
+
+    Returns:
+        `(height, width)` `float32` in [0, 1].
+    """
+    images = await asyncio.to_thread(maps.occlusions, pixels)
+    rows: list[np.ndarray] = []
     for start in range(0, len(images), _TOGETHER):
-        asked = [served.batcher.submit(image, channel="explain") for image in images[start : start + _TOGETHER]]
-        rows += [answer.row[:classes] for answer in await asyncio.gather(*asked)]
-    return np.stack(rows)
+        waiting = [batcher.submit(image, channel="explain") for image in images[start : start + _TOGETHER]]
+        rows += [answer.row[:classes] for answer in await asyncio.gather(*waiting)]
+    return maps.heat(np.stack(rows), label_index, *pixels.shape[:2])
