@@ -117,7 +117,7 @@ def ridge(masks: int, grid: int, fill: Callable[[np.ndarray], np.ndarray]) -> He
 
 @cache
 def batcher_of(predictor: Predictor) -> Batcher:
-    return Batcher(predictor.answers, largest=1, parallel=available_cpus())
+    return Batcher(predictor.answers, max_images=1, parallel=available_cpus())
 
 
 def served(predictor: Predictor, pixels: np.ndarray, label: int) -> np.ndarray:

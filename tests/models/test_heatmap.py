@@ -37,7 +37,7 @@ def default(engine: str = "auto") -> Predictor:
 
 def map_of(predictor: Predictor | LooksAtOneCorner, pixels: np.ndarray, label_index: int) -> np.ndarray:
     """The heat map by the function that the server uses."""
-    batcher = Batcher(predictor.answers, largest=1)
+    batcher = Batcher(predictor.answers, max_images=1)
     return asyncio.run(heat_map(batcher, pixels, label_index, classes=len(predictor.class_names)))
 
 
