@@ -1,4 +1,4 @@
-"""The Space: settings, registry, model, API, page, in that order. `python app.py`, or the ASGI target `app:app`."""
+"""The server: settings, registry, model, API and page, wired together. Run `python app.py`, or serve the ASGI app `app:app`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from cifar.serving.inference.recording import Records
 from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
 from cifar.serving.page.mount import mount_page
+from cifar.serving.process import worker_slot
 from cifar.serving.process.logs import log_config
 from cifar.serving.process.redis import SharedRedis
+from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.serving.rest.admin import add_admin
 from cifar.serving.rest.app import create_api
 from cifar.serving.rest.explain import add_explain
@@ -29,11 +31,16 @@ from cifar.serving.rest.tfserving import add_tfserving
 from cifar.settings import Settings, load_settings
 
 
-def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
-    """Put the parts together; `page=False` leaves out the page and Gradio's endpoints.
+def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | None = None) -> FastAPI:
+    """Create the app from its parts.
+
+    Args:
+        settings: the configuration.
+        page: if false, leave out the page and Gradio's endpoints.
+        worker: this process's place among the workers of gunicorn.
 
     Raises:
-        VersionNotFound, VersionUnusable: the version to serve is not there, or is not what was exported.
+        VersionNotFound, VersionUnusable: the version to serve is missing, or its files differ from what was exported.
     """
     registry = Registry(settings.registry, settings.model_name)
     versions = LoadedVersions(registry, settings)
@@ -50,29 +57,32 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
     add_admin(api, versions, settings)
     if records:
         add_feedback(api, records, settings)
-    if service.experiment:
+    if service.experiment and (worker is None or worker.number == 0):  # one worker measures drift for the host
         service.experiment.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.rest.mcp import add_mcp  # its library takes half a second to import
 
         add_mcp(api, service, settings)
     if page:
-        mount_page(api, service, settings)
+        mount_page(api, service, settings, worker)
     return api
 
 
 def _start() -> tuple[Settings, FastAPI]:
-    """Make the app from the environment; what is wrong with it ends the process with one sentence."""
+    """Create the app from the environment. A wrong setting ends the process with a message."""
     try:
         settings = load_settings()
+        worker = worker_slot.current
+        if worker:  # gunicorn's own options and signals can change the number of workers
+            settings = settings.model_copy(update={"workers": worker.workers})
         logging.config.dictConfig(log_config(settings))
-        return settings, create_app(settings)
+        return settings, create_app(settings, worker=worker)
     except CifarError as error:
         sys.exit(f"cifar: {error}")
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port before anything is promised."""
+    """Bind the port, so that a port in use is reported with a message."""
     try:
         return socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
@@ -88,13 +98,13 @@ if __name__ == "__main__":
     with _listen(settings) as listener:
         logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, forwarded_allow_ips=settings.trusted_proxies))
-        with suppress(KeyboardInterrupt):  # it has stopped by then; Ctrl-C is how one stops it
+        with suppress(KeyboardInterrupt):  # raised after the server has shut down on Ctrl-C
             server.run(sockets=[listener])
 else:
 
     def __getattr__(name: str) -> FastAPI:
-        """Make `app:app` when a server asks for it; importing this file for `create_app` makes nothing."""
+        """Create `app:app` on first access, so that importing `create_app` loads no settings and no model."""
         if name == "app":
-            globals()["app"] = made = _start()[1]
-            return made
+            globals()["app"] = asgi_app = _start()[1]
+            return asgi_app
         raise AttributeError(name)

@@ -1,39 +1,40 @@
-"""How gunicorn runs the Space: `gunicorn -c gunicorn.conf.py app:app`, or `python -m cifar serve --workers N`."""
+"""How gunicorn runs the app: `gunicorn -c gunicorn.conf.py app:app`, or `python -m cifar serve --workers N`."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import shutil
 import sys
 import tempfile
 from contextlib import suppress
 
-if "CIFAR_WORKER_FILES" not in os.environ:  # gunicorn reads this file again on SIGHUP: one folder for all that
-    if len(os.fsencode(tempfile.gettempdir())) > 67:  # of 107, with the folder's name and the socket's
-        sys.exit(
-            f"cifar: the workers' sockets are in TMPDIR, and a socket's path may not be long. Choose a shorter one than {tempfile.gettempdir()}"
-        )
-    os.environ["CIFAR_WORKER_FILES"] = tempfile.mkdtemp(prefix="cifar-workers-")
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["CIFAR_WORKER_FILES"]  # before anything imports its library
+from cifar.serving.process import worker_slot
 
-# Imported before the fork, the Space's libraries are there at once and shared. TensorFlow must not be among them: it does
-# not survive a fork. A reload (SIGHUP) thus reads settings and models anew, but code only on a restart.
-import alembic.command  # noqa: F401  # each worker sees at its start whether the records' tables are up to date
+if len(os.fsencode(tempfile.gettempdir())) > 67:  # a socket's path has at most 107 bytes, file and folder included
+    sys.exit(
+        f"cifar: TMPDIR is {tempfile.gettempdir()}, which is too long for the path of a Unix socket. Set TMPDIR to a "
+        "folder with a path of at most 67 bytes."
+    )
+_folder = worker_slot.shared_folder()  # the same one when gunicorn reads this file again on SIGHUP
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # must be set before prometheus_client is imported
 
-import app  # noqa: F401
+# Libraries that are imported before the fork are shared by all workers. TensorFlow must not be among them, since it does
+# not survive a fork. A reload (SIGHUP) therefore reads settings and models again, but new code needs a restart.
+import alembic.command  # noqa: E402, F401  # each worker checks at its start that the records' tables are up to date
+
+import app  # noqa: E402, F401
 
 with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
-from prometheus_client import multiprocess
+from prometheus_client import multiprocess  # noqa: E402
 
-from cifar.errors import CifarError, SettingsError
-from cifar.models.rollout import RolloutLog
-from cifar.records.database import database_url
-from cifar.serving.process import metrics
-from cifar.serving.process.logs import log_config
-from cifar.settings import load_settings
+from cifar.errors import CifarError, SettingsError  # noqa: E402
+from cifar.models.rollout import RolloutLog  # noqa: E402
+from cifar.records.database import database_url  # noqa: E402
+from cifar.serving.process import metrics  # noqa: E402
+from cifar.serving.process.logs import log_config  # noqa: E402
+from cifar.settings import load_settings  # noqa: E402
 
 try:
     _settings = load_settings()
@@ -50,14 +51,14 @@ keepalive = 75
 max_requests = 100_000
 max_requests_jitter = 10_000
 logconfig_dict = log_config(_settings)
-control_socket_disable = True  # it would stand in the home folder, which a container may not write to
+control_socket_disable = True  # its default place is the home folder, which may be read-only in a container
 
 _slot_of_worker: dict[int, int] = {}
-"""By the worker's age, which gunicorn counts up: a worker has no process id before the fork."""
+"""Slot numbers by the worker's `age`, a counter of gunicorn: before the fork a worker has no process id."""
 
 
 def on_starting(server):
-    """End at once where there is nothing to serve, or nowhere to record: workers that cannot start would be replaced for ever."""
+    """Exit if no version can be served or no records can be written: gunicorn would restart failing workers for ever."""
     try:
         RolloutLog.of(_settings).stable_version().verify()
         database_url(_settings)
@@ -66,32 +67,35 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Leave what was imported out of garbage collection, so that its pages stay shared."""
+    """Exclude the imported objects from garbage collection, which would write to their shared memory pages."""
     gc.freeze()
 
 
 def pre_fork(server, worker):
-    """Give the worker a free slot; on a reload all are, and the old workers keep theirs until they go."""
+    """Choose the least used slot and a name for the worker's metric files.
+
+    After a reload all slots count as free: the old workers keep theirs until they have exited. The metric files of a worker
+    that has exited are used again; otherwise their number would grow with every restart.
+    """
     taken = list(_slot_of_worker.values())
     _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
-    # The files of its counts: those of a worker that has gone, so that files do not gather with every restart.
-    files = {living.count_files for living in server.WORKERS.values()}
-    worker.count_files = next(name for n in itertools.count() if (name := f"{server.pid}-{n}") not in files)
+    used = {other.metrics_number for other in server.WORKERS.values()}
+    worker.metrics_number = min(set(range(len(used) + 1)) - used)
+    worker.metrics_name = f"{server.pid}-{worker.metrics_number}"
 
 
 def post_fork(server, worker):
-    """Tell the worker its slot."""
-    os.environ["CIFAR_WORKERS"] = str(server.num_workers)
-    os.environ["CIFAR_WORKER_SLOT"] = str(_slot_of_worker[worker.age])
-    metrics.count_in(worker.count_files)
+    """Hand over slot and metric files, in the worker process, before it creates the app."""
+    worker_slot.current = worker_slot.WorkerSlot(_slot_of_worker[worker.age], server.num_workers, _folder)
+    metrics.count_in(worker.metrics_name)
 
 
 def child_exit(server, worker):
-    """Free the slot; what the worker counted stays, what it held (its gauges) goes."""
+    """Free the worker's slot. Its counters stay; its gauges are removed."""
     _slot_of_worker.pop(worker.age, None)
-    multiprocess.mark_process_dead(worker.count_files)
+    multiprocess.mark_process_dead(worker.metrics_name)
 
 
 def on_exit(server):
-    """Remove the sockets and the counts."""
-    shutil.rmtree(os.environ["CIFAR_WORKER_FILES"], ignore_errors=True)
+    """Remove the sockets and the metric files."""
+    shutil.rmtree(_folder, ignore_errors=True)

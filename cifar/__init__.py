@@ -1,8 +1,10 @@
-"""Train image classifiers on CIFAR-10 or on your own folder, export them as versions, and serve them.
+"""Train image classifiers on CIFAR-10 or on your own folder of images, export them as versions, and serve them.
 
-This file imports nothing, so that `import cifar` costs nothing. The sizes below are CIFAR's defaults: whatever
-serves a model reads its sizes and class names from the model's manifest.
+`import cifar` imports no other library. The size and the classes below are defaults for CIFAR-10; a server takes both
+from the manifest of the version that it serves.
 """
+
+import os
 
 __version__ = "0.1.0"
 
@@ -21,13 +23,15 @@ CLASS_NAMES = (
     "ship",
     "truck",
 )
-"""The ten classes in CIFAR-10's own order: position is the label."""
+"""The ten classes in CIFAR-10's order: a label is an index into this tuple."""
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer log lines of TensorFlow's; read when TensorFlow is imported
 
 
 def __getattr__(name: str) -> object:
-    """`cifar.show`, for notebooks: its libraries are imported when it is asked for."""
+    """Import `cifar.show`, the function for notebooks, on first use: it needs NumPy and Pillow."""
     if name == "show":
-        from importlib import import_module
+        from cifar.notebook import show
 
-        return import_module("cifar.notebook").show
+        return show
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

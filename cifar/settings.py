@@ -75,11 +75,6 @@ class Settings(BaseSettings):
         le=256,
         description="Number of worker processes. More than one needs gunicorn: `python -m cifar serve`.",
     )
-    worker_slot: int = Field(0, ge=0, description="This worker's number; gunicorn.conf.py sets it.")
-    worker_files: Path = Field(
-        Path(tempfile.gettempdir()) / "cifar-workers",
-        description="Folder of the workers' Unix sockets and counts; gunicorn.conf.py sets it.",
-    )
     examples: Path = Field(
         ROOT / "examples",
         description="Folder of sample images. `export` checks a model on them, and the page shows those named after a class.",
@@ -405,16 +400,6 @@ def _as_settings_error(error: ValidationError, variables: Mapping[str, str | Non
     variable = next((name for name in names if variables.get(name)), field)
     value = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
     return SettingsError(f"{value} is not usable: {first['msg'].removeprefix('Value error, ')}.")
-
-
-def set_upload_folder(folder: Path) -> None:
-    """Tell Gradio where uploads go. It asks whenever it needs to know, so one process has one such folder."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-
-
-def quiet_tensorflow() -> None:
-    """Keep most of TensorFlow's C++ greetings off stderr (not those before its logging is set up). Must run before its import."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def process_environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from cifar.errors import VersionUnusable
 from cifar.models.registry import Version
 from cifar.models.tfserving_client import ModelServer
-from cifar.settings import Settings, quiet_tensorflow
+from cifar.settings import Settings
 
 Infer = Callable[[np.ndarray], np.ndarray]
 Engine = Literal["auto", "tensorflow", "litert"] | ModelServer
@@ -82,7 +82,6 @@ def _choose(version: Version) -> str:
 
 
 def _load_tensorflow(version: Version, threads: int) -> Infer:
-    quiet_tensorflow()
     with _without_keras():
         import tensorflow as tf
 

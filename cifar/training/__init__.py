@@ -1,5 +1,1 @@
 """From data to a version: read a data set, build a network, train it, export it, measure it."""
-
-from cifar.settings import quiet_tensorflow
-
-quiet_tensorflow()

@@ -11,6 +11,7 @@ from starlette.routing import Mount, Route
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.serving.gradio.uploads import sweep_while_serving
+from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
 
 MAX_QUEUED_CALLS = 100
@@ -19,7 +20,9 @@ MAX_PAGE_SESSIONS = 1000
 """Open pages that one process keeps state for; the oldest are forgotten first."""
 
 
-def mount_blocks(api: FastAPI, page: gr.Blocks, settings: Settings, **look: Any) -> None:
+def mount_blocks(
+    api: FastAPI, page: gr.Blocks, settings: Settings, worker: WorkerSlot | None, **look: Any
+) -> None:
     """Mount `page` at `/` of `api` and delete old uploads while the server runs.
 
     The mounted app is reachable only through the guard: `Mount.app` is replaced by a chain of `GradioGuard`,
@@ -29,7 +32,8 @@ def mount_blocks(api: FastAPI, page: gr.Blocks, settings: Settings, **look: Any)
         api: the app with all of its own routes. What reaches Gradio under the path of one of them came with a method that
             the route does not have.
         page: the page.
-        settings: number of workers, size limits and the upload folder.
+        settings: size limits and the upload folder.
+        worker: this process's place among several workers.
         look: theme, styles, scripts and translations, as `gradio.mount_gradio_app` takes them.
     """
     own_routes = [route for route in api.routes if isinstance(route, Route)]
@@ -51,9 +55,9 @@ def mount_blocks(api: FastAPI, page: gr.Blocks, settings: Settings, **look: Any)
         **look,
     )
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
-    if settings.workers > 1:
-        slot, sockets = settings.worker_slot, settings.worker_files
-        mounted.app = SessionRouter(mounted.app, slot=slot, workers=settings.workers, sockets=sockets)
+    if worker and worker.workers > 1:
+        slot, sockets = worker.number, worker.folder
+        mounted.app = SessionRouter(mounted.app, slot=slot, workers=worker.workers, sockets=sockets)
         listen_for_other_workers(api, slot=slot, sockets=sockets)
     mounted.app = GradioGuard(mounted.app, own_routes=own_routes, file_roots=[settings.uploads])
     sweep_while_serving(api, settings.uploads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -10,19 +11,21 @@ from fastapi import FastAPI
 from cifar.serving.gradio.mount import mount_blocks
 from cifar.serving.inference.service import Service
 from cifar.serving.page.layout import TRANSLATIONS, create_page
-from cifar.settings import Settings, set_upload_folder
+from cifar.serving.process.worker_slot import WorkerSlot
+from cifar.settings import Settings
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("page.js", "live.js", "feedback.js", "zip.js", "batch.js")
 
 
-def mount_page(api: FastAPI, service: Service, settings: Settings) -> None:
+def mount_page(api: FastAPI, service: Service, settings: Settings, worker: WorkerSlot | None = None) -> None:
     """Build the page for `service` and mount it at `/` of `api`."""
-    set_upload_folder(settings.uploads)  # each component reads this folder when it is created
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.uploads)  # each component reads this folder when it is created
     mount_blocks(
         api,
         create_page(service, settings),
         settings,
+        worker,
         theme=gr.themes.Default(
             primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
