@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from cifar.bulk.run import predict_many
-from cifar.cli.models import stable_version
 from cifar.cpus import available_cpus
 from cifar.images.decode import preprocess
 from cifar.models.engines import engine_of
 from cifar.models.predictor import Predictor
+from cifar.models.rollout import RolloutLog
 from cifar.settings import load_settings
 
 BATCH = 32
@@ -35,7 +35,7 @@ BATCH = 32
 def model_alone(files: list[Path]) -> float:
     """Return the images per second of the model alone, on decoded images."""
     settings = load_settings()
-    predictor = Predictor.load(stable_version(settings), engine_of(settings))
+    predictor = Predictor.load(RolloutLog.of(settings).stable_version(), engine_of(settings))
     pixels = [preprocess(file.read_bytes(), predictor.image, max_pixels=settings.max_image_pixels) for file in files]
     batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
     with ThreadPoolExecutor(available_cpus()) as pool:
@@ -48,7 +48,7 @@ def bulk_run(manifest: Path) -> dict[str, float]:
     settings = load_settings()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        predict_many(manifest, Path(folder) / "out", stable_version(settings), settings)
+        predict_many(manifest, Path(folder) / "out", RolloutLog.of(settings).stable_version(), settings)
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_Z = 1.959964
+_Z = 1.959963984540054
 """The standard normal quantile of a two-sided 95 % interval."""
 _BINS = 10
 _EDGE_DIGITS = 4
@@ -22,17 +22,17 @@ _CHANCE = 0.01
 """Probability that the index exceeds `stability_index_by_chance` once, without drift."""
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share (Wilson, 1927), or (0, 1) for no trials.
+def wilson_interval(successes: int, trials: int) -> list[float]:
+    """Return the 95 % confidence interval of a share (Wilson, 1927) as `[low, high]`; `[0, 1]` for no trials.
 
     The interval stays within [0, 1], also for no or only successes in few trials.
     """
     if not trials:
-        return 0.0, 1.0
+        return [0.0, 1.0]
     share, z2 = successes / trials, _Z**2 / trials
     middle = (share + z2 / 2) / (1 + z2)
     half = _Z * (share * (1 - share) / trials + z2 / (4 * trials)) ** 0.5 / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def bin_edges(values: np.ndarray) -> list[float]:

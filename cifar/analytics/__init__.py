@@ -1,4 +1,1 @@
-"""What the records say: whether one version is better than another, and whether photos are still what they were.
-
-Numbers in, numbers out; `reports.py` and `watch.py` ask the database for them. The room knows nothing of serving.
-"""
+"""Analysis of the recorded predictions: A/B tests between versions, and drift of the images and answers of one version."""

@@ -1,117 +1,108 @@
-"""The A/B report and drift for a terminal."""
+"""The A/B report and the drift report as text for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from cifar.analytics.ab import Comparison, Report, VersionReport
-from cifar.analytics.drift_report import VersionDrift
+from cifar.analytics.ab import ABReport, AccuracyComparison, VersionReport
+from cifar.analytics.drift_report import MIN_IMAGES, VersionDrift
+from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
+from cifar.format import number, percent, percent_range, points, text_table
+
+_NO_RECORDS = "No predictions were recorded in this period."
 
 
-def report_text(report: Report) -> str:
-    """A table of the versions, the difference, and the verdict in a sentence."""
-    cut = "; of more records than CIFAR_MAX_REPORT_ROWS, the newest" if report.cut else ""
+def ab_text(report: ABReport) -> str:
+    """Format the tables of the versions, the difference in accuracy, and the verdict."""
+    cut = f"; only the newest {MAX_ROWS:,} records" if report.cut else ""
     lines = [f"{report.model}, the last {report.since_days:g} days{cut}", ""]
     if report.versions:
-        lines += [*_traffic(report.versions), "", *_feedback(report.versions), ""]
+        lines += [_traffic(report.versions), "", _feedback(report.versions), ""]
     if report.comparison and (now := report.comparison.now):
-        pair = f"accuracy of {report.comparison.second} less that of {report.comparison.first}"
-        interval = f"95 % at all times {_points(now.low)} to {_points(now.high)}"
-        lines += [f"{pair}: {_points(now.value)} points, {interval}, p = {now.p_value:.3g}"]
-    return "\n".join([*lines, sentence(report)])
+        lines.append(
+            f"accuracy of version {report.comparison.second} minus that of version {report.comparison.first}: {points(now.value)} points, "
+            f"95 % interval valid at any time {points(now.low)} to {points(now.high)}, p = {now.p_value:.3g}"
+        )
+    return "\n".join([*lines, verdict_text(report)])
 
 
-def _traffic(versions: list[VersionReport]) -> list[str]:
-    head = ("version", "requests", "share", "median ms", "p95 ms", "confidence", "in distribution", "differs in shadow")
+def _traffic(versions: list[VersionReport]) -> str:
+    head = (
+        "version",
+        "requests",
+        "share",
+        "median ms",
+        "p95 ms",
+        "confidence",
+        "in distribution",
+        "disagrees as shadow",
+    )
     rows = [
         (
             row.version,
             row.requests,
-            _percent(row.share),
-            _number(row.median_ms, 1),
-            _number(row.p95_ms, 1),
-            _number(row.confidence, 3),
-            _percent(row.in_distribution),
-            f"{_percent(row.disagreement)} of {row.compared}" if row.compared else "-",
+            percent(row.share),
+            number(row.median_ms, 1, missing="-"),
+            number(row.p95_ms, 1, missing="-"),
+            number(row.confidence, 3, missing="-"),
+            percent(row.in_distribution, missing="-"),
+            f"{percent(row.disagreement)} of {row.compared}" if row.compared else "-",
         )
         for row in versions
     ]
-    return _table(head, rows)
+    return text_table(head, rows)
 
 
-def _feedback(versions: list[VersionReport]) -> list[str]:
-    head = ("version", "feedback", "by users", "accuracy", "95 % interval", "design effect")
+def _feedback(versions: list[VersionReport]) -> str:
+    head = ("version", "feedback", "users", "accuracy", "95 % interval", "design effect")
     rows = [
         (
             row.version,
             row.feedback,
             row.users,
-            _percent(row.accuracy),
-            _interval(row.low, row.high),
-            _number(row.design_effect, 2),
+            percent(row.accuracy, missing="-"),
+            percent_range(row.low, row.high, missing="-"),
+            number(row.design_effect, 2),
         )
         for row in versions
     ]
-    return _table(head, rows)
+    return text_table(head, rows)
 
 
-def sentence(report: Report) -> str:
-    """The verdict."""
-    compared = report.comparison
-    if compared is None:
-        if report.verdict == "no_records":
-            return "Nothing is recorded of this time."
-        return "Only one version has answered: there is nothing to compare."
+def verdict_text(report: ABReport) -> str:
+    """Return the verdict as a sentence."""
+    comparison = report.comparison
+    if comparison is None:
+        return (
+            _NO_RECORDS
+            if report.verdict == "no_records"
+            else "Only one version answered requests: there is nothing to compare."
+        )
     if report.verdict == "better":
-        other = compared.first if report.better == compared.second else compared.second
+        other = comparison.first if report.better == comparison.second else comparison.second
         return f"Version {report.better} is better than version {other}."
-    return f"Not decided yet: {_missing(compared, few=report.verdict == 'few')}"
+    return f"Not decided yet: {_missing(comparison)}"
 
 
-def _missing(compared: Comparison, *, few: bool) -> str:
-    needed = f"about {compared.needed:,} answers with feedback find a difference of {compared.effect * 100:g} points in four of five cases."
-    if few:
-        return f"feedback by {MIN_USERS} users of each of the versions {compared.first} and {compared.second} is needed first; {needed}"
-    there = compared.now.feedback if compared.now else 0
-    return f"the interval holds zero. There are {there:,} answers with feedback; {needed}"
+def _missing(comparison: AccuracyComparison) -> str:
+    needed = f"A difference of {comparison.effect * 100:g} points is found in four of five cases with about {comparison.needed:,} answers with feedback."
+    if comparison.now is None:
+        return f"versions {comparison.first} and {comparison.second} each need feedback by {MIN_USERS} users. {needed}"
+    return f"the interval includes zero. There are {comparison.now.feedback:,} answers with feedback. {needed}"
 
 
-def drift_text(found: list[VersionDrift], *, min_images: int) -> str:
-    """A line for each version and feature."""
-    if not found:
-        return "Nothing is recorded of this time."
+def drift_text(report: list[VersionDrift]) -> str:
+    """Format one line for each version and one for each feature."""
+    if not report:
+        return _NO_RECORDS
     lines = []
-    for version in found:
-        said = {
-            "measured": f"beside {version.reference_images} of its reference",
-            "few": f"too few: at least {min_images} are needed",
-            "no_reference": "no reference in its manifest",
+    for version in report:
+        status = {
+            "measured": f"compared with the {version.reference_images} images of its reference",
+            "few": f"too few: drift needs at least {MIN_IMAGES}",
+            "no_reference": "its manifest holds no reference",
         }[version.status]
-        lines.append(f"version {version.version}, {version.images} recent images, {said}")
-        rows = [(f.feature, f"{f.psi:.3f}", f"{f.chance:.3f}", f.level) for f in version.features]
-        lines += _table(("feature", "PSI", "by chance", "drift"), rows) if rows else []
+        lines.append(f"version {version.version}, {version.images} recent images, {status}")
+        if version.features:
+            rows = [(each.feature, f"{each.psi:.3f}", f"{each.chance:.3f}", each.level) for each in version.features]
+            lines.append(text_table(("feature", "PSI", "by chance", "drift"), rows))
     return "\n".join(lines)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    texts = [head, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in texts]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share * 100:.1f} %"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{low * 100:.1f} - {high * 100:.1f} %"
-
-
-def _points(difference: float) -> str:
-    return f"{difference * 100:+.1f}"

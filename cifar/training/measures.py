@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from cifar.errors import BadParameter
+from cifar.statistics import wilson_interval
 
 _BINS = 15
 _TOP_K = (1, 2, 3, 5)
-_Z = 1.959964
-"""Of a two-sided 95 % interval."""
 _LEAST_PROBABILITY = 1e-7
 """One wrong answer given with certainty must not make the mean loss infinite. Keras cuts here too."""
 
@@ -65,14 +64,6 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     }
 
 
-def wilson_interval(right: int, images: int) -> list[float]:
-    """The 95 % interval of a share, `[low, high]`: it stays within [0, 1], also for none or all of few images."""
-    share, z2 = right / images, _Z**2 / images
-    middle = (share + z2 / 2) / (1 + z2)
-    half = _Z * (share * (1 - share) / images + z2 / (4 * images)) ** 0.5 / (1 + z2)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
-
-
 def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     if probabilities.shape != (len(labels), len(class_names)) or not len(labels):
         raise BadParameter(
@@ -96,14 +87,14 @@ def _of_class(right: int, images: int) -> dict[str, Any]:
 
 def _reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
     at = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    return [
-        {
-            "low": number / _BINS,
-            "high": (number + 1) / _BINS,
-            "images": int(inside.sum()),
-            "confidence": float(confidence[inside].mean()) if inside.any() else None,
-            "accuracy": float(right[inside].mean()) if inside.any() else None,
-        }
-        for number in range(_BINS)
-        for inside in [at == number]
-    ]
+    return [_reliability_bin(number, confidence[at == number], right[at == number]) for number in range(_BINS)]
+
+
+def _reliability_bin(number: int, confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    return {
+        "low": number / _BINS,
+        "high": (number + 1) / _BINS,
+        "images": len(right),
+        "confidence": float(confidence.mean()) if len(right) else None,
+        "accuracy": float(right.mean()) if len(right) else None,
+    }

@@ -75,8 +75,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "CIFAR_MAX_WAITING_IMAGES": "2",
         "CIFAR_LOG_FORMAT": "json",
         "CIFAR_LOG_LEVEL": "debug",
-        "CIFAR_DRIFT_REFRESH_SECONDS": "1",
-        "CIFAR_DRIFT_MIN_IMAGES": "20",
         "CIFAR_RECORDS_FOLDER": str(folder / "records"),
     }
     with (

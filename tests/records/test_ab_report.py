@@ -1,11 +1,8 @@
-"""The A/B report over a real database: the numbers, the verdict, the command, and the page's tab."""
+"""The A/B report from a real database: its figures, its verdict, the command, and the page's tab."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,14 +10,15 @@ from playwright.sync_api import expect
 from pydantic import SecretStr
 from sqlalchemy import delete, update
 from sqlalchemy.exc import SQLAlchemyError
+from support.cli import cifar
 from support.page_visits import WAIT_MS, open_tab, visit
 from support.postgres import real_postgres
 from support.recorded import open_records, write_a_day, write_answers, write_comparisons
 from support.two_versions import write_two_versions
 
-from cifar.analytics.ab import _on_trial, ab_report
+from cifar.analytics.ab import ab_report
 from cifar.analytics.drift_report import drift_report
-from cifar.analytics.tables import report_text, sentence
+from cifar.analytics.tables import ab_text, verdict_text
 from cifar.cli.main import main
 from cifar.errors import BadParameter, RecordsUnavailable
 from cifar.models.registry import Registry
@@ -44,18 +42,12 @@ def engine(settings):
 
 
 def rights(count: int, share: float) -> np.ndarray:
-    """So many, of which that share is right, evenly mixed."""
+    """Return `count` booleans in random order, of which this share is true."""
     return np.random.default_rng(5).permutation(np.arange(count) < round(count * share))
 
 
-def cifar(*arguments: str, folder) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "CIFAR_RECORDS_FOLDER": str(folder)}
-    command = [sys.executable, "-m", "cifar", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_each_version_is_described_by_what_was_recorded(engine, settings):
-    """Requests, share, latency, confidence, distribution, shadow, feedback: as they can be counted by hand."""
+def test_each_version_is_described_by_its_records(engine, settings):
+    """Requests, share, latency, confidence, distribution, shadow traffic and feedback are the figures counted by hand."""
     same = {"score": 0.75, "seconds": np.linspace(0.001, 0.1, 100), "in_distribution": [True] * 60 + [False] * 40}
     write_answers(engine, 3, right=rights(100, 0.8), **same)
     write_answers(engine, 4, right=rights(300, 0.9), in_distribution=None)
@@ -77,17 +69,19 @@ def test_each_version_is_described_by_what_was_recorded(engine, settings):
         0.125,
     )
     assert (fifth.median_ms, fifth.accuracy, third.disagreement) == (None, None, None)
-    assert (report.comparison.first, report.comparison.second) == (4, 3), "the one that answered most is the one in use"
+    assert (report.comparison.first, report.comparison.second) == (4, 3), (
+        "the version with most requests counts as the one in use"
+    )
     assert not report.cut
 
 
 def test_a_clear_difference_is_decided_and_a_small_one_is_not(engine, settings):
-    """One sentence says which, and what is missing."""
+    """The verdict names the better version, or how much feedback is missing."""
     write_answers(engine, 1, right=rights(2000, 0.7))
     write_answers(engine, 2, right=rights(1000, 0.9), hours=9)
     better = ab_report(engine, settings)
     assert (better.verdict, better.better) == ("better", 2)
-    assert sentence(better) == "Version 2 is better than version 1."
+    assert verdict_text(better) == "Version 2 is better than version 1."
     assert better.comparison.now.value == pytest.approx(0.2)
     assert better.comparison.now.p_value < 0.001
     worse = ab_report(engine, settings, versions=(2, 1))
@@ -95,18 +89,18 @@ def test_a_clear_difference_is_decided_and_a_small_one_is_not(engine, settings):
     write_answers(engine, 3, right=rights(1000, 0.71), hours=8)
     open_ = ab_report(engine, settings, versions=(1, 3), effect=0.05)
     assert (open_.verdict, open_.better) == ("open", None)
-    said = sentence(open_)
-    assert said.startswith("Not decided yet: the interval holds zero. There are 3,000 answers with feedback; about ")
-    assert said.endswith(
-        f"{open_.comparison.needed:,} answers with feedback find a difference of 5 points in four of five cases."
+    verdict = verdict_text(open_)
+    assert verdict == (
+        "Not decided yet: the interval includes zero. There are 3,000 answers with feedback. A difference of 5 points is found "
+        f"in four of five cases with about {open_.comparison.needed:,} answers with feedback."
     )
     assert ab_report(engine, settings, versions=(1, 3)).comparison.now == open_.comparison.now, (
-        "the effect asked about is not the test's"
+        "the effect in question does not change the test"
     )
 
 
-def test_the_interval_over_time_is_of_what_was_known_then(engine, settings):
-    """Each look holds only what came before it; they narrow, and the last is now."""
+def test_each_look_uses_only_the_feedback_before_it(engine, settings):
+    """The intervals become narrower over time, and the last look is the current result."""
     write_answers(engine, 1, right=rights(1000, 0.7))
     write_answers(engine, 2, right=rights(1000, 0.8), hours=9.9)
     looks = ab_report(engine, settings).comparison.looks
@@ -121,26 +115,26 @@ def test_the_interval_over_time_is_of_what_was_known_then(engine, settings):
     assert (then.value, then.low, then.p_value) == pytest.approx((half.value, half.low, half.p_value))
 
 
-def test_one_user_who_says_it_often_decides_nothing(engine, settings):
-    """Feedback by few users is not enough, however much it is."""
+def test_much_feedback_by_few_users_decides_nothing(engine, settings):
+    """Both versions need feedback by at least 20 users."""
     write_answers(engine, 1, right=rights(1000, 0.7))
     write_answers(engine, 2, right=np.ones(1000, bool), users=np.arange(1000) % 19, hours=9)
     report = ab_report(engine, settings)
     assert report.verdict == "few"
-    assert "feedback by 20 users of each of the versions 1 and 2 is needed first" in sentence(report)
+    assert "versions 1 and 2 each need feedback by 20 users" in verdict_text(report)
     assert report.comparison.looks == []
 
 
-def test_an_answer_of_none_of_the_classes_is_right_where_it_was_said(engine, settings):
-    """`none` agrees with an answer that said itself it was out of distribution, and with no other."""
+def test_feedback_none_of_the_classes_agrees_only_with_out_of_distribution_answers(engine, settings):
+    """An answer that was in distribution, or of a version without a score, counts as wrong."""
     write_answers(engine, 1, right=np.zeros(40, bool), in_distribution=[False] * 30 + [None] * 5 + [True] * 5)
     with engine.begin() as connection:
         connection.execute(update(feedback).values(label=NONE))
     assert ab_report(engine, settings).versions[0].accuracy == 0.75
 
 
-def test_what_is_old_or_of_another_model_does_not_count(engine, settings):
-    """The window is in days, up to now; the newest rows come first where there are too many."""
+def test_old_records_and_records_of_another_model_do_not_count(engine, settings):
+    """The window is in days up to now. Of too many records, the report reads the newest."""
     write_answers(engine, 1, right=rights(50, 0.5), hours=30)
     with engine.begin() as connection:
         connection.execute(update(predictions).values(model="another"))
@@ -150,22 +144,24 @@ def test_what_is_old_or_of_another_model_does_not_count(engine, settings):
     assert whole.verdict == "one_version"
     assert ab_report(engine, settings, since_days=1).versions[0].requests == pytest.approx(50, abs=1)
     write_answers(engine, 3, right=rights(60, 0.5), hours=1)
-    few = ab_report(engine, settings.model_copy(update={"max_report_rows": 60}))
+    few = ab_report(engine, settings, max_rows=60)
     assert few.cut
-    assert "the newest" in report_text(few)
+    assert "only the newest" in ab_text(few)
     assert {row.version for row in few.versions} == {3, 2}
 
 
-def test_a_version_that_has_answered_nothing_is_refused_by_name(engine, settings):
-    """And the sentence says which have."""
+def test_comparing_a_version_without_requests_is_refused(engine, settings):
+    """The message names the versions that have answered requests."""
     assert ab_report(engine, settings, versions=(1, 2)).verdict == "no_records"
     write_answers(engine, 1, right=rights(5, 1))
-    with pytest.raises(BadParameter, match=r"Version 7 has answered nothing in this time; these have: 1\."):
+    with pytest.raises(
+        BadParameter, match=r"Version 7 has answered no request in this period\. Versions that have: 1\."
+    ):
         ab_report(engine, settings, versions=(1, 7))
 
 
-def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
-    """It answers nobody: who asked it by its number, once, was not drawn for it. The tab says why it compares the two."""
+def test_a_version_with_only_shadow_traffic_is_not_on_trial(tmp_path):
+    """Its only users asked for it by number and were not assigned at random. The tab says why it compares the two versions."""
     write_two_versions(tmp_path)
     settings = Settings(registry=tmp_path, records_folder=tmp_path / "records")
     engine = open_records(settings)
@@ -176,18 +172,21 @@ def test_a_version_that_only_shadows_is_not_on_trial(tmp_path):
     log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("dark", 2, by="ada")
     log.split({"stable": 100}, shadow={"dark": 10}, by="ada")
-    assert _on_trial(settings, {1: 50, 2: 1}) == []
-    assert no_test in ab_html(ab_report(engine, settings), settings)
+    report = ab_report(engine, settings)
+    assert not report.on_trial
+    assert no_test in ab_html(report)
     log.split({"stable": 90, "dark": 10}, shadow={}, by="ada")
-    assert _on_trial(settings, {1: 50, 2: 1}) == [1, 2]
-    assert "No A/B test" not in ab_html(ab_report(engine, settings), settings)
+    report = ab_report(engine, settings)
+    assert report.on_trial
+    assert (report.comparison.first, report.comparison.second) == (1, 2)
+    assert "No A/B test" not in ab_html(report)
     engine.dispose()
 
 
 @pytest.mark.slow
 def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
-    """Whatever the database, the same rows say the same."""
-    registry, told = Registry(ROOT / "saved_model", "cifar_classifier"), []
+    """The same rows give the same figures in SQLite and in PostgreSQL."""
+    registry, figures = Registry(ROOT / "saved_model", "cifar_classifier"), []
     with real_postgres() as cluster:
         url = SecretStr(cluster.new_database("report"))
         other = open_records(Settings(records_folder=tmp_path / "postgresql", database_url=url))
@@ -196,11 +195,13 @@ def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
             write_answers(database, 2, right=rights(500, 0.9), hours=9)
             write_comparisons(database, 1, 2, agrees=[True] * 3 + [False], distance=0.5)
             report = ab_report(database, settings)
-            told.append((report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value))
-            told[-1] += ([version.features for version in drift_report(database, registry, settings)],)
+            figures.append(
+                (report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value)
+            )
+            figures[-1] += ([version.features for version in drift_report(database, registry, settings)],)
         other.dispose()
-    assert told[0] == told[1]
-    assert told[0][1] == "better"
+    assert figures[0] == figures[1]
+    assert figures[0][1] == "better"
 
 
 @pytest.mark.parametrize(
@@ -214,47 +215,45 @@ def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
         ["--effect", "x"],
     ],
 )
-def test_arguments_that_make_no_sense_are_wrong_use(wrong, capsys):
-    """Exit status 2, and what was expected."""
-    with pytest.raises(SystemExit) as caught:
-        main(["ab", "report", *wrong])
-    assert caught.value.code == 2
+def test_invalid_arguments_of_ab_report_are_wrong_use(wrong, capsys):
+    """The command exits with 2 and says what it expected."""
+    assert main(["ab", "report", *wrong]) == 2
     assert "expected" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_prints_a_table_or_json(engine, tmp_path):
-    """Data to stdout; a failure exits 1 with a sentence."""
-    assert "Nothing is recorded of this time." in cifar("ab", "report", folder=tmp_path).stdout
+    """The report goes to stdout; a failure exits with 1 and a message."""
+    assert "No predictions were recorded in this period." in cifar("ab", "report", CIFAR_RECORDS_FOLDER=tmp_path).stdout
     write_a_day(engine)
-    table = cifar("ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", folder=tmp_path)
+    table = cifar("ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", CIFAR_RECORDS_FOLDER=tmp_path)
     assert table.returncode == 0, table.stderr
-    assert "differs in shadow" in table.stdout
+    assert "disagrees as shadow" in table.stdout
     assert "30.0 % of 100" in table.stdout
     assert table.stdout.endswith("Version 2 is better than version 1.\n")
-    report = json.loads(cifar("ab", "report", "--json", folder=tmp_path).stdout)
+    report = json.loads(cifar("ab", "report", "--json", CIFAR_RECORDS_FOLDER=tmp_path).stdout)
     assert report["verdict"] == "better"
     assert [row["version"] for row in report["versions"]] == [1, 2]
     assert report["comparison"]["now"]["low"] > 0.1
-    unknown = cifar("ab", "report", "--versions", "1,9", folder=tmp_path)
+    unknown = cifar("ab", "report", "--versions", "1,9", CIFAR_RECORDS_FOLDER=tmp_path)
     assert unknown.returncode == 1
-    assert unknown.stderr == "cifar: Version 9 has answered nothing in this time; these have: 1, 2.\n"
+    assert unknown.stderr == "cifar: Version 9 has answered no request in this period. Versions that have: 1, 2.\n"
 
 
-def test_the_tab_says_what_is_missing_in_place_of_a_table(engine, settings):
-    """No records, one version, too few users: each has its sentence, in both languages."""
-    assert "Nothing is recorded of the last 14 days" in ab_html(ab_report(engine, settings), settings)
+def test_the_tab_says_what_is_missing_instead_of_a_table(engine, settings):
+    """No records, one version, and too few users each have their own text, in both languages."""
+    assert "Nothing is recorded of the last 14 days" in ab_html(ab_report(engine, settings))
     write_answers(engine, 1, right=rights(100, 0.7))
-    assert "暂时无法比较" in ab_html(ab_report(engine, settings), settings)
+    assert "暂时无法比较" in ab_html(ab_report(engine, settings))
     write_answers(engine, 2, right=rights(5, 1), hours=9)
-    page = ab_html(ab_report(engine, settings), settings)
+    page = ab_html(ab_report(engine, settings))
     assert "feedback by at least 20 users" in page
     assert "<svg" not in page
     assert "there are 105." in page
 
 
-def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
-    """The database was removed, or never made."""
+def test_records_that_cannot_be_read_raise_an_error_with_a_message(tmp_path):
+    """The tables may have been removed, or never created."""
     engine = open_records(Settings(records_folder=tmp_path))
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE feedback")
@@ -263,25 +262,25 @@ def test_records_that_cannot_be_read_are_an_error_with_a_sentence(tmp_path):
     engine.dispose()
 
 
-def test_a_database_that_does_not_answer_is_not_waited_for_by_each_in_turn(engine, settings, monkeypatch):
-    """Their threads are those that serve the page's files: with it away, ten visitors of a tab held up the page for a minute."""
-    asked = []
+def test_only_one_visitor_waits_for_a_database_that_does_not_answer(engine, settings, monkeypatch):
+    """The same threads serve the page's files: without this, ten visitors of the tab blocked the page for a minute."""
+    calls = []
 
     def silent(*_: object) -> None:
-        asked.append(1)
+        calls.append(1)
         raise SQLAlchemyError
 
     monkeypatch.setattr("cifar.serving.process.analytics.ab_report", silent)
-    experiment = Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
+    analytics = Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
     for _ in range(10):
         with pytest.raises(RecordsUnavailable):
-            experiment.report()
-    assert len(asked) == 1
+            analytics.report()
+    assert len(calls) == 1
 
 
 @pytest.mark.slow
-def test_the_tab_shows_the_records_as_they_are_when_it_opens(browser, two_version_server):
-    """Verdict, interval, table; and drift on the tab Model."""
+def test_the_tab_shows_the_current_records_when_it_opens(browser, two_version_server):
+    """It shows the verdict, the interval and the table; the tab Model shows drift."""
     with visit(browser, two_version_server) as page:
         open_tab(page, "ab")
         expect(page.locator("#ab .verdict")).to_have_text(

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from cifar.analytics.ab import Report, ab_report
+from cifar.analytics.ab import ABReport, ab_report
 from cifar.analytics.drift_report import VersionDrift, drift_report
 from cifar.errors import RecordsUnavailable
 from cifar.models.registry import Registry
@@ -25,6 +25,8 @@ from cifar.settings import Settings
 log = logging.getLogger(__name__)
 
 _KEPT_SECONDS = 5
+DRIFT_SECONDS = 300.0
+"""Interval at which one worker of each host updates the drift metrics."""
 _UNASKED: Any = object()
 _LEVELS = {"none": 0, "warn": 1, "alert": 2}
 Told = TypeVar("Told")
@@ -41,7 +43,7 @@ class Analytics:
         self._asking = Lock()
         self._shown: set[tuple[int, str]] = set()
 
-    def report(self) -> Report:
+    def report(self) -> ABReport:
         """The A/B report of the settings.
 
         Raises:
@@ -62,7 +64,7 @@ class Analytics:
         return VersionDrift(number, "few" if known else "no_reference", 0, known.images if known else None, [])
 
     def _drift(self) -> list[VersionDrift]:
-        return drift_report(self._engine, self._registry, self._settings)
+        return drift_report(self._engine, self._registry)
 
     def _asked(self, name: str, ask: Callable[[], Told]) -> Told:
         """What was told a moment ago, or what the database says now; it is asked by one at a time.
@@ -95,13 +97,10 @@ class Analytics:
 
     def measure_while_serving(self, api: FastAPI) -> None:
         """Set the metrics now and then, in one worker of the host: all read the same database."""
-        every = self._settings.drift_refresh_seconds
-        if not every or self._settings.worker_slot:
-            return
 
         async def measure_forever() -> None:
             while True:
-                await asyncio.sleep(every)
+                await asyncio.sleep(DRIFT_SECONDS)
                 try:
                     await asyncio.to_thread(self.measure)
                 except SQLAlchemyError as error:

@@ -1,4 +1,4 @@
-"""What a run leaves for later: its answers to the held-out images, which photos in use are compared with."""
+"""The reference distribution of a run: its answers to the held-out images, which drift is measured against later."""
 
 from __future__ import annotations
 
@@ -8,42 +8,73 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cifar.analytics.drift import reference
-from cifar.models.registry import Reference
+from cifar.files import replacing
+from cifar.images.decode import statistics
+from cifar.models.manifest import Bins, Reference
+from cifar.statistics import bin_counts, bin_edges
 from cifar.training.run.calibration import Confidence, calibrated, ood_score, with_features
-from cifar.training.run.run_folder import replacing
 
 REFERENCE_FILE = "reference.json"
 _BATCH = 500
+_RECORDED_DIGITS = 6
+"""Decimal places of a score in the records: 0.9999997 is recorded as 1, so the reference must count it as 1 too."""
 
 
 def write_reference(
     run: Path, model: keras.Model, confidence: Confidence | None, *, held_out: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """Answer the held-out images as an export of the run will, and write what came into the folder `run`.
+    """Classify the held-out images as the exported version will, and write the distribution of the answers.
 
     Args:
         run: the run's folder.
         model: from `(n, height, width, channels)` pixels in [0, 255] to `(n, classes)` probabilities.
-        confidence: what was fitted to it, if anything.
+        confidence: the calibration that was fitted to the model, if any.
         held_out: `(n, height, width, channels)` `uint8` that the model was not fitted on.
         class_names: in the order of the outputs.
     """
     network = with_features(model) if confidence else None
     if confidence is None or network is None:
-        answers, threshold = model.predict(held_out, batch_size=_BATCH, verbose=0), None
+        answers = model.predict(held_out, batch_size=_BATCH, verbose=0)
     else:
         features, probabilities = network.predict(held_out, batch_size=_BATCH, verbose=0)
         score = ood_score(features, confidence, confidence.arrays)
         columns = calibrated(probabilities, confidence.temperature), score[:, None]
         answers = np.hstack([keras.ops.convert_to_numpy(column) for column in columns])
-        threshold = confidence.report["threshold"]
-    found = reference(answers, held_out, class_names, threshold=threshold, source="held-out training images")
+    reference = make_reference(answers, held_out, class_names, source="held-out training images")
     with replacing(run / REFERENCE_FILE) as temporary:
-        temporary.write_text(found.model_dump_json(indent=2))
+        temporary.write_text(reference.model_dump_json(indent=2))
+
+
+def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequence[str], *, source: str) -> Reference:
+    """Count the answers to images that the model was not fitted on.
+
+    Args:
+        answers: `(n, classes)` probabilities, or `(n, classes + 1)` with `ood_score` last, as `Predictor.answers` returns them.
+        images: `(n, height, width, channels)` `uint8`, the images that were answered.
+        class_names: in the order of the columns.
+        source: a description of the images, for the manifest.
+    """
+    classes = len(class_names)
+    probabilities, scores = answers[:, :classes], answers[:, classes:]
+    labels = np.bincount(probabilities.argmax(axis=1), minlength=classes).tolist()
+    looks = np.array([statistics(image) for image in images])
+    return Reference(
+        images=len(images),
+        source=source,
+        labels=dict(zip(class_names, labels, strict=True)),
+        confidence=_bins(probabilities.max(axis=1).astype(np.float64).round(_RECORDED_DIGITS)),
+        brightness=_bins(looks[:, 0]),
+        contrast=_bins(looks[:, 1]),
+        in_distribution=int((scores <= 1).sum()) if scores.shape[1] else None,
+    )
+
+
+def _bins(values: np.ndarray) -> Bins:
+    edges = bin_edges(values)
+    return Bins(edges=edges, counts=bin_counts(values, edges))
 
 
 def read_reference(run: Path) -> Reference | None:
-    """What `write_reference` wrote, or None for a run without."""
+    """Return the reference that `write_reference` wrote, or None for a run without one."""
     file = run / REFERENCE_FILE
     return Reference.model_validate_json(file.read_bytes()) if file.is_file() else None
