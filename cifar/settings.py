@@ -256,11 +256,6 @@ class Settings(BaseSettings):
         description="Smallest difference in accuracy that the A/B test should detect. Set it before the first look.",
     )
 
-    download_stall_seconds: float = Field(15.0, gt=0, description="Window over which a download's rate is measured.")
-    download_min_bytes_per_second: int = Field(
-        300_000, ge=0, description="A host slower than this over one window is given up for the next."
-    )
-
     @field_validator("rate_limit_predict", "rate_limit_page")
     @classmethod
     def _check_rate(cls, text: str) -> str:

@@ -132,7 +132,7 @@ def scored_run(tmp_path_factory: pytest.TempPathFactory):
     from support.runs import colours
 
     from cifar.training.data.dataset import split_validation
-    from cifar.training.run.context import TrainConfig
+    from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train
 
     dataset = colours(600)

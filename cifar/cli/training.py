@@ -59,8 +59,7 @@ def train(
     if not resume and distribute != "multiworker":
         check_folder(out, {}, resume=False)
     dataset = load_dataset(data, settings, image_shape=_square(image_size))
-    from cifar.training.distributed.workers import join
-    from cifar.training.run.context import TrainConfig
+    from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train  # imported late: loading TensorFlow takes seconds
 
     config = TrainConfig(
@@ -75,10 +74,18 @@ def train(
         precision=precision,
         init_from=init_from,
     )
-    workers = join(distribute, process_environment().get("TF_CONFIG"))
+    workers = None
+    if distribute != "none":
+        from cifar.training.distributed.together import train_together
+        from cifar.training.distributed.workers import join
+
+        workers = join(distribute, process_environment().get("TF_CONFIG"))
     try:
-        result = train(config, dataset, out, resume=resume, h5=h5, workers=workers)
-        if workers.is_chief:
+        if workers:
+            result = train_together(config, dataset, out, workers, resume=resume, h5=h5)
+        else:
+            result = train(config, dataset, out, resume=resume, h5=h5)
+        if result:  # with several workers, only the chief has one
             print(result)
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():

@@ -1,1 +1,1 @@
-"""From data to a version: read a data set, build a network, train it, export it, measure it."""
+"""Training: load a data set, train a network on it, export the result as a version, and measure that version."""

@@ -1,4 +1,4 @@
-"""Which library versions made a run or a version."""
+"""The library versions that a run or an exported version was made with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import metadata
 
 
 def library_versions() -> dict[str, str]:
-    """Name to version, of what can change a model's weights or its files."""
+    """Return Python and the libraries that can change a model's weights or files, by name."""
     tensorflow = "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
     names = (tensorflow, "keras", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}

@@ -11,7 +11,7 @@ from PIL import Image
 from support.pictures import encoded
 
 from cifar.training.data.dataset import Dataset
-from cifar.training.run.context import TrainConfig
+from cifar.training.run.config import TrainConfig
 
 
 def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:

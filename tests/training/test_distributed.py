@@ -14,6 +14,7 @@ import kubernetes_validate
 import numpy as np
 import pytest
 import yaml
+from cifar.training.run.context import TrainConfig, prepare
 from support.cli import parsed
 from support.runs import colours, colours_folder, equal_weights, rows
 from support.servers import free_port
@@ -26,7 +27,6 @@ from cifar.training.distributed.cluster import read_cluster
 from cifar.training.distributed.workers import Workers, join
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export
-from cifar.training.run.context import TrainConfig, prepare
 from cifar.training.run.train import train
 
 EPOCHS = 4

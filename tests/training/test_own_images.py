@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from contextlib import contextmanager
 
 import httpx
 import keras
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
+from support import cli
 from support.pictures import shapes_folder
-from support.servers import free_port, wait_until_ready
-
-from cifar.settings import ROOT
+from support.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 KINDS = ["disc", "square", "star"]
 
 
 def cifar(*arguments: object, **environment: object) -> str:
-    """A command's stdout; it must succeed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "cifar", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run a command, which must succeed, and return its stdout."""
+    result = cli.cifar(*arguments, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-@contextmanager
-def served(log_file, **environment: object):
-    """`python -m cifar serve` on a free port; its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "cifar", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    settings = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    with log_file.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                wait_until_ready(client)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -71,10 +42,11 @@ def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_pat
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_images"] == 60
     assert metrics["test_accuracy"] > 0.6, "chance is a third"
-    settings = {"CIFAR_REGISTRY": tmp_path / "registry", "CIFAR_MODEL_NAME": "shapes", "CIFAR_UPLOADS": tmp_path / "up"}
+    settings = {"CIFAR_REGISTRY": str(tmp_path / "registry"), "CIFAR_MODEL_NAME": "shapes"}
     assert cifar("export", run, **settings).strip() == str(tmp_path / "registry" / "shapes" / "1")
     files = [shapes / "test" / kind / "0.jpeg" for kind in KINDS]
-    with served(tmp_path / "log", **settings) as address:
+    with running(tmp_path, workers=1, **settings) as server:
+        address = server.address
         assert ", ".join(KINDS) in httpx.get(address).text, "the page names the classes"
         client = Client(address, verbose=False)
         for file in files:

@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from cifar.errors import BadParameter, TrainingError
 from cifar.settings import ROOT
-from cifar.training.data.views import views
+from cifar.training.data.augmentation import augment
 from cifar.training.network.architectures import ARCHITECTURES, build_model, initialize
 from cifar.training.network.batchnorm import FusedBatchNormalization, batch_normalization
-from cifar.training.network.muon import Muon, _orthogonal
+from cifar.training.network.muon import Muon, orthogonalize
 from cifar.training.network.recipes import RECIPES
 from cifar.training.run import schedule as pace_module
 from cifar.training.run.schedule import LearningRateSchedule
-from cifar.training.run.transfer import start_from
+from cifar.training.run.transfer import copy_weights
 
 RANDOM = np.random.default_rng(0)
 
@@ -32,9 +32,9 @@ def numbered(count: int = 40, size: int = 12) -> np.ndarray:
     return np.stack([np.stack([pixels, np.full_like(pixels, i % 256), pixels], axis=-1) for i in range(count)])
 
 
-def shown(images: np.ndarray, epoch: int, seed: int = 3, shift: int = 2, places: np.ndarray | None = None):
-    places = np.arange(len(images)) if places is None else places
-    return views(images, places=places, epoch=epoch, seed=seed, shift=shift)
+def shown(images: np.ndarray, epoch: int, seed: int = 3, max_shift: int = 2, positions: np.ndarray | None = None):
+    positions = np.arange(len(images)) if positions is None else positions
+    return augment(images, positions=positions, epoch=epoch, seed=seed, max_shift=max_shift)
 
 
 def mirrored(view: np.ndarray) -> bool:
@@ -60,7 +60,7 @@ def test_every_picture_is_mirrored_in_one_of_two_epochs():
     assert (first ^ second).all()
     assert 70 < first.sum() < 130
     order = RANDOM.permutation(200)
-    third = np.array([mirrored(view) for view in shown(images[order], 6, places=order)])
+    third = np.array([mirrored(view) for view in shown(images[order], 6, positions=order)])
     np.testing.assert_array_equal(third, first[order])
 
 
@@ -70,7 +70,7 @@ def test_a_view_is_moved_no_further_than_its_bound_and_keeps_its_pixels(shift):
     size = 12
     images = numbered(600, size)
     moves = set()
-    for i, view in enumerate(shown(images, 2, shift=shift)):
+    for i, view in enumerate(shown(images, 2, max_shift=shift)):
         upright = view[:, ::-1] if mirrored(view) else view
         down, right = divmod(int(upright[6, 6, 0]), size)
         moves.add((down - 6, right - 6))
@@ -87,13 +87,13 @@ def test_a_view_is_moved_no_further_than_its_bound_and_keeps_its_pixels(shift):
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((3, 3, 16, 32), "float32"), ((3, 3, 64, 8), "float32"), ((2, 2, 4, 64), "bfloat16")]
 )
-def test_the_update_of_a_kernel_is_nearly_orthogonal(shape, dtype):
+def test_the_update_of_a_kernel_is_nearlyorthogonalize(shape, dtype):
     """Its singular values, spread over a thousandfold before, lie around 1, as Muon's author says of five steps."""
     matrix = RANDOM.normal(size=(np.prod(shape[:3]), shape[3]))
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     spread = np.geomspace(1, 0.03, min(matrix.shape))
     kernel = ((left * spread) @ right).reshape(shape).astype(np.float32)
-    made = np.asarray(_orthogonal(tf.constant(kernel), dtype)).reshape(-1, shape[3])
+    made = np.asarray(orthogonalize(tf.constant(kernel), dtype)).reshape(-1, shape[3])
     values = np.linalg.svd(made, compute_uv=False)
     assert values.min() > 0.3
     assert values.max() < 1.4
@@ -214,11 +214,11 @@ def test_the_first_layer_begins_with_patches_that_are_uncorrelated():
 def test_few_or_large_images_come_in_smaller_batches_and_more_epochs():
     """A folder of 150 pictures gets some hundred steps, not a handful."""
     recipe = RECIPES["fast"]
-    few = recipe.batch_for(150, (32, 32, 3))
-    assert few < recipe.batch_for(50_000, (32, 32, 3)) == recipe.batch_size
-    assert recipe.batch_for(50_000, (96, 96, 3)) < recipe.batch_size
+    few = recipe.batch_size_for(150, (32, 32, 3))
+    assert few < recipe.batch_size_for(50_000, (32, 32, 3)) == recipe.batch_size
+    assert recipe.batch_size_for(50_000, (96, 96, 3)) < recipe.batch_size
     steps = -(-150 // few) * recipe.epochs_for(150, few)
-    assert steps >= recipe.least_steps
+    assert steps >= recipe.min_steps
     assert recipe.epochs_for(50_000, recipe.batch_size) == recipe.epochs
 
 
@@ -309,7 +309,7 @@ def test_a_network_starts_from_another_one_as_far_as_their_shapes_agree(tmp_path
     initialize(source, RANDOM.integers(0, 256, (8, 32, 32, 3), np.uint8))
     source.save(tmp_path / "source.keras")
     model = build_model("fast", 3, image_shape=(48, 48, 3), precision="float32")
-    assert start_from(str(tmp_path / "source.keras"), model) == ["probabilities/kernel"]
+    assert copy_weights(str(tmp_path / "source.keras"), model) == ["probabilities/kernel"]
     for ours, theirs in zip(model.get_weights()[:-1], source.get_weights()[:-1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not model.get_layer("whiten").kernel.trainable
@@ -326,7 +326,7 @@ def test_a_network_starts_from_another_one_as_far_as_their_shapes_agree(tmp_path
 def test_what_cannot_be_started_from_is_said(source, words):
     """With what could be named instead."""
     with pytest.raises(TrainingError, match=words):
-        start_from(str(ROOT / source) if "/" in source else source, build_model("fast", 3))
+        copy_weights(str(ROOT / source) if "/" in source else source, build_model("fast", 3))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model
 from cifar.training.run import schedule as pace
-from cifar.training.run.context import TrainConfig
+from cifar.training.run.config import TrainConfig
 from cifar.training.run.run_folder import HISTORY, read_history, write_history
 from cifar.training.run.train import train
 

@@ -1,6 +1,6 @@
-"""Read a data set from where the user says it is.
+"""Load a data set into memory.
 
-A source is `cifar10` (fetched once), an official `cifar-10-python.tar.gz`, its extracted `cifar-10-batches-py`, or any
+A source is `cifar10` (downloaded once), the official `cifar-10-python.tar.gz`, its extracted folder `cifar-10-batches-py`, or an
 image folder `train/<class>/*` with an optional `test/<class>/*`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle  # nosec: only through _ArrayUnpickler, which builds arrays and nothing else
+import pickle  # nosec: used only through _ArrayUnpickler, which can build nothing but arrays
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +30,16 @@ from cifar.training.data.download import fetch_cifar10
 _BATCHES = "cifar-10-batches-py"
 _TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST_BATCH = "test_batch"
-_MOST_NAMED = 20
-"""Files that cannot be read; of more, how many there are."""
+_MAX_LISTED = 20
+"""Limit for the unreadable files that an error message lists. It counts the others."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels in memory.
+    """The images and labels of a data set.
 
     `*_images` are `(n, height, width, channels)` `uint8` RGB in [0, 255]; `*_labels` are `(n,)` `int64` positions in
-    `class_names`. A data set without a test part has `n = 0` there.
+    `class_names`. In a data set without a test part, `test_images` and `test_labels` have `n = 0`.
     """
 
     source: str
@@ -56,7 +56,7 @@ class Dataset:
         return height, width, channels
 
     def fingerprint(self) -> str:
-        """SHA-256 over the training pixels, labels and class names: equal data has equal fingerprints."""
+        """Return a SHA-256 of training pixels, labels and class names, to recognise equal data."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for array in (self.train_images, self.train_labels):
             digest.update(np.ascontiguousarray(array).data)
@@ -64,35 +64,35 @@ class Dataset:
 
 
 def load_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> Dataset:
-    """Read a whole data set into memory.
+    """Load a whole data set into memory.
 
     Args:
         source: `cifar10`, an archive, an extracted archive or an image folder.
-        settings: where to cache and how long to wait for a download, and the pixel limit of one image.
-        image_shape: height, width and channels that the pictures of an image folder are brought to.
+        settings: the folder for the download, and the pixel limit of one image.
+        image_shape: height, width and channels that the images of an image folder are resized to.
 
     Raises:
-        DataError: names the file that is wrong and the way out.
+        DataError: the data set cannot be read. The message names the file and says what to do.
     """
     path = Path(source).expanduser()
     if source != "cifar10" and (path / "train").is_dir():
         return _read_image_folder(path, image_shape, settings.max_image_pixels)
     if image_shape != IMAGE_SHAPE:
-        raise DataError(f"{source} holds CIFAR's images of {IMAGE_SHAPE}; {image_shape} needs an image folder.")
+        raise DataError(f"{source} has images of {IMAGE_SHAPE}; only an image folder can have {image_shape}.")
     if source == "cifar10":
-        return _read_archive(fetch_cifar10(settings), source)
+        return _read_archive(fetch_cifar10(settings.data_cache), source)
     if path.is_file():
         return _read_archive(path, source)
     if (path / _TEST_BATCH).is_file() or (path / _TRAIN_BATCHES[0]).is_file():
         return _from_batches(source, lambda name: _read_file(path / name))
     raise DataError(
-        f"{source!r} is no data set: expected `cifar10`, a cifar-10-python.tar.gz, its extracted {_BATCHES} folder, "
+        f"{source!r} is not a data set: expected `cifar10`, a cifar-10-python.tar.gz, its extracted {_BATCHES} folder, "
         "or an image folder with train/<class>/*."
     )
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """What a data set holds: sizes, and images by class for each part."""
+    """Return sizes and the number of images by class, for the command `data`."""
 
     def counts(labels: np.ndarray) -> dict[str, int]:
         return dict(
@@ -113,16 +113,16 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 def split_validation(
     labels: np.ndarray, fraction: float, seed: int, class_names: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set a share of every class aside, the same one for the same seed.
+    """Hold out a share of every class for validation; the same images for the same seed.
 
     Args:
         labels: `(n,)` integers.
-        fraction: share of each class for validation, in (0, 1); at least one image of each class goes there.
-        seed: chooses the images.
-        class_names: for the error.
+        fraction: share of each class for validation, in (0, 1). At least one image of each class is held out.
+        seed: of the random choice.
+        class_names: for the error message.
 
     Returns:
-        Positions for training and for validation, both ascending; together each position once.
+        Positions of the training and of the validation images, both ascending. Each position is in one of the two.
 
     Raises:
         DataError: a class has fewer than two images.
@@ -134,8 +134,8 @@ def split_validation(
         if len(positions) < 2:
             name = class_names[label] if class_names else f"number {label}"
             raise DataError(
-                f"Class {name} has one training image; two are needed, to fit one and hold one out. "
-                "Add some, or remove the class."
+                f"Class {name} has one training image; at least two are needed, one to train on and one to hold out. "
+                "Add images, or remove the class."
             )
         count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
         held_out.append(rng.permutation(positions)[:count])
@@ -147,7 +147,7 @@ def split_validation(
 
 
 def _read_archive(path: Path, source: str) -> Dataset:
-    """Read the batches from the `.tar.gz` without extracting a file from it."""
+    """Read the batches from the `.tar.gz` without extracting it to disk."""
     try:
         with tarfile.open(path, "r:*") as archive:
             members = {Path(member.name).name: member for member in archive if member.isfile()}
@@ -155,14 +155,14 @@ def _read_archive(path: Path, source: str) -> Dataset:
             def read(name: str) -> bytes:
                 stream = archive.extractfile(members[name]) if name in members else None
                 if stream is None:
-                    raise DataError(f"{path} holds no {name}, so it is not CIFAR-10's cifar-10-python.tar.gz.")
+                    raise DataError(f"{path} has no {name}, so it is not CIFAR-10's cifar-10-python.tar.gz.")
                 return stream.read()
 
             return _from_batches(source, read)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        reason = str(error).partition(":")[0].partition("\n")[0]  # tarfile goes on with what each of its readers said
+        reason = str(error).partition(":")[0].partition("\n")[0]  # tarfile appends the message of each of its readers
         raise DataError(
-            f"{path} is no complete .tar.gz archive ({reason}): the download was cut off or it is another file. Fetch it again."
+            f"{path} is not a complete .tar.gz archive ({reason}): the download stopped early, or it is another file. Download it again."
         ) from error
 
 
@@ -187,7 +187,7 @@ def _from_batches(source: str, read: Callable[[str], bytes]) -> Dataset:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and built-in containers; anything else in a pickle could run code."""
+    """An unpickler that builds only NumPy arrays and built-in containers, because other objects could run code."""
 
     _ALLOWED = frozenset(
         {
@@ -200,12 +200,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def _parse_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """One batch: rows of 3072 bytes, the red plane first, to images with channels last."""
+    """Convert a batch from rows of 3072 bytes, the red plane first, to images with channels last."""
     height, width, channels = IMAGE_SHAPE
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -214,8 +214,10 @@ def _parse_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"data is {rows.dtype} {rows.shape}")
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
             raise ValueError("labels are not all between 0 and 9")
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{name} is not a batch of CIFAR-10 ({error}). Fetch cifar-10-python.tar.gz again.") from error
+    except Exception as error:  # a damaged pickle can raise almost any exception
+        raise DataError(
+            f"{name} is not a batch of CIFAR-10 ({error}). Download cifar-10-python.tar.gz again."
+        ) from error
     images = rows.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
 
@@ -237,34 +239,32 @@ def _read_image_folder(root: Path, image_shape: tuple[int, int, int], max_pixels
     else:
         test = np.empty((0, *image_shape), np.uint8), np.empty(0, np.int64)
     if problems:
-        more = f"\n... and {len(problems) - _MOST_NAMED:,} more." if len(problems) > _MOST_NAMED else ""
-        raise DataError(
-            "\n".join(problems[:_MOST_NAMED])
-            + f"{more} Or remove {'it' if len(problems) == 1 else 'them'} from the folder."
-        )
+        more = f"\n... and {len(problems) - _MAX_LISTED:,} more." if len(problems) > _MAX_LISTED else ""
+        listed = "\n".join(problems[:_MAX_LISTED])
+        raise DataError(f"{listed}{more} Or remove {'it' if len(problems) == 1 else 'them'} from the folder.")
     return Dataset(str(root), class_names, *train, *test)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """The sub-folders' names: in CIFAR's order when they are CIFAR's, else sorted."""
+    """Return the names of the sub-folders, in CIFAR's order if they are CIFAR's classes, otherwise sorted."""
     names = sorted(path.name for path in _entries(folder) if path.is_dir())
     by_case: dict[str, str] = {}
     for name in names:
         if (twin := by_case.setdefault(name.casefold(), name)) != name:
             raise DataError(f"{folder / twin} and {folder / name} differ only in case: merge them or rename one.")
     if len(names) < 2:
-        raise DataError(f"{folder} holds {len(names)} class folders; at least two are needed: {folder}/<class>/*.")
+        raise DataError(f"{folder} has {len(names)} class folders; at least two are needed: {folder}/<class>/*.")
     return CLASS_NAMES if set(names) == set(CLASS_NAMES) else tuple(names)
 
 
 def _read_split(
     folder: Path, class_names: tuple[str, ...], image_shape: tuple[int, int, int], max_pixels: int, problems: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What can be read; of each file that cannot, a sentence is added to `problems`."""
+    """Read the images of one part. For each unreadable file, a message is added to `problems`."""
     files = [(file, label) for label, name in enumerate(class_names) for file in _image_files(folder / name)]
-    if below := [path for name in class_names for path in _entries(folder / name) if path.is_dir()]:
-        more = f" and {len(below) - 1:,} more" if len(below) > 1 else ""
-        say(f"Not read: {below[0]}{more}. A class's pictures lie in its folder itself, not in folders below it.")
+    if nested := [path for name in class_names for path in _entries(folder / name) if path.is_dir()]:
+        more = f" and {len(nested) - 1:,} more" if len(nested) > 1 else ""
+        say(f"Not read: {nested[0]}{more}. The images of a class must lie directly in its folder, not in sub-folders.")
     images = np.empty((len(files), *image_shape), np.uint8)
     spec = ImageSpec.from_shape(image_shape)
     for i, (file, _) in enumerate(tqdm(files, desc=f"reading {folder}", unit=" images", disable=None, leave=False)):
@@ -278,10 +278,10 @@ def _read_split(
 def _image_files(folder: Path) -> Iterator[Path]:
     files = [path for path in _entries(folder) if path.is_file()]
     if not files:
-        raise DataError(f"{folder} holds no image: add some, or remove the folder from both train/ and test/.")
+        raise DataError(f"{folder} has no image: add some, or remove the folder from both train/ and test/.")
     yield from files
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without what operating systems leave there (.DS_Store, Thumbs.db)."""
+    """Return the entries of a folder, sorted, without hidden files and those of the operating system (Thumbs.db)."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "Thumbs.db")

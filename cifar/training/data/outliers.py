@@ -1,6 +1,6 @@
-"""Pictures of nothing, made from training images: what a score of the strange can be fitted on without any strange picture.
+"""Synthetic outliers made from training images, to fit the out-of-distribution score without real outliers.
 
-Each kind keeps something of photographs (colours, textures, edges, the spectrum) and breaks what makes an object.
+Each kind keeps some properties of photographs (colours, textures, edges, the spectrum) and destroys the objects in them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-Maker = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Transformation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def jigsaw(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Tiles in another order, 2x2 or 4x4."""
+    """Cut each image into 2x2 or 4x4 tiles and shuffle them."""
     made = np.empty_like(images)
     for start, parts in ((0, 2), (1, 4)):
         made[start::2] = _shuffled(images[start::2], parts, random)
@@ -23,12 +23,12 @@ def jigsaw(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _shuffled(images: np.ndarray, parts: int, random: np.random.Generator) -> np.ndarray:
     height, width = (images.shape[1] // parts, images.shape[2] // parts)
-    made = images.copy()  # what does not divide evenly stays as it is
+    made = images.copy()  # rows and columns that do not divide evenly keep their pixels
     order = random.permuted(np.tile(np.arange(parts**2), (len(images), 1)), axis=1)
-    for place in range(parts**2):
-        row, column = divmod(place, parts)
+    for position in range(parts**2):
+        row, column = divmod(position, parts)
         for tile in range(parts**2):
-            chosen = order[:, place] == tile
+            chosen = order[:, position] == tile
             from_row, from_column = divmod(tile, parts)
             made[chosen, row * height : (row + 1) * height, column * width : (column + 1) * width] = images[
                 chosen, from_row * height : (from_row + 1) * height, from_column * width : (from_column + 1) * width
@@ -37,7 +37,7 @@ def _shuffled(images: np.ndarray, parts: int, random: np.random.Generator) -> np
 
 
 def mosaic(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Four pieces of four images."""
+    """Join quarters of four images."""
     made = images.copy()
     height, width = images.shape[1] // 2, images.shape[2] // 2
     for row in (0, height):
@@ -48,13 +48,13 @@ def mosaic(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def mixed(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Two images, half transparent."""
+    """Average two images."""
     made: np.ndarray = ((images.astype(np.uint16) + images[random.permutation(len(images))]) // 2).astype(np.uint8)
     return made
 
 
 def spectrum(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The amplitudes of an image with the phases of noise: its texture everywhere, its object nowhere."""
+    """Combine the amplitudes of an image's spectrum with random phases: the texture stays, the object disappears."""
     noise = np.fft.rfft2(random.standard_normal(images.shape[:3]))[..., None]
     amplitudes = np.abs(np.fft.rfft2(images, axes=(1, 2)))
     texture: np.ndarray = np.fft.irfft2(
@@ -65,7 +65,7 @@ def spectrum(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def tiled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """One piece, repeated in a mirror."""
+    """Repeat one piece of each image by reflection."""
     height, width = images.shape[1:3]
     shift = random.integers(0, height // 2)
     piece = images[:, shift : shift + height // 2, shift : shift + width // 2]
@@ -74,7 +74,7 @@ def tiled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def covered(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The middle hidden by a magnified piece of another image."""
+    """Cover the middle of each image with a magnified piece of another image."""
     height, width = images.shape[1:3]
     others = images[random.permutation(len(images))]
     top, left = random.integers(0, height // 2), random.integers(0, width // 2)
@@ -86,7 +86,7 @@ def covered(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def magnified(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A small piece of an image, as large as the image: texture without an outline."""
+    """Enlarge a small piece of each image to full size: texture without outlines."""
     height, width = images.shape[1:3]
 
     def magnify(image: np.ndarray) -> Image.Image:
@@ -99,7 +99,7 @@ def magnified(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def swirled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Turned around a point, the more the nearer to it."""
+    """Rotate each image around a point; pixels near the point rotate most."""
     height, width = images.shape[1:3]
     rows, columns = np.mgrid[:height, :width]
     row, column = (random.uniform(0.3, 0.7, (2, len(images))) * np.array([[height], [width]]))[..., None, None]
@@ -113,7 +113,7 @@ def swirled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def shapes(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Discs, boxes and lines in the colours of an image, on that image out of focus."""
+    """Draw discs, boxes and lines in the colours of an image on a blurred copy of it."""
     height, width = images.shape[1:3]
     fine = np.array((4 * width, 4 * height))
 
@@ -140,7 +140,7 @@ def _stack(pictures: list[Image.Image], images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures]).reshape(images.shape)
 
 
-KINDS: dict[str, Maker] = {
+KINDS: dict[str, Transformation] = {
     "jigsaw": jigsaw,
     "mosaic": mosaic,
     "mixed": mixed,
@@ -153,19 +153,19 @@ KINDS: dict[str, Maker] = {
 }
 
 _CHUNK = 32
-"""Images made at once: those made together share where they are cut."""
+"""Number of images made by one call. Images of one call are cut at the same positions."""
 
 
 def make_outliers(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Make pictures of nothing, of each kind as many.
+    """Make synthetic outliers, the same number of each kind.
 
     Args:
-        images: `(n, height, width, channels)` `uint8`.
-        count: how many, about.
-        random: chooses images and cuts.
+        images: training images, `(n, height, width, channels)` `uint8`.
+        count: the approximate number of outliers.
+        random: the source of all random choices.
 
     Returns:
-        As `images`, one kind after the other.
+        An array like `images` with about `count` rows, grouped by kind.
     """
     chunks = max(1, round(count / len(KINDS) / _CHUNK))
     made = [

@@ -1,4 +1,4 @@
-"""The processes and devices that train one network together, by TensorFlow's own distribution strategies."""
+"""The processes and devices that train one model together, with TensorFlow's distribution strategies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import atexit
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -18,39 +18,119 @@ import tensorflow as tf
 from cifar.console import say
 from cifar.errors import TrainingError
 from cifar.training.distributed.cluster import read_cluster
+from cifar.training.run.devices import Devices, Pairs
+from cifar.training.run.run_folder import Row
+from cifar.training.run.train import SEED_GENERATOR_STATE
 
-Distribution = Literal["none", "mirrored", "multiworker"]
-SEED = "seed_generator_state"
-"""How the paths of the variables end from which random layers draw."""
 
+@dataclass
+class Workers(Devices):
+    """This process as one of the workers that train together. Each worker has one or more devices.
 
-@dataclass(frozen=True)
-class Workers:
-    """This process among those that train together; all of its methods are called by all of them, in the same order."""
+    The workers share out each batch and add up the gradients, so that the result is that of one device, except for rounding
+    and for the units that dropout drops. All workers call the same methods in the same order.
+
+    Keras 3.15's `fit` works on several devices of one machine, but not on several machines: it averages batches and metrics
+    in ways that `MultiWorkerMirroredStrategy` refuses (https://github.com/keras-team/keras/issues/20585). Keras's
+    `train_step` and `test_step` do work within a strategy, so `fit_epoch` is a loop around them.
+    """
 
     strategy: tf.distribute.Strategy
     count: int = 1
-    """Processes."""
+    """Number of workers, that is, of processes."""
     index: int = 0
-    """Which of them this one is; 0 is the chief, which alone writes."""
+    """This worker's number, from 0. Worker 0 is the chief, the only one that reads and writes the run folder."""
+    _train_step: Callable[..., None] = field(init=False, repr=False)
+    _test_step: Callable[..., None] = field(init=False, repr=False)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process reads and writes the run's folder."""
         return self.index == 0
 
     @property
     def replicas(self) -> int:
-        """Copies of the network: one for each device of each process."""
+        """Copies of the model: one for each device of each worker."""
         return int(self.strategy.num_replicas_in_sync)
 
-    def agree(self, facts: dict[str, Any]) -> None:
-        """See that all were given the same.
+    def evenly(self, images: int) -> int:
+        """As `Devices.evenly`; at least one image for each device."""
+        return max(self.replicas, images - images % self.replicas)
+
+    def build(self, make: Callable[[], keras.Model]) -> keras.Model:
+        """As `Devices.build`, within the scope of the strategy."""
+        with self.strategy.scope():
+            return make()
+
+    def start(self, model: keras.Model, history: list[Row]) -> list[Row]:
+        """Copy the chief's weights and optimizer state to all workers, and return the chief's history."""
+        if self.count > 1:
+            for variable in [*model.variables, *model.optimizer.variables]:
+                if not variable.path.endswith(SEED_GENERATOR_STATE):  # set anew in each epoch
+                    variable.assign(self._chiefs(variable.value))
+        with self.strategy.scope():  # create the metrics' variables now: a compiled step may not do it
+            labels = np.zeros((1, model.output_shape[-1]), np.float32)
+            model.compute_metrics(None, labels, labels)
+        self._train_step, self._test_step = (
+            tf.function(lambda *pair, step=step: self.strategy.run(step, (pair,)), reduce_retracing=True)
+            for step in (model.train_step, model.test_step)
+        )
+        chiefs: list[Row] = self.from_chief(history)
+        return chiefs
+
+    def fit_epoch(
+        self,
+        model: keras.Model,
+        training: Pairs,
+        validation: Pairs,
+        *,
+        number: int,
+        batch_size: int,
+        validation_batch_size: int,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> dict[str, float]:
+        """As `Devices.fit_epoch`. Each device takes an equal share of every batch.
+
+        Batch size and images must be divisible by the number of devices. There must be a validation image for each device.
 
         Raises:
-            TrainingError: they were not; it names what differs.
+            TrainingError: another worker was lost.
         """
-        for index, others in enumerate(self._said(facts)):
+        called = keras.callbacks.CallbackList(list(callbacks), model=model)
+        for variable in model.variables:
+            if self.index and variable.path.endswith(SEED_GENERATOR_STATE):  # each worker drops other units
+                variable.assign(keras.ops.convert_to_numpy(variable) + np.uint32(self.index))
+        with self.lost_workers_reported():
+            model.stop_training = False
+            called.on_train_begin()
+            called.on_epoch_begin(number)
+            model.reset_metrics()
+            for step, batch in enumerate(_batches(training, range(batch_size, len(training[0]), batch_size))):
+                called.on_train_batch_begin(step)
+                self._train_step(*map(self._share_out, batch))
+                called.on_train_batch_end(step)
+                if model.stop_training:
+                    break
+            logs = _metrics(model)
+            called.on_test_begin()
+            model.reset_metrics()
+            # Batches of about equal size: a small last one might have no image for some devices.
+            count = len(validation[0])
+            ends = np.linspace(0, count, max(2, count // validation_batch_size + 1), dtype=int)[1:-1]
+            for batch in _batches(validation, ends):
+                self._test_step(*map(self._share_out, batch))
+            logs |= {f"val_{name}": value for name, value in _metrics(model).items()}
+            called.on_test_end(logs)
+            called.on_epoch_end(number, logs)
+            called.on_train_end(logs)
+        return logs
+
+    def check_agreement(self, facts: dict[str, Any]) -> None:
+        """Check that all workers were started with the same settings and data.
+
+        Raises:
+            TrainingError: they were not. The message names the first difference.
+        """
+        for index, others in enumerate(self._gather(facts)):
             for name, value in facts.items():
                 if others[name] != json.loads(json.dumps(value)):
                     raise TrainingError(
@@ -59,44 +139,16 @@ class Workers:
                     )
 
     def from_chief(self, value: Any) -> Any:
-        """What the chief gave here, of values that JSON can hold."""
-        return self._said(value if self.is_chief else None)[0] if self.count > 1 else value
-
-    def share_state(self, model: keras.Model) -> None:
-        """Give all the chief's weights and the state of its optimizer."""
-        if self.count == 1:
-            return
-        for variable in [*model.variables, *model.optimizer.variables]:
-            if not variable.path.endswith(SEED):  # each has its own, and starts it anew each epoch
-                variable.assign(self._chiefs(variable.value))
-
-    def _chiefs(self, tensor: tf.Tensor) -> tf.Tensor:
-        def total() -> tf.Tensor:
-            here = tf.distribute.get_replica_context()
-            own = tf.convert_to_tensor(tensor)
-            return here.all_reduce("sum", own if here.replica_id_in_sync_group == 0 else tf.zeros_like(own))
-
-        return self.strategy.experimental_local_results(self.strategy.run(total))[0]
-
-    def _said(self, value: Any) -> list[Any]:
-        """What each worker says, in their order."""
-        if self.count == 1:
-            return [value]
-        text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)  # collectives know no bytes
-
-        def gathered() -> tuple[tf.Tensor, tf.Tensor]:
-            here = tf.distribute.get_replica_context()
-            return here.all_gather(tf.constant(text), 0), here.all_gather(tf.constant([len(text)]), 0)
-
-        texts, lengths = (
-            self.strategy.experimental_local_results(each)[0].numpy() for each in self.strategy.run(gathered)
-        )
-        each = np.split(texts.astype(np.uint8), np.cumsum(lengths)[:-1])
-        return [json.loads(one.tobytes()) for one in each[:: self.replicas // self.count]]
+        """Return the chief's `value`, which JSON must be able to hold. Waits until all workers have come to this point."""
+        return self._gather(value if self.is_chief else None)[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Turn what TensorFlow says when another worker went away into a sentence."""
+    def lost_workers_reported(self) -> Iterator[None]:
+        """Convert the errors that TensorFlow raises when another worker is lost.
+
+        Raises:
+            TrainingError: another worker was lost.
+        """
         try:
             yield
         except tf.errors.OpError as error:
@@ -104,34 +156,74 @@ class Workers:
                 raise
             reason = error.message.rpartition("aborted by: ")[2].strip().partition("\n")[0]
             raise TrainingError(
-                f"Worker {self.index} of {self.count} lost another one ({reason}). "
-                "What the whole epochs gave is kept by worker 0; start all again with the same command and --resume."
+                f"Worker {self.index} of {self.count} lost another worker ({reason}). "
+                "Worker 0 keeps the complete epochs. Start all workers again with the same command and --resume."
             ) from error
 
+    def _share_out(self, rows: np.ndarray) -> Any:
+        """Return the part of a batch for each device of this worker."""
+        parts = np.array_split(rows, self.replicas)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda device: tf.constant(parts[device.replica_id_in_sync_group])
+        )
 
-def join(kind: Distribution, tf_config: str | None) -> Workers:
-    """Find the others. With several processes this has to come before anything else that TensorFlow does.
+    def _chiefs(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Return the chief's value of a tensor, as a sum to which the other devices add zero."""
+
+        def total() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            own = tf.convert_to_tensor(tensor)
+            return context.all_reduce("sum", own if context.replica_id_in_sync_group == 0 else tf.zeros_like(own))
+
+        return self.strategy.experimental_local_results(self.strategy.run(total))[0]
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return the values of all workers, in their order."""
+        if self.count == 1:
+            return [value]
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)  # bytes cannot be gathered
+
+        def gathered() -> tuple[tf.Tensor, tf.Tensor]:
+            context = tf.distribute.get_replica_context()
+            return context.all_gather(tf.constant(text), 0), context.all_gather(tf.constant([len(text)]), 0)
+
+        texts, lengths = (
+            self.strategy.experimental_local_results(each)[0].numpy() for each in self.strategy.run(gathered)
+        )
+        each = np.split(texts.astype(np.uint8), np.cumsum(lengths)[:-1])
+        return [json.loads(one.tobytes()) for one in each[:: self.replicas // self.count]]
+
+
+def join(kind: Literal["mirrored", "multiworker"], tf_config: str | None) -> Workers:
+    """Connect to the other workers. With several processes, call this before anything else of TensorFlow.
 
     Args:
-        kind: `none`: one device. `mirrored`: all GPUs of this machine, or, without one, all processors that TensorFlow
-            was told of. `multiworker`: the processes of `tf_config`, each with its GPUs or its processor.
+        kind: `mirrored`: all GPUs of this machine, or, without a GPU, all CPU devices that TensorFlow is configured with.
+            `multiworker`: the processes in `tf_config`, each with its GPUs or its CPU.
         tf_config: the value of the environment variable TF_CONFIG, which TensorFlow reads too.
 
     Raises:
         TrainingError: with `multiworker`, TF_CONFIG cannot be used.
     """
-    if kind == "none":
-        return Workers(tf.distribute.get_strategy())
-    tf.get_logger().setLevel("ERROR")  # it warns of each call outside a function, of which there are some at the start
+    tf.get_logger().setLevel("ERROR")  # otherwise it warns of every collective operation outside a tf.function
     cluster = read_cluster(tf_config) if kind == "multiworker" else None
     if not cluster or len(cluster.addresses) == 1:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Workers(tf.distribute.MirroredStrategy([device.name for device in devices]))
     count = len(cluster.addresses)
-    atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools complain when they go
-    say(f"worker {cluster.index} of {count}, waits for all: {', '.join(cluster.addresses)}")
-    heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would not be called before all are there
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools print errors at exit
+    say(f"Worker {cluster.index} of {count} waits for all workers: {', '.join(cluster.addresses)}")
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would not run before all have come
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    signal.signal(signal.SIGINT, heard)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow takes it as a warning of preemption, and goes on
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow treats it as a preemption notice and continues
     return Workers(strategy, count, cluster.index)
+
+
+def _batches(pairs: Pairs, ends: Iterable[int]) -> Iterator[Pairs]:
+    images, labels = (np.split(each, list(ends)) for each in pairs)
+    return zip(images, labels, strict=True)
+
+
+def _metrics(model: keras.Model) -> dict[str, float]:
+    return {name: float(value) for name, value in model.get_metrics_result().items()}

@@ -1,1 +1,1 @@
-"""Networks and what they are built from."""
+"""Network architectures, their optimizer and training recipes, and special layers."""

@@ -1,4 +1,4 @@
-"""The networks. Each takes raw pixels in [0, 255] and scales them itself, so that serving cannot scale them otherwise."""
+"""The network architectures. Each takes raw pixels in [0, 255] and scales them itself, so serving cannot scale differently."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from cifar.training.network.batchnorm import batch_normalization
 Shape = tuple[int, int, int]
 Precision = Literal["float32", "bfloat16"]
 
+INPUT_RANGE = (0.0, 255.0)
+"""The pixel values that these networks take for black and white."""
+
 _WIDTHS = (64, 256, 256)
 _HEAD_SCALE = 1 / 9
 
 
 @keras.saving.register_keras_serializable("cifar")
 class FixedConv2D(layers.Conv2D):  # type: ignore[misc] # Keras is untyped
-    """A convolution that learns a bias only. A layer of its own, because a checkpoint does not say what is frozen."""
+    """A convolution with a fixed kernel, which learns only its bias.
+
+    It is a class because a checkpoint does not record which variables are frozen.
+    """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the weights."""
+        """Create the weights and freeze the kernel."""
         super().build(input_shape)
         self.kernel.trainable = False
 
@@ -53,14 +59,14 @@ def tutorial(image_shape: Shape, num_classes: int, _: Precision | None = None) -
 def fast(image_shape: Shape, num_classes: int, precision: Precision | None = None) -> keras.Model:
     """The network of the fast recipe, after airbench94 (Jordan 2024, arXiv:2404.00498): 1,973,944 parameters for CIFAR.
 
-    A 2x2 convolution that whitens patches, then three blocks of two convolutions. LeakyReLU stands where airbench has
-    GELU, which takes several times as long on processors.
+    A 2x2 convolution that whitens patches, then three blocks of two convolutions. LeakyReLU replaces the GELU of
+    airbench, which takes several times as long on CPUs.
 
     Args:
-        image_shape: height, width, channels; any size from 16 pixels on.
-        num_classes: outputs.
-        precision: what convolutions compute in while training; weights are float32 in any case. None for layers of
-            Keras's own alone, in float32: slower to train, and for anybody to load.
+        image_shape: height, width, channels; at least 16 pixels high and wide.
+        num_classes: the number of outputs.
+        precision: the number format of the convolutions during training; weights are always float32. None: only
+            layers of Keras itself, in float32. They are slower to train, and can be loaded without this package.
     """
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     pixels = x = layers.Input(image_shape, name="pixels")
@@ -70,9 +76,9 @@ def fast(image_shape: Shape, num_classes: int, precision: Precision | None = Non
     x = convolution(8 * image_shape[2], 2, dtype=policy, name="whiten")(x)
     x = layers.LeakyReLU(0.1, dtype=policy)(x)
     for width in _WIDTHS:
-        for place in range(2):
+        for position in range(2):
             x = layers.Conv2D(width, 3, padding="same", use_bias=False, dtype=policy)(x)
-            if place == 0:
+            if position == 0:
                 x = layers.MaxPooling2D(dtype=policy)(x)
             x = batch_normalization(fused=precision is not None)(x)
             x = layers.LeakyReLU(0.1, dtype=policy)(x)
@@ -88,13 +94,13 @@ ARCHITECTURES: dict[str, Callable[[Shape, int, Precision | None], keras.Model]] 
 def build_model(
     arch: str, num_classes: int, *, image_shape: Shape = IMAGE_SHAPE, precision: Precision | None = None
 ) -> keras.Model:
-    """Make a new, untrained network.
+    """Build an untrained network.
 
     Returns:
         A model from `(n, height, width, channels)` pixels in [0, 255] to `(n, num_classes)` probabilities.
 
     Raises:
-        BadParameter: no such architecture, fewer than two classes, or pictures too small for the network.
+        BadParameter: there is no such architecture, fewer than two classes, or the images are too small for it.
     """
     if arch not in ARCHITECTURES:
         raise BadParameter(f"There is no architecture {arch!r}; there are: {', '.join(ARCHITECTURES)}.")
@@ -103,19 +109,19 @@ def build_model(
     try:
         return ARCHITECTURES[arch](image_shape, num_classes, precision)
     except ValueError as error:
-        raise BadParameter(f"{arch} cannot take pictures of {image_shape}: {error}") from error
+        raise BadParameter(f"{arch} cannot take images of {image_shape}: {error}") from error
 
 
 def initialize(model: keras.Model, images: np.ndarray) -> None:
-    """Set where a new network begins; only `fast` begins anywhere else than where Keras does.
+    """Set the initial weights of `fast`. Other networks keep the initial weights that Keras gave them.
 
-    Its first layer makes 2x2 patches uncorrelated, by the eigenvectors of their covariance and their negatives (Page
-    2019, "How to train your ResNet, 8"). The other convolutions pass on what comes, as far as there are channels for
-    it, beside random ones (airbench).
+    The first layer of `fast` whitens 2x2 patches: its kernel holds the eigenvectors of their covariance and the negatives
+    of these (Page 2019, "How to train your ResNet, 8"). The other convolutions start with the identity in as many output
+    channels as there are inputs, and with random weights in the rest (airbench).
 
     Args:
         model: a new network.
-        images: `(n, height, width, channels)` `uint8` of the training part.
+        images: training images, `(n, height, width, channels)` `uint8`.
     """
     if model.name != "fast":
         return

@@ -1,6 +1,6 @@
-"""Batch normalization in one step.
+"""Batch normalization with TensorFlow's fused kernel.
 
-Keras 3.15 writes it as a dozen operations on TensorFlow, which takes four times as long on processors.
+Keras 3.15 composes it from a dozen TensorFlow operations, which take four times as long on CPUs.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ import numpy as np
 
 _EPSILON = 1e-3
 _MOMENTUM = 0.6
-"""Batches are large, and few: the averages have to follow."""
-_SETTLING_BATCHES = 6
+"""Batches are large and few, so the moving averages must adapt quickly."""
+_RECALIBRATION_BATCHES = 6
 
 
 def batch_normalization(*, fused: bool) -> keras.Layer:
-    """A layer that normalizes and shifts but does not scale: what follows is a convolution with a scale of its own.
+    """Return a layer that normalizes and shifts but does not scale, since the next convolution can scale.
 
     Args:
-        fused: take the fast layer, where there is one; Keras's own has the same weights, and anybody can load it.
+        fused: return the fast layer if the backend is TensorFlow. Keras's own layer has the same weights, and a file with
+            it can be loaded without this package.
     """
-    here = fused and keras.backend.backend() == "tensorflow"
-    kind = FusedBatchNormalization if here else keras.layers.BatchNormalization
-    return kind(scale=False, momentum=_MOMENTUM, epsilon=_EPSILON)
+    use_fused = fused and keras.backend.backend() == "tensorflow"
+    layer = FusedBatchNormalization if use_fused else keras.layers.BatchNormalization
+    return layer(scale=False, momentum=_MOMENTUM, epsilon=_EPSILON)
 
 
 @keras.saving.register_keras_serializable("cifar")
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc] # Keras is untyped
-    """`BatchNormalization` by TensorFlow's own kernel, which takes bfloat16 and keeps float32 averages."""
+    """`BatchNormalization` with TensorFlow's fused kernel, which takes bfloat16 inputs and keeps float32 averages."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "dtype": "float32", "synchronized": True})
-        self.autocast = False  # Keras would cast what comes to float32
+        self.autocast = False  # otherwise Keras casts the inputs to float32
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalize over all axes but the last."""
+        """Normalize over all axes except the last."""
         import tensorflow as tf
 
         if training and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return super().call(inputs, training, mask)  # by the images of all replicas
-        known = [[], []] if training else [self.moving_mean.value, self.moving_variance.value]
+            return super().call(inputs, training, mask)  # over the images of all replicas
+        # In training, the kernel computes mean and variance itself and expects empty inputs.
+        mean_in, variance_in = ([], []) if training else (self.moving_mean.value, self.moving_variance.value)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.ones_like(self.moving_mean.value),
             offset=self.beta.value,
-            mean=known[0],
-            variance=known[1],
+            mean=mean_in,
+            variance=variance_in,
             epsilon=self.epsilon,
             is_training=bool(training),
         )
@@ -58,19 +60,24 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 class RecalibrateBatchNorm(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
-    """Brings the averages of batch normalization up to date before each validation.
+    """Updates the moving averages of batch normalization before each validation.
 
-    At a high learning rate they lag so far behind the weights that validation would show chance.
+    At a high learning rate they lag so far behind the weights that validation accuracy would be close to chance.
     """
 
     def __init__(self, images: np.ndarray) -> None:
-        """Remember what to look at: `(n, height, width, channels)`, a few batches' worth or less."""
+        """Keep the training images to compute the averages from.
+
+        Args:
+            images: `(n, height, width, channels)`, at most a few batches.
+        """
         super().__init__()
-        # Every sixth: data sets are in the order of their classes, and a batch of one class would settle on it.
-        self._batches = [images[start::_SETTLING_BATCHES] for start in range(min(_SETTLING_BATCHES, len(images)))]
+        # Each batch takes every sixth image: data sets may be ordered by class, and a batch needs images of all classes.
+        count = min(_RECALIBRATION_BATCHES, len(images))
+        self._batches = [images[start::_RECALIBRATION_BATCHES] for start in range(count)]
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look at some images without learning from them."""
+        """Run the model on the images in training mode, without changing its weights."""
         if any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers):
             for batch in self._batches:
                 self.model.distribute_strategy.run(self.model, (batch.astype(np.float32),), {"training": True})

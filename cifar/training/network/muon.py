@@ -1,8 +1,9 @@
-"""The optimizer of the fast recipe: Muon for convolutions, Nesterov's momentum for the rest.
+"""The optimizer of the fast recipe: Muon for convolutions, Nesterov momentum for all other variables.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces the update of a matrix by the nearest
-orthogonal one, found by a few Newton-Schulz steps. Keras 3.15 has Muon too, for dense kernels only, with AdamW for
-convolutions; this follows cifar10-airbench's, which takes a convolution's kernel as a matrix and keeps its norm fixed.
+orthogonal matrix, approximated by a few Newton-Schulz steps. Keras 3.15 has a Muon that handles only dense kernels this way
+and updates convolutions by AdamW. This one follows cifar10-airbench: it treats the kernel of a convolution as a matrix and
+keeps its norm fixed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _STEPS = 5
 
 @keras.saving.register_keras_serializable("cifar")
 class Muon(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras is untyped
-    """Updates kernels of four dimensions by Muon, everything else by stochastic gradient descent.
+    """Updates kernels of four dimensions by Muon, everything else by stochastic gradient descent with momentum.
 
     Args:
         learning_rate: of the convolutions' kernels.
         momentum: of the convolutions' kernels.
-        dense_ratio: what a dense kernel's learning rate is, as a multiple of `learning_rate`.
+        dense_ratio: the learning rate of dense kernels, as a multiple of `learning_rate`.
         vector_ratio: the same for biases and offsets.
-        dtype: what the Newton-Schulz steps compute in, `float32` or `bfloat16`.
+        dtype: the number format of the Newton-Schulz steps, `float32` or `bfloat16`.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras is untyped
         self.momentum, self.dense_ratio, self.vector_ratio, self.dtype = momentum, dense_ratio, vector_ratio, dtype
 
     def build(self, variables: list[Any]) -> None:
-        """Make a momentum for each variable."""
+        """Create a momentum variable for each variable."""
         if self.built:
             return
         super().build(variables)
         self._momenta = [self.add_variable_from_reference(variable, name="momentum") for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Move one variable."""
+        """Update one variable."""
         velocity = self._momenta[self._get_variable_index(variable)]
         is_kernel = len(variable.shape) == 4
         momentum = self.momentum if is_kernel else 0.85
@@ -58,19 +59,19 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras is untyped
         ahead = gradient + momentum * velocity
         if is_kernel:
             norm = ops.sqrt(float(variable.shape[-1])) / (ops.norm(ops.reshape(variable, (-1,))) + 1e-7)
-            self.assign(variable, variable * norm - learning_rate * _orthogonal(ahead, self.dtype))
+            self.assign(variable, variable * norm - learning_rate * orthogonalize(ahead, self.dtype))
         else:
             ratio = self.dense_ratio if len(variable.shape) == 2 else self.vector_ratio
             self.assign_sub(variable, learning_rate * ratio * ahead)
 
     def get_config(self) -> dict[str, Any]:
-        """What `__init__` takes."""
+        """Return the arguments of `__init__`."""
         names = ("momentum", "dense_ratio", "vector_ratio", "dtype")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def _orthogonal(kernel: Any, dtype: str) -> Any:
-    """The nearest semi-orthogonal matrix to a kernel `(height, width, in, out)`, nearly, in the same shape."""
+def orthogonalize(kernel: Any, dtype: str) -> Any:
+    """Approximate the nearest semi-orthogonal matrix to a kernel `(height, width, in, out)`; returns the same shape."""
     a, b, c = _NEWTON_SCHULZ
     matrix = ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
     matrix = ops.cast(matrix / (ops.norm(ops.reshape(matrix, (-1,))) + 1e-7), dtype)

@@ -1,4 +1,4 @@
-"""How each network is trained: optimizer, loss, views, and what a run does when nobody says otherwise."""
+"""The training recipe of each architecture: optimizer, loss, augmentation, and defaults for the settings of a run."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import keras
 from cifar.training.network.architectures import Precision
 from cifar.training.network.muon import Muon
 
-_LEAST_STEPS_AN_EPOCH = 10
+_MIN_STEPS_PER_EPOCH = 10
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One network's way to be trained."""
+    """How one architecture is trained."""
 
     optimizer: Callable[[float, Precision], keras.optimizers.Optimizer]
-    """From learning rate and precision."""
+    """Makes the optimizer from learning rate and precision."""
     learning_rate: float
     transfer_ratio: float
-    """What remains of the learning rate when weights are taken over: more would destroy what they have learned."""
+    """Factor for the learning rate with `init_from`. A higher learning rate would destroy what the weights have learned."""
     batch_size: int
-    """Of images of CIFAR's size; larger images come in smaller batches, few images too."""
+    """For images of CIFAR's size. Batches are smaller for larger images and for small data sets."""
     epochs: int
-    least_steps: int
-    """With few images there are more epochs, until there are so many steps."""
+    min_steps: int
+    """Small data sets get as many epochs as this number of steps needs."""
     anneal: bool
-    """Whether the learning rate falls to zero in a straight line."""
+    """Whether the learning rate falls linearly to zero."""
     label_smoothing: float
-    shift: int | None
-    """Most pixels that a view is moved by, of 32, before it may be mirrored; None for the pictures as they are."""
+    max_shift: int | None
+    """Limit for random shifts, in pixels of an image 32 pixels high. None: no augmentation."""
 
-    def batch_for(self, images: int, shape: tuple[int, int, int]) -> int:
-        """A batch size for so many training images of such a shape."""
+    def batch_size_for(self, images: int, shape: tuple[int, int, int]) -> int:
+        """Return the batch size for this number of training images of this shape."""
         by_pixels = self.batch_size * 32 * 32 // (shape[0] * shape[1])
-        return max(8, min(self.batch_size, by_pixels, images // _LEAST_STEPS_AN_EPOCH))
+        return max(8, min(self.batch_size, by_pixels, images // _MIN_STEPS_PER_EPOCH))
 
     def epochs_for(self, images: int, batch_size: int) -> int:
-        """Epochs for so many training images."""
-        return max(self.epochs, -(-self.least_steps * batch_size // images))
+        """Return the number of epochs for this number of training images."""
+        return max(self.epochs, -(-self.min_steps * batch_size // images))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -51,10 +51,10 @@ RECIPES: dict[str, Recipe] = {
         transfer_ratio=0.1,
         batch_size=1000,
         epochs=24,
-        least_steps=400,
+        min_steps=400,
         anneal=True,
         label_smoothing=0.2,
-        shift=4,
+        max_shift=4,
     ),
     # TensorFlow's CIFAR tutorial.
     "tutorial": Recipe(
@@ -63,9 +63,9 @@ RECIPES: dict[str, Recipe] = {
         transfer_ratio=1.0,
         batch_size=64,
         epochs=10,
-        least_steps=0,
+        min_steps=0,
         anneal=False,
         label_smoothing=0.0,
-        shift=None,
+        max_shift=None,
     ),
 }

@@ -1,7 +1,8 @@
-"""Honest confidence: what a network's probabilities are worth, and how unlike its training images an image is.
+"""Calibration of a trained model: the temperature of its probabilities, and its out-of-distribution (OOD) score.
 
-Both are fitted once, after training, and written into the run folder; the export folds them into the graph, so that every
-signature and the LiteRT file answer alike. The temperature divides the logits (Guo et al. 2017, arXiv:1706.04599).
+Both are fitted once, after training, and written into the run folder. The export puts them into the graph, so that every
+signature and the LiteRT file give the same answers. Dividing the logits by a temperature makes the probabilities match the
+observed accuracy (Guo et al. 2017, arXiv:1706.04599).
 """
 
 from __future__ import annotations
@@ -16,74 +17,83 @@ import keras
 import numpy as np
 from keras import ops
 
+from cifar.files import replacing
+from cifar.models.manifest import OOD_THRESHOLD
 from cifar.training.data.outliers import make_outliers
-from cifar.training.run.run_folder import replacing
 
 CONFIDENCE_FILE = "confidence.npz"
 IN_DISTRIBUTION_SHARE = 0.95
-"""Share of the held-out images that the threshold counts as in distribution."""
+"""Share of the held-out images whose score is at most the threshold."""
 
 _BATCH = 500
 _TEMPERATURES = np.geomspace(0.2, 5, 321)
 _TEMPERATURE_SPREAD = 0.5
-"""Standard deviation of the logarithm of temperatures, before any image was seen: it decides only where there are few."""
-_SMALLEST = 1e-37
-"""Stands for a probability of zero, which has no logarithm; the least that float32 holds in full."""
-_IMAGES = 12_000
-"""Training images, and pictures of nothing, that the score is fitted on, at most."""
-_DIRECTIONS = 256
-"""Directions that the score looks along, at most: each costs as much memory as there are features."""
-_VARIANCE_FLOOR = 3e-3
-"""Least variance in any direction, as a share of the mean one: few images leave some without any."""
+"""Prior standard deviation of the temperature's logarithm. It matters only when there are few held-out images."""
+_MIN_PROBABILITY = 1e-37
+"""Replaces zero, whose logarithm is infinite; the smallest magnitude that float32 holds at full precision."""
+_MAX_IMAGES = 12_000
+"""Limit for the training images, and for the synthetic outliers, that the score is fitted on."""
+_MAX_DIRECTIONS = 256
+"""Limit for the directions that the score uses. Each needs as much memory as there are features."""
+_MIN_VARIANCE = 3e-3
+"""Smallest variance in any direction, as a share of the mean variance. With few images some directions have none."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A fitted temperature and score."""
+    """A fitted temperature and OOD score."""
 
     temperature: float
     arrays: dict[str, np.ndarray]
-    """What the score computes with, `float32`; see `raw_score`."""
+    """The `float32` parameters of `raw_score`."""
     low: float
-    """The raw score of the median held-out image: 0 to callers."""
+    """The raw score of the median held-out image; served as score 0."""
     high: float
-    """The raw score that 95 % of the held-out images do not exceed: 1 to callers, and the threshold."""
+    """The raw score that `IN_DISTRIBUTION_SHARE` of the held-out images do not exceed; served as score 1, the threshold."""
     report: dict[str, Any]
-    """For the manifest."""
+    """A summary for the manifest."""
     images_by_class: list[int]
-    """Training images, in class order."""
+    """Number of training images, in class order."""
 
 
 def calibrated(probabilities: Any, temperature: float) -> Any:
     """Divide the logits by the temperature: `(n, classes)` probabilities in and out, as tensors of any backend."""
-    return ops.softmax(ops.log(ops.maximum(probabilities, _SMALLEST)) / temperature)
+    return ops.softmax(ops.log(ops.maximum(probabilities, _MIN_PROBABILITY)) / temperature)
 
 
 def raw_score(features: Any, arrays: Mapping[str, Any]) -> Any:
-    """How much better pictures of nothing explain the features than the nearest class does: `(n, width)` to `(n,)`.
+    """Return how much better the synthetic outliers explain the features than the nearest class does.
 
-    The squared Mahalanobis distance to the nearest class (Lee et al. 2018, arXiv:1807.03888) less that to a background (Ren
-    et al. 2021, arXiv:2106.09022), which here is pictures of nothing. In the chosen directions neither side has covariances.
+    The squared Mahalanobis distance to the nearest class (Lee et al. 2018, arXiv:1807.03888) minus that to a background (Ren
+    et al. 2021, arXiv:2106.09022), here the synthetic outliers. In the chosen directions both covariances are diagonal.
+
+    Args:
+        features: `(n, width)`, from a model made by `with_features`.
+        arrays: from `fit_score`.
+
+    Returns:
+        `(n,)`; higher means more unlike the training images.
     """
-    along = ops.matmul(features, arrays["directions"]) - arrays["origin"]
-    to_classes = ops.square(ops.expand_dims(along, 1) - ops.expand_dims(arrays["classes"], 0))
-    to_nothing = ops.square(along - arrays["nothing"]) * arrays["precision"]
-    return ops.min(ops.sum(to_classes, axis=2), axis=1) - ops.sum(to_nothing, axis=1)
+    projected = ops.matmul(features, arrays["directions"]) - arrays["origin"]
+    to_classes = ops.square(ops.expand_dims(projected, 1) - ops.expand_dims(arrays["classes"], 0))
+    to_outliers = ops.square(projected - arrays["nothing"]) * arrays["precision"]
+    return ops.min(ops.sum(to_classes, axis=2), axis=1) - ops.sum(to_outliers, axis=1)
 
 
-def ood_score(features: Any, fitted: Confidence, arrays: Mapping[str, Any]) -> Any:
-    """How unlike the training images: 0 for the median held-out image, above 1 for 5 % of them; `(n,)`."""
-    return (raw_score(features, arrays) - fitted.low) / (fitted.high - fitted.low)
+def ood_score(features: Any, confidence: Confidence, arrays: Mapping[str, Any]) -> Any:
+    """Return `raw_score` scaled for users, `(n,)`: 0 for the median held-out image, above 1 for 5 % of them."""
+    return (raw_score(features, arrays) - confidence.low) / (confidence.high - confidence.low)
 
 
 def with_features(model: keras.Model) -> keras.Model | None:
-    """The same network with two outputs: the features that the score looks at, `(n, width)`, and what it gives.
+    """Return the same network with two outputs: the features for the score, `(n, width)`, and the probabilities.
 
-    Features are what its last dense layer takes, and the means of what the two convolutions before the last take: those
-    further down see how a picture was encoded more than what is in it, the last one no more than the dense layer does.
+    The features are the input of the last dense layer and the channel means of the inputs of the second and third last
+    convolution. Earlier layers depend more on the compression of an image than on its content, and the last convolution
+    adds nothing to the dense layer.
 
     Returns:
-        None for a network that has no dense layer among its own layers.
+        None if the network has no dense layer among its own layers.
     """
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     if not dense:
@@ -96,21 +106,35 @@ def with_features(model: keras.Model) -> keras.Model | None:
 
 def write_confidence(
     run: Path, model: keras.Model, *, fitted: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """Fit temperature and score, and write them into the folder `run`, whole or not at all.
+) -> Confidence | None:
+    """Fit temperature and score, write them into the folder `run`, and return them.
 
-    Nothing is written for a network without a dense layer of its own: it is exported as it is.
+    A network without a dense layer gets neither; then nothing is written, and the result is None.
 
     Args:
         run: the run's folder.
         model: from `(n, height, width, channels)` pixels in [0, 255] to `(n, classes)` probabilities.
-        fitted: training images `(n, height, width, channels)` `uint8` and positions of their classes `(n,)`.
-        held_out: the same of images that the network was not fitted on.
+        fitted: the training images, `(n, height, width, channels)` `uint8`, and their labels `(n,)`.
+        held_out: the same of images that the network was not trained on.
     """
     network = with_features(model)
     if network is None:
-        return
-    _write(run / CONFIDENCE_FILE, fit_confidence(network, fitted, held_out))
+        return None
+    confidence = fit_confidence(network, fitted, held_out)
+    names = ("temperature", "low", "high", "report", "images_by_class")
+    about = np.array(json.dumps({name: getattr(confidence, name) for name in names}))
+    with replacing(run / CONFIDENCE_FILE) as temporary, temporary.open("wb") as file:
+        np.savez(file, about=about, **confidence.arrays)  # type: ignore[arg-type]
+    return confidence
+
+
+def read_confidence(run: Path) -> Confidence | None:
+    """Read what `write_confidence` wrote; None if the run has no such file."""
+    if not (run / CONFIDENCE_FILE).is_file():
+        return None
+    with np.load(run / CONFIDENCE_FILE) as file:
+        arrays = {name: file[name] for name in file.files if name != "about"}
+        return Confidence(arrays=arrays, **json.loads(str(file["about"])))
 
 
 def fit_confidence(
@@ -119,24 +143,24 @@ def fit_confidence(
     """Fit temperature and score to a network made by `with_features`; see `write_confidence`."""
     (images, labels), (held_out_images, held_out_labels) = fitted, held_out
     random = np.random.default_rng(0)
-    chosen = np.sort(random.permutation(len(images))[:_IMAGES])
-    nothing, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
+    chosen = np.sort(random.permutation(len(images))[:_MAX_IMAGES])
+    outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
     features, _ = _predict(network, images[chosen])
-    held_features, held_probabilities = _predict(network, held_out_images)
-    temperature = fit_temperature(held_probabilities, held_out_labels)
-    arrays = fit_score(features, labels[chosen], nothing)
-    raw = ops.convert_to_numpy(raw_score(held_features, arrays))
-    low, high = np.quantile(raw, (0.5, IN_DISTRIBUTION_SHARE))
+    held_out_features, held_out_probabilities = _predict(network, held_out_images)
+    temperature = fit_temperature(held_out_probabilities, held_out_labels)
+    arrays = fit_score(features, labels[chosen], outliers)
+    scores = ops.convert_to_numpy(raw_score(held_out_features, arrays))
+    low, high = np.quantile(scores, (0.5, IN_DISTRIBUTION_SHARE))
     report = {
         "temperature": round(temperature, 4),
-        "method": "mahalanobis distance to the nearest class, less that to pictures of nothing",
-        "threshold": 1.0,
+        "method": "Mahalanobis distance to the nearest class, minus that to synthetic outliers",
+        "threshold": OOD_THRESHOLD,
         "in_distribution_share": IN_DISTRIBUTION_SHARE,
         "fitted_images": len(chosen),
-        "pictures_of_nothing": len(nothing),
+        "synthetic_outliers": len(outliers),
         "held_out_images": len(held_out_labels),
     }
-    counts = np.bincount(labels, minlength=held_probabilities.shape[1]).tolist()
+    counts = np.bincount(labels, minlength=held_out_probabilities.shape[1]).tolist()
     return Confidence(temperature, arrays, float(low), float(max(high, low + 1e-6)), report, counts)
 
 
@@ -146,19 +170,19 @@ def _predict(network: keras.Model, images: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature whose probabilities have the least Brier score.
+    """Return the temperature whose probabilities have the lowest Brier score.
 
-    Not the least log loss: that is decided by the few answers that are sure and wrong, and left networks trained with label
-    smoothing too sure in between (docs/ood.md).
+    The log loss is not used: it depends mostly on the few answers that are wrong with near certainty, and left networks
+    that were trained with label smoothing overconfident in the middle range (docs/ood.md).
 
     Args:
-        probabilities: `(n, classes)`, of images that the network was not fitted on.
+        probabilities: `(n, classes)`, of images that the network was not trained on.
         labels: `(n,)` positions of the true classes.
 
     Returns:
-        From 0.2 to 5; above 1 for a network that is too sure.
+        From 0.2 to 5; above 1 for an overconfident network.
     """
-    logits = np.log(np.maximum(probabilities, _SMALLEST)).astype(np.float64)
+    logits = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).astype(np.float64)
     truth = np.eye(logits.shape[1])[labels]
 
     def loss(temperature: float) -> float:
@@ -169,20 +193,21 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(min(_TEMPERATURES, key=loss))
 
 
-def fit_score(features: np.ndarray, labels: np.ndarray, nothing: np.ndarray) -> dict[str, np.ndarray]:
-    """Find the directions in which the classes differ most from pictures of nothing, and both sides' places along them.
+def fit_score(features: np.ndarray, labels: np.ndarray, outliers: np.ndarray) -> dict[str, np.ndarray]:
+    """Find the directions in which classes and synthetic outliers differ most, and the means of both along them.
 
     Args:
         features: `(n, width)`, of training images.
         labels: `(n,)`, their classes.
-        nothing: `(m, width)`, of pictures of nothing.
+        outliers: `(m, width)`, features of synthetic outliers.
 
     Returns:
-        What `raw_score` computes with, `float32`. Along the directions the scatter within classes is 1, that of nothing
-        1 / `precision`, and none goes with another.
+        The `float32` parameters of `raw_score`. Along the directions the covariance within classes is the unit matrix, and
+        that of the outliers is diagonal with the values 1 / `precision`. `nothing` is the mean of the outliers; the name
+        is part of the file format.
     """
     centre, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64) + 1e-6
-    inside, outside = (features - centre) / scale, (nothing - centre) / scale
+    inside, outside = (features - centre) / scale, (outliers - centre) / scale
     means = np.stack([inside[labels == label].mean(axis=0) for label in np.unique(labels)])
     mean_outside = outside.mean(axis=0)
     values, vectors = _floored_eigh(inside - means[np.unique(labels, return_inverse=True)[1]])
@@ -190,36 +215,21 @@ def fit_score(features: np.ndarray, labels: np.ndarray, nothing: np.ndarray) -> 
     values, vectors = _floored_eigh(outside - mean_outside)
     variances, turn = np.linalg.eigh(whiten.T @ (vectors * values) @ vectors.T @ whiten)
     directions = whiten @ turn
-    classes, mean_nothing = means @ directions, mean_outside @ directions
-    gap = (classes.mean(axis=0) - mean_nothing) ** 2
+    classes, mean_outliers = means @ directions, mean_outside @ directions
+    gap = (classes.mean(axis=0) - mean_outliers) ** 2
     divergence = (variances + 1 / variances - 2 + gap * (1 + 1 / variances)) / 2 + classes.var(axis=0)
-    kept = np.argsort(-divergence)[:_DIRECTIONS]
+    chosen = np.argsort(-divergence)[:_MAX_DIRECTIONS]
     arrays = {
-        "directions": directions[:, kept] / scale[:, None],
-        "origin": (centre / scale) @ directions[:, kept],
-        "classes": classes[:, kept],
-        "nothing": mean_nothing[kept],
-        "precision": 1 / variances[kept],
+        "directions": directions[:, chosen] / scale[:, None],
+        "origin": (centre / scale) @ directions[:, chosen],
+        "classes": classes[:, chosen],
+        "nothing": mean_outliers[chosen],
+        "precision": 1 / variances[chosen],
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _floored_eigh(scatter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variances, none too small to trust, and their directions."""
-    values, vectors = np.linalg.eigh(scatter.T @ scatter / len(scatter))
-    return np.maximum(values, max(_VARIANCE_FLOOR * values.mean(), 1e-9)), vectors
-
-
-def _write(path: Path, fitted: Confidence) -> None:
-    about = {name: getattr(fitted, name) for name in ("temperature", "low", "high", "report", "images_by_class")}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, about=np.array(json.dumps(about)), **fitted.arrays)  # type: ignore[arg-type]
-
-
-def read_confidence(run: Path) -> Confidence | None:
-    """What `write_confidence` wrote, or None for a run without."""
-    if not (run / CONFIDENCE_FILE).is_file():
-        return None
-    with np.load(run / CONFIDENCE_FILE) as file:
-        arrays = {name: file[name] for name in file.files if name != "about"}
-        return Confidence(arrays=arrays, **json.loads(str(file["about"])))
+def _floored_eigh(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return variances and principal directions of centred rows; variances too small to be trusted are raised."""
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    return np.maximum(values, max(_MIN_VARIANCE * values.mean(), 1e-9)), vectors

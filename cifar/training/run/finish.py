@@ -1,4 +1,4 @@
-"""The end of a run: measure what was trained, and write it."""
+"""The end of a run: calibrate the trained model, measure it, and write all results."""
 
 from __future__ import annotations
 
@@ -8,35 +8,47 @@ from typing import Any
 import keras
 import numpy as np
 
+from cifar.files import replacing
 from cifar.training.measures import measure
 from cifar.training.network.architectures import build_model
-from cifar.training.run.calibration import calibrated, read_confidence, write_confidence
-from cifar.training.run.context import TrainingContext
+from cifar.training.run.calibration import calibrated, write_confidence
+from cifar.training.run.config import TrainingPlan
 from cifar.training.run.curves import save_curves
 from cifar.training.run.reference import write_reference
-from cifar.training.run.run_folder import METRICS, MODEL, Row, replacing, save_model, write_json
+from cifar.training.run.run_folder import H5_MODEL, METRICS, MODEL, Row, save_model, write_json
 
 _SAMPLES = 64
 
 
-def finish(work: TrainingContext, trained: keras.Model, history: list[Row], *, h5: bool) -> Path:
-    """Measure the result and write it; `metrics.json` last."""
-    dataset, run = work.dataset, work.run
-    # Plain layers in float32: what served models compute in, and a file for anybody to load.
-    model = build_model(work.config.arch, work.classes, image_shape=dataset.image_shape)
+def finish(
+    plan: TrainingPlan, run: Path, trained: keras.Model, history: list[Row], *, h5: bool, waited_seconds: float
+) -> None:
+    """Measure the trained model and write every result into the folder `run`, `metrics.json` last.
+
+    Args:
+        plan: what was trained on.
+        run: the run's folder.
+        trained: the model.
+        history: the rows of all epochs, at least one.
+        h5: also write `model.h5`.
+        waited_seconds: how long training waited for images.
+    """
+    dataset = plan.dataset
+    # Keras's own layers in float32: the format that is served, and a file that can be loaded without this package.
+    model = build_model(plan.config.arch, plan.classes, image_shape=dataset.image_shape)
     model.set_weights(trained.get_weights())
-    fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (work.fit, work.held_out))
-    write_confidence(run, model, fitted=fitted, held_out=held_out)
-    confidence = read_confidence(run)
+    fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (plan.fit, plan.held_out))
+    confidence = write_confidence(run, model, fitted=fitted, held_out=held_out)
     write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
+    training_seconds = sum(row["seconds"] for row in history)
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
-        "fitted_images": len(work.fit),
-        "validation_images": len(work.held_out),
+        "fitted_images": len(plan.fit),
+        "validation_images": len(plan.held_out),
         "parameters": model.count_params(),
-        "training_seconds": round(sum(row["seconds"] for row in history), 1),
-        "data_wait_share": round(sum(work.waited) / max(1e-9, sum(row["seconds"] for row in history)), 4),
-        "precision": work.precision,
+        "training_seconds": round(training_seconds, 1),
+        "data_wait_share": round(waited_seconds / max(1e-9, training_seconds), 4),
+        "precision": plan.precision,
         "history": history,
     }
     if len(dataset.test_labels):
@@ -46,18 +58,13 @@ def finish(work: TrainingContext, trained: keras.Model, history: list[Row], *, h
         test = measure(probabilities, dataset.test_labels, dataset.class_names)
         metrics |= {f"test_{name}": round(test[name], 4) for name in ("accuracy", "loss")}
         metrics |= {"test_images": test["images"], "test": test}
-    samples = work.held_out[_spread(len(work.held_out))]
+    # Evenly spaced positions: data sets are often ordered by class, and the samples should include every class.
+    samples = plan.held_out[np.linspace(0, len(plan.held_out) - 1, min(_SAMPLES, len(plan.held_out))).astype(int)]
     with replacing(run / "samples.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, images=dataset.train_images[samples])
     with replacing(run / "curves.png") as temporary:
         save_curves(history, temporary)
     save_model(model, run / MODEL)
-    if h5:  # last: Keras 3.15 writes a broken .keras file after an .h5 file of the same model
-        save_model(model, run / "model.h5")
+    if h5:  # after model.keras: Keras 3.15 writes a broken .keras file after an .h5 file of the same model
+        save_model(model, run / H5_MODEL)
     write_json(run / METRICS, metrics)
-    return run / MODEL
-
-
-def _spread(count: int) -> np.ndarray:
-    """Up to `_SAMPLES` positions, evenly spread, so that every class is likely among them."""
-    return np.linspace(0, count - 1, min(_SAMPLES, count)).astype(int)

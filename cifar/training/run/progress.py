@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a bar with the time left, and a line for each epoch; both on stderr."""
+"""The progress of a training run on stderr: a bar with the remaining time, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from cifar.training.run.schedule import LearningRateSchedule, steps_done
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyped
-    """A bar over the whole run. Without a terminal only the epoch lines are written."""
+    """A progress bar over the whole run. Without a terminal, only the lines of the epochs are written."""
 
-    def __init__(self, pace: LearningRateSchedule, *, shown: bool = True) -> None:
+    def __init__(self, schedule: LearningRateSchedule) -> None:
         super().__init__()
-        self._pace, self._shown = pace, shown
+        self._schedule = schedule
         self._bar = tqdm(
-            total=100,
-            disable=None if shown else True,
-            leave=False,
-            bar_format="{percentage:3.0f} % |{bar}| about {desc} left",
+            total=100, disable=None, leave=False, bar_format="{percentage:3.0f} % |{bar}| about {desc} left"
         )
 
     def __enter__(self) -> Self:
@@ -37,18 +34,16 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Move the bar."""
         steps = steps_done(self.model)
-        self._bar.desc = _minutes(self._pace.seconds_left(steps))
-        self._bar.update(100 * self._pace.done(steps) - self._bar.n)
+        self._bar.desc = _minutes(self._schedule.seconds_left(steps))
+        self._bar.update(100 * self._schedule.done(steps) - self._bar.n)
 
-    def epoch_done(self, row: Row) -> None:
-        """Write one line: loss, accuracy, validation accuracy, and the time left."""
-        if not self._shown:
-            return
-        left = self._pace.seconds_left(int(row["steps"]))
+    def print_epoch(self, row: Row) -> None:
+        """Write the line of one epoch: loss, accuracy, validation accuracy, and the remaining time."""
+        left = self._schedule.seconds_left(int(row["steps"]))
         tqdm.write(
             f"epoch {int(row['epoch'])}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
             f"validation accuracy {row['val_accuracy']:.3f}, {row['seconds']:.1f} s"
-            + (f", about {_minutes(left)} left" if left >= 1 and not self._pace.over else ""),
+            + (f", about {_minutes(left)} left" if left >= 1 and not self._schedule.over else ""),
             file=sys.stderr,
         )
 

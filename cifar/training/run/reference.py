@@ -10,7 +10,7 @@ import numpy as np
 
 from cifar.files import replacing
 from cifar.images.decode import statistics
-from cifar.models.manifest import Bins, Reference
+from cifar.models.manifest import OOD_THRESHOLD, Bins, Reference
 from cifar.statistics import bin_counts, bin_edges
 from cifar.training.run.calibration import Confidence, calibrated, ood_score, with_features
 
@@ -65,7 +65,7 @@ def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequenc
         confidence=_bins(probabilities.max(axis=1).astype(np.float64).round(_RECORDED_DIGITS)),
         brightness=_bins(looks[:, 0]),
         contrast=_bins(looks[:, 1]),
-        in_distribution=int((scores <= 1).sum()) if scores.shape[1] else None,
+        in_distribution=int((scores <= OOD_THRESHOLD).sum()) if scores.shape[1] else None,
     )
 
 

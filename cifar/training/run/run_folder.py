@@ -1,15 +1,16 @@
-"""A run's folder: made new or gone on with, every file in it whole.
+"""The folder of a training run. Every file is written whole, so a run that is killed leaves no half-written file.
 
 runs/NAME/
   config.json        settings, data and library versions; written first
-  checkpoint.keras   network and optimizer after the last epoch
-  history.csv        a row for each epoch
+  checkpoint.keras   model and optimizer after the last complete epoch; removed when the run is finished
+  history.csv        one row per epoch
   tensorboard/       the same for TensorBoard
-  model.keras        the result (and model.h5 on request)
-  samples.npz        held-out images for the export's comparison
+  samples.npz        held-out images, with which the export compares its result
   confidence.npz     temperature and out-of-distribution score
+  reference.json     answers to the held-out images, which drift is measured against
   curves.png         loss and accuracy by epoch
-  metrics.json       what was measured; written last: a run without it is not finished
+  model.keras        the trained model (and model.h5 on request)
+  metrics.json       the measured accuracy and more; written last: a run without it is not finished
 """
 
 from __future__ import annotations
@@ -17,57 +18,72 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar.errors import TrainingError
+from cifar.files import replacing
+from cifar.training.libraries import library_versions
 
 if TYPE_CHECKING:
     import keras
+
+    from cifar.training.data.dataset import Dataset
+    from cifar.training.run.config import TrainConfig
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.keras"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 MODEL = "model.keras"
+H5_MODEL = "model.h5"
 
 Row = dict[str, float]
+"""One epoch: `epoch` (from 1), `steps` (since the run began), `seconds`, and loss and metrics of training and validation."""
+
+
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return everything that determines the result of a run, as `config.json` holds it."""
+    return {
+        "config": asdict(config),
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint(),
+            "train_images": len(dataset.train_labels),
+            "test_images": len(dataset.test_labels),
+        },
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "libraries": library_versions(),
+    }
 
 
 def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:
-    """See whether a run may begin in a folder, or go on in it.
+    """Check that a run can begin or, with `resume`, continue in the folder.
 
     Args:
-        run: the folder.
-        description: what decides the run's result; see `_differences`.
-        resume: go on, if there is a run.
+        run: the folder; it need not exist.
+        description: from `describe_run`; used with `resume` only.
+        resume: continue the run in the folder, if there is one.
 
     Raises:
-        TrainingError: the folder exists, is no run, or was made with other settings or data; says which.
+        TrainingError: the folder exists, is not a run, or was made with other settings or data. The message lists them.
     """
     if run.exists() and not run.is_dir():
         raise TrainingError(f"{run} is a file; name a folder with --out.")
     if not run.is_dir() or not any(run.iterdir()):
         return
     if not resume:
-        raise TrainingError(f"{run} exists. Choose another --out, or go on with it: --resume.")
+        raise TrainingError(f"{run} exists. Choose another --out, or continue the run with --resume.")
     if not (run / CONFIG).is_file():
-        raise TrainingError(f"{run} is no run: it has no {CONFIG}. Remove it, or choose another --out.")
+        raise TrainingError(f"{run} is not a run: it has no {CONFIG}. Remove it, or choose another --out.")
     differences = _differences(json.loads((run / CONFIG).read_text()), description)
     if differences:
         raise TrainingError(
-            f"{run} was made with other settings: {'; '.join(differences)}. Repeat them, or start another run."
+            f"{run} was made with other settings: {'; '.join(differences)}. Use the same settings, or start another run."
         )
-
-
-def make_folder(run: Path, description: dict[str, Any]) -> None:
-    """Begin a run."""
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / CONFIG, {"created": datetime.now(UTC).isoformat(timespec="seconds"), **description})
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -77,28 +93,38 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
 
 
+def is_finished(run: Path) -> bool:
+    """Return whether the run was trained to its end. An interrupted run has metrics too, but keeps its checkpoint."""
+    return (run / METRICS).exists() and not (run / CHECKPOINT).exists()
+
+
+def make_folder(run: Path, description: dict[str, Any]) -> None:
+    """Create the folder and write `config.json`."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / CONFIG, {"created": datetime.now(UTC).isoformat(timespec="seconds"), **description})
+
+
 def save_model(model: keras.Model, path: Path) -> None:
-    """Write a model so that a crash, or a full disk, leaves the old file or the new one, never half of one."""
     with replacing(path) as temporary:
         model.save(temporary)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole."""
-    _write_text(path, json.dumps(content, indent=2))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 def write_history(run: Path, history: list[Row]) -> None:
-    """Write `history.csv` whole."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    _write_text(run / HISTORY, text.getvalue())
+    with replacing(run / HISTORY) as temporary:
+        temporary.write_text(text.getvalue())
 
 
 def read_history(run: Path) -> list[Row]:
-    """The rows of `history.csv`; none where there is no such file."""
+    """Read `history.csv`; an empty list if there is no such file."""
     if not (run / HISTORY).is_file():
         return []
     with (run / HISTORY).open(newline="") as file:
@@ -106,23 +132,5 @@ def read_history(run: Path) -> list[Row]:
 
 
 def _number(text: str) -> float:
-    """A whole number stays one, so that a resumed run's rows look alike."""
+    """Parse a number. Integers stay integers, so that a resumed run writes its old rows unchanged."""
     return int(text) if text.isdecimal() else float(text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden sibling of the same kind to write to, which then takes the file's place; gone when writing fails."""
-    temporary = path.with_name(f".tmp.{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # or a power failure may leave the new name without its content
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

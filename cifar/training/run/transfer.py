@@ -1,8 +1,7 @@
-"""Start from what another network has learned: with few images that is worth more than any recipe."""
+"""Transfer learning: start from the weights of another trained model. With few images this helps more than any recipe."""
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -10,54 +9,55 @@ import keras
 import numpy as np
 
 from cifar.errors import TrainingError
-from cifar.models.registry import MANIFEST
+from cifar.models.registry import MANIFEST, Registry
 from cifar.training.run.run_folder import MODEL
 
 
-def start_from(source: str, model: keras.Model) -> list[str]:
-    """Give a new network the weights of a trained one, layer by layer, as far as their shapes agree.
+def copy_weights(source: str, model: keras.Model) -> None:
+    """Copy the weights of a trained model of the same architecture, except those whose shapes differ.
 
-    The last layer differs when the classes do, and is left as it is; so is what follows from another image size.
+    The last layer keeps its initial weights if the number of classes differs.
 
     Args:
-        source: a version's folder, a run's folder or a `.keras` file, of the same architecture.
-        model: the new network.
-
-    Returns:
-        The paths of the weights that were not taken over.
+        source: a version's folder, a run folder or a `.keras` file.
+        model: the new model.
 
     Raises:
-        TrainingError: nothing to start from is there, or no convolution agrees.
+        TrainingError: `source` is nothing of this kind, or no convolution has the same shape.
+        VersionUnusable: a file of the version differs from the manifest. Nothing of it was loaded.
     """
     path = Path(source)
-    found = _of_version(path) if (path / MANIFEST).is_file() else _of_keras(path / MODEL if path.is_dir() else path)
-    ours = model.weights
-    left = [variable.path for variable in ours]
-    if len(found) == len(ours):
-        for variable, values in zip(ours, found, strict=True):
+    if (path / MANIFEST).is_file():
+        weights = _version_weights(path)
+    else:
+        weights = _keras_weights(path / MODEL if path.is_dir() else path)
+    copied_convolution = False
+    if len(weights) == len(model.weights):
+        for variable, values in zip(model.weights, weights, strict=True):
             if variable.shape == values.shape:
                 variable.assign(values)
-                left.remove(variable.path)
-    if not any(len(variable.shape) == 4 and variable.path not in left for variable in ours):
+                copied_convolution |= values.ndim == 4
+    if not copied_convolution:
         raise TrainingError(
-            f"{source} holds another network than --arch {model.name}: no convolution agrees. "
+            f"{source} is not a model of --arch {model.name}: no convolution has the same shape. "
             "Name a version, a run or a .keras file of the same architecture."
         )
-    return left
 
 
-def _of_version(folder: Path) -> list[np.ndarray]:
-    """The weights of a SavedModel, in the order in which the export wrote them."""
+def _version_weights(folder: Path) -> list[np.ndarray]:
+    """Load the weights of an exported version, in the order in which the export wrote them."""
     import tensorflow as tf
 
-    json.loads((folder / MANIFEST).read_text())
+    folder = folder.resolve()
+    version = Registry(folder.parent.parent, folder.parent.name).get_folder(folder.name)
+    version.verify()  # before loading: a SavedModel can run any code
     return [variable.numpy() for variable in tf.saved_model.load(str(folder)).weights]
 
 
-def _of_keras(file: Path) -> list[np.ndarray]:
+def _keras_weights(file: Path) -> list[np.ndarray]:
     try:
         return list(keras.saving.load_model(file, compile=False).get_weights())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise TrainingError(
-            f"There is nothing to start from at {file} ({error}). Name a version's folder, a run or a .keras file."
+            f"No model could be loaded from {file} ({error}). Name a version's folder, a run or a .keras file."
         ) from error

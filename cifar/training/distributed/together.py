@@ -1,0 +1,89 @@
+"""Training with several devices or machines: what has to happen around `cifar.training.run.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+
+from cifar.errors import BadParameter, TrainingError
+from cifar.training.data.dataset import Dataset
+from cifar.training.distributed.workers import Workers
+from cifar.training.run.config import TrainConfig, TrainingPlan
+from cifar.training.run.loader import EpochLoader
+from cifar.training.run.run_folder import Row, is_finished
+from cifar.training.run.train import compile_model, fit_epochs, make_schedule, train
+
+
+def train_together(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: Path,
+    workers: Workers,
+    *,
+    resume: bool = False,
+    h5: bool = False,
+    on_epoch: Callable[[Sequence[Row]], None] | None = None,
+) -> Path | None:
+    """Train one model with all workers. The chief calls `train`; the others do only the computation.
+
+    The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: a worker
+    that had already succeeded would not be restarted if the chief failed afterwards.
+
+    Returns:
+        The path of `model.keras` for the chief, None for other workers.
+
+    Raises:
+        BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.
+        TrainingError: as `train` raises it; or settings or data of the workers differ, or another worker was lost.
+    """
+    plan = make_plan(config, dataset, workers)
+    with workers.lost_workers_reported():
+        options = {f"--{name.replace('_', '-')}": value for name, value in asdict(config).items()}
+        workers.check_agreement(
+            {**options, "--resume": resume, "data": dataset.fingerprint(), "precision": plan.precision}
+        )
+        finished = workers.from_chief(workers.is_chief and is_finished(run))
+        result = None
+        if workers.is_chief:
+            result = train(config, dataset, run, resume=resume, h5=h5, on_epoch=on_epoch, devices=workers)
+        elif not finished:
+            _compute(plan, workers)
+        workers.from_chief(None)  # wait until the chief has written everything
+        return result
+
+
+def _compute(plan: TrainingPlan, workers: Workers) -> None:
+    """Take part in the chief's training, without reading or writing a run folder."""
+    keras.utils.set_random_seed(plan.config.seed)
+    model = workers.build(lambda: compile_model(plan))
+    history = workers.start(model, [])
+    schedule = make_schedule(plan, history)
+    with EpochLoader(plan, history) as loader:
+        for _ in fit_epochs(plan, model, history, schedule=schedule, loader=loader, callbacks=[], devices=workers):
+            pass
+
+
+def make_plan(config: TrainConfig, dataset: Dataset, workers: Workers) -> TrainingPlan:
+    """Make the plan, if the devices can share the work evenly.
+
+    Raises:
+        BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.
+        TrainingError: there are more devices than images for validation.
+    """
+    if workers.count > 1 and config.time_budget:
+        raise BadParameter("A time budget follows the clock of one machine; with several workers use --epochs.")
+    replicas = workers.replicas
+    if config.batch_size and config.batch_size % replicas:
+        even = workers.evenly(config.batch_size)
+        raise BadParameter(
+            f"A batch of {config.batch_size} cannot be divided evenly among {replicas} devices; "
+            f"{even} and {even + replicas} can."
+        )
+    plan = TrainingPlan.make(config, dataset, workers)
+    images = min(len(plan.fit), len(plan.held_out))
+    if images < replicas:
+        raise TrainingError(f"{replicas} devices need at least as many held-out images; there are {images}.")
+    return plan
