@@ -62,9 +62,6 @@ class Settings(BaseSettings):
     tfserving_url: str | None = Field(
         None, min_length=1, description="`HOST:PORT` of TensorFlow Serving's gRPC interface. Needed by that engine."
     )
-    tfserving_timeout_seconds: float = Field(
-        5.0, gt=0, description="Longest wait for TensorFlow Serving, further attempts included."
-    )
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers and Spaces need it
     port: int = Field(
         7860, ge=0, le=65535, validation_alias=AliasChoices("CIFAR_PORT", "PORT"), description="Port to listen on."

@@ -1,7 +1,8 @@
-"""TensorFlow Serving as the engine: the model's input goes to another host by gRPC, and the probabilities come back.
+"""A gRPC client of TensorFlow Serving: sends the model's input to another host and gets the probabilities back.
 
-The few messages of its `Predict` are described here, field by field as TensorFlow Serving numbers them, in a pool and under names of
-their own: what travels is the same bytes, no TensorFlow is needed, and where it is loaded too the descriptions do not meet.
+The few protobuf messages of its `Predict` call are declared here, with TensorFlow Serving's field numbers, so the bytes on the
+wire are the same and TensorFlow is not needed. They have names and a descriptor pool of their own, and therefore do not
+clash with TensorFlow's messages in a process that imports both.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from cifar.models.registry import Version
 _METHOD = "/tensorflow.serving.PredictionService/Predict"
 _SIGNATURE = "serving_uint8"
 _FLOAT, _UINT8 = 1, 4
-"""TensorFlow's numbers for the types that travel."""
-_MOST_BYTES = 256 * 1024**2
-_ATTEMPTS = 3
+"""TensorFlow's numbers for the two data types."""
+_TIMEOUT_SECONDS = 5.0
+_MAX_ATTEMPTS = 3
+_MAX_ANSWER_BYTES = 256 * 1024**2
 
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Dim": {"size": (1, "int64")},
@@ -40,23 +42,21 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Request": {"model": (1, "Model"), "inputs": (2, "repeated Named")},
     "Response": {"outputs": (1, "repeated Named")},
 }
-"""A map travels as repeated pairs of key and value."""
+"""The fields of each message: number and type. On the wire, a map is a repeated pair of key and value."""
 
 
 class ModelServer:
-    """A TensorFlow Serving, or several behind one address. Thread-safe; connects with the first call, so fork before."""
+    """One TensorFlow Serving host, or several behind one address. Safe to share between threads.
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout_seconds: float,
-    ) -> None:
-        """Name a server.
+    It connects on the first call, so a process may fork before that.
+    """
+
+    def __init__(self, address: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        """Remember the address; nothing is called.
 
         Args:
-            address: `HOST:PORT` of its gRPC, or what gRPC resolves (`dns:///...` for several).
-            timeout_seconds: longest wait for one answer, further attempts included.
+            address: `HOST:PORT` of the gRPC interface, or a name that gRPC resolves (`dns:///...` for several hosts).
+            timeout_seconds: longest wait for one answer, including repeated attempts.
         """
         self.address = address
         self.dependency = Dependency(
@@ -69,11 +69,11 @@ class ModelServer:
         self._call: Any = None
 
     def infer_for(self, version: Version) -> Callable[[np.ndarray], np.ndarray]:
-        """The function that asks for one version; see `cifar.models.engines`.
+        """Return the function that runs one version; see `cifar.models.engines`.
 
-        It raises:
+        The function raises:
             ModelServerUnavailable: the server does not answer, or not in time.
-            VersionUnusable: it answers, but does not have this version, or gives something else than its manifest says.
+            VersionUnusable: the server does not have this version, or its answer does not fit the manifest.
         """
         outputs = version.manifest.signatures[_SIGNATURE].outputs
         (source,) = version.manifest.signatures[_SIGNATURE].inputs
@@ -105,7 +105,7 @@ class ModelServer:
         except (KeyError, ValueError) as error:
             raise VersionUnusable(
                 f"TensorFlow Serving at {self.address} answers for {version.name} version {version.number}, "
-                f"but not as its manifest says ({type(error).__name__}: {error}). Do both serve the same files?"
+                f"but its answer does not fit the manifest ({type(error).__name__}: {error}). Do both serve the same files?"
             ) from error
         return answer
 
@@ -113,7 +113,7 @@ class ModelServer:
         import grpc
 
         try:
-            return self._predict()(request, timeout=self._timeout_seconds)
+            return self._remote_function()(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:
             if error.code() in {
                 grpc.StatusCode.NOT_FOUND,
@@ -124,13 +124,14 @@ class ModelServer:
                     f"TensorFlow Serving at {self.address} does not serve {version.name} version {version.number}: "
                     f"{error.details()}"
                 ) from error
-            what = f"did not answer within {self._timeout_seconds:g} seconds" if _too_late(error) else "does not answer"
+            late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            what = f"did not answer within {self._timeout_seconds:g} seconds" if late else "does not answer"
             raise ModelServerUnavailable(
                 f"TensorFlow Serving at {self.address} {what} ({error.code().name}). Try again in a moment."
             ) from error
 
-    def _predict(self) -> Any:
-        """The remote function; the channel keeps its connections."""
+    def _remote_function(self) -> Any:
+        """Return the remote function. Its channel keeps the connections open."""
         with self._lock:
             if self._call is None:
                 import grpc
@@ -139,7 +140,7 @@ class ModelServer:
                     self.address,
                     options=[
                         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-                        ("grpc.max_receive_message_length", _MOST_BYTES),
+                        ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
                         ("grpc.keepalive_time_ms", 30_000),
                         ("grpc.initial_reconnect_backoff_ms", 200),
                         ("grpc.max_reconnect_backoff_ms", 2000),
@@ -155,12 +156,12 @@ class ModelServer:
 
 
 _SERVICE_CONFIG = {
-    # A prediction may be asked twice. gRPC adds the jitter.
+    # A prediction has no side effect, so it may be repeated. gRPC adds jitter to the waiting times.
     "methodConfig": [
         {
             "name": [{"service": "tensorflow.serving.PredictionService"}],
             "retryPolicy": {
-                "maxAttempts": _ATTEMPTS,
+                "maxAttempts": _MAX_ATTEMPTS,
                 "initialBackoff": "0.05s",
                 "maxBackoff": "0.5s",
                 "backoffMultiplier": 2,
@@ -170,10 +171,6 @@ _SERVICE_CONFIG = {
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }
-
-
-def _too_late(error: Any) -> bool:
-    return bool(error.code().name == "DEADLINE_EXCEEDED")
 
 
 def _request(version: Version, source: str, images: np.ndarray) -> Any:
@@ -186,14 +183,14 @@ def _request(version: Version, source: str, images: np.ndarray) -> Any:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A float tensor, which travels as bytes or as numbers."""
+    """Convert a float tensor, which comes as bytes or as numbers."""
     values = np.frombuffer(tensor.content, np.float32) if tensor.content else np.asarray(tensor.floats, np.float32)
     return values.reshape([dim.size for dim in tensor.tensor_shape.dim])
 
 
 @cache
 def _messages() -> dict[str, Any]:
-    """The message classes, by our names for them."""
+    """Return the message classes by their names in `_MESSAGES`."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     types = descriptor_pb2.FieldDescriptorProto

@@ -372,7 +372,6 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
         "CIFAR_REGISTRY": str(base.parent),
         "CIFAR_ENGINE": "tfserving",
         "CIFAR_TFSERVING_URL": f"127.0.0.1:{port}",
-        "CIFAR_TFSERVING_TIMEOUT_SECONDS": "20",
         "CIFAR_CACHE_IMAGES": "0",
         "CIFAR_ACCESS_LOG": "false",
     }
@@ -422,9 +421,7 @@ def same_script(client: httpx.Client | TestClient) -> list[list[float]]:
 def test_a_server_of_models_that_is_away_at_the_start_is_waited_for(tmp_path):
     """Alive, not ready, and the sentence names it; no trace in the log."""
     registry = write_two_versions(tmp_path)
-    settings = Settings(
-        registry=registry, engine="tfserving", tfserving_url=f"127.0.0.1:{free_port()}", tfserving_timeout_seconds=0.3
-    )
+    settings = Settings(registry=registry, engine="tfserving", tfserving_url=f"127.0.0.1:{free_port()}")
     with TestClient(create_app(settings)) as client:
         deadline = time.monotonic() + 30
         while (answer := client.get("/readyz")).json()["code"] == "not_ready":
