@@ -1,4 +1,4 @@
-"""`cifar.training.export.write` and `source`: from a Keras model to a version."""
+"""Export of a Keras model as a version: `cifar.training.export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from support.pictures import encoded, noise
 from cifar import CLASS_NAMES
 from cifar.cli.main import main
 from cifar.errors import ExportError
+from cifar.images.decode import preprocess
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
 from cifar.settings import ROOT
@@ -27,7 +28,7 @@ KERAS2 = ROOT / "tests" / "data"
 
 @pytest.fixture
 def tutorial(settings):
-    """An untrained tutorial network, saved as `.keras`, ready to export."""
+    """Return an untrained tutorial network, read from a `.keras` file."""
     keras.utils.set_random_seed(3)
     path = settings.registry.parent / "model.keras"
     build_model("tutorial", 10).save(path)
@@ -35,7 +36,7 @@ def tutorial(settings):
 
 
 def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
-    """Floats, bytes of pixels and encoded files: one network, one answer, for one image as for seven."""
+    """Float images, uint8 images and encoded files give the same outputs, as one batch and one by one."""
     version = export(tutorial, settings.registry, "net")
     signatures = tf.saved_model.load(str(version.path)).signatures
     files = [encoded(noise(32, 32, seed=i)) for i in range(7)]
@@ -52,42 +53,40 @@ def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
     assert [name.decode() for name in by_files["classes"].numpy()[6]] == list(CLASS_NAMES)
 
 
-def test_other_classes_take_a_models_place_only_by_its_name(small_version, monkeypatch, capsys):
-    """Callers of a running service must not get circles and stars from one day to the next because of a name forgotten."""
+def test_a_model_with_other_classes_needs_an_explicit_name(small_version, monkeypatch, capsys):
+    """Otherwise a forgotten --name would change the classes of a running service."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(small_version.path.parent.parent))
     monkeypatch.setenv("CIFAR_MODEL_NAME", "shapes")
     file = str(KERAS2 / "keras2_64px_3classes_logits.h5")
     assert main(["export", file, "--logits", "--classes", "ant,bee,cow"]) == 1
-    words = capsys.readouterr().err
-    assert "shapes tells 3 classes (circle, square, star) apart, and this model 3 classes (ant, bee, cow)" in words
-    assert "--name ant-bee-cow. If it shall take that one's place: --name shapes" in words
+    message = capsys.readouterr().err
+    assert "shapes has 3 classes (circle, square, star), and this model has 3 classes (ant, bee, cow)" in message
+    assert "--name ant-bee-cow. To replace the model all the same: --name shapes" in message
     assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
-    out, words = capsys.readouterr()
-    assert out.endswith("/shapes/2\n")
-    assert "It is the stable version, so it answers everybody." in words
+    path, message = capsys.readouterr()
+    assert path.endswith("/shapes/2\n")
+    assert "It is the stable version and serves all users." in message
     monkeypatch.setenv("MODEL_VERSION", "1")
     assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
-    assert "Version 1 goes on answering" in capsys.readouterr().err, "it is pinned"
+    assert "Version 1 stays in service" in capsys.readouterr().err, "version 1 is pinned"
     monkeypatch.delenv("MODEL_VERSION")
     assert main(["export", file, "--logits", "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
     for number in (2, 3, 4):
         shutil.rmtree(small_version.path.parent / str(number))
 
 
-def test_serving_bytes_takes_jpeg_and_resizes_nearly_as_preprocess_does(settings, tutorial):
-    """TensorFlow's decoder and resampling are not Pillow's, but an answer moves by less than a hundredth."""
+def test_serving_bytes_decodes_jpeg_and_resizes_almost_like_preprocess(settings, tutorial):
+    """TensorFlow and Pillow decode and resample differently, which changes a probability by less than 0.01."""
     version = export(tutorial, settings.registry, "net")
     payload = encoded(noise(20, 20).resize((200, 150)), "JPEG", quality=95)
     signature = tf.saved_model.load(str(version.path)).signatures["serving_bytes"]
     in_graph = signature(image_bytes=tf.constant([payload]))["probabilities"].numpy()
-    from cifar.images.decode import preprocess
-
     pixels = preprocess(payload, version.manifest.image, max_pixels=10**6)
     np.testing.assert_allclose(Predictor.load(version).answers(pixels[None]), in_graph, atol=0.01)
 
 
-def test_the_manifest_says_what_serving_and_a_reader_need(settings, tutorial):
-    """Names, sizes, signatures, parity, library versions, and the checksum of every file."""
+def test_the_manifest_describes_the_exported_version(settings, tutorial):
+    """It holds names, sizes, signatures, parity, library versions, and the checksum of every file."""
     version = export(tutorial, settings.registry, "net")
     manifest = json.loads((version.path / "manifest.json").read_text())
     assert manifest["class_names"] == list(CLASS_NAMES)
@@ -105,7 +104,7 @@ def test_the_manifest_says_what_serving_and_a_reader_need(settings, tutorial):
 
 
 def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
-    """The next number is one more than any in use, finished or not."""
+    """The next number is one more than the highest in use, also if that version is incomplete."""
     first = export(tutorial, settings.registry, "net")
     before = (first.path / "manifest.json").read_bytes()
     (settings.registry / "net" / "4").mkdir()
@@ -113,8 +112,8 @@ def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
     assert (first.path / "manifest.json").read_bytes() == before
 
 
-def test_a_number_taken_meanwhile_is_left_to_its_owner(settings, tutorial, monkeypatch):
-    """Two exports at once get two versions."""
+def test_two_exports_at_once_get_different_numbers(settings, tutorial, monkeypatch):
+    """An export whose number was taken in the meantime uses the next one."""
     numbers = iter([1, 1, 2])
     monkeypatch.setattr(export_module, "_next_number", lambda _: next(numbers))
     assert export(tutorial, settings.registry, "net").number == 1
@@ -122,8 +121,8 @@ def test_a_number_taken_meanwhile_is_left_to_its_owner(settings, tutorial, monke
     assert Registry(settings.registry, "net").numbers() == [1, 2]
 
 
-def test_an_export_that_disagrees_leaves_no_version_and_says_where(settings, tutorial, monkeypatch):
-    """A SavedModel that answers otherwise than the model is named by image and difference, and removed."""
+def test_a_saved_model_with_other_outputs_leaves_no_version(settings, tutorial, monkeypatch):
+    """The message names the signature, the image and the difference."""
     keras.utils.set_random_seed(99)
     other = build_model("tutorial", 10)
     write = export_module._write_saved_model
@@ -138,7 +137,7 @@ def test_an_export_that_disagrees_leaves_no_version_and_says_where(settings, tut
 
 
 def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monkeypatch):
-    """Whatever stops an export, the registry is as before."""
+    """A failed export leaves the registry as it was."""
 
     def crash(*_):
         raise OSError("No space left on device")
@@ -149,8 +148,8 @@ def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monke
     assert list((settings.registry / "net").iterdir()) == []
 
 
-def test_a_litert_file_that_disagrees_leaves_no_version(settings, tutorial, monkeypatch):
-    """Each engine is held to the same tolerance."""
+def test_a_litert_file_with_other_outputs_leaves_no_version(settings, tutorial, monkeypatch):
+    """The LiteRT file must agree with the model within the same tolerance as the SavedModel."""
     monkeypatch.setattr(export_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
     with pytest.raises(ExportError, match="LiteRT file differs from the model by nan"):
         export(tutorial, settings.registry, "net")
@@ -158,7 +157,7 @@ def test_a_litert_file_that_disagrees_leaves_no_version(settings, tutorial, monk
 
 
 def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):
-    """A Fourier transform of two dimensions is no LiteRT operation here; the version is whole without the file."""
+    """LiteRT has no two-dimensional Fourier transform here. The version is complete without a LiteRT file."""
     pixels = keras.Input((8, 8, 3))
     spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
     outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
@@ -179,8 +178,8 @@ def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, t
         ("keras2_64px_3classes_logits.h5", {"class_names": ("circle", "square", "star"), "logits": True}, 64),
     ],
 )
-def test_a_file_by_keras_2_answers_as_keras_2_did(settings, file, options, size):
-    """Slashes in names, gone arguments, inputs in [0, 1]: exported, it gives the answers Keras 2 gave."""
+def test_an_exported_keras_2_file_gives_the_outputs_of_keras_2(settings, file, options, size):
+    """Such files have slashes in names, arguments that Keras 3 no longer knows, and inputs in [0, 1]."""
     version = export(read_source(KERAS2 / file, settings, **options), settings.registry, "old")
     with np.load(KERAS2 / "keras2_answers.npz") as answers:
         images = answers["images"][:, :: 64 // size, :: 64 // size]
@@ -193,7 +192,7 @@ def test_a_file_by_keras_2_answers_as_keras_2_did(settings, file, options, size)
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("input_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_range):
-    """A model that wants [-1, 1] gets it, from uint8 pixels, in either file format."""
+    """A model that expects inputs in [-1, 1] receives them from uint8 pixels, in both file formats."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
@@ -208,16 +207,16 @@ def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_ran
     np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
 
 
-def test_class_names_are_asked_for_when_they_cannot_be_known(settings):
-    """Three outputs have no names of their own."""
-    with pytest.raises(ExportError, match=r"3 classes and no names .* --classes"):
+def test_unknown_or_missing_class_names_are_refused(settings):
+    """The names of three outputs cannot be guessed, and there must be one for each output."""
+    with pytest.raises(ExportError, match=r"names of the model's 3 classes are unknown.* --classes"):
         read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings)
-    with pytest.raises(ExportError, match="3 outputs; 2 class names were given"):
+    with pytest.raises(ExportError, match="3 outputs, but 2 class names were given"):
         read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b"))
 
 
-def test_logits_are_found_out(settings):
-    """Outputs that are no probabilities are not served as such."""
+def test_logits_without_the_option_are_refused(settings):
+    """Outputs that are not probabilities must not be served as probabilities."""
     source = read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b", "c"))
     with pytest.raises(ExportError, match="--logits"):
         export(source, settings.registry, "net")
@@ -236,16 +235,16 @@ def test_logits_are_found_out(settings):
     ],
     ids=["free_size", "no_image", "no_classes", "four_channels"],
 )
-def test_a_model_that_is_no_image_classifier_is_refused_with_its_shape(settings, tmp_path, layers, words):
-    """The sentence says what was expected and what came."""
+def test_a_model_that_is_not_an_image_classifier_is_refused(settings, tmp_path, layers, words):
+    """The message names the expected and the actual shape."""
     path = tmp_path / "model.keras"
     keras.Sequential(layers).save(path)
     with pytest.raises(ExportError, match=words):
         read_source(path, settings, class_names=("a", "b", "c", "d"))
 
 
-def test_a_model_that_answers_nan_is_refused(settings, tmp_path):
-    """A failed training ends here."""
+def test_a_model_with_nan_outputs_is_refused(settings, tmp_path):
+    """A model of a failed training must not become a version."""
     model = build_model("tutorial", 10)
     weights = [np.full_like(weight, np.nan) for weight in model.get_weights()]
     model.set_weights(weights)
@@ -254,14 +253,14 @@ def test_a_model_that_answers_nan_is_refused(settings, tmp_path):
         export(read_source(tmp_path / "model.keras", settings), settings.registry, "net")
 
 
-def test_a_file_that_is_no_model_is_refused(settings, tmp_path):
-    """A wrong file, a missing file, an unfinished run: each its own sentence."""
-    (tmp_path / "model.keras").write_bytes(b"no zip")
-    (tmp_path / "model.h5").write_bytes(b"no hdf5")
+def test_a_source_that_is_not_a_model_is_refused(settings, tmp_path):
+    """A damaged file, a missing file, and a folder that is not a run have different messages."""
+    (tmp_path / "model.keras").write_bytes(b"not a zip file")
+    (tmp_path / "model.h5").write_bytes(b"not an HDF5 file")
     for name in ("model.keras", "model.h5"):
         with pytest.raises(ExportError, match="Keras cannot load"):
             read_source(tmp_path / name, settings)
-    with pytest.raises(ExportError, match="not there"):
-        read_source(tmp_path / "gone.keras", settings)
-    with pytest.raises(ExportError, match=r"no run folder: it has no config\.json"):
+    with pytest.raises(ExportError, match="does not exist"):
+        read_source(tmp_path / "missing.keras", settings)
+    with pytest.raises(ExportError, match=r"not a run folder: it has no config\.json"):
         read_source(tmp_path, settings)

@@ -1,1 +1,1 @@
-"""From a trained model to an exported version."""
+"""Export a Keras model as a version of the registry."""

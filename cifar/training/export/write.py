@@ -1,11 +1,8 @@
-"""Write a Keras model as the next version of the registry, and prove that it reloads."""
+"""Write a Keras model as the next version of the registry, and check the written files against the model."""
 
 from __future__ import annotations
 
-import io
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.errors import ExportError
-from cifar.files import sha256
-from cifar.images.spec import ImageSpec
+from cifar.files import sha256, temporary_folder
+from cifar.format import png
 from cifar.models.engines import LITERT_FILE, litert_from
 from cifar.models.manifest import ConfidenceInfo, FileInfo, Manifest, SignatureInfo, TensorInfo
 from cifar.models.registry import MANIFEST, Registry, Version, is_version_number, model_files
@@ -30,13 +26,13 @@ from cifar.training.run.calibration import calibrated, ood_score, with_features
 log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-5
-"""Largest accepted difference of a probability: half of the last digit that answers show."""
+"""Largest accepted difference of a probability: half of the last digit in answers."""
 
 SCORE_TOLERANCE = 1e-3
-"""Largest accepted difference of an `ood_score`, and for scores beyond 1 the share of it: threads add up in any order."""
+"""Largest accepted difference of an `ood_score`, relative for scores above 1. Sums in several threads differ in their last digits."""
 
-Answer = dict[str, np.ndarray]
-"""Outputs by name: `probabilities` `(n, classes)`, and `ood_score` `(n,)` where the source has a confidence."""
+Outputs = dict[str, np.ndarray]
+"""Outputs by name: `probabilities` `(n, classes)`, and `ood_score` `(n,)` if the source has a confidence."""
 
 PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bilinear), uint8"
 
@@ -44,50 +40,49 @@ PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the in
 def export(source: ExportSource, registry: Path, name: str) -> Version:
     """Write `source` as the next version of `name` under `registry`.
 
-    The SavedModel goes to a hidden sibling, is loaded back, and is compared with the model on real images, whole and
-    one by one. Only then is `manifest.json` written and the folder renamed to its number. A failure or a crash at any
-    point leaves no version, and a version is never overwritten.
+    The SavedModel is written to a hidden folder, loaded again, and compared with the model on real images, as one batch and one
+    by one. Only then is `manifest.json` written and the folder renamed to its number. A failure or a crash at any point leaves no
+    version, and a version is never overwritten.
 
     Raises:
-        ExportError: the model's outputs are no probabilities, or the reloaded model disagrees; says on which image and
-            by how much.
+        ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs; names the image and the
+            difference.
     """
     expected = _expected(source)
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=base))
-    try:
-        folder.chmod(0o755)  # mkdtemp makes it private; TensorFlow Serving may run as another user
+    with temporary_folder(base) as folder:
         _write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
         parity = _compare(source, expected, reloaded.signatures)
         parity["litert_max_abs_difference"] = _write_litert(source, expected, reloaded.signatures, folder)
         return _publish(source, folder, base, parity, _signatures(reloaded.signatures))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _expected(source: ExportSource) -> Answer:
-    """The model's own answers to the comparison images."""
+def _expected(source: ExportSource) -> Outputs:
+    """Return the model's own outputs for the comparison images."""
     images = np.stack(list(source.images.values())).astype(np.float32)
-    answer = {name: keras.ops.convert_to_numpy(value) for name, value in answering(source)(images / 255).items()}
-    probabilities = answer["probabilities"]
-    if not all(np.isfinite(value).all() for value in answer.values()):
-        raise ExportError("The model answers NaN or infinity: its training failed, or --input-range is wrong.")
+    network = _exported_function(source)
+    outputs = {name: keras.ops.convert_to_numpy(value) for name, value in network(images / 255).items()}
+    probabilities = outputs["probabilities"]
+    if not all(np.isfinite(value).all() for value in outputs.values()):
+        raise ExportError("The model returns NaN or infinity: its training failed, or --input-range is wrong.")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
         raise ExportError(
-            f"The model's outputs are no probabilities: they range from {probabilities.min():.3g} to {probabilities.max():.3g} and "
-            "do not add to 1. If it ends in logits, add --logits."
+            f"The model's outputs are not probabilities: they range from {probabilities.min():.3g} to {probabilities.max():.3g} and "
+            "do not add up to 1. If the model returns logits, add --logits."
         )
-    return answer
+    return outputs
 
 
-def answering(source: ExportSource, arrays: Mapping[str, Any] | None = None) -> Callable[[Any], dict[str, Any]]:
-    """The function that an export holds: from float images in [0, 1] to its outputs by name, as tensors.
+def _exported_function(
+    source: ExportSource, arrays: Mapping[str, Any] | None = None
+) -> Callable[[Any], dict[str, Any]]:
+    """Return the function that is exported: from float images in [0, 1] to output tensors by name.
 
     Args:
         source: the model and its confidence.
-        arrays: stand for the confidence's own.
+        arrays: the parameters of the out-of-distribution score, as variables. Default: the arrays of the confidence.
     """
     low, high = source.input_range
     network = with_features(source.model) if source.confidence else None
@@ -107,25 +102,26 @@ def answering(source: ExportSource, arrays: Mapping[str, Any] | None = None) -> 
 
 
 def _write_saved_model(source: ExportSource, folder: Path) -> None:
-    """The three signatures of one network: float images, uint8 images, encoded files."""
-    height, width, channels = source.image_shape
-    # Not keras.export.ExportArchive: it writes every weight twice. Variables, since each signature writes its constants.
+    """Write the network with three signatures: for float images, for uint8 images, and for encoded files."""
+    height, width, channels = source.spec.shape
+    # keras.export.ExportArchive writes every weight twice. The arrays of the score are variables because constants are written
+    # once per signature.
     module = tf.Module()
     module.weights = [variable.value for variable in source.model.variables]
     module.confidence = {
         name: tf.Variable(array, trainable=False)
         for name, array in (source.confidence.arrays if source.confidence else {}).items()
     }
-    answer = answering(source, module.confidence)
+    network = _exported_function(source, module.confidence)
 
     def from_floats(input_image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(input_image)
+        return network(input_image)
 
     def from_pixels(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(tf.cast(image, tf.float32) / 255)
+        return network(tf.cast(image, tf.float32) / 255)
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        # decode_jpeg reads PNG too; the accurate transform is the one that Pillow uses
+        # decode_jpeg reads PNG files too; Pillow uses the accurate transform
         image = tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
         resized = tf.image.resize(image, (height, width), method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
@@ -145,83 +141,80 @@ def _write_saved_model(source: ExportSource, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _compare(source: ExportSource, expected: Answer, signatures: Any) -> dict[str, Any]:
-    """Hold every signature against the model's own answers.
+def _compare(source: ExportSource, expected: Outputs, signatures: Any) -> dict[str, Any]:
+    """Compare the outputs of every signature with those of the model.
 
     Raises:
         ExportError: names the signature, the image and the difference.
     """
     images = np.stack(list(source.images.values()))
-    files = tf.constant([_png(image) for image in images])
+    files = tf.constant([png(image) for image in images])
     one_by_one = [signatures["serving_uint8"](image=tf.constant(image[None])) for image in images]
-    answers = {
+    outputs = {
         "serving_uint8": signatures["serving_uint8"](image=tf.constant(images)),
         "serving_uint8, one by one": {name: np.concatenate([one[name] for one in one_by_one]) for name in expected},
         "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255),
         "serving_bytes": signatures["serving_bytes"](image_bytes=files),
     }
-    worst = [_differences(source, what, answer, expected) for what, answer in answers.items()]
-    parity: dict[str, Any] = {"images": len(images), "max_abs_difference": max(each["probabilities"] for each in worst)}
+    largest = [_differences(source, name, found, expected) for name, found in outputs.items()]
+    parity: dict[str, Any] = {
+        "images": len(images),
+        "max_abs_difference": max(each["probabilities"] for each in largest),
+    }
     if source.confidence:
-        parity["ood_score_max_difference"] = max(each["ood_score"] for each in worst)
+        parity["ood_score_max_difference"] = max(each["ood_score"] for each in largest)
         parity["ood_score_tolerance"] = SCORE_TOLERANCE
-    return parity | {"tolerance": TOLERANCE, "compared": list(answers)}
+    return parity | {"tolerance": TOLERANCE, "compared": list(outputs)}
 
 
-def _write_litert(source: ExportSource, expected: Answer, signatures: Any, folder: Path) -> float | None:
-    """Write the same network as a LiteRT file, run it, and hold it against the model.
+def _write_litert(source: ExportSource, expected: Outputs, signatures: Any, folder: Path) -> float | None:
+    """Write the network as a LiteRT file, and compare the outputs of that file with those of the model.
 
     Returns:
-        The largest difference, or None for a network that LiteRT cannot run: that one is served by TensorFlow alone.
+        The largest difference of a probability, or None for a network that LiteRT cannot run and that TensorFlow must serve.
 
     Raises:
-        ExportError: LiteRT runs it, and disagrees; says on which image and by how much.
+        ExportError: LiteRT gives other outputs; names the image and the difference.
     """
-    # Frozen first: converting a SavedModel or a live function gave a file without weights, which answers NaN.
+    # Converting a SavedModel or a function that is not frozen gave a file without weights, whose outputs are NaN.
     frozen = convert_variables_to_constants_v2(signatures["serving_uint8"])
     images = np.stack(list(source.images.values()))
     try:
         content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
         rows = litert_from(content)(images)
-    except Exception as error:  # an operation that LiteRT does not have; the converter raises several types
-        log.warning("LiteRT cannot run this network (%s); TensorFlow will serve it.", type(error).__name__)
+    except Exception as error:  # the converter raises several types for an operation that LiteRT does not have
+        log.warning("LiteRT cannot run this network (%s). The version is served with TensorFlow.", type(error).__name__)
         return None
     file = folder / LITERT_FILE
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     classes = len(source.class_names)
-    answer = {
+    outputs = {
         "probabilities": rows[:, :classes],
         "ood_score": rows[:, classes:].squeeze(1) if source.confidence else None,
     }
-    return _differences(source, "LiteRT file", answer, expected)["probabilities"]
+    return _differences(source, "LiteRT file", outputs, expected)["probabilities"]
 
 
-def _differences(source: ExportSource, what: str, answer: Any, expected: Answer) -> dict[str, float]:
-    """The largest difference of each output, if it is accepted."""
-    difference = np.abs(np.asarray(answer["probabilities"]) - expected["probabilities"]).max(axis=1)
-    largest = {"probabilities": _accepted(source, what, difference, TOLERANCE)}
+def _differences(source: ExportSource, name: str, outputs: Any, expected: Outputs) -> dict[str, float]:
+    """Return the largest difference of each output of the signature or file called `name`, if it is within the tolerance."""
+    differences = np.abs(np.asarray(outputs["probabilities"]) - expected["probabilities"]).max(axis=1)
+    largest = {"probabilities": _largest_within(TOLERANCE, differences, name, source)}
     if source.confidence:
         scores = expected["ood_score"]
-        difference = np.abs(np.asarray(answer["ood_score"]) - scores) / np.maximum(1, np.abs(scores))
-        largest["ood_score"] = _accepted(source, f"{what}'s ood_score", difference, SCORE_TOLERANCE)
+        differences = np.abs(np.asarray(outputs["ood_score"]) - scores) / np.maximum(1, np.abs(scores))
+        largest["ood_score"] = _largest_within(SCORE_TOLERANCE, differences, f"ood_score of {name}", source)
     return largest
 
 
-def _accepted(source: ExportSource, what: str, differences: np.ndarray, tolerance: float) -> float:
-    at = int(differences.argmax())
-    if not differences[at] <= tolerance:  # written so that NaN fails too
+def _largest_within(tolerance: float, differences: np.ndarray, name: str, source: ExportSource) -> float:
+    worst = int(differences.argmax())
+    if not differences[worst] <= tolerance:  # written so that NaN fails too
         raise ExportError(
-            f"The reloaded {what} differs from the model by {differences[at]:.3g} on {list(source.images)[at]}; "
+            f"The reloaded {name} differs from the model by {differences[worst]:.3g} on {list(source.images)[worst]}; "
             f"at most {tolerance:g} is accepted. No version was written."
         )
-    return float(differences[at])
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(buffer, "PNG")
-    return buffer.getvalue()
+    return float(differences[worst])
 
 
 def _signatures(signatures: Any) -> dict[str, SignatureInfo]:
@@ -242,13 +235,13 @@ def _signatures(signatures: Any) -> dict[str, SignatureInfo]:
 def _publish(
     source: ExportSource, folder: Path, base: Path, parity: dict[str, Any], signatures: dict[str, SignatureInfo]
 ) -> Version:
-    """Write the manifest, then give the folder the next free number."""
+    """Write the manifest, and rename the folder to the next free number."""
     manifest = Manifest(
         name=base.name,
         version=_next_number(base),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=list(source.class_names),
-        image=ImageSpec.from_shape(source.image_shape),
+        image=source.spec,
         input_range=source.input_range,
         preprocessing=PREPROCESSING,
         metrics=source.metrics,
@@ -274,12 +267,12 @@ def _publish(
         except OSError:
             if not target.exists():
                 raise
-            # another export took the number in the meantime
+            # another export has taken the number in the meantime
             manifest = manifest.model_copy(update={"version": _next_number(base)})
             continue
         return Version(target, manifest)
 
 
 def _next_number(base: Path) -> int:
-    """One more than the highest number in use, complete or not: nothing is ever overwritten."""
+    """Return the highest number in use plus one, counting incomplete versions too, so that nothing is overwritten."""
     return max((int(path.name) for path in base.iterdir() if is_version_number(path.name)), default=0) + 1
