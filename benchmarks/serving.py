@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 from PIL import Image
 
@@ -156,10 +156,10 @@ def running(system: System, probe: dict[str, Path]) -> Iterator[tuple[int, float
 def answers(system: System, probe: dict[str, Path]) -> bool:
     content, headers = probe[system.kind].read_bytes(), {"Content-Type": system.kind}
     try:
-        response = httpx.post(f"http://127.0.0.1:{PORT}{system.route}", content=content, headers=headers, timeout=30)
-    except httpx.TransportError:
+        response = httpx2.post(f"http://127.0.0.1:{PORT}{system.route}", content=content, headers=headers, timeout=30)
+    except httpx2.TransportError:
         return False
-    return response.status_code == httpx.codes.OK
+    return response.status_code == httpx2.codes.OK
 
 
 def drive(system: System, payload: dict[str, Path], connections: int, seconds: int) -> dict[str, float]:

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import simpy
 
@@ -50,9 +50,9 @@ def replica(port: int, folder: str) -> Iterator[int]:
     try:
         for _ in range(600):
             try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == httpx.codes.OK:
+                if httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == httpx2.codes.OK:
                     break
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 pass
             time.sleep(0.2)
         else:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from support.nginx import certificate_in, free_port
@@ -149,8 +149,8 @@ def running(engine: Engine, image: str) -> Iterator[Container]:
 
 def ready(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/readyz").status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(f"{address}/readyz").status_code == 200
+    except httpx2.TransportError:
         return False
 
 
@@ -178,10 +178,10 @@ def test_nothing_can_be_written_outside_tmp(container):
 
 def test_page_predict_and_gradio_client_are_answered(container):
     """A real image by each way in."""
-    assert httpx.get(f"{container.address}/health").json() == {"status": "healthy", "model_loaded": True}
-    assert "gradio" in httpx.get(container.address).text
+    assert httpx2.get(f"{container.address}/health").json() == {"status": "healthy", "model_loaded": True}
+    assert "gradio" in httpx2.get(container.address).text
     cat = ROOT / "examples/cat.jpg"
-    answer = httpx.post(f"{container.address}/predict", files={"image": cat.read_bytes()}).json()
+    answer = httpx2.post(f"{container.address}/predict", files={"image": cat.read_bytes()}).json()
     assert answer["predicted_class"] == "cat"
     client = Client(container.address, verbose=False)
     assert client.predict(handle_file(cat), api_name="/predict")["class_scores"] == answer["class_scores"]
@@ -189,11 +189,11 @@ def test_page_predict_and_gradio_client_are_answered(container):
 
 def test_what_the_page_asks_for_is_in_the_image(container):
     """Whatever was left out of the image, no page needs: each address in its HTML is there."""
-    page = httpx.get(container.address).text
+    page = httpx2.get(container.address).text
     addresses = {part.split('"')[0] for part in page.split('"./')[1:]}
     assert len([address for address in addresses if address.startswith("assets/")]) >= 2
     for address in addresses:
-        assert httpx.get(f"{container.address}/{address}").status_code == 200, address
+        assert httpx2.get(f"{container.address}/{address}").status_code == 200, address
 
 
 def test_only_nginx_can_be_reached(container):
@@ -201,7 +201,7 @@ def test_only_nginx_can_be_reached(container):
     listening = container.sh("cat /proc/net/tcp").stdout.splitlines()[1:]
     ports = {line.split()[1] for line in listening if line.split()[7] == "1000" and line.split()[3] == "0A"}
     assert {address.split(":")[0] for address in ports} == {"00000000", "0100007F"}
-    assert httpx.get(f"{container.address}/metrics").status_code == 404
+    assert httpx2.get(f"{container.address}/metrics").status_code == 404
 
 
 def test_the_image_says_what_it_is_and_checks_its_health(engine, container):
@@ -249,12 +249,12 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
     with running(engine, image) as container:
 
         def ask(_: int) -> int:
-            return httpx.post(f"{container.address}/predict", files={"image": slow}, timeout=60).status_code
+            return httpx2.post(f"{container.address}/predict", files={"image": slow}, timeout=60).status_code
 
         opened = threading.Event()
 
         def stay() -> None:
-            with httpx.stream("GET", f"{container.address}/gradio_api/heartbeat/abc", timeout=60) as stream:
+            with httpx2.stream("GET", f"{container.address}/gradio_api/heartbeat/abc", timeout=60) as stream:
                 opened.set()
                 for _ in stream.iter_raw():
                     pass
@@ -269,7 +269,7 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
             engine("stop", "--time", str(GRACE_SECONDS), container.name)
             print(f"{still} of 8 under way when stopped; stopped in {time.monotonic() - began:.1f} s")
             assert [answer.result() for answer in asked] == [200] * 8
-            assert page.exception() is None or isinstance(page.exception(), httpx.RemoteProtocolError)
+            assert page.exception() is None or isinstance(page.exception(), httpx2.RemoteProtocolError)
         assert still >= 2, "the stop came in the middle"
         assert container.exit_code() == 0, "137 would mean that the grace was not enough"
 
@@ -284,8 +284,8 @@ def test_a_certificate_that_is_mounted_is_used(engine, image, tmp_path):
     settings = {"PORT": str(port), "NGINX_TLS_PORT": str(tls_port), "CIFAR_PORT": str(free_port())}
     with started(container, image, settings, f"--volume={tmp_path}:/etc/cifar/tls:ro"):
         trusted = ssl.create_default_context(cafile=tmp_path / "tls.crt")
-        assert httpx.get(f"https://localhost:{tls_port}/health", verify=trusted).json()["model_loaded"]
-        assert httpx.get(container.address).status_code == 308
+        assert httpx2.get(f"https://localhost:{tls_port}/health", verify=trusted).json()["model_loaded"]
+        assert httpx2.get(container.address).status_code == 308
         assert container.sh("python deploy/container/health.py").returncode == 0
 
 
@@ -303,7 +303,7 @@ def test_a_reload_reaches_both_and_loses_no_request(engine, image):
         engine("kill", "--signal", "HUP", container.name)
         statuses = set()
         deadline = time.monotonic() + 120
-        with httpx.Client(timeout=30) as client:
+        with httpx2.Client(timeout=30) as client:
             while not statuses or len(workers() - before) < 4 or len(workers() & before) > 1:
                 assert time.monotonic() < deadline, container.log()
                 for _ in range(10):
@@ -346,8 +346,8 @@ def test_three_apps_behind_one_nginx_keep_sessions_and_stand_in_for_each_other(e
         assert front.sh("python deploy/container/health.py").returncode == 0
 
         def answered(caller: int) -> int:
-            transport = httpx.HTTPTransport(local_address=f"127.0.2.{caller}")
-            with httpx.Client(transport=transport, timeout=30) as http:
+            transport = httpx2.HTTPTransport(local_address=f"127.0.2.{caller}")
+            with httpx2.Client(transport=transport, timeout=30) as http:
                 cat = (ROOT / "examples/cat.jpg").read_bytes()
                 return http.post(f"{front.address}/predict", files={"image": cat}).status_code
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from gradio_client import Client, handle_file
@@ -56,7 +56,7 @@ class Watched:
 
     def query(self, expression: str) -> list[dict]:
         """The samples that an expression has now, without those that are no number."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = httpx2.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         return [sample for sample in answer["data"]["result"] if not math.isnan(float(sample["value"][1]))]
 
@@ -118,8 +118,8 @@ class prometheus:  # noqa: N801 - reads as a function where it is used
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"http://{self.listen}/-/ready").status_code == httpx.codes.OK
-        except httpx.TransportError:
+            return httpx2.get(f"http://{self.listen}/-/ready").status_code == httpx2.codes.OK
+        except httpx2.TransportError:
             return False
 
     def __exit__(self, *_: object) -> None:
@@ -131,7 +131,7 @@ def send_traffic(address: str) -> int:
     """Each class, many at once, the mistakes of callers, the page and its client; how often POST /predict was asked."""
 
     def predict(content: bytes) -> int:
-        return httpx.post(
+        return httpx2.post(
             f"{address}/predict?token={MARK}",
             files={"image": (f"{MARK}.jpg", content)},
             headers={"Authorization": f"Bearer {MARK}", "Cookie": f"session={MARK}", "X-API-Key": MARK},
@@ -144,7 +144,7 @@ def send_traffic(address: str) -> int:
     assert set(statuses) == {200, 503}, "some were answered, and of the large ones some were refused"
     bad = [picture_with(MARK, "PNG")[:-40], MARK.encode(), CAT[:-400]]
     assert [predict(content) for content in bad] == [422, 415, 422]
-    with httpx.Client(base_url=address, timeout=30) as client:
+    with httpx2.Client(base_url=address, timeout=30) as client:
         assert client.post("/predict", data={MARK: "1"}).status_code == 400
         assert client.put("/predict").status_code == 405
         assert client.get(f"/nothing/{MARK}").status_code == 404
@@ -210,7 +210,7 @@ def test_every_recording_rule_has_data_after_traffic(watched, rule):
 @pytest.mark.slow
 def test_prometheus_evaluates_every_rule_and_sees_no_trouble_that_is_not(watched):
     """All rules are healthy; those alerts are silent whose reasons no load and no slow machine makes."""
-    groups = httpx.get(f"{watched.prometheus}/api/v1/rules").json()["data"]["groups"]
+    groups = httpx2.get(f"{watched.prometheus}/api/v1/rules").json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(RULES)
     assert [rule for rule in rules if rule["health"] != "ok"] == []
@@ -294,7 +294,7 @@ def test_what_grafana_is_provisioned_with_fits_together():
 
 def total(server: Server, name: str) -> float:
     """The sum of a metric's samples, whichever worker is asked."""
-    lines = httpx.get(f"{server.address}/metrics", timeout=10).text.splitlines()
+    lines = httpx2.get(f"{server.address}/metrics", timeout=10).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
 
@@ -329,7 +329,7 @@ def wait_until_replaced(server: Server, ready: int, counted: str, least: int) ->
             held = {
                 name: total(server, name) for name in ("cifar_workers", "cifar_workers_ready", "cifar_model_loaded")
             }
-        except httpx.TransportError:
+        except httpx2.TransportError:
             held = {}
         if held and set(held.values()) == {2}:
             return

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
@@ -63,9 +63,9 @@ def secure(upstream, certificate, tmp_path_factory) -> Iterator[Nginx]:
         yield nginx
 
 
-def client_from(address: str, **options) -> httpx.Client:
+def client_from(address: str, **options) -> httpx2.Client:
     """A client with another of this machine's own addresses."""
-    return httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=30, **options)
+    return httpx2.Client(transport=httpx2.HTTPTransport(local_address=address), timeout=30, **options)
 
 
 def logged(nginx: Nginx, **fields: object) -> dict:
@@ -113,7 +113,7 @@ def test_gradio_client_gets_every_answer_through_nginx(front):
 
 def test_a_stream_is_passed_on_while_it_lasts(front):
     """A heartbeat's first event comes while the stream is open, not when a buffer is full."""
-    with httpx.stream("GET", f"{front.address}/gradio_api/heartbeat/abc", timeout=30) as stream:
+    with httpx2.stream("GET", f"{front.address}/gradio_api/heartbeat/abc", timeout=30) as stream:
         assert stream.status_code == 200
         assert next(stream.iter_text())
         assert "content-encoding" not in stream.headers
@@ -121,38 +121,38 @@ def test_a_stream_is_passed_on_while_it_lasts(front):
 
 def test_curl_finds_its_event_through_nginx(front):
     """`POST /call/predict`, then `GET /call/predict/EVENT`."""
-    (path,) = httpx.post(f"{front.address}/gradio_api/upload", files={"files": ("cat.jpg", CAT)}).json()
+    (path,) = httpx2.post(f"{front.address}/gradio_api/upload", files={"files": ("cat.jpg", CAT)}).json()
     image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    event = httpx.post(f"{front.address}/gradio_api/call/predict", json={"data": [image, 1, None]}).json()["event_id"]
-    assert "event: complete" in httpx.get(f"{front.address}/gradio_api/call/predict/{event}", timeout=30).text
+    event = httpx2.post(f"{front.address}/gradio_api/call/predict", json={"data": [image, 1, None]}).json()["event_id"]
+    assert "event: complete" in httpx2.get(f"{front.address}/gradio_api/call/predict/{event}", timeout=30).text
 
 
 def test_a_body_over_the_limit_is_413_in_the_one_shape_and_one_at_the_limit_reaches_the_app(front):
     """Both refuse the same byte."""
     headers = {"Content-Type": "image/png", "X-Request-ID": "large-1"}
-    over = httpx.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES + 1), headers=headers, timeout=60)
+    over = httpx2.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES + 1), headers=headers, timeout=60)
     assert over.status_code == 413
     assert over.json()["code"] == "body_too_large"
     assert over.json()["request_id"] == over.headers["X-Request-ID"] == "large-1"
-    at = httpx.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES), headers=headers, timeout=60)
+    at = httpx2.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES), headers=headers, timeout=60)
     assert at.json()["code"] == "unsupported_image", "the app has read it whole"
 
 
 def test_assets_are_kept_for_a_year_and_pages_are_not(front):
     """What has a hash in its name never changes; a missing file is not kept."""
-    page = httpx.get(front.address)
+    page = httpx2.get(front.address)
     asset = re.search(r"assets/[\w-]+\.js", page.text)[0]
-    assert httpx.get(f"{front.address}/{asset}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert httpx2.get(f"{front.address}/{asset}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
     assert "immutable" not in page.headers.get("Cache-Control", "")
-    missing = httpx.get(f"{front.address}/assets/nothing-abcd1234.js")
+    missing = httpx2.get(f"{front.address}/assets/nothing-abcd1234.js")
     assert missing.status_code == 404
     assert "immutable" not in missing.headers.get("Cache-Control", "")
 
 
 def test_text_is_compressed_for_who_can_read_it(front):
     """By nginx, where the app has not done it."""
-    plain = httpx.get(f"{front.address}/config", headers={"Accept-Encoding": "identity"})
-    packed = httpx.get(f"{front.address}/openapi.json", headers={"Accept-Encoding": "gzip"})
+    plain = httpx2.get(f"{front.address}/config", headers={"Accept-Encoding": "identity"})
+    packed = httpx2.get(f"{front.address}/openapi.json", headers={"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in plain.headers
     assert packed.headers["Content-Encoding"] == "gzip"
     assert "Accept-Encoding" in packed.headers["Vary"]
@@ -161,7 +161,7 @@ def test_text_is_compressed_for_who_can_read_it(front):
 def test_nginx_does_not_tell_its_version(front):
     """Not in a header, not on its error pages."""
     for path in ("/", "/metrics", "/nothing"):
-        response = httpx.get(front.address + path)
+        response = httpx2.get(front.address + path)
         assert response.headers["Server"] == "nginx"
         assert "nginx/" not in response.text
 
@@ -190,7 +190,7 @@ def test_what_a_client_says_of_itself_never_reaches_the_app(tmp_path):
     with echo() as upstream, running_nginx(tmp_path, upstream) as nginx:
         host = f"127.0.0.1:{nginx.port}"
         for connection in ("keep-alive", "close, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-ID"):
-            got = httpx.get(nginx.address, headers={**SPOOFED, "Connection": connection}).json()
+            got = httpx2.get(nginx.address, headers={**SPOOFED, "Connection": connection}).json()
             told = {name: value for name, value in got if name not in {"accept", "accept-encoding", "user-agent"}}
             assert re.fullmatch("[0-9a-f]{32}", told.pop("x-request-id"))
             assert told == {
@@ -208,7 +208,7 @@ def test_what_a_client_says_of_itself_never_reaches_the_app(tmp_path):
 )
 def test_a_request_id_is_passed_on_unless_it_is_odd(front, given, kept):
     """By nginx as by the app: the same id in the answer, the app's log and nginx's log."""
-    response = httpx.get(f"{front.address}/health", headers={"X-Request-ID": given})
+    response = httpx2.get(f"{front.address}/health", headers={"X-Request-ID": given})
     answered = response.headers["X-Request-ID"]
     assert (answered == given) == kept
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answered)
@@ -229,13 +229,13 @@ def test_a_proxy_in_front_is_believed_only_when_it_is_named(tmp_path):
 def test_a_host_that_is_not_ours_is_refused_and_never_reflected(upstream, tmp_path):
     """With NGINX_HOSTS set; Gradio would call itself whatever the client says. Probes may use an address."""
     with running_nginx(tmp_path, upstream, NGINX_HOSTS="space.example, www.space.example") as nginx:
-        good = httpx.get(f"{nginx.address}/config", headers={"Host": "www.space.example:8443"})
+        good = httpx2.get(f"{nginx.address}/config", headers={"Host": "www.space.example:8443"})
         assert good.json()["root"] == "http://www.space.example:8443"
         for host in ("evil.example", "space.example.evil.example", "xspace.example", "spaceXexample", "127.0.0.1"):
-            refused = httpx.get(f"{nginx.address}/config", headers={"Host": host})
+            refused = httpx2.get(f"{nginx.address}/config", headers={"Host": host})
             assert refused.status_code == 421
             assert refused.json()["code"] == "other_host"
-            assert httpx.get(f"{nginx.address}/readyz", headers={"Host": host}).status_code == 200
+            assert httpx2.get(f"{nginx.address}/readyz", headers={"Host": host}).status_code == 200
 
 
 def test_prometheus_reads_metrics_by_a_hosts_address_though_names_are_set(tmp_path):
@@ -264,7 +264,7 @@ def test_metrics_are_for_those_networks_that_are_named(upstream, tmp_path):
 
 def test_the_log_is_json_without_queries(front):
     """A line for each request that a program can read, quotes and all; a token in an address is not in it."""
-    httpx.get(f"{front.address}/health?token=secret123", headers={"User-Agent": 'a"b\\c'})
+    httpx2.get(f"{front.address}/health?token=secret123", headers={"User-Agent": 'a"b\\c'})
     assert logged(front, method="GET", path="/health", status=200, user_agent='a"b\\c')
     assert "secret123" not in front.log.read_text()
 
@@ -283,7 +283,7 @@ def test_one_address_has_so_many_requests_under_way_and_no_more(upstream, tmp_pa
             assert refused.status_code == 429
             assert refused.headers["Retry-After"] == "1"
             assert refused.json()["code"] == "too_many_connections"
-            assert httpx.get(f"{nginx.address}/health").status_code == 200
+            assert httpx2.get(f"{nginx.address}/health").status_code == 200
         deadline = time.monotonic() + 20
         while http.get(f"{nginx.address}/health").status_code != 200:
             assert time.monotonic() < deadline
@@ -293,7 +293,7 @@ def test_one_address_has_so_many_requests_under_way_and_no_more(upstream, tmp_pa
 def test_while_the_app_is_away_callers_are_told_to_come_back(tmp_path):
     """A sentence in the one shape, 503 and Retry-After: a port on which nobody listens."""
     with running_nginx(tmp_path, "127.0.0.1:9") as nginx:
-        response = httpx.post(f"{nginx.address}/predict", content=CAT)
+        response = httpx2.post(f"{nginx.address}/predict", content=CAT)
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "1"
     assert response.json()["code"] == "not_ready"
@@ -310,7 +310,7 @@ def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, fr
         while not stop.is_set() and i < 4000:
             try:
                 answered.append(classify(behind_nginx, i))
-            except httpx.RemoteProtocolError as error:
+            except httpx2.RemoteProtocolError as error:
                 broken.append(str(error))
             i += 1
 
@@ -334,17 +334,17 @@ def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, fr
 
 def test_with_a_certificate_http_only_says_where_to_go(secure):
     """308, so that a POST stays one; probes are answered, for they check no certificate."""
-    response = httpx.post(f"{secure.address}/predict?top_k=1", content=CAT)
+    response = httpx2.post(f"{secure.address}/predict?top_k=1", content=CAT)
     assert response.status_code == 308
     assert response.headers["Location"] == "https://127.0.0.1/predict?top_k=1"
     assert "Strict-Transport-Security" not in response.headers
     for path in ("/health", "/healthz", "/readyz"):
-        assert httpx.get(secure.address + path).status_code == 200
+        assert httpx2.get(secure.address + path).status_code == 200
 
 
-def https_client(certificate: Path, **options) -> httpx.Client:
+def https_client(certificate: Path, **options) -> httpx2.Client:
     trusted = ssl.create_default_context(cafile=certificate / "tls.crt")
-    return httpx.Client(verify=trusted, timeout=30, **options)
+    return httpx2.Client(verify=trusted, timeout=30, **options)
 
 
 def test_https_speaks_http_2_and_says_that_it_stays(secure, certificate):

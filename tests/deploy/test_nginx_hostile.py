@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def upstream(tmp_path_factory) -> Iterator[str]:
     """Two workers."""
     with running(tmp_path_factory.mktemp("app"), workers=2) as app:
-        assert "# HELP" in httpx.get(f"{app.address}/metrics").text, "who came through would see it"
+        assert "# HELP" in httpx2.get(f"{app.address}/metrics").text, "who came through would see it"
         yield app.address.removeprefix("http://")
 
 
@@ -129,7 +129,7 @@ def test_no_request_is_smuggled_past_nginx(front, name):
     assert b"# HELP" not in received
     for _ in range(6):
         mine = uuid.uuid4().hex
-        answer = httpx.get(f"{front.address}/health", headers={"X-Request-ID": mine})
+        answer = httpx2.get(f"{front.address}/health", headers={"X-Request-ID": mine})
         assert (answer.status_code, answer.headers["X-Request-ID"]) == (200, mine)
 
 
@@ -160,7 +160,7 @@ def test_no_request_is_smuggled_on_the_way_from_http_2(front, secure, name):
     assert b"evil" not in received
     for _ in range(6):
         mine = uuid.uuid4().hex
-        answer = httpx.get(f"{front.address}/health", headers={"X-Request-ID": mine})
+        answer = httpx2.get(f"{front.address}/health", headers={"X-Request-ID": mine})
         assert (answer.status_code, answer.headers["X-Request-ID"]) == (200, mine)
 
 
@@ -271,7 +271,7 @@ def test_two_hundred_clients_that_send_a_byte_a_second_keep_nobody_waiting(front
         deadline = time.monotonic() + 12
         i = 0
         while time.monotonic() < deadline:
-            with httpx.Client(base_url=front.address, timeout=20) as client:
+            with httpx2.Client(base_url=front.address, timeout=20) as client:
                 name = CLASS_NAMES[i % 10]
                 response = client.post("/predict", files={"image": (ROOT / f"examples/{name}.jpg").read_bytes()})
                 quick.append(response.status_code == 200 and response.json()["predicted_class"] == name)
@@ -297,7 +297,7 @@ def test_one_address_that_dawdles_uses_up_its_own_share_only(front):
     async def attack() -> tuple[list[bytes], list[int]]:
         slow = asyncio.gather(*[dawdle(front.port, "127.0.1.9", body, 4) for _ in range(200)])
         await asyncio.sleep(2)
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             statuses = [(await client.get(f"{front.address}/health")).status_code for _ in range(20)]
         return await slow, statuses
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from support.servers import free_port, need
@@ -63,8 +63,8 @@ class Host:
 
     def serves(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=10).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"http://127.0.0.1:{self.port}/readyz", timeout=10).status_code == 200
+        except httpx2.TransportError:
             return False
 
     def history(self) -> list[str]:

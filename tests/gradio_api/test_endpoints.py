@@ -7,7 +7,7 @@ import base64
 import io
 import json
 
-import httpx
+import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -53,7 +53,7 @@ def test_the_endpoints_keep_their_names_parameters_and_types(client):
 
 def test_every_endpoint_says_what_it_does(server):
     """The docstrings reach whoever reads the list of endpoints."""
-    endpoints = httpx.get(f"{server}/gradio_api/info").json()["named_endpoints"]
+    endpoints = httpx2.get(f"{server}/gradio_api/info").json()["named_endpoints"]
     for name, words in {
         "/predict": "Classify one image",
         "/explain": "which part of an image",
@@ -63,8 +63,8 @@ def test_every_endpoint_says_what_it_does(server):
         assert words in json.dumps(endpoints[name]), name
 
 
-def explain(server: str, **more) -> httpx.Response:
-    return httpx.post(f"{server}/explain", files={"image": CAT.read_bytes()}, timeout=60, **more)
+def explain(server: str, **more) -> httpx2.Response:
+    return httpx2.post(f"{server}/explain", files={"image": CAT.read_bytes()}, timeout=60, **more)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_rest_gives_the_picture_itself_to_who_asks_for_one(server):
     picture = explain(server, headers={"Accept": "image/png"})
     assert picture.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(picture.content)).format == "PNG"
-    raw = httpx.post(f"{server}/explain?label=dog", content=CAT.read_bytes(), headers={"Content-Type": "image/jpeg"})
+    raw = httpx2.post(f"{server}/explain?label=dog", content=CAT.read_bytes(), headers={"Content-Type": "image/jpeg"})
     assert raw.json()["label"] == "dog"
 
 
@@ -115,7 +115,7 @@ def test_gradio_client_gets_a_table_for_files_and_archives(client, server, tmp_p
     cat, noisy, bad = answer["rows"]
     assert [row["name"] for row in answer["rows"]] == ["cat.jpg", "a.png", "b.txt"]
     for row, content in ((cat, CAT.read_bytes()), (noisy, encoded(noise()))):
-        by_rest = httpx.post(f"{server}/predict", files={"image": content}, data={"top_k": 2}).json()
+        by_rest = httpx2.post(f"{server}/predict", files={"image": content}, data={"top_k": 2}).json()
         assert row["top_k"] == by_rest["top_k"]
         assert row["error"] is None
     assert (bad["label"], bad["code"]) == (None, "unsupported_image")
@@ -147,7 +147,7 @@ def test_gradio_client_lists_the_versions(client):
 
 def test_a_list_of_files_may_not_name_one_that_was_not_uploaded(server, tmp_path):
     """One honest upload does not open the door for its neighbour, a path or a URL, at any depth."""
-    (uploaded,) = httpx.post(f"{server}/gradio_api/upload", files={"files": ("a.png", encoded(noise()))}).json()
+    (uploaded,) = httpx2.post(f"{server}/gradio_api/upload", files={"files": ("a.png", encoded(noise()))}).json()
     (tmp_path / "secret.png").write_bytes(encoded(noise()))
     honest = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
     assert run(server, [honest]).status_code == 200
@@ -162,8 +162,8 @@ def test_a_list_of_files_may_not_name_one_that_was_not_uploaded(server, tmp_path
             assert "must be uploaded" in refused.json()["error"]
 
 
-def run(server: str, files: object) -> httpx.Response:
-    return httpx.post(f"{server}/gradio_api/run/predict_batch", json={"data": [files, None, None]}, timeout=60)
+def run(server: str, files: object) -> httpx2.Response:
+    return httpx2.post(f"{server}/gradio_api/run/predict_batch", json={"data": [files, None, None]}, timeout=60)
 
 
 @pytest.mark.parametrize("files", [None, 3, "x", ["x"], [None], {}, [{}], [{"path": 3}], [[]]])

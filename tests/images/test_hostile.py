@@ -10,7 +10,7 @@ import time
 import zlib
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from support.pictures import corners, encoded, noise
 
@@ -176,7 +176,7 @@ def test_a_file_path_that_is_none_is_a_400_on_every_route(server, route, path):
     """Also on a route that merely ends like the upload's."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     call = {"data": [file, None, None], "fn_index": 3, "session_hash": "a"}
-    response = httpx.post(f"{server}/gradio_api/{route}", content=json.dumps(call))
+    response = httpx2.post(f"{server}/gradio_api/{route}", content=json.dumps(call))
     assert response.status_code == 400, response.text
     assert response.json()["code"] == "bad_request"
 
@@ -185,7 +185,7 @@ def test_a_file_path_that_is_none_is_a_400_on_every_route(server, route, path):
 def test_a_call_of_megabytes_is_refused(server, route):
     """Parsing 19 MB of `[],` took 14 s of the event loop."""
     body = b'{"data":[' + b"[]," * 100_000 + b"0]}"
-    response = httpx.post(f"{server}/gradio_api/{route}", content=body)
+    response = httpx2.post(f"{server}/gradio_api/{route}", content=body)
     assert response.status_code == 413
     assert response.json()["code"] == "too_large"
 
@@ -193,7 +193,7 @@ def test_a_call_of_megabytes_is_refused(server, route):
 def test_a_session_hash_is_a_short_word(server):
     """Sessions are remembered: ten of 10 MB each would be too."""
     for hash_ in ("a" * 65, "a b", "a\nb", 5, ["a"]):
-        response = httpx.post(f"{server}/gradio_api/queue/join", json={"data": [], "session_hash": hash_})
+        response = httpx2.post(f"{server}/gradio_api/queue/join", json={"data": [], "session_hash": hash_})
         assert response.status_code == 400
         assert "session_hash" in response.json()["error"]
 
@@ -217,7 +217,7 @@ def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method,
     content = (
         b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--x--\r\n' if "upload" in path else b"{}"
     )
-    response = httpx.request(method, server + path, headers=headers, content=content)
+    response = httpx2.request(method, server + path, headers=headers, content=content)
     assert response.status_code < 500, response.text
     if response.status_code >= 400:
         assert set(response.json()) == {"error", "code", "request_id"}
@@ -229,7 +229,7 @@ def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method,
 )
 def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
     """And nothing of the path comes back."""
-    response = httpx.get(server + path)
+    response = httpx2.get(server + path)
     assert response.status_code == 404
     assert response.json()["code"] == "not_found"
     assert "passwd" not in response.text
@@ -238,9 +238,9 @@ def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
 def test_odd_ranges_of_an_uploaded_file_are_no_5xx(server):
     """Range headers are parsed by hand in Gradio."""
     files = {"files": ("a.png", encoded(noise()))}
-    (path,) = httpx.post(f"{server}/gradio_api/upload", files=files).json()
+    (path,) = httpx2.post(f"{server}/gradio_api/upload", files=files).json()
     for wanted in ("bytes=1-2-3", "bytes=0-1,2-3", "bytes=--", "bytes=²-³".encode(), "bytes=" + "9" * 5000 + "-"):
-        response = httpx.get(f"{server}/gradio_api/file={path}", headers={"Range": wanted})
+        response = httpx2.get(f"{server}/gradio_api/file={path}", headers={"Range": wanted})
         assert response.status_code < 500
 
 
@@ -256,7 +256,7 @@ def test_a_number_is_written_with_plain_digits(api, value):
 
 def test_x_gradio_server_does_not_make_the_page_name_another_host(server):
     """Every address in the configuration is this server's."""
-    text = httpx.get(f"{server}/config", headers={"X-Gradio-Server": "http://evil.example"}).text
+    text = httpx2.get(f"{server}/config", headers={"X-Gradio-Server": "http://evil.example"}).text
     assert "evil.example" not in text
 
 

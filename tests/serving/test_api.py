@@ -7,7 +7,7 @@ import re
 import threading
 import time
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from support.pictures import encoded, noise, png_of_100_megapixels, truncated_jpeg
@@ -23,11 +23,11 @@ from cifar.settings import ROOT, Settings
 CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 
 
-def post(api: TestClient, content: bytes = CAT, *, name: str = "photo.jpg", **fields) -> httpx.Response:
+def post(api: TestClient, content: bytes = CAT, *, name: str = "photo.jpg", **fields) -> httpx2.Response:
     return api.post("/predict", files={"image": (name, content)}, data=fields)
 
 
-def assert_error(response: httpx.Response, status: int, code: str, words: str) -> None:
+def assert_error(response: httpx2.Response, status: int, code: str, words: str) -> None:
     """One shape for every error."""
     assert response.status_code == status, response.text
     body = response.json()
@@ -246,7 +246,7 @@ def test_an_origin_that_is_not_listed_gets_no_permission(api):
 
 def slow_upload(server: str, path: str, *, announce: int | None, send: int) -> tuple[int, int]:
     """Send up to `send` bytes in pieces; returns the status and how many bytes went before the answer came."""
-    connection = http.client.HTTPConnection(httpx.URL(server).host, httpx.URL(server).port, timeout=30)
+    connection = http.client.HTTPConnection(httpx2.URL(server).host, httpx2.URL(server).port, timeout=30)
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader(*(("Content-Length", str(announce)) if announce else ("Transfer-Encoding", "chunked")))
@@ -296,7 +296,7 @@ def test_many_callers_get_the_answers_to_their_own_images(server):
     payloads = [(ROOT / "examples" / f"{name}.jpg").read_bytes() for name in CLASS_NAMES]
 
     def ask(i: int) -> tuple[int, str]:
-        response = httpx.post(f"{server}/predict", files={"image": payloads[i % 10]}, timeout=60)
+        response = httpx2.post(f"{server}/predict", files={"image": payloads[i % 10]}, timeout=60)
         return i % 10, response.json()["predicted_class"]
 
     with ThreadPoolExecutor(8) as pool:

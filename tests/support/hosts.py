@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from support.nginx import render
 from support.servers import need
@@ -164,8 +164,8 @@ class Hosts:
     def wait_for(self, url: str, host: str) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(url, timeout=2).status_code == httpx.codes.OK:
+            with suppress(httpx2.TransportError):
+                if httpx2.get(url, timeout=2).status_code == httpx2.codes.OK:
                     return
             assert self.processes[host].poll() is None, self.log(host)[-2000:]
             time.sleep(0.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import httpx
+import httpx2
 import keras
 import numpy as np
 import pytest
@@ -47,16 +47,16 @@ def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_pat
     files = [shapes / "test" / kind / "0.jpeg" for kind in KINDS]
     with running(tmp_path, workers=1, **settings) as server:
         address = server.address
-        assert ", ".join(KINDS) in httpx.get(address).text, "the page names the classes"
+        assert ", ".join(KINDS) in httpx2.get(address).text, "the page names the classes"
         client = Client(address, verbose=False)
         for file in files:
-            by_rest = httpx.post(f"{address}/predict", files={"image": file.read_bytes()}).json()
+            by_rest = httpx2.post(f"{address}/predict", files={"image": file.read_bytes()}).json()
             assert list(by_rest["class_scores"]) == KINDS
             assert by_rest["predicted_class"] == by_rest["top_k"][0]["label"]
             assert by_rest["model"] == {"name": "shapes", "version": 1}
             by_gradio = client.predict(handle_file(file), api_name="/predict")
             assert by_gradio["class_scores"] == by_rest["class_scores"]
-        refused = httpx.post(f"{address}/predict", files={"image": files[0].read_bytes()}, data={"top_k": 4})
+        refused = httpx2.post(f"{address}/predict", files={"image": files[0].read_bytes()}, data={"top_k": 4})
         assert refused.status_code == 422
         assert "top_k must be from 1 to 3" in refused.json()["error"]
 

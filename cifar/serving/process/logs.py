@@ -41,7 +41,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "gunicorn.access": nowhere,
             "uvicorn.error": to_root,
             "uvicorn.access": nowhere,
-            "httpx": {"level": "WARNING"},  # a line for each request between workers
+            "httpx2": {"level": "WARNING"},  # a line for each request between workers
             "alembic.runtime.migration": {"filters": ["upgrades"]},
             "alembic.runtime.plugins": {"level": "WARNING"},  # seven lines at each start, of plugins that nobody added
         },

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 from tqdm import tqdm
 
 from cifar.errors import DataError
@@ -61,10 +61,10 @@ def fetch_cifar10(
             if _complete(url, part, expected_sha256, stall_seconds):
                 part.rename(target)
                 return target
-        except (httpx.HTTPError, _TooSlow) as error:
-            failures.append(f"{httpx.URL(url).host}: {error or type(error).__name__}")
+        except (httpx2.HTTPError, _TooSlow) as error:
+            failures.append(f"{httpx2.URL(url).host}: {error or type(error).__name__}")
         else:
-            failures.append(f"{httpx.URL(url).host}: delivered a file with another SHA-256")
+            failures.append(f"{httpx2.URL(url).host}: delivered a file with another SHA-256")
     raise DataError(
         f"CIFAR-10 could not be downloaded. {'; '.join(failures)}. Check the network and run the command again (it "
         f"continues where it stopped), or download cifar-10-python.tar.gz elsewhere and use --data PATH, or put it at {target}."
@@ -87,11 +87,11 @@ def _download(url: str, part: Path, stall_seconds: float) -> None:
     """Append the missing bytes of `url` to `part`."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with httpx.stream("GET", url, headers=headers, timeout=stall_seconds, follow_redirects=True) as response:
-        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+    with httpx2.stream("GET", url, headers=headers, timeout=stall_seconds, follow_redirects=True) as response:
+        if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             return  # the host has no more bytes than `part`; the checksum decides
         response.raise_for_status()
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        if response.status_code != httpx2.codes.PARTIAL_CONTENT:
             have = 0  # this host ignores ranges and sends the whole file
         total = have + int(response.headers.get("content-length", 0))
         bar = tqdm(
@@ -100,7 +100,7 @@ def _download(url: str, part: Path, stall_seconds: float) -> None:
             unit="B",
             unit_scale=True,
             disable=None,
-            desc=httpx.URL(url).host,
+            desc=httpx2.URL(url).host,
             leave=False,
         )
         with part.open("ab" if have else "wb") as file, bar:
@@ -108,7 +108,7 @@ def _download(url: str, part: Path, stall_seconds: float) -> None:
                 file.write(chunk)
                 bar.update(len(chunk))
         if total and part.stat().st_size < total:
-            raise httpx.ReadError(f"closed the connection after {part.stat().st_size:,} of {total:,} bytes")
+            raise httpx2.ReadError(f"closed the connection after {part.stat().st_size:,} of {total:,} bytes")
 
 
 def _fast_enough(chunks: Iterable[bytes], interval: float) -> Iterator[bytes]:
