@@ -1,36 +1,36 @@
-"""What several test files need: settings that touch nothing of the user's, a small version, running servers."""
+"""Fixtures that several test files share: settings, running servers, small models."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
-from support.recorded import open_records, write_a_day
-from support.servers import (
-    app_process,
-    need,
-    wait_until_ready,
-)
-from support.two_versions import write_two_versions
+from support.samples import open_records, write_a_day, write_two_versions
+from support.servers import Server, need, running, wait_until_ready
 
 from cifar.settings import ROOT, Settings
 
-# httpx waits five seconds by itself. That is no promise of ours, and much where tests share two cores.
-httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60
+# HTTP clients wait five seconds for an answer by default, which is too short where tests share two cores.
+signature(httpx2.get).parameters["timeout"].default.read = 60
 
-
-# Settings of the machine must not reach the tests; uploads and records go to folders of their own.
+# The machine's settings must not reach the tests; uploads and records go to temporary folders.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
     del os.environ[name]
 os.environ["CIFAR_UPLOADS"] = tempfile.mkdtemp(prefix="cifar-tests-")
 os.environ["CIFAR_RECORDS_FOLDER"] = tempfile.mkdtemp(prefix="cifar-tests-")
 Settings.model_config["env_file"] = None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-seed", type=int, help="first seed of the generated files; default: another one each time")
+    parser.addoption("--fuzz-seconds", type=float, default=3, help="how long to generate files; default: 3")
 
 
 @pytest.fixture
@@ -51,16 +51,31 @@ def api() -> Iterator[TestClient]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py` as a user starts it, on a free port; yields its address."""
-    folder = tmp_path_factory.mktemp("server")
-    with (folder / "log").open("w") as log, app_process(log, folder) as process:
-        address = f"http://127.0.0.1:{process.port}"
-        with httpx.Client(base_url=address) as client:
-            wait_until_ready(client)
-        yield address
-    text = (folder / "log").read_text()
-    ours = [line for line in text.splitlines() if " ERROR " in line]
-    assert ours == [], "no request of any test was an error of the server's"
+    """The address of a server with one process and default settings."""
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server.address
+        assert server.errors() == [], "no request of any test caused an error of the server's"
+
+
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two workers and default settings. A test may kill a worker, and then waits for its successor."""
+    with running(tmp_path_factory.mktemp("two-workers"), workers=2) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the two versions of `write_two_versions`, the first by default, and a day's records."""
+    folder = tmp_path_factory.mktemp("two-versions")
+    registry = write_two_versions(folder / "registry")
+    engine = open_records(Settings(records_folder=folder / "records"))
+    write_a_day(engine)
+    engine.dispose()
+    chosen = {"CIFAR_REGISTRY": str(registry), "MODEL_VERSION": "1", "CIFAR_RECORDS_FOLDER": str(folder / "records")}
+    with running(folder, **chosen) as server:
+        yield server.address
+        assert server.errors() == []
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +85,6 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--use-fake-ui-for-media-stream"]
         yield playwright.chromium.launch(executable_path=path, args=[*options, "--use-fake-device-for-media-stream"])
-
-
-@pytest.fixture(scope="session")
-def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py` with the two versions of `two_versions.py`, the first by default, and records; yields its address."""
-    folder = tmp_path_factory.mktemp("two-versions")
-    registry = write_two_versions(folder / "registry")
-    engine = open_records(Settings(records_folder=folder / "records"))
-    write_a_day(engine)
-    engine.dispose()
-    chosen = {"CIFAR_REGISTRY": str(registry), "MODEL_VERSION": "1", "CIFAR_RECORDS_FOLDER": str(folder / "records")}
-    with (
-        (folder / "log").open("w") as log,
-        app_process(log, folder, **chosen) as process,
-    ):
-        address = f"http://127.0.0.1:{process.port}"
-        with httpx.Client(base_url=address) as client:
-            wait_until_ready(client)
-        yield address
-    assert [line for line in (folder / "log").read_text().splitlines() if " ERROR " in line] == []
 
 
 @pytest.fixture(scope="session")
@@ -153,8 +148,6 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
 
 
 _COSTLY_FIXTURES = {"browser", "whole", "scored_run", "scored_version"}
-
-
 _ALONE = {
     f"test_{name}"
     for name in [
@@ -172,11 +165,11 @@ _ALONE = {
         "workers",
     ]
 }
-"""Files that watch several processes under load, or kill them: beside another test, their patience would measure that one."""
+"""Files that put several processes under load or kill them: another test beside them would use up their time limits."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that needs a browser or a training is slow, whatever it does itself; some files run alone."""
+    """Mark tests by their fixtures and files: those that need a browser or a training are slow, and some run alone."""
     for item in items:
         if item.path.stem in _ALONE:
             item.add_marker(pytest.mark.alone)

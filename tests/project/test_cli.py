@@ -1,4 +1,4 @@
-"""`python -m cifar`: data to stdout, words to stderr, exit status 0, 1 or 2."""
+"""Tests of `python -m cifar`: data goes to stdout, messages to stderr, and the exit status is 0, 1 or 2."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
-from support.cli import cifar, cifar_process
+from support.cli import cifar, cifar_process, python
 from support.pictures import encoded, noise
-from support.servers import SHARED, free_port, heeding_ctrl_c, wait_until_ready
+from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
 
 from cifar.cli.main import main
 from cifar.settings import ROOT
@@ -40,7 +40,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
-    """`--help` is enough to start."""
+    """A user can start from the output of `--help` alone."""
     result = cifar(command, "--help")
     assert result.returncode == 0
     assert f"example: python -m cifar {command}" in result.stdout
@@ -67,7 +67,7 @@ def test_every_command_has_help_with_an_example(command):
     ],
 )
 def test_wrong_use_exits_with_2_and_says_how(arguments):
-    """The usage line comes with the complaint."""
+    """The usage line comes with the error message."""
     result = cifar(*arguments)
     assert result.returncode == 2
     assert "Usage: cifar" in result.stderr
@@ -101,7 +101,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     ],
 )
 def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
-    """No stack trace, nothing on stdout."""
+    """There is no stack trace, and nothing on stdout."""
     result = cifar(*arguments)
     assert result.returncode == 1
     assert words in result.stderr
@@ -110,16 +110,15 @@ def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
 
 
 @pytest.mark.parametrize("out", ["/proc/nowhere/run", "docs"])
-def test_what_train_cannot_begin_with_is_said_before_tensorflow_is_loaded(out):
-    """A misspelt folder costs no seconds."""
+def test_train_refuses_a_wrong_folder_before_tensorflow_is_loaded(out):
+    """A misspelt folder is reported at once, not after seconds of loading."""
     code = f"import sys; from cifar.cli.main import main; main([*{TRAIN[:3]}, '--out', {out!r}]); print('keras' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout == "False\n", said.stderr
+    result = python("-c", code)
+    assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
 
 
-@pytest.mark.slow
 def test_a_wrong_setting_names_the_variable():
-    """Somebody who misspells a number reads which one."""
+    """Each message begins with the variable that has the wrong value."""
     for name, value in (
         ("CIFAR_MAX_BODY_BYTES", "lots"),
         ("PORT", "99999"),
@@ -135,28 +134,27 @@ def test_a_wrong_setting_names_the_variable():
         assert "Traceback" not in result.stderr
 
 
-def test_a_misspelt_setting_is_not_passed_over():
-    """The sentence has the name that was meant."""
+def test_a_misspelt_setting_is_refused_with_a_suggestion():
+    """The message suggests the setting with a similar name, if there is one."""
     result = cifar("models", CIFAR_MODLE_NAME="shapes")
     assert result.returncode == 1
     assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
-    assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", "nothing is close"
+    assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", "no setting has a similar name"
 
 
-@pytest.mark.slow
-def test_a_place_that_cannot_be_written_is_said_without_our_hidden_names(tmp_path):
-    """Which folder, why, and the way out; the file that we would have renamed is nobody's concern."""
+def test_an_unwritable_path_is_reported_without_temporary_names(tmp_path):
+    """The message names the folder, the reason and the remedy, but not the temporary file that could not be made."""
     keys, rows = "/proc/self/keys.json", "/proc/self/rows.csv"  # where root may not write either
     for command, words in (
         (["keys", "create", "ann"], "/proc/self cannot be used: "),
         (["predict", "--input", "examples", "--output", "/proc/self/out.parquet"], "/proc/self cannot be used: "),
         (["records", "export", "--out", rows], "/proc/self cannot be used: "),
     ):
-        said = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
-        assert said.startswith(f"cifar: {words}"), said
-        assert "Choose another" in said
-    said = cifar("records", "export", "--out", tmp_path / "rows.csv", CIFAR_RECORDS_FOLDER="/proc/self").stderr
-    assert "folder /proc/self cannot be written: No such file or directory. Set CIFAR_RECORDS_FOLDER to" in said
+        message = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
+        assert message.startswith(f"cifar: {words}"), message
+        assert "Choose another" in message
+    message = cifar("records", "export", "--out", tmp_path / "rows.csv", CIFAR_RECORDS_FOLDER="/proc/self").stderr
+    assert "folder /proc/self cannot be written: No such file or directory. Set CIFAR_RECORDS_FOLDER to" in message
 
 
 @pytest.mark.parametrize(
@@ -169,8 +167,8 @@ def test_a_place_that_cannot_be_written_is_said_without_our_hidden_names(tmp_pat
         (OSError(28, "No space left on device"), "No space left on device. Free some space, then"),
     ],
 )
-def test_what_the_system_refuses_is_said_in_a_sentence(error, words, monkeypatch, capsys):
-    """Without its number, and without names that nobody gave."""
+def test_an_error_of_the_operating_system_becomes_a_sentence(error, words, monkeypatch, capsys):
+    """The sentence has no error number and no name of a temporary file."""
 
     def refuse(_):
         raise error
@@ -181,31 +179,28 @@ def test_what_the_system_refuses_is_said_in_a_sentence(error, words, monkeypatch
 
 
 @pytest.mark.slow
-def test_several_workers_are_not_promised_by_one_process():
-    """`CIFAR_WORKERS=2 python app.py` would send half its sessions to a worker that is not there."""
-    environment = {**os.environ, "CIFAR_WORKERS": "2", "PORT": "0"}
-    result = subprocess.run(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+def test_app_py_refuses_several_workers():
+    """`CIFAR_WORKERS=2 python app.py` would send half of the sessions to a worker that does not exist."""
+    result = python("app.py", CIFAR_WORKERS=2, PORT=0)
     assert result.returncode == 1
     assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_server_without_a_word_of_python():
-    """It is how one stops it: no traceback on the screen."""
+def test_ctrl_c_stops_the_server_without_a_traceback():
+    """Ctrl-C is the usual way to stop it, not an error."""
     environment = {**os.environ, "PORT": str(free_port())}
-    process = heeding_ctrl_c([sys.executable, "app.py"], env=environment, stdout=subprocess.PIPE)
-    with httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}") as client:
+    process = start_with_ctrl_c([sys.executable, "app.py"], env=environment, stdout=subprocess.PIPE)
+    with httpx2.Client(base_url=f"http://127.0.0.1:{environment['PORT']}") as client:
         wait_until_ready(client)
     process.send_signal(signal.SIGINT)
-    said = "".join(process.communicate(timeout=60))
-    assert (process.returncode, "Traceback" in said) == (0, False), said
+    output = "".join(process.communicate(timeout=60))
+    assert (process.returncode, "Traceback" in output) == (0, False), output
 
 
 @pytest.mark.slow
-def test_a_folder_too_long_for_the_workers_sockets_is_said_at_once(tmp_path):
-    """A socket's path has 107 bytes at most; workers that nobody reaches must not begin."""
+def test_a_path_too_long_for_the_worker_sockets_ends_the_start(tmp_path):
+    """The path of a socket has at most 107 bytes, and workers without sockets could not be reached."""
     long = tmp_path / ("x" * 60)
     long.mkdir()
     result = cifar_process("serve", "--workers", 2, "--port", free_port(), TMPDIR=long)
@@ -214,8 +209,8 @@ def test_a_folder_too_long_for_the_workers_sockets_is_said_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_said_before_anything_is_promised():
-    """And the way out."""
+def test_a_port_in_use_ends_the_start():
+    """The message names the address, and nothing says that the server is running."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = cifar_process("serve", "--host", "127.0.0.1", "--port", port)
@@ -225,24 +220,16 @@ def test_a_port_that_is_taken_is_said_before_anything_is_promised():
 
 
 @pytest.mark.slow
-def test_a_version_that_is_pinned_but_missing_ends_the_server_at_once():
-    """`MODEL_VERSION=7 python app.py` says so, and does not start."""
-    result = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=ROOT,
-        env={**os.environ, "MODEL_VERSION": "7", "PORT": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def test_a_missing_pinned_version_ends_the_start():
+    """`MODEL_VERSION=7 python app.py` names the versions that exist."""
+    result = python("app.py", MODEL_VERSION=7, PORT=0)
     assert result.returncode == 1
     assert "cifar_classifier has no version 7; there are: 1" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_predict_prints_labels_as_a_table_and_as_json():
-    """Both hold the same."""
+    """The table and the JSON hold the same labels."""
     table = cifar("predict", "examples/cat.jpg", "examples/ship.jpg", "--top-k", 2)
     assert [line.split("\t")[1].split()[0] for line in table.stdout.splitlines()] == ["cat", "ship"]
     rows = json.loads(cifar("predict", "examples/cat.jpg", "--top-k", 2, "--json").stdout)
@@ -250,8 +237,8 @@ def test_predict_prints_labels_as_a_table_and_as_json():
     assert len(rows[0]["top_k"]) == 2
 
 
-def test_one_file_that_is_no_image_keeps_no_other_from_its_answer():
-    """The answers are on stdout, what is wrong on stderr, and the status says that something is."""
+def test_files_that_are_no_images_do_not_stop_the_others():
+    """Predictions go to stdout and problems to stderr, and the exit status is 1."""
     result = cifar("predict", "README.md", "examples/cat.jpg", "examples", "--top-k", 1)
     assert result.returncode == 1
     assert result.stdout.startswith("examples/cat.jpg\tcat ")
@@ -261,7 +248,7 @@ def test_one_file_that_is_no_image_keeps_no_other_from_its_answer():
 
 
 def test_inspect_shows_signatures_shapes_sizes_and_files():
-    """As a table and as JSON; a changed file is found."""
+    """The same report is printed as text and as JSON."""
     table = cifar("inspect", "saved_model/cifar_classifier/1").stdout
     for words in ("serving_bytes", "n x 32 x 32 x 3", "uint8", "variables/variables.index", "bytes"):
         assert words in table
@@ -270,8 +257,8 @@ def test_inspect_shows_signatures_shapes_sizes_and_files():
     assert report["bytes"] == sum(file["bytes"] for file in report["files"].values())
 
 
-def test_models_lists_the_versions_and_says_what_is_none(tmp_path):
-    """What is wrong in the registry is said, on stderr."""
+def test_models_lists_versions_and_reports_other_folders(tmp_path):
+    """A folder in the registry that is not a version is reported on stderr."""
     rows = json.loads(cifar("models", "list", "--json").stdout)
     assert [row["version"] for row in rows] == [1, 2]
     (tmp_path / "cifar_classifier" / "v1").mkdir(parents=True)
@@ -281,8 +268,8 @@ def test_models_lists_the_versions_and_says_what_is_none(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
-    """data, train, export, predict: with three classes of one's own, at 48 pixels."""
+def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
+    """data, train, export and predict work with three other classes, at 48 pixels."""
     data = tmp_path / "shapes"
     for part, count in (("train", 20), ("test", 5)):
         for seed, name in enumerate(("circle", "square", "star")):
@@ -300,7 +287,7 @@ def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
     trained = cifar_process("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5")
     assert trained.returncode == 0, trained.stderr
     assert Path(trained.stdout.strip()) == run / "model.keras"
-    assert "legacy" not in trained.stderr, "what Keras thinks of a file that was asked for"
+    assert "legacy" not in trained.stderr, "Keras's warning about HDF5 is not shown"
     exported = cifar_process("export", run, **settings)
     assert "Please consider" not in exported.stderr, exported.stderr
     assert Path(exported.stdout.strip()) == registry / "shapes" / "1", exported.stderr
@@ -317,7 +304,7 @@ def test_four_commands_lead_from_a_folder_of_images_to_an_answer(tmp_path):
 
 
 def test_evaluate_refuses_a_data_set_of_other_classes(tmp_path):
-    """Accuracy over classes that the model does not know would mean nothing."""
+    """The accuracy would be meaningless."""
     for part in ("train", "test"):
         for name in ("left", "right"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -329,7 +316,7 @@ def test_evaluate_refuses_a_data_set_of_other_classes(tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_model_has_the_accuracy_of_its_manifest(tmp_path):
-    """10,000 test images through the Predictor give the figure that manifest and model card state."""
+    """10,000 test images give the accuracy that the manifest and the model card state."""
     source = SHARED / "data" / "cifar10-images.tar.xz"
     if not source.exists():
         pytest.skip("the JPEG edition of CIFAR-10 is not here")

@@ -1,4 +1,4 @@
-"""`cifar.show`: a cell of a real notebook, and what it takes and refuses."""
+"""Tests of `cifar.show`: a cell of a real notebook, and the kinds of image that it accepts and refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAT = ROOT / "examples" / "cat.jpg"
 
 @pytest.mark.slow
 def test_a_notebook_cell_draws_the_answer():
-    """A real kernel runs the cell and hands over the bars, what the model saw, and text for who shows no HTML."""
+    """A real kernel runs the cell and returns HTML with the bars and the model's input, and plain text."""
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("import cifar\ncifar.show('examples/cat.jpg', top_k=4)")]
     )
@@ -37,8 +37,8 @@ def test_a_notebook_cell_draws_the_answer():
     assert output.data["text/plain"].startswith("cat ")
 
 
-def test_a_file_however_it_is_held_gets_the_same_answer():
-    """Path, text, bytes, Pillow image, array of bytes, array of floats."""
+def test_every_kind_of_image_argument_gives_the_same_prediction():
+    """A path, a string, bytes, a Pillow image, an array of bytes and an array of floats."""
     image = Image.open(CAT)
     pixels = np.asarray(image)
     forms = [CAT, str(CAT), CAT.read_bytes(), image, pixels, pixels / 255]
@@ -51,8 +51,8 @@ def test_a_file_however_it_is_held_gets_the_same_answer():
     assert cifar.show(pixels[..., :1], version=1, top_k=1).version == 1
 
 
-def test_who_names_no_version_gets_the_one_that_was_promoted(tmp_path, monkeypatch):
-    """As on the page: a rollback reaches notebooks too."""
+def test_the_default_version_is_the_promoted_one(tmp_path, monkeypatch):
+    """Notebooks and the page use the same version, after a rollback too."""
     shutil.copytree(ROOT / "saved_model", tmp_path / "models")
     monkeypatch.setenv("CIFAR_REGISTRY", str(tmp_path / "models"))
     assert cifar.show(CAT).version == 2
@@ -63,7 +63,7 @@ def test_who_names_no_version_gets_the_one_that_was_promoted(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("image", "error", "words"),
     [
-        ("nothing.jpg", MissingImage, "no image to be read at 'nothing.jpg': No such file"),
+        ("nothing.jpg", MissingImage, "image 'nothing.jpg' cannot be read: No such file"),
         (b"", UnreadableImage, "empty"),
         (3, BadParameter, r"got builtins\.int"),
         (np.zeros((2, 2), np.int64), BadParameter, r"got int64 of shape \(2, 2\)"),
@@ -71,14 +71,14 @@ def test_who_names_no_version_gets_the_one_that_was_promoted(tmp_path, monkeypat
         (np.zeros((4, 2, 2, 3), np.uint8), BadParameter, r"shape \(4, 2, 2, 3\)"),
     ],
 )
-def test_what_is_no_image_gets_a_sentence(image, error, words):
-    """What came, and what was expected."""
+def test_an_unusable_image_is_refused_with_a_sentence(image, error, words):
+    """The message names what was passed and what was expected."""
     with pytest.raises(error, match=words):
         cifar.show(image)
 
 
-def test_names_cannot_break_out_of_the_drawing():
-    """A class is called what its folder is called."""
+def test_names_are_escaped_in_the_html():
+    """A class name comes from a folder name, which may contain HTML."""
     prediction = Prediction(class_scores={}, top_k=[("<script>alert(1)</script>", 0.5)], in_distribution=False)
     drawn = Shown("<b>", 1, prediction, np.zeros((4, 4, 1), np.uint8))._repr_html_()
     assert "<script" not in drawn
@@ -86,15 +86,15 @@ def test_names_cannot_break_out_of_the_drawing():
     assert "does not look like any of the classes" in drawn
 
 
-def test_the_drawing_reads_in_light_and_in_dark_and_asks_nobody():
-    """No colour of its own for text or page, no address but the picture within."""
+def test_the_html_sets_no_text_colour_and_makes_no_request():
+    """It is readable in light and dark notebooks, and works offline."""
     drawn = cifar.show(CAT)._repr_html_()
-    assert not re.search(r"[{;]color:", drawn), "text has the notebook's colour"
+    assert not re.search(r"[{;]color:", drawn), "text keeps the notebook's colour"
     assert "http" not in drawn
     assert "does not look like" not in drawn
 
 
-def test_the_package_has_no_other_surprises():
-    """A misspelt name is an AttributeError, as anywhere."""
+def test_a_misspelt_attribute_of_the_package_is_an_attribute_error():
+    """`cifar.show` is loaded lazily; other names must still fail as usual."""
     with pytest.raises(AttributeError, match="has no attribute 'shw'"):
         _ = cifar.shw

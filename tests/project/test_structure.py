@@ -1,11 +1,13 @@
-"""The floors of the house: who may import whom, and what waits until it is needed."""
+"""The structure of the code: which module may import which, and what is imported only when it is needed."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,72 +15,133 @@ import pytest
 from cifar.settings import ROOT
 
 FLOORS = [
-    {"cifar", "cifar.errors", "cifar.settings", "cifar.files", "cifar.format", "cifar.statistics", "cifar.dependency", "cifar.cpus", "cifar.console"},
+    {"cifar.errors", "cifar.console", "cifar.cpus", "cifar.dependency", "cifar.files", "cifar.format"}
+    | {"cifar", "cifar.statistics"},
+    {"cifar.settings"},
     {"cifar.images"},
     {"cifar.models"},
     {"cifar.records", "cifar.bulk"},
     {"cifar.analytics"},
-    {"cifar.training", "cifar.serving"},
-    {"cifar.cli", "cifar.notebook"},
-    {"cifar.__main__", "app"},
+    {"cifar.training.data", "cifar.training.network", "cifar.training.measures", "cifar.training.libraries"}
+    | {"cifar.serving.asgi", "cifar.serving.routes"},
+    {"cifar.training.run", "cifar.serving.process"},
+    {"cifar.training.distributed", "cifar.training.export", "cifar.training.report", "cifar.serving.auth"},
+    {"cifar.serving.front", "cifar.serving.inference"},
+    {"cifar.serving.rest", "cifar.serving.gradio"},
+    {"cifar.serving.page"},
+    {"cifar.cli", "cifar.notebook", "app"},
+    {"cifar.__main__", "gunicorn.conf"},
 ]
-MODULES = sorted([*(ROOT / "cifar").rglob("*.py"), ROOT / "app.py"])
-TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+FACADE = ("cifar", "cifar.notebook")
+"""The one import that goes up: `cifar.show` imports its module on first use."""
+GRADIO_INTERNALS = re.compile(
+    "component_meta|create_or_modify_pyi|state_session_capacity|has_launched|GRADIO_CACHE|save_file_to_cache|data_model"
+    r"|x-gradio-server|unexpected_error|event_id|fn_index|session_hash|gradio_config|i18n_translations|event\._data"
+)
+FILES = [*sorted((ROOT / "cifar").rglob("*.py")), ROOT / "app.py", ROOT / "gunicorn.conf.py"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
+MODULES = {module_name(file): ast.parse(file.read_text()) for file in FILES}
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+        elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imports(module: str) -> set[str]:
+    """Return the modules of this project that `module` imports, at its top or inside a function."""
+    names = set(imported_names(MODULES[module]))
+    names |= {name.rpartition(".")[0] for name in names}  # the module of an imported function or class
+    return {name for name in names & MODULES.keys() - {module} if (module, name) != FACADE}
+
+
 def room(module: str) -> str:
-    """`cifar.training.data.dataset` lives in `cifar.training`."""
-    return ".".join(module.split(".")[:2])
+    """Return the room of a module: `cifar.models` for `cifar.models.registry`, one level deeper in training and serving."""
+    parts = module.split(".")
+    return ".".join(parts[: 3 if parts[1:2] in (["training"], ["serving"]) else 2])
 
 
-def floor(module: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if room(module) in rooms)
+def using(words: re.Pattern[str], files: list[Path]) -> list[str]:
+    return [str(file.relative_to(ROOT)) for file in files if words.search(file.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("file", MODULES, ids=module_name)
-def test_a_module_imports_only_from_its_own_room_or_floors_below(file):
-    """Data flows one way; training and serving do not know each other."""
-    name = module_name(file)
-    for imported in imports(file):
-        if room(imported) in set().union(*FLOORS) and room(imported) != room(name):
-            assert floor(imported) < floor(name) or floor(imported) == 0, f"{name} imports {imported}"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_its_own_room_or_from_lower_floors(module):
+    """Dependencies go one way, so a room can be read and changed without those above it."""
+    floors = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for name in imports(module):
+        if room(name) != room(module):
+            assert floors[room(name)] < floors[room(module)], f"{module} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """The modules of a circle cannot be understood, tested or moved one by one."""
+    list(TopologicalSorter({module: imports(module) for module in MODULES}).static_order())  # raises CycleError
+
+
+def test_training_and_serving_do_not_import_each_other():
+    """They share only the exported version; a server needs neither TensorFlow nor a data set."""
+    for one, other in (("cifar.training", "cifar.serving"), ("cifar.serving", "cifar.training")):
+        for module in MODULES:
+            if module.startswith(one):
+                assert not [name for name in imports(module) if name.startswith(other)], module
+
+
+def test_no_module_of_this_project_is_imported_by_a_string():
+    """An import by string is invisible to the tests above."""
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and re.search(r"import_module$|__import__$", ast.unparse(node.func)):
+                assert not re.search("cifar|app", ast.unparse(node)), module
 
 
 def test_only_settings_reads_the_environment():
-    """Whoever wants to know what can be configured reads one file."""
-    readers = [module_name(file) for file in MODULES if {"environ", "getenv"} & set(_names(file))]
-    assert readers == ["cifar.settings"]
+    """All that can be configured is in one file. Elsewhere, only a variable that a library reads may be set."""
+    name = r"'(?!CIFAR_)\w+'"
+    allowed = re.compile(rf"os\.environ\[{name}\] = |os\.environ\.setdefault\({name}, |del os\.environ\[{name}\]")
+    for module in MODULES.keys() - {"cifar.settings"}:
+        code = allowed.sub("", ast.unparse(MODULES[module]))
+        assert not re.search(r"\b(environ|getenv|dotenv_values)\b", code), module
+    assert "os.environ" in ast.unparse(MODULES["cifar.settings"])
 
 
-def test_only_app_brings_api_and_page_together():
-    """The API can be had without the page, and the page's framework stays in two files."""
-    using = [module_name(file) for file in MODULES if "gradio" in {name.split(".")[0] for name in imports(file)}]
-    users = sorted({".".join(name.split(".")[:3]) for name in using})
-    assert users == [
-        "cifar.serving.gradio",
-        "cifar.serving.page",
-    ]
+def test_gradio_is_imported_by_two_rooms_only():
+    """REST, MCP and the command line work without the page's framework, which takes seconds to import."""
+    users = {
+        room(module) for module in MODULES if any(re.match(r"gradio\b", n) for n in imported_names(MODULES[module]))
+    }
+    assert users == {"cifar.serving.gradio", "cifar.serving.page"}
 
 
-def _names(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.ImportFrom):
-            yield from (alias.name for alias in node.names)
+def test_the_internals_of_gradio_are_named_in_one_room_and_in_the_scripts_only():
+    """They can change with each release of Gradio, and an upgrade must find them in one place."""
+    places = using(GRADIO_INTERNALS, [*FILES, *(ROOT / "cifar").rglob("*.js")])
+    assert places
+    assert [
+        file for file in places if not file.startswith(("cifar/serving/gradio/", "cifar/serving/page/static/"))
+    ] == []
+
+
+def test_no_folder_has_more_than_a_dozen_modules():
+    """A larger folder is several rooms; its files do not tell what belongs together."""
+    for folder in {file.parent for file in FILES}:
+        files = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
+        assert len(files) <= 12, f"{folder.relative_to(ROOT)}: {len(files)}"
+
+
+def test_no_file_has_more_than_400_lines():
+    """A longer file needs a table of contents: it is two files."""
+    files = [*FILES, *TESTS, *(ROOT / "docs").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert {str(file.relative_to(ROOT)) for file in files if len(file.read_text().splitlines()) > 400} == set()
 
 
 @pytest.mark.slow
@@ -93,22 +156,26 @@ def _names(file: Path) -> Iterator[str]:
         ("cifar.training.export.write", ["gradio", "fastapi"]),
     ],
 )
-def test_importing_a_module_does_not_import_what_it_may_never_need(module, heavy):
-    """A fresh interpreter tells: heavy libraries wait until they are used."""
+def test_importing_a_module_does_not_import_heavy_libraries_that_it_may_not_need(module, heavy):
+    """Commands start fast and servers stay small. A fresh interpreter shows what is imported."""
     code = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
 
 
-@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
-def test_every_test_says_the_promise_it_keeps(file):
-    """A test's name is a sentence, and its docstring says why anybody cares."""
+@pytest.mark.parametrize("file", [file for file in TESTS if file.name.startswith("test_")], ids=lambda file: file.stem)
+def test_a_test_states_its_promise_in_its_name_and_the_reason_in_its_docstring(file):
+    """A failure then says what broke and why it matters. A docstring that repeats the name says nothing."""
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            assert ast.get_docstring(node), node.name
-            assert node.name.count("_") >= 4, node.name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            promise, reason = node.name.split("_")[1:], ast.get_docstring(node) or ""
+            assert len(promise) >= 4, node.name
+            assert re.search(r"[.?!]$", reason), node.name
+            assert len(set(re.findall(r"[a-z]+", reason.lower())) - set(promise)) >= 2, f"{node.name}: {reason}"
 
 
-def test_no_file_needs_a_table_of_contents():
-    """A file of more than 400 lines is two files."""
-    assert [module_name(file) for file in MODULES if len(file.read_text().splitlines()) > 400] == []
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_no_test_imports_another_test_module_or_the_conftest(file):
+    """Shared helpers live in `tests/support`, so that a test module can be changed or removed alone."""
+    for name in imported_names(ast.parse(file.read_text())):
+        assert not re.search(r"(^|\.)(test_\w+|conftest)(\.|$)", name.rpartition(".")[0] or name), name

@@ -1,4 +1,4 @@
-"""`python -m cifar`, in this process and in one of its own."""
+"""Run `python -m cifar`, in this process or in one of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifar.settings import ROOT
 
 
 def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which spares the seconds of a fresh interpreter."""
+    """Run a command in this process, which saves the start of an interpreter."""
     words = [str(argument) for argument in arguments]
     with (
         patch.dict(os.environ, {name: str(value) for name, value in environment.items()}),
@@ -29,14 +29,19 @@ def cifar(*arguments: object, **environment: object) -> subprocess.CompletedProc
 
 
 def cifar_process(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does: what libraries write, signals and the replaced process count."""
+    """Run a command in an interpreter of its own: for what libraries print, and for `serve`, which replaces its process."""
+    return python("-m", "cifar", *arguments, **environment)
+
+
+def python(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cifar", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, **{name: str(value) for name, value in environment.items()}},
         capture_output=True,
         text=True,
         check=False,
+        timeout=280,
     )
 
 

@@ -1,6 +1,6 @@
 """A gRPC server that speaks TensorFlow Serving's `Predict` over a real SavedModel, for there is no such binary to be had here.
 
-    python tests/support/tfserving_server.py PORT REGISTRY/NAME [--slow SECONDS]
+    python tests/programs/tfserving.py PORT REGISTRY/NAME [--slow SECONDS]
 
 Tensors are TensorFlow's own `TensorProto`, made and read by TensorFlow. The request around them is described here, as TensorFlow
 Serving publishes it (`predict.proto`, `model.proto`), in the pool where TensorFlow's messages are. Prints `ready` when it serves.

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, started for a test as the user that may run it."""
+"""A real Redis and a real PostgreSQL, started for tests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.servers import free_port, need
+from support.servers import free_port, listens, need
 
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """Where Debian has them."""
@@ -63,3 +64,20 @@ def real_postgres() -> Iterator[Cluster]:
     finally:
         cluster.stop()
         shutil.rmtree(folder)
+
+
+@contextmanager
+def real_redis(folder: Path, port: int = 0) -> Iterator[str]:
+    """Run a Redis without persistence, and yield its address."""
+    port = port or free_port()
+    command = [need("redis-server"), "--port", str(port), "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            assert time.monotonic() < deadline, "Redis did not start"
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(20)
