@@ -30,8 +30,6 @@ GAIN_FROM_BATCHES = frozenset({"tensorflow", "tfserving"})
 REMOTE = frozenset({"tfserving"})
 """The engines that compute on another host, so that several batches can be computed at the same time."""
 
-_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
-
 LITERT_FILE = "assets.extra/model.tflite"
 """Path of the LiteRT file in a version's folder. TensorFlow Serving ignores `assets.extra`."""
 
@@ -112,15 +110,11 @@ def _import_tensorflow() -> Any:
     instead, which is not installed, and goes on without. Loading version 2 in a fresh process takes 533 MB and 1.8 s of processor
     time this way, instead of 646 MB and 2.6 to 2.9 s (TensorFlow 2.21, 2 cores, three runs each, 2026-11-26).
     """
-    before = os.environ.get(_LEGACY_KERAS)
-    os.environ[_LEGACY_KERAS] = "1"
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     try:
         import tensorflow as tf
     finally:
-        if before is None:
-            del os.environ[_LEGACY_KERAS]
-        else:
-            os.environ[_LEGACY_KERAS] = before
+        del os.environ["TF_USE_LEGACY_KERAS"]  # Keras itself may be imported later, for an export
     return tf
 
 
