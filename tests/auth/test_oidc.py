@@ -8,17 +8,17 @@ import time
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
 from itsdangerous import TimestampSigner
 from playwright.sync_api import expect, sync_playwright
 from support.identities import EC_KEY, ISSUER, OneUserProvider, public, serving
-from support.servers import app_process, free_port, need, running, wait_until_ready
+from support.servers import free_port, need, running, wait_until_ready
 
 from app import create_app
-from cifar.serving.auth.oidc import _own_path
+from cifar.serving.auth.oidc import own_path
 from cifar.settings import ROOT, Settings
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Mode": "navigate"}
@@ -67,10 +67,10 @@ def to_provider(browser: TestClient, path: str = "/signin") -> str:
     """Begin to sign in; the address at which the provider sends the browser back."""
     answer = browser.get(path)
     assert answer.status_code == 303, answer.text
-    return httpx.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+    return httpx2.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
 
 
-def sign_in(browser: TestClient, wanted: str = "/") -> httpx.Response:
+def sign_in(browser: TestClient, wanted: str = "/") -> httpx2.Response:
     return browser.get(to_provider(browser, f"/signin?next={wanted}"))
 
 
@@ -173,7 +173,7 @@ def test_an_id_token_that_is_not_for_this_sign_in_signs_nobody_in(browser, provi
     provider.lies = lies
     callback = to_provider(browser)
     assert browser.get(callback).status_code == 401
-    assert "was not begun in this browser" in browser.get(callback).text, "there is one try"
+    assert "was not started in this browser" in browser.get(callback).text, "there is one try"
     assert not is_signed_in(browser)
 
 
@@ -196,11 +196,11 @@ def test_an_id_token_signed_by_a_stranger_signs_nobody_in(provider):
 def test_after_the_sign_in_nobody_is_sent_to_another_site(browser, wanted):
     """A link to our sign-in must not end on somebody else's page."""
     answer = browser.get("/signin", params={"next": wanted})
-    callback = httpx.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+    callback = httpx2.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
     target = browser.get(callback).headers["Location"]
-    assert target == _own_path(wanted)
+    assert target == own_path(wanted)
     assert target in {"/", "/%0d%0aSet-Cookie:x"}
-    assert _own_path("/docs?a=b") == "/docs?a=b"
+    assert own_path("/docs?a=b") == "/docs?a=b"
 
 
 def test_the_cookie_is_signed_and_out_of_the_reach_of_scripts(browser, provider):
@@ -342,10 +342,10 @@ def test_a_session_holds_at_every_worker(provider, tmp_path):
     }
     with running(tmp_path, workers=3, **environment) as server:
         for _ in range(6):
-            begun = httpx.get(f"{server.address}/signin")
+            begun = httpx2.get(f"{server.address}/signin")
             cookies = dict(begun.cookies)
-            callback = httpx.get(begun.headers["Location"]).headers["Location"].removeprefix("http://localhost")
-            finished = httpx.get(f"{server.address}{callback}", cookies=cookies)
+            callback = httpx2.get(begun.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+            finished = httpx2.get(f"{server.address}{callback}", cookies=cookies)
             assert finished.headers["Location"] == "/"
         client = Client(server.address, httpx_kwargs={"cookies": dict(finished.cookies)}, verbose=False)
         for _ in range(12):
@@ -358,22 +358,15 @@ def test_a_person_in_a_real_browser_signs_in_classifies_and_signs_out(provider, 
     """Chromium, the page, the provider: a photo is answered, and after signing out the page is closed."""
     path = need("chromium")
     provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
-    port = str(free_port())
+    port = free_port()
     address = f"http://localhost:{port}"
     environment = {
-        "PORT": port,
         "CIFAR_PUBLIC_URL": address,
         "OPENID_PROVIDER_URL": provider.address,
         "OAUTH_CLIENT_ID": provider.CLIENT[0],
         "OAUTH_CLIENT_SECRET": provider.CLIENT[1],
     }
-    with (
-        (tmp_path / "log").open("w") as log,
-        app_process(log, tmp_path, **environment),
-        sync_playwright() as playwright,
-    ):
-        with httpx.Client(base_url=address) as client:
-            wait_until_ready(client)
+    with running(tmp_path, port=port, **environment), sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page()
         page.goto(address)

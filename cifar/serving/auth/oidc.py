@@ -1,7 +1,7 @@
-"""People sign in to the page at an OpenID Connect provider: authorization code with PKCE, then a signed session cookie.
+"""Sign-in to the page at an OpenID Connect provider: authorization code with PKCE, then a signed session cookie.
 
-`/signin` sends the browser to the provider, `/signin/callback` takes the answer, `/signout` forgets the session. What has
-to be remembered in between (state, nonce, PKCE's verifier, where to go) is in the cookie, so that any worker can go on.
+`/signin` redirects the browser to the provider, `/signin/callback` receives the answer, `/signout` ends the session. State,
+nonce, PKCE verifier and the page to return to are kept in the cookie meanwhile, so any worker can finish a sign-in.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from cifar.settings import Settings
 log = logging.getLogger(__name__)
 
 _OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
-"""Printable ASCII without a backslash, and no second slash: browsers read `//host` and `/\\host` as another site's."""
+"""Printable ASCII without a backslash or a second slash: browsers take `//host` and `/\\host` for another site."""
 _MAX_PENDING = 4
-"""Sign-ins that one browser may have begun: each is in the cookie, and browsers drop a cookie of more than 4 kB."""
+"""Unfinished sign-ins of one browser. Each is kept in the cookie, and browsers drop a cookie larger than 4 kB."""
 _MAX_NEXT_CHARACTERS = 512
 _AGAIN = "Please sign in again."
-_UNAVAILABLE = "Nobody can sign in now: the provider does not answer. Try again later."
+_UNAVAILABLE = "Sign-in is not possible now, because the provider does not answer. Try again later."
 
 _PROVIDER_FAILURES = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError)
 """The provider cannot be reached, is too slow, or sends an answer that cannot be read."""
@@ -50,12 +50,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class PageSignIn:
-    """The routes of the sign-in, and the sessions that it leads to."""
+    """The routes for signing in and out, and the sessions."""
 
     def __init__(self, settings: Settings) -> None:
-        """Nothing is asked of the provider before somebody signs in."""
+        """Prepare the sign-in. The provider is first called when somebody signs in."""
         if settings.oidc_client_secret is None or settings.page_url is None:
-            raise ValueError("settings without a provider")
+            raise ValueError("The settings name no provider.")
         self._settings = settings
         self._url = settings.oidc_provider_url
         self._secret = settings.oidc_client_secret.get_secret_value()
@@ -71,7 +71,7 @@ class PageSignIn:
         self.dependencies = [self._provider, self._keys_host]
 
     def with_sessions(self, app: ASGIApp) -> ASGIApp:
-        """`app` with `scope["session"]`: what the browser's cookie says, when we signed it and it is not too old."""
+        """Return `app` with `scope["session"]`, read from the browser's cookie if its signature and age are valid."""
         secure = self._page_url.startswith("https://")
         return SessionMiddleware(
             app,
@@ -83,15 +83,14 @@ class PageSignIn:
         )
 
     def routes(self) -> list[Route]:
-        """What browsers need to sign in and out."""
         return [
-            Route("/signin", _for_people(self.start), methods=["GET"]),
-            Route("/signin/callback", _for_people(self.finish), methods=["GET"]),
-            Route("/signout", _for_people(self.leave), methods=["GET", "POST"]),
+            Route("/signin", _for_browsers(self.start), methods=["GET"]),
+            Route("/signin/callback", _for_browsers(self.finish), methods=["GET"]),
+            Route("/signout", _for_browsers(self.sign_out), methods=["GET", "POST"]),
         ]
 
     async def start(self, request: Request) -> Response:
-        """Send the browser to the provider. In a frame, as on Spaces, providers do not show up: offer a window."""
+        """Redirect the browser to the provider. Providers refuse to appear in a frame, as on Spaces: offer a window."""
         if request.headers.get("sec-fetch-dest") in {"iframe", "frame"}:
             link = html.escape(f"{self._page_url}/signin")
             return _page("Sign in", f'<a href="{link}" target="_blank" rel="noopener">Sign in in a new window</a>')
@@ -100,40 +99,40 @@ class PageSignIn:
             address, _ = client.create_authorization_url(
                 self._metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
             )
-        begun = {"nonce": nonce, "verifier": verifier, "next": _own_path(request.query_params.get("next", "/"))}
-        pending = {**request.session.get("pending", {}), state: begun}
+        started = {"nonce": nonce, "verifier": verifier, "next": own_path(request.query_params.get("next", "/"))}
+        pending = {**request.session.get("pending", {}), state: started}
         request.session["pending"] = dict(list(pending.items())[-_MAX_PENDING:])
         return RedirectResponse(address, status_code=303)
 
     async def finish(self, request: Request) -> Response:
-        """Take the provider's answer, and begin a session when everything about it is right."""
+        """Receive the provider's answer, check it, and start a session."""
         pending = request.session.get("pending", {})
-        begun = pending.get(request.query_params.get("state", ""))
-        if begun is None:
-            raise SignInFailed(f"This sign-in was not begun in this browser, or too long ago. {_AGAIN}")
-        request.session["pending"] = {state: other for state, other in pending.items() if other is not begun}
+        started = pending.get(request.query_params.get("state", ""))
+        if started is None:
+            raise SignInFailed(f"This sign-in was not started in this browser, or too long ago. {_AGAIN}")
+        request.session["pending"] = {state: other for state, other in pending.items() if other is not started}
         code = request.query_params.get("code")
         if "error" in request.query_params or not code:
             raise SignInFailed(f"The provider did not sign you in. {_AGAIN}")
-        claims = await self._claims(code, begun)
+        claims = await self._claims(code, started)
         request.session.clear()
         request.session["subject"] = claims["sub"]
         request.session["label"] = str(claims.get("preferred_username") or claims.get("name") or claims["sub"])[:64]
-        return RedirectResponse(begun["next"], status_code=303)
+        return RedirectResponse(started["next"], status_code=303)
 
-    async def leave(self, request: Request) -> Response:
-        """Ask, then forget the session. The provider's own session is not ours to end."""
+    async def sign_out(self, request: Request) -> Response:
+        """Ask for confirmation, then end the session here. The session at the provider continues."""
         who = html.escape(request.session.get("label", ""))
         if request.method == "POST" or not who:
             request.session.clear()
             return _page("You are signed out", '<a href="/signin">Sign in</a>')
         return _page(f"Signed in as {who}", '<form method="post" action="/signout"><button>Sign out</button></form>')
 
-    async def _claims(self, code: str, begun: dict[str, str]) -> dict[str, Any]:
-        """What the provider says of the person, checked like any token, and tied to this browser and this service."""
+    async def _claims(self, code: str, started: dict[str, str]) -> dict[str, Any]:
+        """Exchange a code for the claims about the person: checked, and made for this browser and this service."""
         client = await self._client()
         try:
-            id_token = await self._ask(partial(self._exchange, client, code, begun["verifier"]))
+            id_token = await self._ask(partial(self._exchange, client, code, started["verifier"]))
         except OAuthError as error:
             log.info("the provider refused a code: %s", error.error)
             raise SignInFailed(f"The provider did not confirm the sign-in. {_AGAIN}") from error
@@ -146,12 +145,12 @@ class PageSignIn:
         except CifarError as error:
             raise SignInFailed(f"The provider's answer cannot be trusted. {_AGAIN}") from error
         client_id = self._settings.oidc_client_id
-        if claims.get("nonce") != begun["nonce"] or claims.get("azp", client_id) != client_id:
+        if claims.get("nonce") != started["nonce"] or claims.get("azp", client_id) != client_id:
             raise SignInFailed(f"The provider's answer is for another sign-in. {_AGAIN}")
         return claims
 
     async def _client(self) -> AsyncOAuth2Client:
-        """A client that knows the provider's addresses."""
+        """Return a client for the provider, whose addresses are fetched on first use."""
         if not self._metadata:
             await self._ask(self._discover)
         methods = self._metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
@@ -181,7 +180,7 @@ class PageSignIn:
             raise SignInUnavailable(_UNAVAILABLE) from error
 
     async def _discover(self) -> None:
-        """Learn the provider's addresses from its own document."""
+        """Fetch the provider's addresses from its discovery document."""
         async with httpx2.AsyncClient(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
             answer = await client.get(f"{self._url}/.well-known/openid-configuration")
         answer.raise_for_status()
@@ -196,14 +195,14 @@ class PageSignIn:
         self._metadata = metadata
 
     async def _exchange(self, client: AsyncOAuth2Client, code: str, verifier: str) -> str:
-        """The ID token for a code."""
+        """Return the ID token for a code."""
         async with client:
             answer = await client.fetch_token(self._metadata["token_endpoint"], code=code, code_verifier=verifier)
         return str(answer["id_token"])
 
 
-def _for_people(handler: Handler) -> Handler:
-    """Say what went wrong on a page, where it is a browser that asks."""
+def _for_browsers(handler: Handler) -> Handler:
+    """Wrap a handler so that browsers get a page for an error, and no answer is cached."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -215,21 +214,21 @@ def _for_people(handler: Handler) -> Handler:
             response = _page(str(error), again)
             response.status_code = error.status
         response.headers["Cache-Control"] = "no-store"
-        response.headers["Referrer-Policy"] = "no-referrer"  # the address holds the provider's code
+        response.headers["Referrer-Policy"] = "no-referrer"  # the URL holds the provider's code
         return response
 
     return answer
 
 
-def _own_path(wanted: str) -> str:
-    """Where to go after the sign-in: only ever a path of ours."""
-    return wanted if len(wanted) <= _MAX_NEXT_CHARACTERS and _OWN_PATH.fullmatch(wanted) else "/"
+def own_path(target: str) -> str:
+    """Return the page to open after the sign-in: `target` if it is a path on this server, else `/`."""
+    return target if len(target) <= _MAX_NEXT_CHARACTERS and _OWN_PATH.fullmatch(target) else "/"
 
 
-def _page(words: str, content: str) -> HTMLResponse:
-    """A page of one sentence and, as HTML, one thing to do. It needs no script and no style."""
+def _page(text: str, html_content: str) -> HTMLResponse:
+    """Return a page with one sentence and one link or form. It needs no script and no style sheet."""
     return HTMLResponse(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>CIFAR Space</title></head>'
-        f"<body><h1>CIFAR Space</h1><p>{words}</p><p>{content}</p></body></html>"
+        f"<body><h1>CIFAR Space</h1><p>{text}</p><p>{html_content}</p></body></html>"
     )

@@ -1,4 +1,4 @@
-"""The last middleware before the routes: a limit on the request body."""
+"""The last middleware before the routes: a limit on the size of the request body."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cifar.serving.asgi import error_response, header
 
 
 class BodyLimit:
-    """Answers 413 as soon as a body is known to be too large: by its Content-Length, else while it arrives."""
+    """Answers 413 to a body that is too large: at once if `Content-Length` says so, else when it exceeds the limit."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting its body."""
+        """Pass a request on, and count the bytes of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -39,7 +39,7 @@ class BodyLimit:
             return message
 
         async def send_unless_exceeded(message: Message) -> None:
-            # a reader may turn the exception into an answer of its own: ours takes its place
+            # The app may turn the exception into an answer of its own; ours replaces it.
             nonlocal started
             if not exceeded:
                 started = started or message["type"] == "http.response.start"

@@ -1,4 +1,4 @@
-"""What browsers are told not to do with our answers."""
+"""The third middleware: security headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cifar.settings import Settings
 
 _POLICY = {
     "default-src": "'self'",
-    # Gradio's page holds inline scripts and styles, and compiles templates.
+    # Gradio's page has inline scripts and styles, and compiles templates.
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
     "style-src": "'self' 'unsafe-inline'",
     "img-src": "'self' data: blob:",
@@ -22,27 +22,26 @@ _POLICY = {
     "form-action": "'self'",
 }
 _SPACES = ["https://huggingface.co", "https://*.hf.space"]
-"""Hugging Face shows a Space in a frame."""
+"""The sites where Hugging Face shows a Space, in a frame."""
 
 
 class SecurityHeaders:
-    """Adds them to every answer that does not have its own."""
+    """Adds security headers to every answer, except those that it has already."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         ancestors = settings.frame_ancestors or (_SPACES if settings.space_id else [])
         frames = " ".join(ancestors) or "'self'"
-        common = {
+        policy = "; ".join(f"{name} {value}" for name, value in {**_POLICY, "frame-ancestors": frames}.items())
+        headers = {
             "x-content-type-options": "nosniff",
             "referrer-policy": "strict-origin-when-cross-origin",
             "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+            "content-security-policy": policy,
         }
         if not ancestors:
-            common["x-frame-options"] = "SAMEORIGIN"
-        policy = "; ".join(f"{name} {value}" for name, value in {**_POLICY, "frame-ancestors": frames}.items())
-        headers = common | {"content-security-policy": policy}
+            headers["x-frame-options"] = "SAMEORIGIN"
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its answer back with them."""
         await self.app(scope, receive, with_headers(send, self._headers))

@@ -1,4 +1,4 @@
-"""How often one caller may ask: counted here, or in Redis for all workers and hosts together."""
+"""Rate limits for each caller, counted in this process or, for all workers and hosts together, in Redis."""
 
 from __future__ import annotations
 
@@ -16,32 +16,24 @@ from cifar.serving.asgi import error_response, with_headers
 from cifar.serving.auth.principal import rate_limit_key
 from cifar.serving.process.metrics import RATE_LIMITED
 from cifar.serving.process.redis import SharedRedis
+from cifar.serving.routes import rule_of
 from cifar.settings import Settings
 
 
-def route_group(scope: Scope) -> str | None:
-    """Which limit a request counts for: `predict`, `page` (everything of Gradio's that does work), or none."""
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return None
-    if scope["path"] in {"/predict", "/explain", "/feedback"} or scope["path"].startswith("/v1/"):
-        return "predict"
-    return "page" if scope["path"].startswith("/gradio_api/") else None
-
-
 class RateLimit:
-    """Refuses with 429 who asks more often than the settings allow, and tells everybody how much they have left."""
+    """Answers 429 to callers over their limit. Every other limited answer says how many requests are left."""
 
     def __init__(self, app: ASGIApp, settings: Settings, *, redis: SharedRedis | None) -> None:
         """Limit `app`.
 
         Args:
-            app: what to limit.
-            settings: `rate_limit_predict` and `rate_limit_page`; an empty one limits nothing.
-            redis: where to count for all workers and hosts; without it, or while it is silent, this process counts alone.
+            app: the app to limit.
+            settings: `rate_limit_predict` and `rate_limit_page`, each empty for no limit.
+            redis: counts for all workers and hosts. Without it, or while it is down, each process counts on its own.
         """
         self.app = app
-        wanted = {"predict": settings.rate_limit_predict, "page": settings.rate_limit_page}
-        self._limits = {group: parse(text) for group, text in wanted.items() if text}
+        limits = {"predict": settings.rate_limit_predict, "page": settings.rate_limit_page}
+        self._limits = {group: parse(text) for group, text in limits.items() if text}
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._redis = redis
         self._shared = redis and SlidingWindowCounterRateLimiter(
@@ -55,9 +47,9 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a request and pass it on, or refuse it."""
-        group = route_group(scope)
-        limit = self._limits.get(group or "")
-        if group is None or limit is None or scope["state"].get("from_worker"):
+        group = rule_of(scope["path"]).rate_group if scope["type"] == "http" and scope["method"] == "POST" else ""
+        limit = self._limits.get(group)
+        if limit is None or scope["state"].get("from_worker"):  # the other worker has counted it
             await self.app(scope, receive, send)
             return
         allowed, stats = await self._hit(limit, group, rate_limit_key(scope))
@@ -74,7 +66,7 @@ class RateLimit:
         await error_response(error, scope["state"]["request_id"])(scope, receive, send)
 
     async def _hit(self, limit: RateLimitItem, group: str, caller: str) -> tuple[bool, WindowStats]:
-        """Count one request: whether it is allowed, and what is left."""
+        """Count one request. Return whether it is allowed, and the caller's window afterwards."""
         if self._redis and self._shared:
             answer = await self._redis.ask(partial(_count, self._shared, limit, group, caller))
             if answer is not None:
@@ -90,7 +82,7 @@ async def _count(
 
 
 def _headers(group: str, limit: RateLimitItem, stats: WindowStats, wait_seconds: int) -> list[tuple[bytes, bytes]]:
-    """As draft-ietf-httpapi-ratelimit-headers-10 writes them."""
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-10."""
     return [
         (b"ratelimit-policy", f'"{group}";q={limit.amount};w={limit.get_expiry()}'.encode()),
         (b"ratelimit", f'"{group}";r={stats.remaining};t={wait_seconds}'.encode()),
