@@ -1,8 +1,8 @@
-"""The one way to write files and folders whole: a reader sees the old content or the new, and a crash leaves no half.
+"""Atomic writes: a reader sees the old content of a file or folder or the new one, and a crash leaves no half-written one.
 
-Everything is first written under a hidden temporary name in the same folder, flushed to disk, and then renamed. All
-temporary names begin with `TEMPORARY_PREFIX`, so code that lists folders can skip them and `remove_leftovers` can find
-what a killed process left behind.
+Everything is first written under a hidden temporary name in the same folder and then renamed. Files are flushed to disk before
+that, so they also survive a power failure. All temporary names begin with `TEMPORARY_PREFIX`: code that lists folders can skip
+them, and `remove_leftovers` finds those that a killed process left behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,13 @@ TEMPORARY_PREFIX = ".tmp-"
 def replacing(path: Path, *, mode: int | None = None, durable: bool = True) -> Iterator[Path]:
     """Replace a file: write to the yielded temporary file, which takes the place of `path` when the block succeeds.
 
-    When the block raises, `path` is untouched and the temporary file is removed. A file that root replaces keeps its owner.
+    When the block raises, `path` is untouched and the temporary file is removed. Root does not take a file over: it keeps
+    the owner that it had.
 
     Args:
-        path: the file to create or replace. The temporary file has the same suffix, since some writers go by it.
-        mode: permissions of the new file, such as 0o600. None: those that the writer gives it.
-        durable: flush to disk before renaming, so that the content survives a power failure. Costs milliseconds.
+        path: the file to create or replace. The temporary file has the same suffix, since some writers depend on it.
+        mode: permissions of the new file, such as 0o600. None: those of the file that it replaces, if there is one.
+        durable: flush to disk, so that the content survives a power failure. This takes milliseconds.
     """
     temporary = _temporary_sibling(path)
     try:
@@ -35,23 +37,27 @@ def replacing(path: Path, *, mode: int | None = None, durable: bool = True) -> I
             temporary.touch(mode=mode)
         yield temporary
         if durable:
-            _sync(temporary)
-        if os.name == "posix" and os.geteuid() == 0 and path.exists():
-            os.chown(temporary, path.stat().st_uid, path.stat().st_gid)
+            _flush(temporary)
+        if path.exists():
+            before = path.stat()
+            if os.name == "posix" and os.geteuid() == 0:
+                os.chown(temporary, before.st_uid, before.st_gid)
+            if mode is None:
+                temporary.chmod(stat.S_IMODE(before.st_mode))
         temporary.replace(path)
         if durable:
-            _sync(path.parent)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def create_once(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file that must not exist yet. Of several processes that try at once, exactly one succeeds.
+    """Create a file that must not exist yet. Of several processes that try at the same time, exactly one succeeds.
 
     Args:
         path: the file to create.
-        content: all of it.
-        mode: its permissions, lessened by the umask.
+        content: its whole content.
+        mode: its permissions, from which the umask is subtracted.
 
     Raises:
         FileExistsError: the file exists already; it is untouched.
@@ -60,16 +66,16 @@ def create_once(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     try:
         temporary.touch(mode=mode)
         temporary.write_bytes(content)
-        _sync(temporary)
-        os.link(temporary, path)  # fails where the name is taken; a rename would replace the file
-        _sync(path.parent)
+        _flush(temporary)
+        os.link(temporary, path)  # fails when the name is taken; a rename would replace the file
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Make a hidden folder in `parent` to fill and then rename. It is removed at the end unless it was renamed."""
+    """Make a hidden folder in `parent`, to be filled and renamed. At the end it is removed, unless it was renamed."""
     folder = parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     folder.mkdir()
     try:
@@ -80,21 +86,23 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder whole: fill the yielded temporary folder, which becomes `path` when the block succeeds.
+    """Create a folder with its content: fill the yielded temporary folder, which becomes `path` when the block succeeds.
 
     Raises:
         OSError: `path` exists and is not an empty folder; it is untouched.
     """
     with temporary_folder(path.parent) as folder:
         yield folder
+        for content in folder.rglob("*"):
+            _flush(content)
         folder.rename(path)
-        _sync(path.parent)
+        _flush(path.parent)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is created if need be. Other processes wait until it is released."""
-    import fcntl  # not on Windows, where nothing that needs a lock runs
+    """Hold an exclusive lock on the file `path`, which is created if needed. Other processes wait until it is released."""
+    import fcntl  # does not exist on Windows, where no command needs a lock
 
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -102,7 +110,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process left in `folder`. Nobody may be writing there."""
+    """Remove temporary files and folders of killed processes. Call it only while no other process writes to `folder`."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -111,7 +119,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -120,8 +128,10 @@ def _temporary_sibling(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}")
 
 
-def _sync(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Flush a file, or a folder's list of names, to disk."""
+    if os.name != "posix":  # Windows can flush neither a folder nor a file that is open for reading only
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
