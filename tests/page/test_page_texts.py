@@ -1,7 +1,8 @@
-"""What the page says, without a browser: both languages, sentences of answers, the model's measurements."""
+"""The page's texts and HTML, without a browser: both languages, answers, and the tabs Model and Code."""
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 from dataclasses import replace
@@ -9,74 +10,70 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.two_versions import write_two_versions
+from support.samples import write_two_versions
 
-from cifar import errors
+from cifar import CLASS_NAMES
+from cifar.errors import BadParameter, CifarError
+from cifar.format import percent
 from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
 from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classification
-from cifar.serving.page import texts
-from cifar.serving.page.answer import answer_html, percent, sentence
-from cifar.serving.page.code import code_html
+from cifar.serving.page.answer import answer_html, headline
+from cifar.serving.page.code_tab import SNIPPETS, code_html
 from cifar.serving.page.model_tab import model_html
 from cifar.serving.page.plots import Series, curves
-from cifar.serving.page.snippets import SNIPPETS
-from cifar.serving.page.texts import LANGUAGES, TEXTS, Words, class_name, error_words, spans, words
+from cifar.serving.page.texts import LANGUAGES, TEXTS, Text, as_html, class_name, error_text, text
 from cifar.settings import ROOT
 
 PAGE = ROOT / "cifar/serving/page"
-SOURCES = {file.name: file.read_text(encoding="utf-8") for file in sorted(PAGE.rglob("*")) if file.is_file() and file.suffix != ".pyc"}
 CHINESE = re.compile(r"[\u3001-\u9fff\uff00-\uffef]")
 
 
 @pytest.mark.parametrize("key", sorted(TEXTS))
-def test_every_text_is_there_in_both_languages_with_the_same_gaps(key):
-    """Chinese is Chinese, English is English, and neither forgets a value."""
+def test_every_text_exists_in_both_languages_with_the_same_placeholders(key):
+    """A text that is missing in one language would leave a gap on the page."""
     english, chinese = TEXTS[key]
-    by_code = re.fullmatch(r"error\.\w+", key) and key != "error.unreachable"
-    assert bool(english) != bool(by_code), "an error's English sentence is the error's own"
+    assert english
     assert not CHINESE.search(english)
-    gaps = [{field for _, field, _, _ in string.Formatter().parse(text) if field} for text in (english, chinese)]
-    if key != "error" and not by_code:
-        assert gaps[0] == gaps[1]
-    if key not in {"code.javascript", "code.python_client", "code.python_requests"}:
-        assert CHINESE.search(chinese) or key == "error"
+    assert CHINESE.search(chinese) or key in {"code.python_client", "code.python_requests", "code.javascript"}
+    assert (
+        len({frozenset(name for _, name, _, _ in string.Formatter().parse(text) if name) for text in TEXTS[key]}) == 1
+    )
 
 
-def test_every_text_is_used_and_every_text_used_is_there():
-    """No key is misspelt, none is left over."""
-    code = "".join(text for name, text in SOURCES.items() if not name.startswith("texts"))
-    used = set(re.findall(r"""["']([a-z_]+(?:\.[a-z_0-9]+)*)["']""", code))
-    used |= {f"code.{snippet.name}" for snippet in SNIPPETS}
-    used |= {f"model.{name}" for name in used}  # `_section` and `_facts` put `model.` before a name
-    elsewhere = {key for key in TEXTS if key.startswith(("class.", "error."))} | {
-        "error",
-        "code.copy",
-        "code.copied",
-        "common.complete",
-    }
-    assert set(TEXTS) - used - elsewhere == set()
-    asked = set(re.findall(r"""(?:say|words|TRANSLATE|translate|cifar\.say|cifar\.words)\(["']([\w.]+)["']""", code))
-    assert asked - set(TEXTS) == set()
+def keys_in_the_code() -> set[str]:
+    """Return every string constant of the page's Python and JavaScript that has the form of a key: `group.name`."""
+    constants = set()
+    for file in PAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        constants |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for file in PAGE.rglob("*.js"):
+        constants |= set(re.findall(r'"([^"\n]*)"', file.read_text(encoding="utf-8")))
+    groups = {key.partition(".")[0] for key in TEXTS}
+    form = re.compile(rf"({'|'.join(groups)})\.\w+")
+    return {constant for constant in constants if isinstance(constant, str) and form.fullmatch(constant)}
 
 
-def test_every_error_that_the_page_can_meet_has_a_chinese_sentence():
-    """By its code; those of the command line alone are left out."""
-    line_only = {"bulk_failed", "bad_data", "training_failed", "export_failed", "bad_key", "bad_records", "bad_setting"}
-    tree = [errors.CifarError]
-    for error in tree:
-        tree += error.__subclasses__()
-    here = [error for error in tree if error.__module__ == "cifar.errors"]
-    missing = {error.code for error in here} - line_only - {key.removeprefix("error.") for key in TEXTS}
-    assert missing == set()
+def codes_of_the_server(error: type[CifarError] = CifarError) -> set[str]:
+    """Return the codes of all errors that a request can get; those that only commands raise have status 500."""
+    own = {error.code} if error.status != 500 or error is CifarError else set()
+    return own.union(*(codes_of_the_server(kind) for kind in error.__subclasses__()))
 
 
-def test_an_error_says_its_details_in_both_languages():
-    """What came, what was expected: the details are the error's own."""
-    told = error_words(errors.BadParameter("top_k must be from 1 to 10, the number of classes; got 11."))
-    assert told.en == "top_k must be from 1 to 10, the number of classes; got 11."
-    assert told.zh == "参数不正确（top_k must be from 1 to 10, the number of classes; got 11.）"
+def test_the_texts_are_exactly_those_that_the_page_uses():
+    """A misspelt key would fail when the page shows it, an error without a text too; an unused text would be kept for nothing."""
+    by_code = {f"error.{code}" for code in codes_of_the_server()}
+    by_class = {f"class.{name}" for name in CLASS_NAMES}
+    of_gradio = {"common.complete"}  # a key of Gradio's own, which its Chinese translation lacks
+    assert set(TEXTS) == keys_in_the_code() | by_code | by_class | of_gradio
+
+
+def test_the_message_of_an_error_is_shown_in_both_languages():
+    """In Chinese, it follows the meaning of the error's code."""
+    shown = error_text(BadParameter("top_k must be from 1 to 10, the number of classes; got 11."))
+    assert shown.en == "top_k must be from 1 to 10, the number of classes; got 11."
+    assert shown.zh == "参数不正确（top_k must be from 1 to 10, the number of classes; got 11.）"
 
 
 @pytest.mark.parametrize(
@@ -87,101 +84,104 @@ def test_an_error_says_its_details_in_both_languages():
         ({"airplane": 0.4, "bird": 0.35, "ship": 0.25}, "Perhaps an airplane; a bird or a ship is possible.", None),
         (
             {"cat": 0.3, "dog": 0.3, "deer": 0.3, "frog": 0.1},
-            "Hard to tell; most like a cat; a dog or a deer is possible.",
+            "Hard to tell; most likely a cat; a dog or a deer is possible.",
             None,
         ),
         ({"gadget": 0.99, "x": 0.01}, "Almost certainly a gadget.", "几乎可以肯定是gadget。"),
     ],
 )
-def test_an_answer_is_said_in_one_sentence(scores, english, chinese):
-    """As sure as the score is, and no surer."""
-    said = sentence(Prediction(scores, list(scores.items())[:1]))
-    assert said.en == english
-    assert chinese is None or said.zh == chinese
+def test_the_headline_of_an_answer_is_as_certain_as_its_score(scores, english, chinese):
+    """A person reads the sentence, not the score."""
+    shown = headline(Prediction(scores, list(scores.items())[:1]))
+    assert shown.en == english
+    assert chinese is None or shown.zh == chinese
 
 
 def an_answer(**more) -> Classification:
     scores = {"cat": 0.97, "dog": 0.03}
     prediction = replace(Prediction(scores, list(scores.items())), **more)
-    return Classification("m", 3, prediction, np.zeros((8, 8, 3), np.uint8), 1.25)
+    return Classification("m", 3, prediction, np.zeros((8, 8, 3), np.uint8), 1.25, "digest")
 
 
-def known_confidence(images: int | None = 2300, error: float | None = 0.014) -> Manifest:
-    """The shipped version's manifest, its confidence fitted on so many images and measured to be so far off."""
+def manifest_with(images: int | None = 2300, error: float | None = 0.014) -> Manifest:
+    """Return the shipped version's manifest with confidence fitted on `images` and a calibration error of `error`."""
     manifest = Registry(ROOT / "saved_model", "cifar_classifier").get(2).manifest
     fitted = None if images is None else manifest.confidence.model_copy(update={"held_out_images": images})
     test = {**manifest.metrics["test"], "ece": error}
     return manifest.model_copy(update={"confidence": fitted, "metrics": {**manifest.metrics, "test": test}})
 
 
-def test_a_photo_of_none_of_the_classes_is_said_so_above_the_bars():
-    """However sure the model is: the sentence names no class."""
+def test_an_answer_out_of_distribution_says_so_above_the_bars():
+    """The sentence names no class, however high the model's score is."""
     page = answer_html(
-        an_answer(ood_score=9.0, in_distribution=False), manifest=known_confidence(), explains=True, request_id="a"
+        an_answer(ood_score=9.0, in_distribution=False), manifest=manifest_with(), explains=True, request_id="a"
     )
     assert "Probably none of the classes." in page
     assert "很可能不属于任何类别。" in page
     assert "Is it none of the classes?" in page
     assert "Is this right?" not in page
-    assert page.index("do not rely on the bars") < page.index('class="bars"')
+    assert page.index("do not rely on the scores") < page.index('class="bars"')
     assert "certainly" not in page
     assert "doubtful" in page
 
 
-@pytest.mark.parametrize(("near", "said"), [(True, False), (None, True)])
-def test_a_version_that_cannot_tell_says_so(near, said):
-    """Silence would pass for a promise."""
-    page = answer_html(an_answer(in_distribution=near), manifest=known_confidence(None), explains=False)
-    assert ("cannot tell photos of other things apart" in page) == said
+@pytest.mark.parametrize(("in_distribution", "shown"), [(True, False), (None, True)])
+def test_a_version_without_ood_score_says_that_it_has_none(in_distribution, shown):
+    """Without a word on it, people would take every answer for in distribution."""
+    page = answer_html(an_answer(in_distribution=in_distribution), manifest=manifest_with(None), explains=False)
+    assert ("cannot recognise photos that show none of its classes" in page) == shown
     assert "none of the classes." not in page
     assert "data-why" not in page
 
 
-def test_a_class_name_is_text_and_never_html():
-    """Whoever trains on folders may name them anything."""
+def test_a_class_name_is_shown_as_text_and_never_as_html():
+    """A folder of training images can have any name."""
     scores = {"<b>": 0.9, "</b>": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, manifest=known_confidence(None), explains=True)
+    page = answer_html(answer, manifest=manifest_with(None), explains=True)
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
 
 
-def test_a_class_named_none_has_one_button_for_what_was_right():
-    """It and none of the classes are one label; two buttons for it would be one too many."""
+def test_a_class_named_none_has_one_feedback_button():
+    """The class and "none of the classes" are the same label for feedback."""
     scores = {"cat": 0.9, "none": 0.1}
     answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, manifest=known_confidence(None), explains=False, request_id="a")
+    page = answer_html(answer, manifest=manifest_with(None), explains=False, request_id="a")
     assert page.count('data-right="none"') == 1
 
 
 @pytest.mark.parametrize(
-    ("images", "error", "said"),
+    ("images", "error", "shown"),
     [
         (None, 0.29, ["Confidence is not calibrated."]),
-        (6, None, ["Confidence was calibrated on 6 images only."]),
+        (6, None, ["Confidence was calibrated on only 6 images."]),
         (
             6,
             0.294,
-            ["Confidence was calibrated on 6 images only.", "On 10,000 test images, confidence was off by 29.4 %"],
+            [
+                "Confidence was calibrated on only 6 images.",
+                "On 10,000 test images, confidence differed from accuracy by 29.4 %",
+            ],
         ),
-        (2300, 0.294, ["On 10,000 test images, confidence was off by 29.4 % on average."]),
+        (2300, 0.294, ["On 10,000 test images, confidence differed from accuracy by 29.4 % on average."]),
         (2300, 0.014, ["Confidence is calibrated."]),
         (2300, None, ["Confidence is calibrated."]),
     ],
 )
-def test_few_held_out_images_or_a_large_error_are_no_calibration(images, error, said):
-    """What is known is said instead, on the tab Model too."""
-    manifest = known_confidence(images, error)
+def test_confidence_counts_as_calibrated_only_with_enough_images_and_a_small_error(images, error, shown):
+    """Otherwise the page shows the reasons for doubt; the tab Model shows the numbers."""
+    manifest = manifest_with(images, error)
     page = answer_html(an_answer(), manifest=manifest, explains=False)
-    assert all(sentence in page for sentence in said)
-    assert ("Confidence is calibrated." in page) == (said == ["Confidence is calibrated."])
+    assert all(sentence in page for sentence in shown)
+    assert ("Confidence is calibrated." in page) == (shown == ["Confidence is calibrated."])
     facts = model_html(manifest)
     assert ("calibrated" in facts) == (images is None)
     assert (f"temperature 0.61, fitted on {images or 0:,} held-out images" in facts) == (images is not None)
 
 
-def test_nearly_certain_never_looks_like_certain():
-    """Of rounding alone nobody becomes infallible."""
+def test_a_share_just_below_one_is_not_shown_as_100_percent():
+    """100.0 % would claim that there are no exceptions."""
     assert [percent(share) for share in (1, 0.9997, 0.9994, 0.5, 0)] == [
         "100.0 %",
         "> 99.9 %",
@@ -196,8 +196,8 @@ def registry(tmp_path: Path) -> Registry:
     return Registry(write_two_versions(tmp_path), "cifar_classifier")
 
 
-def test_the_model_tab_shows_what_the_manifest_holds(registry):
-    """Accuracy with its interval, bars, matrix, reliability, curves, signatures."""
+def test_the_model_tab_shows_what_the_manifest_contains(registry):
+    """It has accuracy with its interval, bars, confusion matrix, reliability diagram, curves and signatures."""
     manifest = registry.get(2).manifest
     page = model_html(manifest)
     measured = manifest.metrics["test"]
@@ -212,7 +212,7 @@ def test_the_model_tab_shows_what_the_manifest_holds(registry):
 
 
 @pytest.mark.parametrize(
-    ("values", "upwards"),
+    ("values", "ticks"),
     [
         ([0.54, 0.65, 0.76], ["0.5", "0.6", "0.7", "0.8"]),
         ([0.6812, None, 0.6834], ["0.681", "0.682", "0.683", "0.684"]),
@@ -221,45 +221,44 @@ def test_the_model_tab_shows_what_the_manifest_holds(registry):
         ([0.6812], ["0.50", "0.75"]),
     ],
 )
-def test_a_curve_stands_between_round_numbers_and_one_epoch_is_a_dot(values, upwards):
-    """A line of one point draws nothing."""
-    plot = curves(Words("Loss", "损失"), [Series(Words("training", "训练"), "first", values)])
-    assert re.findall('text-anchor="end">([^<]+)', plot) == upwards
+def test_the_axis_of_a_curve_has_round_numbers_and_one_epoch_is_a_dot(values, ticks):
+    """A line with one point would be invisible."""
+    plot = curves(Text("Loss", "损失"), [Series(Text("training", "训练"), "first", values)])
+    assert re.findall('text-anchor="end">([^<]+)', plot) == ticks
     assert ('<circle class="first"' in plot) == (len(values) == 1)
     assert "nan" not in plot
 
 
-def test_the_model_tab_says_what_an_older_version_does_not_hold(registry):
-    """It shows the rest."""
+def test_the_model_tab_says_what_the_manifest_of_an_older_version_lacks(registry):
+    """It still shows everything else."""
     page = model_html(registry.get(1).manifest)
-    assert "no measurements by class" in page
+    assert "no accuracy by class" in page
     assert "no training curves" in page
     assert "66.8 % of 10,000 images" in page
 
 
-def test_the_preprocessing_of_the_shipped_version_is_said_in_chinese_too():
-    """The manifest's sentence is one that the page knows."""
+def test_the_preprocessing_of_the_shipped_version_has_a_chinese_text():
+    """The page translates only the description that it knows."""
     manifest = Registry(ROOT / "saved_model", "cifar_classifier").get().manifest
     assert manifest.preprocessing == TEXTS["model.preprocessing_known"].en
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:7860/", "https://a.example/space/"])
-def test_snippets_name_the_address_where_the_page_was_opened(address):
-    """Copied and run, they reach this server."""
+def test_the_snippets_contain_the_address_of_the_opened_page(address):
+    """A copied snippet must reach this server, also behind a proxy that adds a prefix."""
     page = code_html(address, mcp=True)
     assert page.count("data-snippet=") == len(SNIPPETS)
     assert page.count(address.rstrip("/")) == len(SNIPPETS) + 1
 
 
 @pytest.mark.parametrize("address", [None, 7, "javascript:alert(1)", 'http://a"><script>', "http://a/\nb"])
-def test_what_is_no_address_gets_no_snippet(address):
-    """The browser sends it, and anybody can be a browser."""
+def test_a_value_that_is_no_address_gets_no_snippet(address):
+    """The address comes from the request, so it can be anything."""
     assert code_html(address, mcp=True) == ""
 
 
-def test_words_go_in_by_language():
-    """A class's name is Chinese in a Chinese sentence."""
-    assert words("why", name=class_name("cat")) == Words("Why cat?", "为何是猫？")
-    assert spans(Words("<a>", "<a>")) == "&lt;a&gt;"
-    assert list(LANGUAGES) == list(Words._fields)
-    assert len(Path(texts.__file__).read_text(encoding="utf-8").splitlines()) < 400
+def test_a_text_is_filled_into_another_by_language_and_escaped():
+    """The name of a class is Chinese in a Chinese sentence, and is no HTML in either."""
+    assert text("why.title", name=class_name("cat")) == Text("Why cat?", "为何是猫？")
+    assert as_html(Text("<a>", "<a>")) == "&lt;a&gt;"
+    assert list(LANGUAGES) == list(Text._fields)

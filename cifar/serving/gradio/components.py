@@ -1,7 +1,10 @@
-"""Gradio's components, handing on what came, unchecked: the classifier checks it, for page and API alike.
+"""Gradio components that pass on what the caller sent, unchecked.
 
-They are classes because Gradio makes a component anew from its class when an event sets it. (Gradio also writes a file
-`components.pyi` beside this one; git ignores it.)
+Gradio's own components would reject or convert values before our functions see them. Here the classifier checks every value,
+so that the page, Gradio's clients and REST get the same answers and the same error messages.
+
+They are classes, not patched instances, because Gradio creates a component again from its class when an event updates it.
+`get_block_name` names the component of Gradio's front end that a class is shown with.
 """
 
 from __future__ import annotations
@@ -10,33 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import component_meta
 from gradio.data_classes import ImageData, ListFiles
 from gradio.processing_utils import save_file_to_cache
 from pydantic import model_validator
 
 from cifar.serving.inference.archives import Upload
 
+# Gradio writes a stub file for editors beside each file that defines components. Type checkers would read that copy instead.
+component_meta.create_or_modify_pyi = lambda *_: None
+
 
 class Photo(gr.Image):
-    """Hands on the bytes of the file.
+    """Passes on the bytes of the uploaded file.
 
-    Gradio would open the picture first: without our pixel limit, and with errors and an idea of colour of its own.
+    `gr.Image` would decode the image first: without our pixel limit, with other error messages and other colour conversion.
     """
 
     def get_block_name(self) -> str:
-        """The front end's name for it."""
         return "image"
 
     def example_payload(self) -> Any:
-        """What the page's examples of code send: a file of the caller's."""
+        """Return the value that Gradio's generated code examples send."""
         return {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
     def example_value(self) -> Any:
-        """The same, as a word."""
         return "photo.jpg"
 
     def preprocess(self, payload: ImageData | None) -> bytes | None:
-        """The uploaded file's content, or None."""
+        """Return the content of the uploaded file, or None without one."""
         if payload is None or payload.path is None:
             return None
         try:
@@ -45,65 +50,64 @@ class Photo(gr.Image):
             raise gr.Error("The upload is no longer here. Choose the photo again.", print_exception=False) from error
 
     def postprocess(self, value: Path | None) -> ImageData | None:
-        """A file of our own, such as an example, as if it had been uploaded."""
+        """Show a file of the server, such as an example, as if it had been uploaded."""
         if value is None:
             return None
         return ImageData(path=save_file_to_cache(value, self.GRADIO_CACHE), orig_name=value.name)
 
 
 class OneOrMoreFiles(ListFiles):
-    """What came as files: one that was not put in a list is a list of one."""
+    """A list of files. A file that was sent without a list is a list of one."""
 
     @model_validator(mode="before")
     @classmethod
-    def _listed(cls, came: Any) -> Any:
-        return [came] if isinstance(came, dict) else came
+    def _as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
 
 
 class Files(gr.File):
-    """Hands on where the files are, and what they are called: many, read one at a time."""
+    """Passes on the names and paths of the uploaded files, so that they can be read one at a time."""
 
     def get_block_name(self) -> str:
-        """The front end's name for it."""
         return "file"
 
     def preprocess(self, payload: ListFiles | None) -> list[Upload]:
-        """The uploaded files."""
         files = payload.root if payload else []
         return [Upload(file.orig_name or Path(file.path).name, Path(file.path)) for file in files]
 
 
+def one_or_more_files(**options: Any) -> Files:
+    """Create a `Files` component that takes one file or a list of files."""
+    files = Files(file_count="multiple", **options)
+    files.data_model = OneOrMoreFiles  # not in an `__init__` of `Files`: Gradio reads the options from its signature
+    return files
+
+
 class Integer(gr.Number):
-    """Hands on whatever stands where a number should."""
+    """Passes on whatever was sent in place of a number."""
 
     def get_block_name(self) -> str:
-        """The front end's name for it."""
         return "number"
 
     def preprocess(self, payload: Any) -> Any:
-        """What came."""
         return payload
 
 
 class Slider(gr.Slider):
-    """Hands on a number that was typed beside the slider, so that a wrong one gets a sentence in place."""
+    """Passes on a number that was typed beside the slider, also if it is out of range."""
 
     def get_block_name(self) -> str:
-        """The front end's name for it."""
         return "slider"
 
     def preprocess(self, payload: Any) -> Any:
-        """What came."""
         return payload
 
 
 class Choice(gr.Dropdown):
-    """Hands on a choice without asking whether it was offered: that was to another session, or process."""
+    """Passes on a choice even if this process has not offered it; another process or session may have."""
 
     def get_block_name(self) -> str:
-        """The front end's name for it."""
         return "dropdown"
 
     def preprocess(self, payload: Any) -> Any:
-        """What came."""
         return payload

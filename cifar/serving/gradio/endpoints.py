@@ -1,46 +1,38 @@
-"""The endpoints for Gradio's clients: named, typed, and independent of what the page looks like."""
+"""The named and typed endpoints for Gradio's clients. They do not depend on how the page looks.
+
+Gradio publishes the name, the parameters and the docstring of each function at `/gradio_api/info`.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
 
-from cifar.errors import OUR_FAULT, CifarError
-from cifar.serving.auth.principal import Requester
-from cifar.serving.gradio.components import Files, Integer, OneOrMoreFiles, Photo
+from cifar.serving.gradio.calls import as_cifar_error, requester_of
+from cifar.serving.gradio.components import Integer, Photo, one_or_more_files
 from cifar.serving.inference.archives import Upload
+from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
-
-log = logging.getLogger(__name__)
 
 
 def add_endpoints(service: Service) -> None:
-    """Add the endpoints to the page that is being laid out."""
+    """Add the endpoints to the `gr.Blocks` that is being built."""
     _add_predict(service)
     _add_explain(service)
     _add_predict_batch(service)
     _add_models(service)
 
 
-def sentence(error: Exception) -> str:
-    """What a caller reads of an error; what has no sentence is logged."""
-    if isinstance(error, CifarError):
-        return str(error)
-    log.error("a call to the page failed", exc_info=error)
-    return OUR_FAULT
-
-
 @asynccontextmanager
-async def _said() -> AsyncIterator[None]:
-    """Turns any error into its sentence for Gradio."""
+async def _errors_for_gradio() -> AsyncIterator[None]:
+    """Turn any error into a `gr.Error` with its message."""
     try:
         yield
     except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+        raise gr.Error(str(as_cifar_error(error)), print_exception=False) from error
 
 
 def _add(function: Any, *inputs: Any) -> None:
@@ -49,13 +41,8 @@ def _add(function: Any, *inputs: Any) -> None:
         list(inputs),
         gr.JSON(visible=False, label="answer"),
         api_name=function.__name__,
-        concurrency_limit=None,  # the service has its own
+        concurrency_limit=None,  # the service has its own limits
     )
-
-
-def requester_of(request: gr.Request | None) -> Requester | None:
-    """Who asks through Gradio, which gives its functions the request that came."""
-    return request and Requester.of(request.request.scope)
 
 
 def _integer(name: str) -> Integer:
@@ -74,13 +61,18 @@ def _add_predict(service: Service) -> None:
         Args:
             image: the image file.
             top_k: how many classes to rank.
-            version: the model version to ask.
-            request: what Gradio adds.
+            version: the model version to use.
+            request: added by Gradio.
         """
-        async with _said():
+        async with _errors_for_gradio():
             requester = requester_of(request)
             answer = await service.classifier.classify(
-                image, channel="gradio", requester=requester, top_k=top_k, version=version, record=True
+                image,
+                channel="gradio",
+                requester=requester,
+                top_k=whole_number("top_k", top_k),
+                version=whole_number("version", version),
+                record=True,
             )
             return {**answer.as_json(), "request_id": requester and requester.request_id}
 
@@ -94,17 +86,21 @@ def _add_explain(service: Service) -> None:
         version: int | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
-        """Say which part of an image a label's score rests on. The answer is that of `POST /explain`.
+        """Show which parts of an image support a label (occlusion sensitivity). The answer is that of `POST /explain`.
 
         Args:
             image: the image file.
-            label: one of the model's classes; without it, the most probable one.
-            version: the model version to ask.
-            request: what Gradio adds.
+            label: one of the model's classes. By default, the most probable one.
+            version: the model version to use.
+            request: added by Gradio.
         """
-        async with _said():
+        async with _errors_for_gradio():
             explanation = await service.explainer.explain(
-                image, channel="gradio", requester=requester_of(request), label=label, version=version
+                image,
+                channel="gradio",
+                requester=requester_of(request),
+                label=label,
+                version=whole_number("version", version),
             )
             return explanation.as_json()
 
@@ -123,28 +119,24 @@ def _add_predict_batch(service: Service) -> None:
         Args:
             files: image files, and zip archives of them.
             top_k: how many classes to rank.
-            version: the model version to ask.
-            request: what Gradio adds.
+            version: the model version to use.
+            request: added by Gradio.
         """
-        async with _said():
-            return await service.predict_batch(files, requester=requester_of(request), top_k=top_k, version=version)
+        async with _errors_for_gradio():
+            return await service.predict_batch(
+                files,
+                requester=requester_of(request),
+                top_k=whole_number("top_k", top_k),
+                version=whole_number("version", version),
+            )
 
-    several = Files(file_count="multiple", visible=False, label="files")
-    several.data_model = (
-        OneOrMoreFiles  # Gradio reads a component's options from the signature of its `__init__`: it has none of ours
-    )
-    _add(
-        predict_batch,
-        several,
-        _integer("top_k"),
-        _integer("version"),
-    )
+    _add(predict_batch, one_or_more_files(visible=False, label="files"), _integer("top_k"), _integer("version"))
 
 
 def _add_models(service: Service) -> None:
     async def models() -> dict[str, Any]:
-        """List the model versions that can be asked."""
-        async with _said():
+        """List the model versions that can be used."""
+        async with _errors_for_gradio():
             return await service.models()
 
     _add(models)

@@ -1,9 +1,9 @@
-"""What stands around Gradio's own routes.
+"""Checks every request that would reach Gradio, and gives Gradio's error responses the format of ours.
 
-Gradio reads files for its callers: a path on this server, or a URL that it fetches, in any input that looks like a file
-(`FileData`), and any URL named to `/gradio_api/file=`. None of that is needed here: files come by upload only, and only
-the routes that the page and the clients use are open. And Gradio answers 500 to a call that it did not expect; here it
-is the caller's mistake, unless our own function says that it is ours.
+Gradio reads files for its callers: it accepts a path on the server, or a URL that it then fetches, in every input that looks
+like a file (`FileData`), and any URL after `/gradio_api/file=`. Nothing here needs that. Files come only by upload, and only the
+routes in `routes.py` are open. Gradio also answers 500 to calls that it does not expect. Here they are an error of the caller,
+unless our own function reports that the error is ours.
 """
 
 from __future__ import annotations
@@ -22,22 +22,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import OUR_FAULT, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
 from cifar.serving.asgi import error_response, replay
+from cifar.serving.routes import rule_of
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "/gradio_api/"
-_OPEN = re.compile(
-    r"/gradio_api/(info|openapi\.json|app_id|startup-events|theme\.css|upload|upload_progress|cancel|reset|login_check"
-    r"|token|user|heartbeat/[\w-]+|queue/(join|data|status)|(run|api)/\w+|call/(v2/)?\w+(/[\w-]+)?"
-    r"|file=(?!\s*[a-zA-Z][\w+.-]*:).*)/?"
-)
-_UPLOAD = "/gradio_api/upload"
-_NO_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 MAX_CALL_BYTES = 64 * 1024
 """Largest JSON body of a call; images are uploaded first."""
+_PREFIX = "/gradio_api/"
+_UPLOAD = "/gradio_api/upload"
+_FILE_BY_URL = re.compile(r"/gradio_api/file=\s*[a-zA-Z][\w+.-]*:")
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 _MAX_PATH_CHARACTERS = 1024
-"""An upload's is much shorter; following a call's worth of folders that are not there takes half a second."""
+"""The path of an upload is much shorter. Resolving 64 kB of folders that do not exist takes half a second."""
+_NO_ROUTE = "There is nothing at this address."
+_DOES_NOT_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 
 
 class GradioGuard:
@@ -48,15 +46,15 @@ class GradioGuard:
 
         Args:
             gradio: the mounted app.
-            own_routes: the API's; what arrives here for one of their paths came with another method.
-            file_roots: folders whose files a call may name.
+            own_routes: the routes of the API. A request for the path of one of them has the wrong method if it arrives here.
+            file_roots: the folders whose files a call may name.
         """
         self.gradio = gradio
         self._own_routes = [(route.path_regex, route.methods or ()) for route in own_routes]
         self._file_roots = [root.resolve() for root in file_roots]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let Gradio answer it."""
+        """Pass a request on to Gradio, or refuse it."""
         if scope["type"] != "http":
             await self.gradio(scope, receive, send)
             return
@@ -68,30 +66,28 @@ class GradioGuard:
         await self._answer(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
-        """Refuse what Gradio should not see; the request may be read from what is returned."""
+        """Refuse a request that must not reach Gradio. Return a `receive` from which Gradio can read the body."""
         path: str = scope["path"]
         own = {method for pattern, methods in self._own_routes if pattern.match(path) for method in methods}
         if own:
             raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", sorted(own))
-        if path.startswith(_PREFIX) and not _OPEN.fullmatch(path):
-            raise RouteClosed("There is nothing at this address.")
-        del MutableHeaders(scope=scope)["x-gradio-server"]  # it would make Gradio name another server as itself
+        if path.startswith(_PREFIX) and (not rule_of(path).gradio or _FILE_BY_URL.match(path)):
+            raise RouteClosed(_NO_ROUTE)
+        headers = MutableHeaders(scope=scope)
+        del headers["x-gradio-server"]  # with it, a caller could set the address in Gradio's answers
+        del headers["origin"]  # Gradio would allow every origin, with credentials; `create_api` has answered CORS
         if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == _UPLOAD:
             return receive
-        body = await self._read_call(scope, receive)
-        self._check_call(body)
+        body = await _read_call(scope, receive)
+        self.check_call(body)
         return replay(body, receive)
 
-    async def _read_call(self, scope: Scope, receive: Receive) -> bytes:
-        body = b""
-        async for piece in Request(scope, receive).stream():
-            body += piece
-            if len(body) > MAX_CALL_BYTES:
-                raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {_UPLOAD} first.")
-        return body
+    def check_call(self, body: bytes) -> None:
+        """Check the body of a call.
 
-    def _check_call(self, body: bytes) -> None:
-        """Refuse a call that is no JSON object, or names a file that was not uploaded."""
+        Raises:
+            BadRequest: it is not a JSON object, or it names a file that was not uploaded.
+        """
         try:
             call = json.loads(body or b"{}")
         except (ValueError, RecursionError) as error:
@@ -104,12 +100,12 @@ class GradioGuard:
         data = call.get("data")
         if isinstance(data, list) and data and isinstance(data[0], str):
             raise BadRequest("The image came as text. In Python, wrap its path: handle_file('photo.jpg').")
-        if not all(map(self._is_served_file, _named_files(call))):
+        if not all(map(self._is_upload, _named_files(call))):
             raise BadRequest(
                 f"A file must be uploaded to {_UPLOAD} first: a path on the server or a URL is not accepted."
             )
 
-    def _is_served_file(self, path: str) -> bool:
+    def _is_upload(self, path: str) -> bool:
         if len(path) > _MAX_PATH_CHARACTERS:
             return False
         try:
@@ -119,7 +115,7 @@ class GradioGuard:
         return any(file.is_relative_to(root) for root in self._file_roots)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let Gradio answer, save with an error: that leaves in the one shape of ours."""
+        """Let Gradio answer. An error response is held back and sent in our format."""
         failure: bytearray | None = None
         status = 500
 
@@ -141,15 +137,24 @@ class GradioGuard:
             if failure is None:
                 raise
             log.warning("Gradio failed at %s %r: %r", scope["method"], scope["path"], type(error))
-            if isinstance(error, (OSError, MemoryError)):  # a full disk is no mistake of the caller's
-                log.exception("request %s failed", scope["state"]["request_id"])
+            if isinstance(error, (OSError, MemoryError)):  # such as a full disk: not an error of the caller
+                log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": OUR_FAULT}).encode())
         if failure is not None:
             await error_response(_as_error(status, bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
 
 
+async def _read_call(scope: Scope, receive: Receive) -> bytes:
+    body = b""
+    async for piece in Request(scope, receive).stream():
+        body += piece
+        if len(body) > MAX_CALL_BYTES:
+            raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {_UPLOAD} first.")
+    return body
+
+
 def _named_files(node: Any) -> Iterator[str]:
-    """Every `path` in the call: each is taken for a file by some part of Gradio."""
+    """Yield every `path` in a call, at any depth: some part of Gradio takes each of them for a file."""
     stack = [node]
     while stack:
         node = stack.pop()
@@ -162,16 +167,16 @@ def _named_files(node: Any) -> Iterator[str]:
 
 
 def _as_error(status: int, body: bytes) -> CifarError:
-    """What an error of Gradio's says: a sentence, or nothing, when a call never came to our function."""
+    """Return Gradio's error response as one of our errors. It has a message if one of our functions was called."""
     try:
         answer = json.loads(body)
-        sentence = answer.get("error") or answer.get("detail")
+        message = answer.get("error") or answer.get("detail")
     except (ValueError, AttributeError):
-        sentence = None
-    if sentence == OUR_FAULT:
+        message = None
+    if message == OUR_FAULT:
         return CifarError(OUR_FAULT)
     if status in {403, 404}:
-        return RouteClosed("There is nothing at this address.")
-    error = CallFailed(sentence if isinstance(sentence, str) else _NO_FIT)
+        return RouteClosed(_NO_ROUTE)
+    error = CallFailed(message if isinstance(message, str) else _DOES_NOT_FIT)
     error.status = CallFailed.status if status == 500 else status
     return error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -21,9 +23,9 @@ MAX_PAGE_SESSIONS = 1000
 
 
 def mount_blocks(
-    api: FastAPI, page: gr.Blocks, settings: Settings, worker: WorkerSlot | None, **look: Any
+    api: FastAPI, create_page: Callable[[], gr.Blocks], settings: Settings, worker: WorkerSlot | None, **look: Any
 ) -> None:
-    """Mount `page` at `/` of `api` and delete old uploads while the server runs.
+    """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
     The mounted app is reachable only through the guard: `Mount.app` is replaced by a chain of `GradioGuard`,
     `SessionRouter` (only with several workers) and Gradio's own app.
@@ -31,12 +33,14 @@ def mount_blocks(
     Args:
         api: the app with all of its own routes. What reaches Gradio under the path of one of them came with a method that
             the route does not have.
-        page: the page.
+        create_page: creates the page.
         settings: size limits and the upload folder.
         worker: this process's place among several workers.
         look: theme, styles, scripts and translations, as `gradio.mount_gradio_app` takes them.
     """
     own_routes = [route for route in api.routes if isinstance(route, Route)]
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.uploads)  # each component reads it when it is created
+    page = create_page()
     page.queue(max_size=MAX_QUEUED_CALLS)
     # `launch()` would set these two; a mounted page is never launched.
     page.state_session_capacity = MAX_PAGE_SESSIONS  # Gradio's default is 10,000

@@ -1,100 +1,86 @@
-"""What the records say, as HTML: the tab A/B, and drift on the tab Model."""
+"""The tab A/B: the A/B report as HTML."""
 
 from __future__ import annotations
 
-from cifar.analytics.ab import Comparison, Look, Report, VersionReport
-from cifar.analytics.drift_report import VersionDrift
+from cifar.analytics.ab import ABReport, AccuracyComparison, VersionReport
+from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
-from cifar.serving.page.answer import percent
-from cifar.serving.page.plots import band
-from cifar.serving.page.texts import say, words
-from cifar.settings import Settings
+from cifar.format import percent, points
+from cifar.serving.page.plots import interval_plot
+from cifar.serving.page.texts import html_text, text
 
-_FEATURES = {
-    "labels": "drift.labels",
-    "confidence": "drift.confidence",
-    "brightness": "drift.brightness",
-    "contrast": "drift.contrast",
-    "in_distribution": "drift.in_distribution",
-}
-_LEVELS = {"none": "drift.none", "warn": "drift.warn", "alert": "drift.alert"}
-_HEAD = ("ab.requests", "ab.latency", "ab.confidence", "ab.in_distribution", "ab.shadow", "ab.feedback", "ab.accuracy")
+_COLUMNS = (
+    "model.version",
+    "ab.requests",
+    "ab.latency",
+    "ab.confidence",
+    "ab.in_distribution",
+    "ab.shadow",
+    "ab.feedback",
+    "ab.accuracy",
+)
 _UNKNOWN = "–"  # noqa: RUF001 - a dash in an empty cell
 
 
-def ab_html(report: Report, settings: Settings) -> str:
-    """The tab's content."""
+def ab_html(report: ABReport) -> str:
+    """Return the tab's content."""
     days = f"{report.since_days:g}"
     if report.verdict == "no_records":
-        return f'<p class="missing">{say("ab.no_records", days=days)}</p>'
-    parts = [f"<p>{say('ab.intro', days=days)}</p>", f'<p class="verdict">{_verdict(report)}</p>']
-    if report.comparison:
+        return f'<p class="missing">{html_text("ab.no_records", days=days)}</p>'
+    parts = [f"<p>{html_text('ab.intro', days=days)}</p>", f'<p class="verdict">{_verdict(report)}</p>']
+    if pair := report.comparison:
         if not report.on_trial:
-            parts.append(f"<p>{say('ab.no_trial', first=report.comparison.first, second=report.comparison.second)}</p>")
-        parts += _compared(
-            report.comparison, sum(row.feedback for row in report.versions if row.version in _pair(report))
-        )
+            parts.append(f"<p>{html_text('ab.no_trial', first=pair.first, second=pair.second)}</p>")
+        available = sum(row.feedback for row in report.versions if row.version in {pair.first, pair.second})
+        parts += _difference(pair, available)
     parts.append(_table(report.versions))
     if report.cut:
-        parts.append(f"<p>{say('ab.cut', most=f'{settings.max_report_rows:,}')}</p>")
+        parts.append(f"<p>{html_text('ab.cut', limit=f'{MAX_ROWS:,}')}</p>")
     return f'<div class="ab">{"".join(parts)}</div>'
 
 
-def _pair(report: Report) -> tuple[int, ...]:
-    compared = report.comparison
-    return (compared.first, compared.second) if compared else ()
-
-
-def _verdict(report: Report) -> str:
-    if report.verdict == "better":
-        (other,) = {*_pair(report)} - {report.better}
-        return say("ab.better", better=report.better, other=other)
+def _verdict(report: ABReport) -> str:
+    if report.verdict == "better" and report.comparison:
+        (other,) = {report.comparison.first, report.comparison.second} - {report.better}
+        return html_text("ab.better", better=report.better, other=other)
     if report.verdict == "few":
-        return say("ab.few", users=MIN_USERS)
-    return say("ab.open") if report.verdict == "open" else say("ab.one_version")
+        return html_text("ab.few", users=MIN_USERS)
+    return html_text("ab.open") if report.verdict == "open" else html_text("ab.one_version")
 
 
-def _compared(compared: Comparison, there: int) -> list[str]:
-    needed = say("ab.needed", effect=f"{compared.effect * 100:g}", needed=f"{compared.needed:,}", there=f"{there:,}")
-    if compared.now is None:
+def _difference(pair: AccuracyComparison, available: int) -> list[str]:
+    """Return the difference with its interval, and how much feedback is needed as long as the interval contains zero."""
+    needed = html_text(
+        "ab.needed", effect=f"{pair.effect * 100:g}", needed=f"{pair.needed:,}", available=f"{available:,}"
+    )
+    now = pair.now
+    if now is None:
         return [f"<p>{needed}</p>"]
-    now = compared.now
-    said = say(
+    difference = html_text(
         "ab.difference",
-        first=compared.first,
-        second=compared.second,
-        value=_points(now.value),
-        low=_points(now.low),
-        high=_points(now.high),
-        p=_p(now.p_value),
+        first=pair.first,
+        second=pair.second,
+        value=points(now.value),
+        low=points(now.low),
+        high=points(now.high),
+        p=f"= {now.p_value:.4f}" if now.p_value >= 0.0001 else "< 0.0001",
     )
     decided = not now.low <= 0 <= now.high
+    looks = [(look.feedback, look.value * 100, look.low * 100, look.high * 100) for look in pair.looks]
     return [
-        f"<p>{said if decided else f'{said} {needed}'}</p>",
-        band(words("ab.plot"), words("ab.axis"), [_scaled(look) for look in compared.looks]),
+        f"<p>{difference if decided else f'{difference} {needed}'}</p>",
+        interval_plot(text("ab.plot"), text("ab.axis"), looks),
     ]
 
 
-def _scaled(look: Look) -> tuple[int, float, float, float]:
-    return look.feedback, look.value * 100, look.low * 100, look.high * 100
-
-
-def _p(value: float) -> str:
-    return f"= {value:.4f}" if value >= 0.0001 else "< 0.0001"
-
-
-def _points(value: float) -> str:
-    return f"{value * 100:+.1f}"
-
-
 def _table(versions: list[VersionReport]) -> str:
-    head = "".join(f'<th scope="col">{say(key)}</th>' for key in ("model.version", *_HEAD))
+    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in _COLUMNS)
     rows = "".join(
         f'<tr><th scope="row">{row.version}</th>{"".join(f"<td>{cell}</td>" for cell in _cells(row))}</tr>'
         for row in versions
     )
     return (
-        f'<section class="card"><h2 class="part" id="ab-title">{say("ab.table")}</h2>'
+        f'<section class="card"><h2 class="part" id="ab-title">{html_text("ab.table")}</h2>'
         '<div class="wide" tabindex="0" role="region" aria-labelledby="ab-title">'
         f'<table class="versions"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
@@ -105,37 +91,17 @@ def _cells(row: VersionReport) -> list[str]:
     if row.median_ms is not None and row.p95_ms is not None:
         latency = f"{row.median_ms:.1f}, {row.p95_ms:.1f}"
     if row.accuracy is not None and row.low is not None and row.high is not None:
-        accuracy = say("ab.to", share=percent(row.accuracy), low=percent(row.low), high=percent(row.high))
+        accuracy = html_text(
+            "ab.share_interval", share=percent(row.accuracy), low=percent(row.low), high=percent(row.high)
+        )
     if row.disagreement is not None:
-        shadow = say("ab.of", share=percent(row.disagreement), all=f"{row.compared:,}")
+        shadow = html_text("ab.share_of", share=percent(row.disagreement), all=f"{row.compared:,}")
     return [
         f"{row.requests:,} ({percent(row.share)})",
         latency,
-        _UNKNOWN if row.confidence is None else percent(row.confidence),
-        _UNKNOWN if row.in_distribution is None else percent(row.in_distribution),
+        percent(row.confidence, missing=_UNKNOWN),
+        percent(row.in_distribution, missing=_UNKNOWN),
         shadow,
         f"{row.feedback:,} ({row.users:,})",
         accuracy,
     ]
-
-
-def drift_html(found: VersionDrift, settings: Settings) -> str:
-    """The section's content for one version."""
-    hours, images = f"{settings.drift_window_hours:g}", f"{found.images:,}"
-    if found.status == "no_reference":
-        return f"<p>{say('drift.no_reference')}</p>"
-    if found.status == "few":
-        return f"<p>{say('drift.few', hours=hours, images=images, least=f'{settings.drift_min_images:,}')}</p>"
-    head = "".join(
-        f'<th scope="col">{say(key)}</th>' for key in ("drift.feature", "drift.psi", "drift.chance", "drift.level")
-    )
-    rows = "".join(
-        f'<tr class="drifts-{one.level}"><th scope="row">{say(_FEATURES[one.feature])}</th><td>{one.psi:.3f}</td>'
-        f"<td>{one.chance:.3f}</td><td>{say(_LEVELS[one.level])}</td></tr>"
-        for one in found.features
-    )
-    return (
-        f"<p>{say('drift.help', hours=hours, images=images, reference=f'{found.reference_images:,}')}</p>"
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="drift-title">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )

@@ -1,135 +1,127 @@
-"""One answer as HTML: a sentence, bars, and what the model saw."""
+"""An answer as HTML: a sentence, a bar for each label, buttons for feedback, and the image that the model received."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 
-import numpy as np
-from PIL import Image
-
+from cifar.format import data_url, percent, png
 from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
-from cifar.records.tables import NONE, feedback_labels
+from cifar.records.values import NONE_LABEL, feedback_labels
+from cifar.serving.gradio.calls import as_cifar_error
 from cifar.serving.inference.classify import Classification
-from cifar.serving.page.texts import Words, class_name, joined, say, spans, with_article, words
+from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
 
 _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))
-_POSSIBLE = 0.1
-"""From this score on a second class is worth a word."""
-_MOST_POSSIBLE = 2
+"""The lowest score of the first class for each opening of the sentence."""
+_POSSIBLE_SCORE = 0.1
+"""The sentence also names other classes with at least this score."""
+_MAX_POSSIBLE = 2
 _CALIBRATION_IMAGES = 200
-"""Fitted on fewer, confidence may be off by chance: of 200 answers, a share right has a standard error of up to 3.5 %."""
+"""If confidence was fitted on fewer images, the page says so: on 200 images, a measured share has a standard error of up to 3.5 %."""
 _CALIBRATION_ERROR = 0.05
-"""With a larger measured error (ECE), of answers called almost certain (from 0.9 on) not one in ten is wrong but more than one in seven."""
+"""If the measured error (ECE) is larger, the page says so: of answers with a confidence from 0.9 on, not 1 in 10 but more than 1 in 7 would be wrong."""
 
 
-def sentence(prediction: Prediction) -> Words:
-    """The answer in words, such as "Probably a cat; a dog is possible"."""
+def headline(prediction: Prediction) -> Text:
+    """Return the answer as a sentence, such as "Probably a cat; a dog is possible."."""
     if prediction.in_distribution is False:
-        return words("answer.none")
+        return text("answer.none")
     ranked = sorted(prediction.class_scores.items(), key=lambda item: -item[1])
     first, score = ranked[0]
-    opening = words(next(key for least, key in _TIERS if score >= least), first=with_article(first))
-    others = [with_article(name) for name, share in ranked[1 : 1 + _MOST_POSSIBLE] if share >= _POSSIBLE]
-    either = words("answer.or")
-    possible = words("answer.possible", others=joined(others, en=either.en, zh=either.zh)) if others else Words("", "")
-    return joined([opening, possible, words("answer.stop")], en="", zh="")
+    opening = text(next(key for lowest, key in _TIERS if score >= lowest), first=with_article(first))
+    others = [with_article(name) for name, share in ranked[1 : 1 + _MAX_POSSIBLE] if share >= _POSSIBLE_SCORE]
+    either = text("answer.or")
+    possible = text("answer.possible", others=join(others, en=either.en, zh=either.zh)) if others else Text("", "")
+    return join([opening, possible, text("answer.stop")], en="", zh="")
 
 
 def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, request_id: str | None = None) -> str:
-    """What a person sees of an answer.
+    """Return an answer as HTML.
 
     Args:
         answer: the classification.
-        manifest: of the version that answered, for what is known of its confidence.
-        explains: whether each bar asks "Why?".
-        request_id: of the answer, where the page asks whether it is right.
+        manifest: of the version that answered; it says how its confidence was calibrated.
+        explains: whether each bar has a button "Why?".
+        request_id: of the answer. With it, the page asks whether the answer is right.
     """
     prediction = answer.prediction
     none = prediction.in_distribution is False
-    warning = f'<p class="none">{say("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
+    warning = f'<p class="none">{html_text("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
-        f"<h2>{spans(sentence(prediction))}</h2>{warning}"
-        f'<ol class="bars">{bars}</ol>{_asks(prediction, request_id) if request_id else ""}'
+        f"<h2>{as_html(headline(prediction))}</h2>{warning}"
+        f'<ol class="bars">{bars}</ol>{_feedback(prediction, request_id) if request_id else ""}'
         f"{_seen(answer, manifest)}</div>"
     )
 
 
-def _asks(prediction: Prediction, request_id: str) -> str:
-    """Whether it is right, and if not, what is: `feedback.js` sends what is pressed."""
+def _feedback(prediction: Prediction, request_id: str) -> str:
+    """Return the question whether the answer is right, with a button for each label; `feedback.js` sends the chosen one."""
     none = prediction.in_distribution is False
-    said = NONE if none else prediction.top_k[0][0]
-    others = [name for name in feedback_labels(prediction.class_scores) if name != said]
+    answered = NONE_LABEL if none else prediction.top_k[0][0]
+    others = [name for name in feedback_labels(prediction.class_scores) if name != answered]
     choices = "".join(
-        _choice(name, spans(words("feedback.none") if name == NONE else class_name(name))) for name in others
+        _feedback_button(name, html_text("feedback.none") if name == NONE_LABEL else as_html(class_name(name)))
+        for name in others
     )
     return (
-        f'<div class="feedback" data-request="{html.escape(request_id)}"><div role="group">{say("feedback.ask_none" if none else "feedback.ask")} '
-        f"{_choice(said, say('feedback.right'))}"
-        f'<button type="button" class="plain" aria-expanded="false">{say("feedback.wrong")}</button></div>'
+        f'<div class="feedback" data-request="{html.escape(request_id)}">'
+        f'<div role="group">{html_text("feedback.ask_none" if none else "feedback.ask")} '
+        f"{_feedback_button(answered, html_text('feedback.right'))}"
+        f'<button type="button" class="plain" aria-expanded="false">{html_text("feedback.wrong")}</button></div>'
         f'<div class="choices" role="group" hidden>{choices}</div><p role="status"></p></div>'
     )
 
 
-def _choice(label: str, shown: str) -> str:
-    return f'<button type="button" class="plain" data-right="{html.escape(label)}">{shown}</button>'
+def _feedback_button(label: str, title: str) -> str:
+    return f'<button type="button" class="plain" data-right="{html.escape(label)}">{title}</button>'
 
 
 def _bar(name: str, score: float, *, explains: bool) -> str:
-    shown = class_name(name)
-    why = f'<button type="button" data-why="{html.escape(name)}">{say("why", name=shown)}</button>' if explains else ""
+    title = class_name(name)
+    why = (
+        f'<button type="button" data-why="{html.escape(name)}">{html_text("why.title", name=title)}</button>'
+        if explains
+        else ""
+    )
     return (
-        f'<li style="--share:{score:.4f}"><span class="name">{spans(shown)}</span>{why}'
+        f'<li style="--share:{score:.4f}"><span class="name">{as_html(title)}</span>{why}'
         f'<span class="score">{percent(score)}</span><span class="track"></span></li>'
     )
 
 
 def _seen(answer: Classification, manifest: Manifest) -> str:
+    """Return the image that the model received, and facts about the version and its confidence."""
     height, width = answer.seen.shape[:2]
-    took = say("answer.kept") if answer.inference_ms is None else say("answer.took", ms=f"{answer.inference_ms:.1f}")
     lines = [
-        say("answer.seen", size=f"{width} x {height}"),
-        say("answer.version", name=answer.model_name, number=answer.version),
-        took,
+        html_text("answer.seen", size=f"{width} x {height}"),
+        html_text("answer.version", name=answer.model_name, number=answer.version),
+        html_text("answer.cached")
+        if answer.inference_ms is None
+        else html_text("answer.took", ms=f"{answer.inference_ms:.1f}"),
         *_calibration(manifest),
     ]
     if answer.prediction.in_distribution is None:
-        lines.append(say("answer.cannot_tell"))
+        lines.append(html_text("answer.cannot_tell"))
     return (
-        f'<figure class="seen"><img src="{data_url(answer.seen)}" alt="">'
+        f'<figure class="seen"><img src="{data_url(png(answer.seen))}" alt="">'
         f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
     )
 
 
 def _calibration(manifest: Manifest) -> list[str]:
-    """That confidence is calibrated, or what speaks against it."""
+    """Return whether confidence is calibrated, or the reasons to doubt it."""
     if not manifest.confidence:
-        return [say("answer.uncalibrated")]
+        return [html_text("answer.uncalibrated")]
     images, measured = manifest.confidence.held_out_images, manifest.metrics.get("test") or {}
-    doubts = [say("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
+    doubts = [html_text("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
     if (error := measured.get("ece") or 0) > _CALIBRATION_ERROR:
-        doubts.append(say("answer.miscalibrated", error=percent(error), count=f"{measured['images']:,}"))
-    return doubts or [say("answer.calibrated")]
+        doubts.append(html_text("answer.miscalibrated", error=percent(error), count=f"{measured['images']:,}"))
+    return doubts or [html_text("answer.calibrated")]
 
 
-def percent(share: float) -> str:
-    """A share as people write it; what is not quite everything never looks like it."""
-    if 0.9995 <= share < 1:
-        return "> 99.9 %"
-    return f"{share * 100:.1f} %"
-
-
-def problem_html(problem: Words) -> str:
-    """An error in place."""
-    return f'<p class="problem" role="alert">{spans(problem)}</p>'
-
-
-def data_url(pixels: np.ndarray) -> str:
-    """`(height, width[, channels])` `uint8` as an inline PNG, so that no file is left behind."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def error_html(error: Exception) -> str:
+    """Return the message of an error as HTML. An unexpected error is logged, and its message tells nothing about it."""
+    return f'<p class="problem" role="alert">{as_html(error_text(as_cifar_error(error)))}</p>'

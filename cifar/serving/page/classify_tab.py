@@ -1,4 +1,4 @@
-"""The tab that answers one photo: uploaded, dropped, pasted, taken by the camera, or live from it."""
+"""The tab Classify: answers one photo that was uploaded, dropped, pasted or taken by the camera, and the live camera's frames."""
 
 from __future__ import annotations
 
@@ -9,45 +9,64 @@ from typing import Any
 
 import gradio as gr
 
-from cifar.errors import CifarError
+from cifar.format import data_url, png
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.serving.auth.principal import Requester
+from cifar.serving.gradio.calls import requester_of
 from cifar.serving.gradio.components import Choice, Photo, Slider
-from cifar.serving.gradio.endpoints import requester_of, sentence
-from cifar.serving.inference.classify import Classification
+from cifar.serving.inference.classify import Classification, whole_number
 from cifar.serving.inference.service import Service
-from cifar.serving.page.answer import answer_html, data_url, problem_html
-from cifar.serving.page.texts import class_name, error_words, say, spans
+from cifar.serving.page.answer import answer_html, error_html
+from cifar.serving.page.texts import as_html, class_name, html_text
 from cifar.settings import Settings
 
-_NOTHING = f'<p class="empty">{say("answer.empty")}</p>'
+_NO_ANSWER = f'<p class="empty">{html_text("answer.empty")}</p>'
 _LIVE_TOP_K = 3
 _INLINE_BYTES = 4096
+"""An example up to this size is sent as it is, a larger one as a thumbnail."""
 _THUMBNAIL = ImageSpec(height=64, width=64, channels=3)
+
+_ASK_WHY = """element.setAttribute("aria-live", "polite");
+element.addEventListener("click", event => {
+  const button = event.target.closest("[data-why]");
+  if (button) trigger("select", {value: button.dataset.why});
+});"""
+_CHOOSE_EXAMPLE = """element.addEventListener("click", event => {
+  const button = event.target.closest("[data-example]");
+  if (button) trigger("select", {value: Number(button.dataset.example)});
+});"""
+_LIVE = f"""<div class="live">
+<button type="button" class="plain" data-live="start">{html_text("live.start")}</button>
+<button type="button" class="plain" data-live="stop" hidden>{html_text("live.stop")}</button>
+<div class="live-now" hidden><div><video muted playsinline></video><p class="rate"></p></div><div class="live-answer"></div></div>
+<p class="problem" role="alert" hidden></p></div>"""
 
 
 class ClassifyTab:
-    """Lays out the tab and answers its events."""
+    """The components of the tab, and the functions that Gradio calls on their events.
 
-    def __init__(self, service: Service, settings: Settings, translate: gr.I18n) -> None:
-        """Lay it out.
+    Attributes:
+        version: the choice of the model version. It is hidden until the page loads and there are several versions.
+    """
+
+    def __init__(self, service: Service, settings: Settings, translations: gr.I18n) -> None:
+        """Lay out the tab within the current `gr.Blocks`.
 
         Args:
-            service: what answers.
-            settings: where the examples are, and how many labels to show.
-            translate: gives the labels of Gradio's components.
+            service: answers the photos.
+            settings: the folder of the examples, the default number of labels and the pixel limit.
+            translations: for the labels of Gradio's components.
         """
-        self._classifier = classifier = service.classifier
+        self._classifier = service.classifier
         self._explainer = service.explainer
-        self._settings = settings
-        class_names = classifier.versions.default.manifest.class_names
+        class_names = self._classifier.versions.default.manifest.class_names
         self._examples = _examples(settings.examples, class_names)
         with gr.Row():
             with gr.Column(min_width=300):
-                self._photo = Photo(
-                    label=translate("photo"),
-                    placeholder=translate("photo.drop"),
+                photo = Photo(
+                    label=translations("photo.label"),
+                    placeholder=translations("photo.drop"),
                     sources=["upload", "clipboard", "webcam"],
                     height=340,
                     elem_id="photo",
@@ -55,7 +74,7 @@ class ClassifyTab:
                 )
                 gr.HTML(_LIVE, elem_id="live", apply_default_css=False)
             with gr.Column(min_width=300):
-                answer = gr.HTML(_NOTHING, elem_id="answer", apply_default_css=False, js_on_load=_ASK_WHY)
+                answer = gr.HTML(_NO_ANSWER, elem_id="answer", apply_default_css=False, js_on_load=_ASK_WHY)
                 why = gr.HTML(elem_id="why", apply_default_css=False)
                 with gr.Row():
                     top_k = Slider(
@@ -63,79 +82,98 @@ class ClassifyTab:
                         len(class_names),
                         value=min(settings.default_top_k, len(class_names)),
                         step=1,
-                        label=translate("top_k"),
+                        label=translations("answer.top_k"),
                         elem_id="top-k",
                         min_width=200,
                     )
                     self.version = Choice(
-                        visible=False, label=translate("version"), elem_id="version", interactive=True, min_width=120
+                        visible=False,
+                        label=translations("version.label"),
+                        elem_id="version",
+                        interactive=True,
+                        min_width=120,
                     )
         examples = gr.HTML(
             _examples_html(self._examples, settings.max_image_pixels),
             elem_id="examples",
             apply_default_css=False,
-            js_on_load=_CHOOSE,
+            js_on_load=_CHOOSE_EXAMPLE,
         )
-        private = {"queue": False, "api_visibility": "private"}  # one request, one answer: no session to find again
+        # Without the queue, a call is one request with one answer, so any worker can answer it.
+        private = {"queue": False, "api_visibility": "private"}
         gr.on(
-            [self._photo.change, top_k.release, self.version.input],
-            self._show,
-            [self._photo, top_k, self.version],
+            [photo.change, top_k.release, self.version.input],
+            self._show_answer,
+            [photo, top_k, self.version],
             [answer, why],
-            show_progress="hidden",  # the last answer stays until the next is there
+            show_progress="hidden",  # the previous answer stays until the next one arrives
             trigger_mode="always_last",
             **private,
         )
-        examples.select(self._take_example, None, self._photo, show_progress="hidden", **private)
-        answer.select(self._show_why, [self._photo, self.version], why, show_progress="minimal", **private)
+        examples.select(self._load_example, None, photo, show_progress="hidden", **private)
+        answer.select(self._show_why, [photo, self.version], why, show_progress="minimal", **private)
         frame = gr.JSON(visible=False)
         gr.Button(visible=False).click(
             self._show_frame, [self.version, frame], gr.HTML(visible=False), api_name="live", **private
         )
 
-    async def _show(
-        self, payload: bytes | None, wanted: object, number: object, request: gr.Request
+    async def _show_answer(
+        self, payload: bytes | None, top_k: object, version: object, request: gr.Request
     ) -> tuple[str, str]:
-        """The answer to a photo, or what is wrong with it; and no heat map, for that was the last photo's."""
+        """Return the answer to a photo, or its error, and an empty heat map: the last one was of the previous photo."""
         if payload is None:
-            return _NOTHING, ""
+            return _NO_ANSWER, ""
         try:
             requester = requester_of(request)
             answer = await self._classifier.classify(
-                payload, channel="page", requester=requester, top_k=wanted, version=number, record=True
+                payload,
+                channel="page",
+                requester=requester,
+                top_k=whole_number("top_k", top_k),
+                version=whole_number("version", version),
+                record=True,
             )
         except Exception as error:
-            return problem_html(error_words(known(error))), ""
+            return error_html(error), ""
         return self._html(answer, explains=True, requester=requester if self._classifier.records else None), ""
 
-    async def _show_frame(self, number: object, frame: Any, request: gr.Request) -> str:
-        """The answer to one picture of the live camera, `{"jpeg": base64}`."""
+    async def _show_frame(self, version: object, frame: Any, request: gr.Request) -> str:
+        """Return the answer to one frame of the live camera, which `live.js` sends as `{"jpeg": base64}`."""
         try:
             payload = base64.b64decode(frame["jpeg"], validate=True)
         except (TypeError, KeyError, ValueError, binascii.Error):
             payload = None
         try:
             answer = await self._classifier.classify(
-                payload, channel="page", requester=requester_of(request), top_k=_LIVE_TOP_K, version=number
+                payload,
+                channel="page",
+                requester=requester_of(request),
+                top_k=_LIVE_TOP_K,
+                version=whole_number("version", version),
             )
         except Exception as error:
-            return problem_html(error_words(known(error)))
+            return error_html(error)
         return self._html(answer, explains=False)
 
-    async def _show_why(self, payload: bytes | None, number: object, event: gr.EventData, request: gr.Request) -> str:
-        """The heat map for the class whose button was pressed."""
-        label = str(event._data.get("value"))  # noqa: SLF001 - Gradio's place for what the page sent
+    async def _show_why(self, payload: bytes | None, version: object, event: gr.EventData, request: gr.Request) -> str:
+        """Return the heat map for the class whose button "Why?" was pressed."""
+        label = str(getattr(event, "value", None))
         try:
             explanation = await self._explainer.explain(
-                payload, channel="page", requester=requester_of(request), label=label, version=number
+                payload,
+                channel="page",
+                requester=requester_of(request),
+                label=label,
+                version=whole_number("version", version),
             )
         except Exception as error:
-            return problem_html(error_words(known(error)))
+            return error_html(error)
         return _why_html(explanation.overlay, explanation.label, seconds=explanation.seconds)
 
-    def _take_example(self, event: gr.EventData) -> Path | None:
-        position = event._data.get("value")  # noqa: SLF001
-        return self._examples[position] if position in range(len(self._examples)) else None
+    def _load_example(self, event: gr.EventData) -> Path | None:
+        position = getattr(event, "value", None)
+        known = isinstance(position, int) and position in range(len(self._examples))
+        return self._examples[position] if known else None
 
     def _html(self, answer: Classification, *, explains: bool, requester: Requester | None = None) -> str:
         return answer_html(
@@ -146,53 +184,31 @@ class ClassifyTab:
         )
 
 
-def known(error: Exception) -> CifarError:
-    """The error, or in place of one that nobody foresaw the sentence for it; the log has that one."""
-    return error if isinstance(error, CifarError) else CifarError(sentence(error))
-
-
-_ASK_WHY = """element.setAttribute("aria-live", "polite");
-element.addEventListener("click", event => {
-  const button = event.target.closest("[data-why]");
-  if (button) trigger("select", {value: button.dataset.why});
-});"""
-_CHOOSE = """element.addEventListener("click", event => {
-  const button = event.target.closest("[data-example]");
-  if (button) trigger("select", {value: Number(button.dataset.example)});
-});"""
-_LIVE = f"""<div class="live">
-<button type="button" class="plain" data-live="start">{say("live.start")}</button>
-<button type="button" class="plain" data-live="stop" hidden>{say("live.stop")}</button>
-<div class="live-now" hidden><div><video muted playsinline></video><p class="rate"></p></div><div class="live-answer"></div></div>
-<p class="problem" role="alert" hidden></p></div>"""
-
-
 def _why_html(picture: bytes, name: str, *, seconds: float) -> str:
-    shown = class_name(name)
+    title = class_name(name)
     return (
-        f'<figure class="why"><img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt="">'
-        f"<figcaption><h2 class=part>{say('why', name=shown)}</h2>{say('why.heat', name=shown)}"
-        f" {say('why.seconds', seconds=f'{seconds:.2f}')}</figcaption></figure>"
+        f'<figure class="why"><img src="{data_url(picture)}" alt="">'
+        f"<figcaption><h2 class=part>{html_text('why.title', name=title)}</h2>{html_text('why.heat', name=title)}"
+        f" {html_text('why.seconds', seconds=f'{seconds:.2f}')}</figcaption></figure>"
     )
 
 
 def _examples(folder: Path, class_names: list[str]) -> list[Path]:
-    """The sample images that are named after a class of the model: `cat.jpg`."""
+    """Return the sample images that are named after a class of the model, such as `cat.jpg`."""
     return [file for file in sorted(folder.glob("*.jpg")) if file.stem in class_names]
 
 
 def _examples_html(files: list[Path], max_pixels: int) -> str:
     buttons = "".join(
         f'<button type="button" data-example="{position}"><img src="{_thumbnail(file, max_pixels)}" alt="">'
-        f"<span>{spans(class_name(file.stem))}</span></button>"
+        f"<span>{as_html(class_name(file.stem))}</span></button>"
         for position, file in enumerate(files)
     )
-    return f'<h2 class=part>{say("examples")}</h2><div class="examples">{buttons}</div>' if files else ""
+    return f'<h2 class=part>{html_text("examples.title")}</h2><div class="examples">{buttons}</div>' if files else ""
 
 
 def _thumbnail(file: Path, max_pixels: int) -> str:
-    """The file itself where it is small, else the picture squashed, inline."""
     content = file.read_bytes()
     if len(content) <= _INLINE_BYTES:
-        return "data:image/jpeg;base64," + base64.b64encode(content).decode()
-    return data_url(preprocess(content, _THUMBNAIL, max_pixels=max_pixels))
+        return data_url(content, "image/jpeg")
+    return data_url(png(preprocess(content, _THUMBNAIL, max_pixels=max_pixels)))

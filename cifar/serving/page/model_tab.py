@@ -1,133 +1,143 @@
-"""The tab that shows what is known of a version: all of it from its manifest, and what is not there is said."""
+"""The tab Model: what the manifest of a version contains, and the version's drift."""
 
 from __future__ import annotations
 
 import html
 from typing import Any
 
+from cifar.analytics.drift_report import MIN_IMAGES, WINDOW_HOURS, VersionDrift
+from cifar.format import percent
 from cifar.models.manifest import ConfidenceInfo, Manifest, SignatureInfo
-from cifar.serving.page.answer import percent
 from cifar.serving.page.plots import Series, class_bars, confusion_table, curves, reliability_diagram
-from cifar.serving.page.texts import Words, say, spans, words
+from cifar.serving.page.texts import as_html, html_text, text
 
-_MOST_IN_A_MATRIX = 30
-"""Classes; a larger table would show nothing."""
+_MAX_MATRIX_CLASSES = 30
+"""With more classes, the confusion matrix is left out: it could not be read."""
+_FEATURES = {
+    "labels": "drift.labels",
+    "confidence": "drift.confidence",
+    "brightness": "drift.brightness",
+    "contrast": "drift.contrast",
+    "in_distribution": "drift.in_distribution",
+}
+_LEVELS = {"none": "drift.none", "warn": "drift.warn", "alert": "drift.alert"}
 
 
 def model_html(manifest: Manifest, drift: str = "") -> str:
-    """The tab's content for one version; `drift` is that section's, if there is one."""
+    """Return the tab's content for one version.
+
+    Args:
+        manifest: of the version.
+        drift: the content of the section on drift; without it, the section is left out.
+    """
     measured = manifest.metrics.get("test")
     history = manifest.metrics.get("history")
-    sections = [_section("facts", _facts(manifest))]
+    sections = [_section("model.facts", _facts(manifest))]
     if drift:
-        sections.append(_section("drift", drift))
+        sections.append(_section("model.drift", drift))
     if measured:
         sections += _measured(measured, manifest.class_names)
     else:
-        sections.append(f'<p class="missing">{say("model.missing_test")}</p>')
+        sections.append(f'<p class="missing">{html_text("model.missing_test")}</p>')
     if history:
-        sections.append(_section("curves", _curves(history)))
+        sections.append(_section("model.curves", _curves(history)))
     else:
-        sections.append(f'<p class="missing">{say("model.missing_history")}</p>')
-    sections.append(_section("signatures", _signatures(manifest.signatures)))
+        sections.append(f'<p class="missing">{html_text("model.missing_history")}</p>')
+    sections.append(_section("model.signatures", _signatures(manifest.signatures)))
     return f'<div class="model">{"".join(sections)}</div>'
 
 
-def _section(key: str, content: str) -> str:
-    return f'<section class="card {key}"><h2 class=part id="{key}-title">{say(f"model.{key}")}</h2>{content}</section>'
+def _section(title: str, content: str) -> str:
+    name = title.removeprefix("model.")
+    return f'<section class="card {name}"><h2 class=part id="{name}-title">{html_text(title)}</h2>{content}</section>'
 
 
 def _measured(measured: dict[str, Any], class_names: list[str]) -> list[str]:
-    sections = [_section("per_class", class_bars(measured["per_class"]))]
-    sections.append(
-        _section("reliability", f"<p>{say('model.reliability_help')}</p>{reliability_diagram(measured['reliability'])}")
-    )
-    if len(class_names) <= _MOST_IN_A_MATRIX:
+    reliability = f"<p>{html_text('model.reliability_help')}</p>{reliability_diagram(measured['reliability'])}"
+    sections = [
+        _section("model.per_class", class_bars(measured["per_class"])),
+        _section("model.reliability", reliability),
+    ]
+    if len(class_names) <= _MAX_MATRIX_CLASSES:
         table = confusion_table(measured["confusion_matrix"], class_names)
-        sections.append(_section("confusion", f"<p>{say('model.confusion_help')}</p>{table}"))
+        sections.append(_section("model.confusion", f"<p>{html_text('model.confusion_help')}</p>{table}"))
     return sections
 
 
 def _facts(manifest: Manifest) -> str:
-    """What is known, one line each; lines of which nothing is known are left out."""
-    metrics, data = manifest.metrics, manifest.training.get("data", {})
+    """Return a list of facts; those with an empty value are left out."""
+    metrics = manifest.metrics
     spec = manifest.image
-    facts: list[tuple[str, str]] = [
-        ("version", html.escape(f"{manifest.name} {manifest.version}")),
-        ("created", html.escape(manifest.created.replace("T", " ").replace("+00:00", " UTC"))),
+    seconds, parameters = metrics.get("training_seconds"), metrics.get("parameters")
+    facts = [
+        (html_text("model.version"), html.escape(f"{manifest.name} {manifest.version}")),
+        (html_text("model.created"), html.escape(manifest.created.replace("T", " ").replace("+00:00", " UTC"))),
         *_scores(metrics),
-        ("confidence", _confidence(manifest.confidence)),
-        ("parameters", _number(metrics.get("parameters"))),
-        ("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB"),
-        ("input", f"{spec.width} x {spec.height} x {spec.channels}"),
-        ("preprocessing", _preprocessing(manifest.preprocessing)),
-        ("data", _data(data)),
-        ("seconds", say("model.seconds_value", seconds=f"{metrics['training_seconds']:.0f}"))
-        if metrics.get("training_seconds")
-        else ("seconds", ""),
-        ("libraries", html.escape(", ".join(f"{name} {number}" for name, number in manifest.libraries.items()))),
+        (html_text("model.confidence"), _confidence(manifest.confidence)),
+        (html_text("model.parameters"), f"{parameters:,}" if isinstance(parameters, int) else ""),
+        (html_text("model.size"), f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB"),
+        (html_text("model.input"), f"{spec.width} x {spec.height} x {spec.channels}"),
+        (html_text("model.preprocessing"), _preprocessing(manifest.preprocessing)),
+        (html_text("model.data"), _data(manifest.training.get("data", {}))),
+        (html_text("model.seconds"), html_text("model.seconds_value", seconds=f"{seconds:.0f}") if seconds else ""),
+        (html_text("model.libraries"), html.escape(", ".join(" ".join(item) for item in manifest.libraries.items()))),
     ]
-    rows = "".join(
-        f"<dt>{say(f'model.{key}') if not isinstance(key, Words) else spans(key)}</dt><dd>{value}</dd>"
-        for key, value in facts
-        if value
-    )
+    rows = "".join(f"<dt>{title}</dt><dd>{value}</dd>" for title, value in facts if value)
     return f"<dl>{rows}</dl>"
 
 
-def _scores(metrics: dict[str, Any]) -> list[tuple[Any, str]]:
+def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     measured = metrics.get("test") or {}
-    accuracy, images = metrics.get("test_accuracy"), metrics.get("test_images")
-    accuracy, images = measured.get("accuracy", accuracy), measured.get("images", images)
-    rows: list[tuple[Any, str]] = []
-    if accuracy is not None:
-        value = say("model.accuracy_of", accuracy=percent(accuracy), images=f"{images:,}")
-        if interval := measured.get("accuracy_interval"):
-            value += " · " + say("model.interval", low=percent(interval[0]), high=percent(interval[1]))
-        rows.append(("accuracy", value))
-    rows += [(words("model.top_k", k=k), percent(share)) for k, share in measured.get("top_k", {}).items() if k != "1"]
-    if metrics.get("validation_accuracy") is not None:
-        rows.append(("validation", percent(metrics["validation_accuracy"])))
+    accuracy = measured.get("accuracy", metrics.get("test_accuracy"))
+    images = measured.get("images", metrics.get("test_images"))
     loss = measured.get("loss", metrics.get("test_loss"))
+    rows = []
+    if accuracy is not None:
+        value = html_text("model.accuracy_of", accuracy=percent(accuracy), images=f"{images:,}")
+        if interval := measured.get("accuracy_interval"):
+            value += " · " + html_text("model.interval", low=percent(interval[0]), high=percent(interval[1]))
+        rows.append((html_text("model.accuracy"), value))
+    for k, share in measured.get("top_k", {}).items():
+        if k != "1":
+            rows.append((html_text("model.top_k", k=k), percent(share)))
+    if metrics.get("validation_accuracy") is not None:
+        rows.append((html_text("model.validation"), percent(metrics["validation_accuracy"])))
     if loss is not None:
-        rows.append(("loss", f"{loss:.3f}"))
+        rows.append((html_text("model.loss"), f"{loss:.3f}"))
     if measured.get("ece") is not None:
-        rows.append(("ece", f"{measured['ece']:.3f}"))
+        rows.append((html_text("model.ece"), f"{measured['ece']:.3f}"))
     return rows
 
 
 def _confidence(fitted: ConfidenceInfo | None) -> str:
-    """What was fitted for honest confidence, where it was."""
     if not fitted:
-        return say("answer.uncalibrated")
-    return say("model.temperature", temperature=f"{fitted.temperature:.2f}", count=f"{fitted.held_out_images:,}")
+        return html_text("answer.uncalibrated")
+    temperature, count = f"{fitted.temperature:.2f}", f"{fitted.held_out_images:,}"
+    return html_text("model.temperature", temperature=temperature, count=count)
 
 
-def _preprocessing(described: str) -> str:
-    known = words("model.preprocessing_known")
-    return spans(known) if described == known.en else html.escape(described)
-
-
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else ""
+def _preprocessing(description: str) -> str:
+    """Return the description in both languages if it is the usual one, otherwise as the manifest has it."""
+    known = text("model.preprocessing_known")
+    return as_html(known) if description == known.en else html.escape(description)
 
 
 def _data(data: dict[str, Any]) -> str:
     source = html.escape(str(data.get("source", "")))
     if "train_images" not in data:
         return source
-    counts = say("model.data_images", train=f"{data['train_images']:,}", test=f"{data.get('test_images') or 0:,}")
-    return f"{source}<br>{counts}"
+    train, test = f"{data['train_images']:,}", f"{data.get('test_images') or 0:,}"
+    return f"{source}<br>{html_text('model.data_images', train=train, test=test)}"
 
 
 def _curves(history: list[dict[str, Any]]) -> str:
     def lines(name: str) -> list[Series]:
         return [
-            Series(words("model.series_train"), "first", [epoch.get(name) for epoch in history]),
-            Series(words("model.series_validation"), "second", [epoch.get(f"val_{name}") for epoch in history]),
+            Series(text("model.series_train"), "first", [epoch.get(name) for epoch in history]),
+            Series(text("model.series_validation"), "second", [epoch.get(f"val_{name}") for epoch in history]),
         ]
 
-    plots = curves(words("model.curve_accuracy"), lines("accuracy")) + curves(words("model.curve_loss"), lines("loss"))
+    plots = curves(text("model.curve_accuracy"), lines("accuracy")) + curves(text("model.curve_loss"), lines("loss"))
     return f'<div class="plots">{plots}</div>'
 
 
@@ -143,8 +153,30 @@ def _signatures(signatures: dict[str, SignatureInfo]) -> str:
         f"<td><code>{tensors(info.outputs)}</code></td></tr>"
         for name, info in signatures.items()
     )
-    head = "".join(f'<th scope="col">{say(f"model.{key}")}</th>' for key in ("signature", "inputs", "outputs"))
+    columns = ("model.signature", "model.inputs", "model.outputs")
+    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in columns)
     return (
         '<div class="wide" tabindex="0" role="region" aria-labelledby="signatures-title">'
         f'<table class="signatures"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def drift_html(drift: VersionDrift) -> str:
+    """Return the section on drift of one version."""
+    hours, images = f"{WINDOW_HOURS:g}", f"{drift.images:,}"
+    if drift.status == "no_reference":
+        return f"<p>{html_text('drift.no_reference')}</p>"
+    if drift.status == "few":
+        return f"<p>{html_text('drift.few', hours=hours, images=images, minimum=f'{MIN_IMAGES:,}')}</p>"
+    columns = ("drift.feature", "drift.psi", "drift.chance", "drift.level")
+    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in columns)
+    rows = "".join(
+        f'<tr class="drifts-{each.level}"><th scope="row">{html_text(_FEATURES[each.feature])}</th>'
+        f"<td>{each.psi:.3f}</td><td>{each.chance:.3f}</td><td>{html_text(_LEVELS[each.level])}</td></tr>"
+        for each in drift.features
+    )
+    return (
+        f"<p>{html_text('drift.help', hours=hours, images=images, reference=f'{drift.reference_images:,}')}</p>"
+        '<div class="wide" tabindex="0" role="region" aria-labelledby="drift-title">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )

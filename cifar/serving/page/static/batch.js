@@ -1,9 +1,9 @@
-// Many photos, one request each: progress, table, counts, downloads. A batch ends with its page; the server keeps nothing.
+// The tabs Batch and Compare: one request per photo, with progress, table, counts and downloads. The server stores nothing.
 (() => {
-  const UNDER_WAY = 4; // requests at once
-  const TRIES = 20; // when the server asks to wait
+  const MAX_CONCURRENT = 4; // requests
+  const MAX_TRIES = 20; // of one photo, if the server asks to wait
   const TOP_K = 3;
-  const THUMBNAIL = 48;
+  const THUMBNAIL = 48; // pixels
   const runs = new WeakMap();
 
   for (const kind of ["dragover", "dragleave", "drop"])
@@ -39,7 +39,7 @@
     runs.get(box)?.stop.abort();
     const limit = Object.fromEntries(["files", "bytes", "each", "ratio", "classes"].map((name) => [name, Number(box.dataset[name])]));
     const versions = [...box.querySelectorAll("select")].map((select) => Number(select.value));
-    const run = { box, limit, rows: [], fresh: [], stop: new AbortController(), kind: box.dataset.many, key: null, down: false };
+    const run = { box, limit, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
     run.versions = versions.length ? versions : [null];
     runs.set(box, run);
     layOut(run);
@@ -49,7 +49,7 @@
     const work = async () => {
       while (queue.length && !run.stop.signal.aborted) await answer(run, queue.shift());
     };
-    await Promise.all(Array.from({ length: UNDER_WAY }, work));
+    await Promise.all(Array.from({ length: MAX_CONCURRENT }, work));
     if (runs.get(box) === run) end(run);
   }
 
@@ -57,37 +57,37 @@
     const zipped = /\.zip$/i.test(file.name) || /zip/.test(file.type);
     let found = [{ name: file.name, size: file.size, open: async () => file }];
     if (zipped) {
-      run.progress.innerHTML = cifar.say("batch.reading", { name: file.name });
-      try { found = await cifar.unzip(file, run.limit); } catch (words) { complain(run, words); return; }
-      if (!found.length) complain(run, cifar.words("batch.empty", { name: file.name }));
+      run.progress.innerHTML = cifar.htmlText("batch.reading", { name: file.name });
+      try { found = await cifar.unzip(file, run.limit); } catch (text) { complain(run, text); return; }
+      if (!found.length) complain(run, cifar.text("batch.empty", { name: file.name }));
     }
     for (const row of found) {
       const bytes = run.rows.reduce((sum, { size }) => sum + size, row.size);
-      if (run.rows.length >= run.limit.files) return complain(run, cifar.words("batch.too_many", { name: row.name, ...run.limit }));
-      if (bytes > run.limit.bytes) return complain(run, cifar.words("batch.too_large", { name: row.name, megabytes: Math.floor(run.limit.bytes / 1024 ** 2) }));
+      if (run.rows.length >= run.limit.files) return complain(run, cifar.text("batch.too_many", { name: row.name, ...run.limit }));
+      if (bytes > run.limit.bytes) return complain(run, cifar.text("batch.too_large", { name: row.name, megabytes: Math.floor(run.limit.bytes / 1024 ** 2) }));
       run.rows.push({ ...row, answers: [] });
     }
   }
 
-  function complain(run, words) {
-    run.box.querySelector(".problems").insertAdjacentHTML("beforeend", `<li class="problem" role="alert">${cifar.spans(words)}</li>`);
+  function complain(run, text) {
+    run.box.querySelector(".problems").insertAdjacentHTML("beforeend", `<li class="problem" role="alert">${cifar.asHtml(text)}</li>`);
   }
 
   async function answer(run, row) {
     try {
       const photo = await row.open();
-      if (photo.size > run.limit.each) throw cifar.words("batch.file_too_large", { each: Math.floor(run.limit.each / 1024 ** 2) });
+      if (photo.size > run.limit.each) throw cifar.text("batch.file_too_large", { each: Math.floor(run.limit.each / 1024 ** 2) });
       row.thumbnail = await thumbnail(photo);
       for (const version of run.versions) row.answers.push(await ask(run, photo, version));
     } catch (problem) {
       if (run.stop.signal.aborted) return;
-      row.error = problem.en ? problem : cifar.words("error.unreachable");
+      row.error = problem.en ? problem : cifar.text("problem.unreachable");
     }
     row.done = true;
     row.element = document.createElement("tr");
     row.element.innerHTML = cells(run, row);
     row.element.classList.toggle("same", agrees(row));
-    run.fresh.push(row.element);
+    run.undrawn.push(row.element);
     draw(run);
   }
 
@@ -99,11 +99,11 @@
     const headers = { "Content-Type": "application/octet-stream" };
     for (let tries = 1; ; tries += 1) {
       const response = await fetch(address, { method: "POST", body: photo, headers, signal: run.stop.signal });
-      const told = await response.json().catch(() => ({}));
-      if (response.ok) return told;
+      const body = await response.json().catch(() => ({}));
+      if (response.ok) return body;
       const seconds = Number(response.headers.get("Retry-After"));
-      if (!seconds || tries >= TRIES) throw { ...cifar.errorWords(told), code: told.code ?? null };
-      run.progress.innerHTML = cifar.say("batch.waiting", { seconds });
+      if (!seconds || tries >= MAX_TRIES) throw { ...cifar.errorText(body), code: body.code ?? null };
+      run.progress.innerHTML = cifar.htmlText("batch.waiting", { seconds });
       await pause(seconds * 1000, run.stop.signal);
     }
   }
@@ -120,51 +120,51 @@
       canvas.getContext("2d").drawImage(bitmap, 0, 0);
       bitmap.close();
       return canvas.toDataURL("image/jpeg", 0.7);
-    } catch { return null; } // a format that the browser does not show
+    } catch { return null; } // a format that the browser cannot show
   }
 
-  // What is shown
+  // Drawing
 
   const columns = (run) => run.kind === "compare"
-    ? [["name", cifar.say("batch.name")], ...run.versions.map((version, at) => [`label${at}`, cifar.say("compare.version", { number: version })]), ["verdict", cifar.say("compare.verdict")]]
-    : [["name", cifar.say("batch.name")], ["label0", cifar.say("batch.label")], ["score0", cifar.say("batch.score")]];
+    ? [["name", cifar.htmlText("batch.name")], ...run.versions.map((version, at) => [`label${at}`, cifar.htmlText("compare.version", { number: version })]), ["verdict", cifar.htmlText("compare.verdict")]]
+    : [["name", cifar.htmlText("batch.name")], ["label0", cifar.htmlText("batch.label")], ["score0", cifar.htmlText("batch.score")]];
 
   function layOut(run) {
     const head = columns(run).map(([key, text]) => `<th scope="col" aria-sort="none"><button type="button" data-do="sort" data-key="${key}">${text}</button></th>`).join("");
-    const only = run.kind === "compare" ? `<label class="choice"><input type="checkbox" data-only>${cifar.say("compare.only")}</label>` : "";
+    const only = run.kind === "compare" ? `<label class="choice"><input type="checkbox" data-only>${cifar.htmlText("compare.only")}</label>` : "";
     run.box.classList.remove("only");
     run.box.querySelector(".problems").innerHTML = "";
     run.box.querySelector(".report").innerHTML = `<p class="summary" role="status"></p>
-      <div class="downloads"><button type="button" class="plain" data-do="csv">${cifar.say("batch.csv")}</button>
-      <button type="button" class="plain" data-do="json">${cifar.say("batch.json")}</button>${only}</div>
-      <section><h2 class="part" id="${run.kind}-counts">${cifar.say("batch.counts")}</h2><div class="counts"></div></section>
-      <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows"><caption id="${run.kind}-rows">${cifar.say("batch.table")}</caption>
-      <thead><tr><th scope="col">${cifar.say("batch.thumbnail")}</th>${head}</tr></thead><tbody></tbody></table></div>`;
+      <div class="downloads"><button type="button" class="plain" data-do="csv">${cifar.htmlText("batch.csv")}</button>
+      <button type="button" class="plain" data-do="json">${cifar.htmlText("batch.json")}</button>${only}</div>
+      <section><h2 class="part" id="${run.kind}-counts">${cifar.htmlText("batch.counts")}</h2><div class="counts"></div></section>
+      <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows"><caption id="${run.kind}-rows">${cifar.htmlText("batch.table")}</caption>
+      <thead><tr><th scope="col">${cifar.htmlText("batch.thumbnail")}</th>${head}</tr></thead><tbody></tbody></table></div>`;
     run.body = run.box.querySelector("tbody");
     run.progress = run.box.querySelector(".progress");
     run.box.querySelector(".run").hidden = run.box.querySelector("[data-do=cancel]").hidden = false;
   }
 
-  const label = (answer) => answer.in_distribution === false ? cifar.words("batch.none") : cifar.className(answer.predicted_class);
+  const label = (answer) => answer.in_distribution === false ? cifar.text("batch.none") : cifar.className(answer.predicted_class);
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const agrees = ({ answers: [first, second] }) => Boolean(second) && first.predicted_class === second.predicted_class;
 
   function cells(run, row) {
-    const picture = row.thumbnail ? `<img src="${row.thumbnail}" alt="">` : `<small>${cifar.say("batch.no_preview")}</small>`;
-    const start = `<td>${picture}</td><th scope="row">${cifar.spans({ en: row.name, zh: row.name })}</th>`;
-    if (row.error) return `${start}<td colspan="${columns(run).length - 1}" class="failed">${cifar.spans(row.error)}</td>`;
+    const picture = row.thumbnail ? `<img src="${row.thumbnail}" alt="">` : `<small>${cifar.htmlText("batch.no_preview")}</small>`;
+    const start = `<td>${picture}</td><th scope="row">${cifar.asHtml({ en: row.name, zh: row.name })}</th>`;
+    if (row.error) return `${start}<td colspan="${columns(run).length - 1}" class="failed">${cifar.asHtml(row.error)}</td>`;
     if (run.kind !== "compare") {
       const [answer] = row.answers;
-      return `${start}<td>${cifar.spans(label(answer))}</td><td class="number">${answer.in_distribution === false ? "–" : percent(answer.confidence)}</td>`;
+      return `${start}<td>${cifar.asHtml(label(answer))}</td><td class="number">${answer.in_distribution === false ? "–" : percent(answer.confidence)}</td>`;
     }
-    const ranked = ({ label: name, score }) => `<li>${cifar.spans(cifar.className(name))} ${percent(score)}</li>`;
-    const said = row.answers.map((answer) => `<td><b>${cifar.spans(label(answer))}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
-    return `${start}${said.join("")}<td>${cifar.say(agrees(row) ? "compare.agree" : "compare.disagree")}</td>`;
+    const ranked = ({ label: name, score }) => `<li>${cifar.asHtml(cifar.className(name))} ${percent(score)}</li>`;
+    const answers = row.answers.map((answer) => `<td><b>${cifar.asHtml(label(answer))}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
+    return `${start}${answers.join("")}<td>${cifar.htmlText(agrees(row) ? "compare.agree" : "compare.disagree")}</td>`;
   }
 
-  function told(key, run, done) {
+  function progressHtml(key, run, done) {
     const failed = done.filter((row) => row.error).length;
-    return cifar.say(key, { done: done.length, all: run.rows.length }) + (failed ? ` ${cifar.say("batch.failed", { failed })}` : "");
+    return cifar.htmlText(key, { done: done.length, all: run.rows.length }) + (failed ? ` ${cifar.htmlText("batch.failed", { failed })}` : "");
   }
 
   function draw(run) {
@@ -174,12 +174,12 @@
   function paint(run) {
     clearTimeout(run.drawing);
     run.drawing = null;
-    if (runs.get(run.box) !== run) return; // another batch has its place
-    run.body.append(...run.fresh.splice(0)); // together: a table is laid out anew for each
+    if (runs.get(run.box) !== run) return; // another batch has replaced this one
+    run.body.append(...run.undrawn.splice(0)); // at once, because each change lays the table out again
     const done = run.rows.filter(isDone);
     const bar = run.box.querySelector("progress");
     [bar.max, bar.value] = [Math.max(1, run.rows.length), done.length];
-    run.progress.innerHTML = told("batch.done", run, done);
+    run.progress.innerHTML = progressHtml("batch.done", run, done);
     run.box.querySelector(".counts").innerHTML = counts(done, run);
   }
 
@@ -189,21 +189,21 @@
       const name = row.error ? "\0error" : row.answers[0].in_distribution === false ? "\0none" : row.answers[0].predicted_class;
       numbers.set(name, (numbers.get(name) ?? 0) + 1);
     }
-    const shown = (name) => name === "\0error" ? cifar.say("batch.error") : name === "\0none" ? cifar.say("batch.none") : cifar.spans(cifar.className(name));
-    const most = Math.max(1, ...numbers.values());
+    const shown = (name) => name === "\0error" ? cifar.htmlText("batch.error") : name === "\0none" ? cifar.htmlText("batch.none") : cifar.asHtml(cifar.className(name));
+    const largest = Math.max(1, ...numbers.values());
     const bars = [...numbers].sort((a, b) => b[1] - a[1]).map(([name, number]) =>
-      `<li style="--share:${number / most}"><span class="name">${shown(name)}</span><span class="score">${number}</span><span class="track"></span></li>`);
+      `<li style="--share:${number / largest}"><span class="name">${shown(name)}</span><span class="score">${number}</span><span class="track"></span></li>`);
     return `<ol class="bars">${bars.join("")}</ol>`;
   }
 
   function end(run) {
     const done = run.rows.filter(isDone);
     run.box.querySelector("[data-do=cancel]").hidden = true;
-    paint(run); // what waits for the next drawing is part of what the summary says
+    paint(run); // the summary counts the rows that wait to be drawn
     run.progress.innerHTML = "";
     const both = done.filter(({ error }) => !error);
-    const summary = cifar.say("compare.summary", { different: both.filter((row) => !agrees(row)).length, all: both.length });
-    run.box.querySelector(".summary").innerHTML = told(run.stop.signal.aborted ? "batch.cancelled" : "batch.done", run, done) + (run.kind === "compare" ? ` ${summary}` : "");
+    const summary = cifar.htmlText("compare.summary", { different: both.filter((row) => !agrees(row)).length, all: both.length });
+    run.box.querySelector(".summary").innerHTML = progressHtml(run.stop.signal.aborted ? "batch.cancelled" : "batch.done", run, done) + (run.kind === "compare" ? ` ${summary}` : "");
     if (!run.key) for (const row of done.sort((a, b) => run.rows.indexOf(a) - run.rows.indexOf(b))) run.body.append(row.element);
   }
 
@@ -214,30 +214,30 @@
   };
 
   function sort(run, key) {
-    run.down = run.key === key ? !run.down : key === "score0";
+    run.descending = run.key === key ? !run.descending : key === "score0";
     run.key = key;
     const of = (row) => (row.error ? undefined : values[key](row));
     const order = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
-    const rows = run.rows.filter(isDone).sort((a, b) => { // what failed stays at the end
+    const rows = run.rows.filter(isDone).sort((a, b) => { // failed rows stay at the end
       const [first, second] = [of(a), of(b)];
       if (first === undefined || second === undefined) return (first === undefined) - (second === undefined);
-      return order(first, second) * (run.down ? -1 : 1);
+      return order(first, second) * (run.descending ? -1 : 1);
     });
     for (const row of rows) run.body.append(row.element);
     for (const button of run.box.querySelectorAll("[data-key]"))
-      button.parentElement.setAttribute("aria-sort", button.dataset.key !== key ? "none" : run.down ? "descending" : "ascending");
+      button.parentElement.setAttribute("aria-sort", button.dataset.key !== key ? "none" : run.descending ? "descending" : "ascending");
   }
 
-  // What is saved: English, for programs
+  // Downloads, in English, for programs
 
-  const said = (answer) => ({
+  const exported = (answer) => ({
     label: answer.predicted_class, score: answer.top_k[0].score, top_k: answer.top_k,
     in_distribution: answer.in_distribution ?? null, ood_score: answer.ood_score ?? null, version: answer.model.version,
   });
   const record = (run) => ({ name, answers, error }) => ({
     name,
-    ...(run.kind === "compare" ? { agree: error ? null : agrees({ answers }), first: answers[0] ? said(answers[0]) : null, second: answers[1] ? said(answers[1]) : null }
-      : error ? {} : said(answers[0])),
+    ...(run.kind === "compare" ? { agree: error ? null : agrees({ answers }), first: answers[0] ? exported(answers[0]) : null, second: answers[1] ? exported(answers[1]) : null }
+      : error ? {} : exported(answers[0])),
     code: error?.code ?? null,
     error: error?.en ?? null,
   });
@@ -246,7 +246,7 @@
     const one = ["label", "score", "in_distribution", "ood_score", "version"];
     const names = ["name", ...(run.kind === "compare" ? ["agree", ...one.map((name) => `first.${name}`), ...one.map((name) => `second.${name}`)] : one), "code", "error"];
     const value = (data, name) => name.split(".").reduce((inner, part) => inner?.[part], data) ?? "";
-    // a spreadsheet would take a name such as "=1+1.jpg" for a formula
+    // a spreadsheet would execute a name such as "=1+1.jpg" as a formula
     const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
     const lines = run.rows.filter(isDone).map(record(run)).map((data) => names.map((name) => cell(value(data, name))).join(","));
     return [names.join(","), ...lines].join("\r\n") + "\r\n";

@@ -1,7 +1,7 @@
-// The live camera: one frame is asked about at a time, and what comes meanwhile is dropped.
+// The live camera: sends one frame at a time. Frames that arrive before the answer are dropped.
 (() => {
-  const LEAST_MS = 200; // between two frames
-  const SIDE = 160; // pixels sent; the model sees fewer
+  const MIN_INTERVAL_MS = 200; // between two frames
+  const SIDE = 160; // pixels of the longer side that are sent; the model's input is smaller
   let stream = null;
 
   document.addEventListener("click", (event) => {
@@ -15,7 +15,7 @@
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 640 } } });
     } catch (error) {
-      problem.innerHTML = cifar.say("live.no_camera", { reason: error?.name ?? "" });
+      problem.innerHTML = cifar.htmlText("live.no_camera", { reason: error?.name ?? "" });
       problem.hidden = false;
       return;
     }
@@ -23,14 +23,14 @@
     video.srcObject = stream;
     show(box, true);
     await video.play();
-    const mine = stream;
-    while (stream === mine && box.isConnected) {
+    const current = stream;
+    while (stream === current && box.isConnected) {
       const began = performance.now();
-      if (!document.hidden && box.offsetParent) await answer(box, video, began);
-      await new Promise((resolve) => setTimeout(resolve, Math.max(20, LEAST_MS - (performance.now() - began))));
-      if (box.offsetParent) box.querySelector(".rate").innerHTML = cifar.say("live.rate", { rate: (1000 / (performance.now() - began)).toFixed(1) });
+      if (!document.hidden && box.offsetParent) await answer(box, video);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(20, MIN_INTERVAL_MS - (performance.now() - began))));
+      if (box.offsetParent) box.querySelector(".rate").innerHTML = cifar.htmlText("live.rate", { rate: (1000 / (performance.now() - began)).toFixed(1) });
     }
-    mine.getTracks().forEach((track) => track.stop());
+    current.getTracks().forEach((track) => track.stop());
   }
 
   function stop(box) {
@@ -60,7 +60,7 @@
         }),
       });
       if (response.ok) place.innerHTML = (await response.json()).data[0];
-    } catch { /* shown by the page; the next frame tries again */ }
+    } catch { /* page.js shows the error; the next frame tries again */ }
   }
 
   function picture(video) {

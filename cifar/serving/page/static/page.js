@@ -1,36 +1,37 @@
-// What the whole page needs: its language, texts for the other scripts, errors in place, and a few small helpers.
+// Shared by the whole page: the language, texts for the other scripts, error messages, and a few small helpers.
 (() => {
   const page = (window.cifar = {});
 
-  // Language: the one chosen here before, else the browser's first that we have.
-  const kept = () => { try { return localStorage.getItem("cifar-language"); } catch { return null; } };
-  const ours = (name) => (/^zh\b/i.test(name) ? "zh-CN" : /^en\b/i.test(name) ? "en" : null);
-  let language = ours(kept() ?? "") ?? navigator.languages.map(ours).find(Boolean) ?? "en";
+  // Language: the visitor's choice on an earlier visit, else the first supported language of the browser.
+  const saved = () => { try { return localStorage.getItem("cifar-language"); } catch { return null; } };
+  const supported = (tag) => (/^zh\b/i.test(tag) ? "zh-CN" : /^en\b/i.test(tag) ? "en" : null);
+  let language = supported(saved() ?? "") ?? navigator.languages.map(supported).find(Boolean) ?? "en";
 
   page.speak = async (wanted = language) => {
     language = wanted;
+    // Gradio has no public function to change the language of its own components.
     const core = performance.getEntriesByType("resource").find(({ name }) => /\/assets\/core-[^/]*\.js$/.test(name));
-    try { (await import(core.name)).changeLocale(wanted); } catch { /* Gradio's own words stay in the browser's language */ }
+    try { (await import(core.name)).changeLocale(wanted); } catch { /* Gradio's components keep the browser's language */ }
     document.documentElement.lang = wanted;
     nameTabs();
     for (const button of document.querySelectorAll("[data-language]"))
       button.setAttribute("aria-pressed", String(button.dataset.language === wanted));
   };
 
-  // Gradio does not translate again the names of tabs that were not opened yet. The text nodes stay its own.
+  // Gradio translates the names of tabs only once. This changes the text of Gradio's own nodes, and again after Gradio redraws.
   function nameTabs() {
-    const place = document.querySelector("#tabs .tab-wrapper");
-    if (!place) return void setTimeout(nameTabs, 50); // this script may be earlier than the tabs
-    const texts = Object.entries(dictionary().en).filter(([key]) => key.startsWith("tab."));
-    const walk = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
+    const tabs = document.querySelector("#tabs .tab-wrapper");
+    if (!tabs) return void setTimeout(nameTabs, 50); // Gradio has not drawn the tabs yet
+    const names = Object.entries(dictionary().en).filter(([key]) => key.startsWith("tab."));
+    const walk = document.createTreeWalker(tabs, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
-      const said = walk.currentNode.data.trim();
-      const [key] = texts.find(([name, english]) => said && (said === english || said === dictionary()["zh-CN"][name])) ?? [];
+      const shown = walk.currentNode.data.trim();
+      const [key] = names.find(([name, english]) => shown && (shown === english || shown === dictionary()["zh-CN"][name])) ?? [];
       const wanted = key && dictionary()[language][key];
-      if (wanted && wanted !== said) walk.currentNode.data = wanted;
+      if (wanted && wanted !== shown) walk.currentNode.data = wanted;
     }
-    if (!place.dataset.watched) new MutationObserver(nameTabs).observe(place, { childList: true, subtree: true, characterData: true });
-    place.dataset.watched = "yes";
+    if (!tabs.dataset.watched) new MutationObserver(nameTabs).observe(tabs, { childList: true, subtree: true, characterData: true });
+    tabs.dataset.watched = "yes";
   }
 
   function choose(wanted) {
@@ -38,59 +39,62 @@
     page.speak(wanted);
   }
 
-  // Texts. Both languages are in the page; CSS shows one.
+  // Texts, as in texts.py: {en, zh}. The page contains both languages, and CSS shows one.
   const escaped = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
   const dictionary = () => window.gradio_config.i18n_translations;
-  page.words = (key, values = {}) => {
-    const fill = (text, field) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]?.[field] ?? values[name] ?? "");
+  page.text = (key, values = {}) => {
+    const fill = (template, field) => template.replace(/\{(\w+)\}/g, (_, name) => values[name]?.[field] ?? values[name] ?? "");
     return { en: fill(dictionary().en[key] ?? "", "en"), zh: fill(dictionary()["zh-CN"][key] ?? "", "zh") };
   };
-  page.spans = ({ en, zh }) => en === zh ? escaped(en)
+  page.asHtml = ({ en, zh }) => en === zh ? escaped(en)
     : `<span class="en" lang="en">${escaped(en)}</span><span class="zh" lang="zh-CN">${escaped(zh)}</span>`;
-  page.say = (key, values) => page.spans(page.words(key, values));
-  page.className = (name) => dictionary().en[`class.${name}`] ? page.words(`class.${name}`) : { en: name, zh: name };
-  page.errorWords = ({ code, error }) => error
-    ? page.words("error", { details: error, sentence: page.words(`error.${code}`).zh || page.words("error.internal_error").zh })
-    : page.words("error.unreachable");
+  page.htmlText = (key, values) => page.asHtml(page.text(key, values));
+  page.className = (name) => dictionary().en[`class.${name}`] ? page.text(`class.${name}`) : { en: name, zh: name };
+  // The text for the JSON body of an error response; without a message in it, the server did not answer.
+  page.errorText = ({ code, error }) => {
+    if (!error) return page.text("problem.unreachable");
+    const key = `error.${code}`;
+    return page.text(dictionary().en[key] ? key : "error.internal_error", { details: error });
+  };
 
-  // Addresses, also behind a proxy that puts the page under a path.
+  // Returns the URL of a path of this server, also behind a proxy that serves the page under a prefix.
   page.address = (path) => new URL(`${new URL(window.gradio_config.root, location.href).pathname.replace(/\/$/, "")}/${path}`, location.origin);
 
-  // Errors of the page's own calls are shown here in place of Gradio's passing notes.
-  function problem(words) {
+  // Errors of Gradio's calls are shown at the top of the page instead of in Gradio's toasts, which disappear.
+  function showProblem(text) {
     const place = document.getElementById("page-problem");
     if (!place) return;
-    place.innerHTML = words ? page.spans(words) : "";
-    place.hidden = !words;
+    place.innerHTML = text ? page.asHtml(text) : "";
+    place.hidden = !text;
   }
   const plainFetch = window.fetch;
   window.fetch = async (resource, options) => {
     const ofPage = /\/gradio_api\/(run|upload)\b/.test(String(resource?.url ?? resource));
     try {
       const response = await plainFetch(resource, options);
-      if (ofPage) problem(response.ok ? null : page.errorWords(await response.clone().json().catch(() => ({}))));
+      if (ofPage) showProblem(response.ok ? null : page.errorText(await response.clone().json().catch(() => ({}))));
       return response;
     } catch (error) {
-      if (ofPage && error.name !== "AbortError") problem(page.words("error.unreachable"));
+      if (ofPage && error.name !== "AbortError") showProblem(page.text("problem.unreachable"));
       throw error;
     }
   };
 
-  // What the server would refuse for its size is not sent; what Gradio's front end takes for no image, it drops without a word.
+  // A file over the size limit is not sent. A file that Gradio's front end does not take for an image would be dropped silently.
   function refuse(event, files) {
     if (!event.target.closest?.("#photo")) return;
-    const most = window.gradio_config?.max_file_size || Infinity;
-    const [file] = [...(files ?? [])].filter(({ size, type }) => size > most || !type.startsWith("image/"));
+    const limit = window.gradio_config?.max_file_size || Infinity;
+    const [file] = [...(files ?? [])].filter(({ size, type }) => size > limit || !type.startsWith("image/"));
     if (!file) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    const tooLarge = { code: "body_too_large", error: page.words("batch.file_too_large", { each: Math.floor(most / 1024 ** 2) }).en };
-    problem(file.size > most ? page.errorWords(tooLarge) : page.words("photo.no_image", { name: file.name }));
+    const tooLarge = { code: "body_too_large", error: page.text("batch.file_too_large", { each: Math.floor(limit / 1024 ** 2) }).en };
+    showProblem(file.size > limit ? page.errorText(tooLarge) : page.text("photo.no_image", { name: file.name }));
   }
   document.addEventListener("change", (event) => refuse(event, event.target.files), true);
   document.addEventListener("drop", (event) => refuse(event, event.dataTransfer?.files), true);
 
-  // A file that the browser cannot show, a HEIC photo or none at all, leaves no broken frame.
+  // A file that the browser cannot show, such as a HEIC photo, leaves no broken image.
   for (const kind of ["error", "load"])
     document.addEventListener(kind, ({ target }) => {
       if (target.matches?.("#photo img")) target.style.visibility = kind === "error" ? "hidden" : "";
@@ -100,7 +104,7 @@
     const text = button.closest(".snippet").querySelector("code").textContent;
     try {
       await navigator.clipboard.writeText(text);
-    } catch { // no clipboard outside https
+    } catch { // browsers have no clipboard without https
       const field = Object.assign(document.createElement("textarea"), { value: text });
       document.body.append(field);
       field.select();

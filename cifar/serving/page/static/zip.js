@@ -1,11 +1,11 @@
-// The files of a zip, unpacked one at a time by the browser's own inflater. Nothing is unpacked before it is needed.
+// Reads zip files. Each file in them is unpacked when it is needed, by the browser's own decompressor.
 (() => {
   const END = 0x06054b50, ENTRY = 0x02014b50, LOCAL = 0x04034b50;
   const HIDDEN = /(^|\/)(\.|__MACOSX\/)/;
 
-  // Gives [{name, size, open}]; `open` gives the file as a Blob. Throws words.
+  // Returns [{name, size, open}]; `open` returns the file as a Blob. Throws a text, as `cifar.text` returns it.
   cifar.unzip = async (file, { ratio, each }) => {
-    const entries = await directory(file).catch(() => { throw cifar.words("batch.not_a_zip", { name: file.name }); });
+    const entries = await directory(file).catch(() => { throw cifar.text("batch.not_a_zip", { name: file.name }); });
     return entries
       .filter(({ name }) => !name.endsWith("/") && !HIDDEN.test(name))
       .map((entry) => ({ name: entry.name, size: entry.size, open: () => unpack(file, entry, { ratio, each }) }));
@@ -14,7 +14,7 @@
   async function directory(file) {
     const tail = new DataView(await file.slice(Math.max(0, file.size - 65_557)).arrayBuffer());
     let at = tail.byteLength - 22;
-    while (tail.getUint32(at, true) !== END) at -= 1; // before the start: RangeError, so no zip
+    while (tail.getUint32(at, true) !== END) at -= 1; // a RangeError before the start of the file means that it is no zip
     const count = tail.getUint16(at + 10, true);
     const start = tail.getUint32(at + 16, true);
     const view = new DataView(await file.slice(start, start + tail.getUint32(at + 12, true)).arrayBuffer());
@@ -40,23 +40,23 @@
   }
 
   async function unpack(file, entry, { ratio, each }) {
-    if (entry.encrypted || (entry.method !== 0 && entry.method !== 8)) throw cifar.words("batch.zip_method");
+    if (entry.encrypted || (entry.method !== 0 && entry.method !== 8)) throw cifar.text("batch.zip_method");
     const head = new DataView(await file.slice(entry.start, entry.start + 30).arrayBuffer());
-    if (head.byteLength < 30 || head.getUint32(0, true) !== LOCAL) throw cifar.words("batch.zip_method");
+    if (head.byteLength < 30 || head.getUint32(0, true) !== LOCAL) throw cifar.text("batch.zip_method");
     const from = entry.start + 30 + head.getUint16(26, true) + head.getUint16(28, true);
     const packed = file.slice(from, from + entry.packed);
     if (entry.method === 0) return packed;
-    // what the directory says of sizes may be untrue: count what comes
+    // the directory may state wrong sizes, so count the bytes that arrive
     const reader = packed.stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
     const parts = [];
     let size = 0;
     for (;;) {
-      const { done, value } = await reader.read().catch(() => { throw cifar.words("batch.zip_method"); });
+      const { done, value } = await reader.read().catch(() => { throw cifar.text("batch.zip_method"); });
       if (done) return new Blob(parts);
       size += value.length;
       if (size > each || size > ratio * entry.packed) {
         reader.cancel();
-        throw size > each ? cifar.words("batch.file_too_large", { each: Math.floor(each / 1024 ** 2) }) : cifar.words("batch.zip_ratio", { ratio });
+        throw size > each ? cifar.text("batch.file_too_large", { each: Math.floor(each / 1024 ** 2) }) : cifar.text("batch.zip_ratio", { ratio });
       }
       parts.push(value);
     }
