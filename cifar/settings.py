@@ -108,9 +108,6 @@ class Settings(BaseSettings):
         description="Key for assigning users to versions; use the same one on all hosts. Without it, users can "
         "compute which version they are assigned to.",
     )
-    max_shadow_images: int = Field(
-        4, ge=1, description="Images under way to shadow versions in one process; more are left out, and counted."
-    )
     max_batch_images: int = Field(
         32, ge=1, description="Largest batch passed to the model, on engines that gain from batches (TensorFlow)."
     )
@@ -127,8 +124,6 @@ class Settings(BaseSettings):
         ge=1024,
         description="Largest total size of a batch's files, unpacked. `CIFAR_MAX_BODY_BYTES` limits each file.",
     )
-    max_batch_calls: int = Field(4, ge=1, description="Batches under way in one process; more are answered 503.")
-    max_zip_ratio: float = Field(100.0, gt=1, description="How many times its packed size a file of a zip may have.")
     mcp: bool = Field(False, description="Offer the functions to assistants by MCP, at `/gradio_api/mcp/`.")
     rate_limit_predict: str = Field(
         "", description="Limit of `POST /predict` for each caller, such as `600/minute`. Empty: no limit."
@@ -146,9 +141,8 @@ class Settings(BaseSettings):
         "workers and hosts. Without it, each process keeps its own.",
     )
     cache_images: int = Field(
-        1000, ge=0, description="Answers cached in one process, by the SHA-256 of the image. 0: no cache."
+        1000, ge=0, description="Answers cached in one process, by the content of the image file. 0: no cache."
     )
-    cache_lifetime_seconds: int = Field(3600, ge=1, description="How long Redis keeps an answer.")
     frame_ancestors: list[str] = Field(
         [],
         description='Sites that may embed the page in a frame, as JSON: `["https://a.example"]`. On Hugging Face '
@@ -160,12 +154,12 @@ class Settings(BaseSettings):
     space_id: str = Field(
         "",
         validation_alias=AliasChoices("CIFAR_SPACE_ID", "SPACE_ID"),
-        description="Name of the Space. Hugging Face sets `SPACE_ID`.",
+        description="Name of the Space, set by Hugging Face.",
     )
     space_host: str | None = Field(
         None,
         validation_alias=AliasChoices("CIFAR_SPACE_HOST", "SPACE_HOST"),
-        description="Host name of the Space. Hugging Face sets `SPACE_HOST`.",
+        description="Host name of the Space, set by Hugging Face.",
     )
     public_url: str | None = Field(
         None,
@@ -226,15 +220,6 @@ class Settings(BaseSettings):
         description="Secret for hashing user names in the records, at least 32 characters; the same on all hosts. "
         "Without it, one is created in the records folder.",
     )
-    records_flush_seconds: float = Field(
-        1.0, gt=0, description="Time after which what was recorded moves from the journal into the database."
-    )
-    records_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the records' database.")
-    max_journal_bytes: int = Field(
-        64 * 1024**2,
-        ge=4096,
-        description="Largest journal of one process, while the database is away; then no more is recorded.",
-    )
     records_retention_days: float = Field(
         90.0, gt=0, description="Age at which records, feedback and kept images are deleted."
     )
@@ -243,7 +228,6 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Largest number of kept images. At the limit, no more are kept until old ones expire."
     )
     max_kept_bytes: int = Field(1024**3, ge=1024, description="Largest total size of the kept images.")
-    max_feedback_note_characters: int = Field(1000, ge=0, description="Longest note of a feedback.")
 
     ab_window_days: float = Field(14.0, gt=0, description="Days before now that the A/B report covers.")
     ab_effect_share: float = Field(

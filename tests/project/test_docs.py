@@ -1,38 +1,46 @@
-"""What the papers say is what the code does."""
+"""The documents agree with the code, and stay short."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
 
+from cifar import __version__
 from cifar.settings import ROOT, Settings
 
 README = (ROOT / "README.md").read_text()
+UNITS = r"(bytes|days|pixels|seconds|versions|images|files|top_k|version|port|workers|share)$"
+FRAGMENT = ROOT / "docs/model_card_notes.md"
+"""It becomes a part of MODEL_CARD.md, so its links start from there."""
 
 
-def test_every_setting_is_documented_with_its_default():
-    """`.env.example` lists each variable, none is missing and none is made up."""
-    lines = (ROOT / ".env.example").read_text().splitlines()
-    documented = dict(line[1:].split("=", 1) for line in lines if line.startswith("#CIFAR_"))
-    defaults = {}
-    for name, field in Settings.model_fields.items():
-        value = field.default
-        text = "" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
-        for long, short in ((f"{ROOT}/", ""), (str(ROOT.home()), "~")):
-            text = text.replace(long, short)
-        defaults[f"CIFAR_{name.upper()}"] = text
-    assert documented == defaults
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+PAGES = [file for file in tracked("*.md") if file != FRAGMENT]
+
+
+def test_the_generated_documents_are_up_to_date():
+    """docs/errors.md, docs/settings.md and .env.example follow from the code: run `python docs/generate.py`."""
+    command = [sys.executable, "docs/generate.py", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_documented_defaults_can_be_uncommented_as_they_are(tmp_path, monkeypatch):
     """A copy of `.env.example` with every line active changes nothing."""
-    active = (ROOT / ".env.example").read_text().replace("\n#CIFAR_", "\nCIFAR_")
-    (tmp_path / ".env").write_text(active)
+    example = (ROOT / ".env.example").read_text()
+    assert example.count("\n#CIFAR_") == len(Settings.model_fields)
+    (tmp_path / ".env").write_text(example.replace("\n#CIFAR_", "\nCIFAR_"))
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("CIFAR_UPLOADS")
     monkeypatch.delenv("CIFAR_RECORDS_FOLDER")
@@ -43,37 +51,28 @@ def test_the_documented_defaults_can_be_uncommented_as_they_are(tmp_path, monkey
 
 
 def test_every_setting_has_a_description_and_every_limit_a_unit():
-    """A number without a unit is a question."""
-    units = (
-        "_bytes",
-        "_days",
-        "_characters",
-        "_pixels",
-        "_seconds",
-        "_per_second",
-        "_versions",
-        "_images",
-        "_failures",
-        "_calls",
-        "_files",
-        "_ratio",
-        "_failures",
-        "_sessions",
-        "_top_k",
-        "_version",
-        "port",
-        "workers",
-        "_slot",
-        "_share",
-        "_rows",
-        "_days",
-        "_hours",
-        "_psi",
-    )
+    """Operators read the descriptions in docs/settings.md; a number without a unit would have to be guessed."""
     for name, field in Settings.model_fields.items():
-        assert field.description, name
-        if field.annotation in {int, float}:
-            assert name.endswith(units), name
+        assert re.search(r"\w{3}.*\.\W*$", field.description or ""), name
+        if field.annotation in {int, float, int | None}:
+            assert re.search(UNITS, name), name
+
+
+def test_every_setting_that_a_file_names_exists():
+    """A variable that is misspelt or was removed would stop the start of whoever copies it."""
+    known = {f"CIFAR_{name.upper()}{suffix}" for name in Settings.model_fields for suffix in ("", "_FILE")}
+    found: dict[str, str] = {}
+    for file in tracked(":!tests", ":!CHANGELOG.md", ":!*.jpg", ":!*.png", ":!saved_model", ":!benchmarks/results"):
+        text = file.read_text(encoding="utf-8", errors="ignore")
+        found |= dict.fromkeys(re.findall(r"\bCIFAR_[A-Z0-9_]*[A-Z0-9]\b(?!_|\.\.\.|\*)", text), file.name)
+    assert len(found) >= len(Settings.model_fields)
+    assert {name: file for name, file in found.items() if name not in known} == {}
+
+
+def test_settings_are_the_only_configuration():
+    """One class holds all settings."""
+    assert [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")] == [Settings]
+    assert Settings.__subclasses__() == []
 
 
 def test_spaces_finds_what_it_needs_at_the_top_of_the_readme():
@@ -85,8 +84,16 @@ def test_spaces_finds_what_it_needs_at_the_top_of_the_readme():
     assert front["python_version"].strip("'\"") == "3.11"
 
 
+def test_the_readme_and_the_design_stay_short():
+    """A reader has a few minutes for them. Details belong into docs/."""
+    readme = README.split("---", 2)[2].strip()
+    assert 40 < len(readme.splitlines()) <= 100
+    assert len(readme.split()) <= 1_000
+    assert 40 < len((ROOT / "DESIGN.md").read_text().splitlines()) <= 80
+
+
 def test_every_requirement_is_pinned():
-    """The same versions next year: each line of both files names one."""
+    """The same versions next year: each line of the files names one."""
     for name in ("requirements.txt", "requirements-serve.txt", "requirements-dev.txt"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
         assert lines
@@ -94,7 +101,7 @@ def test_every_requirement_is_pinned():
 
 
 def test_serving_alone_needs_the_same_pins_without_tensorflow():
-    """The small list is a part of the large one."""
+    """A server and a training machine then run the same versions, and the server's image stays small."""
 
     def pins(name):
         return set(re.findall(r"^[A-Za-z0-9._-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
@@ -103,35 +110,71 @@ def test_serving_alone_needs_the_same_pins_without_tensorflow():
     assert not {pin for pin in pins("requirements-serve.txt") if pin.startswith(("tensorflow", "keras", "matplotlib"))}
 
 
-def test_what_the_readme_links_to_is_there():
-    """No dead link to a file."""
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README) + re.findall(r'src="(?!https?:)([^"]+)"', README):
-        assert (ROOT / target).exists(), target
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-def test_every_make_target_of_the_readme_exists():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_or_heading_leads_somewhere(page):
+    """A dead link sends a reader away."""
+    links = re.findall(r'(?:\]\(|src=")(?!https?:|mailto:)([^)"\s]+)', page.read_text())
+    assert len(links) >= {"README.md": 20, "docs/README.md": 20}.get(str(page.relative_to(ROOT)), 0)
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_every_page_of_the_documentation_is_in_its_index():
+    """A page that no index names is found by nobody."""
+    index = (ROOT / "docs/README.md").read_text()
+    pages = [page.name for page in PAGES if page.parent == ROOT / "docs" and page.name != "README.md"]
+    assert len(pages) >= 15
+    assert [name for name in pages if f"]({name})" not in index] == []
+
+
+def test_every_file_of_the_code_that_a_page_names_exists():
+    """Files move; a page that names the old place sends a reader searching."""
+    folders = "cifar|tests|docs|deploy|benchmarks|notebooks|examples"
+    found = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(rf"`((?:{folders})/[\w./-]*\w\.\w+)\b", page.read_text())
+    }
+    assert len(found) >= 15
+    assert {(page, name) for page, name in found if not (ROOT / name).exists()} == set()
+
+
+def test_every_make_target_that_a_page_names_exists():
     """`make help` lists them all."""
     helped = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", README, re.MULTILINE):
-        assert f"make {''.join(target)}" in helped, target
-
-
-def test_settings_are_the_only_configuration():
-    """One class holds all settings."""
-    assert [kind for kind in BaseSettings.__subclasses__() if kind.__module__.startswith("cifar")] == [Settings]
-    assert Settings.__subclasses__() == []
+    pages = {page: re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE) for page in PAGES}
+    assert {"run", "test"} <= set(pages[ROOT / "README.md"])
+    for page, targets in pages.items():
+        for target in targets:
+            assert re.search(rf"^ *make {target} ", helped, re.MULTILINE), f"{page}: make {target}"
 
 
 @pytest.mark.parametrize(
-    "name", ["DESIGN.md", "MODEL_CARD.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"]
+    ("name", "words"),
+    [
+        ("LICENSE", "MIT License"),
+        ("SECURITY.md", "Report a "),
+        ("CONTRIBUTING.md", "make test"),
+        ("CHANGELOG.md", f"\n## {__version__}"),
+    ],
 )
-def test_the_papers_that_a_stranger_looks_for_are_there(name):
-    """Each short, none empty."""
-    assert len((ROOT / name).read_text()) > 300
+def test_the_files_that_a_visitor_looks_for_say_what_they_are_for(name, words):
+    """The licence, where to report a weakness, what a change must pass, and what is in this version."""
+    assert words in (ROOT / name).read_text()
+    assert name == "CHANGELOG.md" or name in README
 
 
-def test_the_model_card_quotes_the_manifest():
-    """The accuracy on the card is the one that was measured."""
+def test_the_model_card_and_the_readme_quote_the_manifest():
+    """The accuracy that a reader sees is the one that was measured for the served version."""
     manifest = json.loads((ROOT / "saved_model/cifar_classifier/2/manifest.json").read_text())
     accuracy = f"{manifest['metrics']['test_accuracy'] * 100:.1f} %"
     assert accuracy in (ROOT / "MODEL_CARD.md").read_text()
