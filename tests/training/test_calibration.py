@@ -1,4 +1,4 @@
-"""`cifar.training.run.calibration`: what is fitted after training, and that every way to ask a version answers with it."""
+"""`cifar.training.run.calibration`: the fitted temperature and score, and that every signature and engine uses them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from cifar.training.run.calibration import (
 )
 
 
-def sure_by(factor: float, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities whose logits are `factor` times what they should be, and labels drawn from the right ones."""
+def miscalibrated(factor: float, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities whose logits are too large by `factor`, and labels drawn from the correct probabilities."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (count, 5))
     right = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -48,34 +48,34 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_the_temperature_mends_a_network_that_is_too_sure_or_not_sure_enough(factor):
-    """It is found within a few hundredths, and what remains of the calibration error is chance."""
-    probabilities, labels = sure_by(factor)
+def test_the_temperature_corrects_an_overconfident_or_underconfident_network(factor):
+    """The right temperature is found within 6 %, and the remaining calibration error is due to chance."""
+    probabilities, labels = miscalibrated(factor)
     temperature = fit_temperature(probabilities, labels)
     assert temperature == pytest.approx(factor, rel=0.06)
-    mended = np.asarray(calibrated(probabilities.astype(np.float32), temperature))
-    np.testing.assert_allclose(mended.sum(axis=1), 1, atol=1e-5)
-    assert (mended.argmax(axis=1) == probabilities.argmax(axis=1)).all(), "no label changes"
-    assert calibration_error(mended, labels) < 0.02
+    corrected = np.asarray(calibrated(probabilities.astype(np.float32), temperature))
+    np.testing.assert_allclose(corrected.sum(axis=1), 1, atol=1e-5)
+    assert (corrected.argmax(axis=1) == probabilities.argmax(axis=1)).all(), "the predicted labels must not change"
+    assert calibration_error(corrected, labels) < 0.02
     if factor == 3:
         assert calibration_error(probabilities, labels) > 0.1
 
 
-def test_few_images_that_are_all_right_make_no_network_certain():
-    """Nine right answers would be best explained by a temperature of nearly zero; that would be a lie."""
+def test_a_few_correct_answers_do_not_make_a_network_certain():
+    """Nine correct answers alone would be fitted best by a temperature near zero, which they cannot justify."""
     probabilities = np.tile([0.9, 0.05, 0.05], (9, 1))
     assert 0.8 < fit_temperature(probabilities, np.zeros(9, int)) < 1
 
 
 def test_probabilities_of_zero_and_one_stay_finite():
-    """A network may be certain in float32; the logarithm of zero must not make it NaN."""
+    """Probabilities can be exactly 0 or 1 in float32; the logarithm of zero must not give NaN."""
     certain = np.array([[1, 0, 0], [0, 0.5, 0.5]], np.float32)
     np.testing.assert_allclose(calibrated(certain, 1.0), certain, atol=1e-6)
     assert np.isfinite(calibrated(certain, 0.3)).all()
 
 
-def test_the_threshold_leaves_the_promised_share_of_held_out_images_inside(scored_run):
-    """95 % of the images that nothing was fitted on are in distribution, and noise is not."""
+def test_95_percent_of_the_held_out_images_are_in_distribution(scored_run):
+    """This is the documented meaning of the threshold. Noise is out of distribution."""
     run, dataset, held_out = scored_run
     fitted = read_confidence(run)
     network = module.with_features(keras.saving.load_model(run / "model.keras"))
@@ -91,14 +91,14 @@ def test_the_threshold_leaves_the_promised_share_of_held_out_images_inside(score
     assert sum(fitted.images_by_class) == len(dataset.train_labels) - len(held_out)
 
 
-def test_a_crash_while_writing_leaves_no_confidence_and_no_finished_run(scored_run, tmp_path, monkeypatch):
-    """Whole or not at all: half a file would end the export, or worse."""
+def test_a_crash_while_writing_leaves_no_confidence_file(scored_run, tmp_path, monkeypatch):
+    """A half-written file would make the export fail."""
     run, dataset, held_out = scored_run
     model = keras.saving.load_model(run / "model.keras")
     part = dataset.train_images[held_out], dataset.train_labels[held_out]
 
     def crash(file, **_):
-        file.write(b"half of it")
+        file.write(b"half of the content")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(module.np, "savez", crash)
@@ -107,17 +107,17 @@ def test_a_crash_while_writing_leaves_no_confidence_and_no_finished_run(scored_r
     assert read_confidence(tmp_path) is None
 
 
-def test_a_network_without_a_dense_layer_gets_no_confidence(tmp_path):
-    """There are no features to compare; it is exported as it is."""
+def test_a_network_without_a_dense_layer_gets_no_calibration(tmp_path):
+    """It has no features to compare, so it is exported without a score."""
     pixels = keras.Input((8, 8, 3))
     model = keras.Model(pixels, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(pixels)))
     part = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
-    write_confidence(tmp_path, model, fitted=part, held_out=part)
+    assert write_confidence(tmp_path, model, fitted=part, held_out=part) is None
     assert not (tmp_path / CONFIDENCE_FILE).exists()
 
 
 def test_every_signature_and_engine_gives_the_same_score_and_calibrated_probabilities(scored_run, scored_version):
-    """Folded in means: nobody who asks, in whichever way, gets the raw ones."""
+    """The calibration is part of the graph, so no client can get uncalibrated probabilities."""
     run, dataset, held_out = scored_run
     images = dataset.train_images[held_out][:5]
     fitted = read_confidence(run)
@@ -140,8 +140,8 @@ def test_every_signature_and_engine_gives_the_same_score_and_calibrated_probabil
     np.testing.assert_allclose(on_litert, np.column_stack((expected, scores)), rtol=1e-3, atol=1e-3)
 
 
-def test_the_manifest_and_inspect_say_what_was_fitted_on_how_much(scored_run, scored_version):
-    """Temperature, method, threshold, counts; the new output beside the old ones."""
+def test_the_manifest_and_inspect_describe_the_calibration(scored_run, scored_version):
+    """They have temperature, threshold, image counts and the output `ood_score`."""
     _, dataset, held_out = scored_run
     manifest = scored_version.manifest
     assert manifest.confidence.threshold == 1
@@ -156,8 +156,8 @@ def test_the_manifest_and_inspect_say_what_was_fitted_on_how_much(scored_run, sc
     assert f"temperature {manifest.confidence.temperature:g}" in text
 
 
-def test_an_export_whose_score_disagrees_leaves_no_version(scored_run, settings, monkeypatch):
-    """The score is held to the model as the probabilities are."""
+def test_an_export_with_a_different_score_leaves_no_version(scored_run, settings, monkeypatch):
+    """The exported score is compared with the model, as the probabilities are."""
     source = read_source(scored_run[0], settings)
     write = export_module._write_saved_model
 
@@ -172,8 +172,8 @@ def test_an_export_whose_score_disagrees_leaves_no_version(scored_run, settings,
     assert list((settings.registry / "net").iterdir()) == []
 
 
-def test_a_run_without_confidence_is_exported_as_before(scored_run, settings, tmp_path):
-    """Runs of earlier versions go on working, and answer null."""
+def test_a_run_without_calibration_is_exported_without_a_score(scored_run, settings, tmp_path):
+    """Runs that were trained before there was a score can still be exported; the score is None."""
     run = tmp_path / "run"
     shutil.copytree(scored_run[0], run, ignore=shutil.ignore_patterns(CONFIDENCE_FILE))
     version = export(read_source(run, settings), settings.registry, "net")
@@ -185,8 +185,8 @@ def test_a_run_without_confidence_is_exported_as_before(scored_run, settings, tm
         assert (prediction.ood_score, prediction.in_distribution) == (None, None)
 
 
-def test_the_weights_of_the_score_are_written_once(scored_version):
-    """Three signatures share them: a constant in each would triple the version's size."""
+def test_the_parameters_of_the_score_are_stored_once(scored_version):
+    """The three signatures share them. A constant in each would make the version much larger."""
     files = scored_version.manifest.files
     network = files[LITERT_FILE].bytes
     assert files["saved_model.pb"].bytes < network / 2

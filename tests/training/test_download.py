@@ -1,4 +1,4 @@
-"""`cifar.training.data.download`, against real HTTP servers on this machine."""
+"""`cifar.training.data.download` with real HTTP servers on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class WholeFile(BaseHTTPRequestHandler):
-    """Delivers the file, from the byte asked for."""
+    """Delivers the file from the requested byte on."""
 
     content = CONTENT
     ranges: list[str]
@@ -44,14 +45,14 @@ class WholeFile(BaseHTTPRequestHandler):
 
 
 class HangsUpHalfway(WholeFile):
-    """Closes the connection after half of what is missing."""
+    """Closes the connection after half of the requested bytes."""
 
     def deliver(self, start):
         self.wfile.write(self.content[start : (start + len(self.content)) // 2])
 
 
 class Trickles(WholeFile):
-    """Delivers a few bytes a second, for as long as anybody listens."""
+    """Delivers a few bytes a second."""
 
     def deliver(self, start):
         for at in range(start, start + 1000):
@@ -60,13 +61,13 @@ class Trickles(WholeFile):
 
 
 class AnotherFile(WholeFile):
-    """Delivers something else of the same length."""
+    """Delivers another file of the same length."""
 
     content = CONTENT[::-1]
 
 
 class NotFound(WholeFile):
-    """Has no such file."""
+    """Answers 404."""
 
     def do_GET(self):
         self.send_error(404)
@@ -74,7 +75,7 @@ class NotFound(WholeFile):
 
 @contextmanager
 def host(behaviour):
-    """A server that behaves so; yields its address and the ranges it was asked for."""
+    """Run a server with this behaviour; yields its address and the requested ranges."""
     handler = type(behaviour.__name__, (behaviour,), {"ranges": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.handle_error = lambda *_: None
@@ -87,15 +88,19 @@ def host(behaviour):
 
 
 @pytest.fixture
-def settings(settings):
-    return settings.model_copy(update={"download_stall_seconds": 0.5, "download_min_bytes_per_second": 10_000})
+def cache(tmp_path):
+    return tmp_path / "cache"
 
 
-def test_a_good_host_fills_the_cache_where_keras_looks_and_is_asked_once(settings):
-    """The second call reads the cache."""
+def fetch(cache: Path, *hosts: str) -> Path:
+    return fetch_cifar10(cache, hosts=hosts, expected_sha256=SHA256, stall_seconds=0.5)
+
+
+def test_the_file_is_downloaded_once_to_the_name_that_keras_uses(cache):
+    """The second call uses the cached file."""
     with host(WholeFile) as (url, ranges):
-        path = fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256)
-        assert path == fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256)
+        path = fetch(cache, url)
+        assert path == fetch(cache, url)
     assert path.name == "cifar-10-batches-py-target_archive"
     assert path.read_bytes() == CONTENT
     assert len(ranges) == 1
@@ -103,57 +108,57 @@ def test_a_good_host_fills_the_cache_where_keras_looks_and_is_asked_once(setting
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [HangsUpHalfway, Trickles, AnotherFile, NotFound])
-def test_a_bad_host_is_given_up_for_the_next(settings, bad):
-    """Whatever is wrong with the first, the file is whole in the end."""
+def test_a_bad_host_is_abandoned_for_the_next(cache, bad):
+    """Whatever the first host does wrong, the result is the complete file."""
     with host(bad) as (first, _), host(WholeFile) as (second, _):
-        path = fetch_cifar10(settings, hosts=[first, second], expected_sha256=SHA256)
+        path = fetch(cache, first, second)
     assert path.read_bytes() == CONTENT
     assert not path.with_name(f"{path.name}.part").exists()
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(settings):
-    """The next command asks for the missing bytes alone."""
-    with host(HangsUpHalfway) as (url, _), pytest.raises(DataError, match="goes on where it stopped"):
-        fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256)
+def test_an_interrupted_download_continues_where_it_stopped(cache):
+    """The next command requests only the missing bytes."""
+    with host(HangsUpHalfway) as (url, _), pytest.raises(DataError, match="continues where it stopped"):
+        fetch(cache, url)
     with host(WholeFile) as (url, ranges):
-        fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256)
+        fetch(cache, url)
     assert ranges == [f"bytes={len(CONTENT) // 2}-"]
 
 
-def test_a_half_download_is_never_taken_for_a_whole_one(settings):
-    """Until the checksum is right, there is no file of that name."""
+def test_an_incomplete_download_does_not_get_the_final_name(cache):
+    """The file gets its name only after its checksum was found correct."""
     with host(HangsUpHalfway) as (url, _), pytest.raises(DataError, match=r"127\.0\.0\.1: .*bytes"):
-        fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256)
-    assert [path.name for path in settings.data_cache.iterdir()] == ["cifar-10-batches-py-target_archive.part"]
+        fetch(cache, url)
+    assert [path.name for path in cache.iterdir()] == ["cifar-10-batches-py-target_archive.part"]
 
 
-def test_what_a_wrong_host_began_is_not_held_against_a_good_one(settings):
-    """Half of another file lies there; the good host delivers all of it once more."""
-    settings.data_cache.mkdir(parents=True)
-    (settings.data_cache / "cifar-10-batches-py-target_archive.part").write_bytes(b"wrong" * 1000)
+def test_a_wrong_partial_file_is_replaced_by_a_good_host(cache):
+    """If the partial file came from a bad host, a good host delivers everything again."""
+    cache.mkdir(parents=True)
+    (cache / "cifar-10-batches-py-target_archive.part").write_bytes(b"wrong" * 1000)
     with host(WholeFile) as (url, ranges):
-        assert fetch_cifar10(settings, hosts=[url], expected_sha256=SHA256).read_bytes() == CONTENT
+        assert fetch(cache, url).read_bytes() == CONTENT
     assert ranges == ["bytes=5000-", ""]
 
 
-def test_offline_says_what_each_host_answered_and_two_ways_out(settings):
-    """No network is no stack trace."""
-    with pytest.raises(DataError, match="could not be fetched") as caught:
-        fetch_cifar10(settings, hosts=["http://127.0.0.1:1/file", "http://127.0.0.1:2/file"], expected_sha256=SHA256)
+def test_without_network_the_error_lists_the_hosts_and_two_alternatives(cache):
+    """A missing network must not end in a traceback."""
+    with pytest.raises(DataError, match="could not be downloaded") as caught:
+        fetch(cache, "http://127.0.0.1:1/file", "http://127.0.0.1:2/file")
     assert str(caught.value).count("127.0.0.1: ") == 2
     assert "--data PATH" in str(caught.value)
 
 
-def test_a_wrong_file_in_the_cache_is_named(settings):
-    """A cache that somebody else filled is checked too."""
-    settings.data_cache.mkdir(parents=True)
-    (settings.data_cache / "cifar-10-batches-py-target_archive").write_bytes(b"something")
+def test_a_wrong_file_in_the_cache_is_reported(cache):
+    """The checksum is also checked for files that are in the cache already."""
+    cache.mkdir(parents=True)
+    (cache / "cifar-10-batches-py-target_archive").write_bytes(b"something")
     with pytest.raises(DataError, match=r"target_archive is not CIFAR-10: its SHA-256 is wrong. Remove it"):
-        fetch_cifar10(settings, hosts=[], expected_sha256=SHA256)
+        fetch(cache)
 
 
-def test_two_wrong_hosts_leave_nothing_behind(settings):
-    """A file with another checksum is not kept to be appended to."""
+def test_two_wrong_hosts_leave_no_file(cache):
+    """A file with a wrong checksum is not kept as the start of the next download."""
     with host(AnotherFile) as (url, _), pytest.raises(DataError, match="another SHA-256"):
-        fetch_cifar10(settings, hosts=[url, url], expected_sha256=SHA256)
-    assert list(settings.data_cache.iterdir()) == []
+        fetch(cache, url, url)
+    assert list(cache.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`cifar.training.data.outliers`: pictures of nothing."""
+"""`cifar.training.data.outliers`: synthetic outliers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cifar.training.data.outliers import KINDS, make_outliers
 
 
 def pictures(height: int, width: int, channels: int) -> np.ndarray:
-    """Smooth ones, each with a bright middle, so that breaking them shows."""
+    """Return smooth images with a bright middle, in which every change is visible."""
     rows, columns = np.mgrid[:height, :width]
     disc = np.hypot(rows / height - 0.5, columns / width - 0.5) < 0.3
     shades = np.linspace(0, 80, 12)[:, None, None, None]
@@ -18,20 +18,20 @@ def pictures(height: int, width: int, channels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (96, 96, 3), (28, 28, 1), (33, 47, 3)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_keeps_size_and_type_and_breaks_every_picture(kind, shape):
-    """For grey, odd and oblong pictures too; the images it was made from are left alone."""
+def test_each_kind_keeps_size_and_type_and_changes_nearly_every_image(kind, shape):
+    """This also holds for grey, odd-sized and oblong images. The source images do not change."""
     images = pictures(*shape)
     before = images.copy()
     made = KINDS[kind](images, np.random.default_rng(0))
     assert (made.shape, made.dtype) == (images.shape, np.uint8)
     assert (images == before).all()
-    assert made.std() > 5, "it is no empty picture"
+    assert made.std() > 5, "the image must not be empty"
     changed = (made != images).any(axis=(1, 2, 3)).mean()
     assert changed > 0.8
 
 
-def test_the_same_seed_makes_the_same_pictures_of_each_kind_as_many():
-    """A run that is repeated has the same score."""
+def test_the_same_seed_gives_the_same_outliers_with_equally_many_of_each_kind():
+    """A repeated run must get the same score."""
     images = pictures(32, 32, 3)
     one, two = (make_outliers(images, 600, np.random.default_rng(4)) for _ in range(2))
     assert (one == two).all()

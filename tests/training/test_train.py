@@ -1,4 +1,4 @@
-"""`cifar.training.run.train`: the whole loop, on a few images, with both networks."""
+"""`cifar.training.run.train`: the whole training loop, on a few images, with both architectures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from support.runs import EPOCHS, QUICK, both, colours, config, equal_weights, ro
 from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model
-from cifar.training.run import schedule as pace
-from cifar.training.run.config import TrainConfig
+from cifar.training.run import schedule as schedule_module
+from cifar.training.run.config import TrainConfig, choose_precision
 from cifar.training.run.run_folder import HISTORY, read_history, write_history
+from cifar.training.run.schedule import LearningRateSchedule
 from cifar.training.run.train import train
 
 
-def test_the_tutorials_network_has_its_parameters_and_scales_pixels_itself():
-    """122,570 parameters; black and white become 0 and 1 inside the graph."""
+def test_the_tutorial_network_has_122570_parameters_and_scales_pixels_itself():
+    """Serving cannot scale pixels differently: black and white become 0 and 1 inside the graph."""
     model = build_model("tutorial", 10)
     assert model.count_params() == 122_570
     scaled = model.get_layer("to_unit_range")(np.array([0.0, 255.0], np.float32))
@@ -40,18 +41,18 @@ def test_the_tutorials_network_has_its_parameters_and_scales_pixels_itself():
         ({"target_accuracy": 90.0}, "a share, such as 0.9; got 90"),
         ({"validation_split": 1.0}, "a share between 0 and 1"),
         ({"arch": "resnet"}, "there are: fast, tutorial"),
-        ({"epochs": 3, "time_budget": 60.0}, "epochs or a time budget, not both"),
+        ({"epochs": 3, "time_budget": 60.0}, "Set epochs or a time budget, not both"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_before_anything_is_written(wrong, words):
-    """The sentence has the setting's name and what came."""
+    """The message has the name of the setting and its value."""
     with pytest.raises(BadParameter, match=words):
         TrainConfig(**wrong)
 
 
 @both
-def test_training_lowers_the_loss_and_writes_a_whole_run(whole, arch):
-    """The loss falls, the colours are told apart, every promised file is there, and nothing else."""
+def test_training_lowers_the_loss_and_writes_a_complete_run(whole, arch):
+    """The loss falls, the colours are recognised, and the folder has all the documented files and no others."""
     run = whole(arch)
     history = rows(run)
     assert history["loss"][-1] < history["loss"][0]
@@ -80,8 +81,8 @@ def test_training_lowers_the_loss_and_writes_a_whole_run(whole, arch):
 
 
 @both
-def test_the_result_is_loaded_by_keras_alone_and_answers_as_it_was_measured(whole, arch, tmp_path):
-    """Whoever gets `model.keras` needs nothing of this project: plain layers, in float32."""
+def test_the_result_can_be_loaded_by_keras_alone_and_has_the_measured_accuracy(whole, arch, tmp_path):
+    """`model.keras` has only layers of Keras, in float32, so it can be used without this package."""
     np.savez(tmp_path / "images.npz", images=colours().test_images, labels=colours().test_labels)
     code = """
 import json, sys, keras, numpy as np
@@ -108,8 +109,8 @@ print(json.dumps([float((answers.argmax(1) == test["labels"]).mean()), modules, 
 
 
 @both
-def test_tensorboard_reads_what_was_logged(whole, arch):
-    """Loss and accuracy of each epoch, for training and validation."""
+def test_tensorboard_can_read_the_logged_metrics(whole, arch):
+    """Loss and accuracy of each epoch are logged for training and validation, with the values of the history."""
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
     from tensorboard.util.tensor_util import make_ndarray
 
@@ -124,8 +125,8 @@ def test_tensorboard_reads_what_was_logged(whole, arch):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, whole):
-    """A run can be repeated."""
+def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tmp_path, whole):
+    """A run can be repeated exactly."""
     train(config("tutorial", seed=5), colours(), tmp_path / "again")
     assert equal_weights(tmp_path / "again", whole("tutorial"))
     train(config("tutorial", seed=6), colours(), tmp_path / "other")
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 
 class Clock:
-    """A clock that goes on by a tenth of a second whenever somebody looks."""
+    """A clock that advances by a tenth of a second whenever it is read."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -145,12 +146,12 @@ class Clock:
 
 @pytest.mark.slow
 @both
-def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, arch):
-    """By its own clock: the rows' seconds fit the budget, most of it is used, and the learning rate has arrived."""
+def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_path, monkeypatch, arch):
+    """The seconds of the epochs stay within the budget and use most of it, and the learning rate has reached its end."""
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
     from tensorboard.util.tensor_util import make_ndarray
 
-    monkeypatch.setattr(pace, "time", Clock())
+    monkeypatch.setattr(schedule_module, "time", Clock())
     train(config(arch, epochs=None, time_budget=60.0), colours(120), tmp_path / "run")
     spent = rows(tmp_path / "run")["seconds"].sum()
     assert 50 < spent <= 60
@@ -163,10 +164,10 @@ def test_a_time_budget_ends_a_run_annealed_and_in_time(tmp_path, monkeypatch, ar
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
-def test_the_rows_hold_all_the_time_that_a_run_has_spent(tmp_path, monkeypatch):
-    """A resumed run begins with their sum: what writing each epoch took would be given once more."""
+def test_the_history_counts_all_the_time_that_a_run_has_spent(tmp_path, monkeypatch):
+    """A resumed run starts from the sum of the rows, so the time for writing results must be in them."""
     clock = Clock()
-    monkeypatch.setattr(pace, "time", clock)
+    monkeypatch.setattr(schedule_module, "time", clock)
 
     def write_slowly(_: object) -> None:
         clock.now += 5
@@ -174,32 +175,32 @@ def test_the_rows_hold_all_the_time_that_a_run_has_spent(tmp_path, monkeypatch):
     train(config("tutorial", epochs=3), colours(60), tmp_path / "run", on_epoch=write_slowly)
     assert rows(tmp_path / "run")["seconds"].sum() == pytest.approx(
         clock.now - 5, abs=0.5
-    )  # the last writing is in no row
+    )  # no row follows the last write
 
 
-def test_a_history_that_is_gone_on_with_keeps_its_rows_as_they_were(short, tmp_path):
-    """Epochs and steps are whole numbers: not `1` before the interruption and `1.0` after it."""
+def test_a_history_that_is_read_and_written_again_does_not_change(short, tmp_path):
+    """Epochs and steps stay integers: a resumed run must not turn `1` into `1.0`."""
     write_history(tmp_path, read_history(short))
     assert (tmp_path / HISTORY).read_bytes() == (short / HISTORY).read_bytes()
 
 
 @pytest.mark.slow
-def test_a_time_budget_of_few_steps_makes_more_of_them(tmp_path, monkeypatch):
-    """Where the time allows one pass, smaller batches learn more in it; who names a batch size gets it."""
-    monkeypatch.setattr(pace, "time", Clock())
+def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path, monkeypatch):
+    """If the time allows one pass only, more and smaller steps learn more. A batch size that the user sets is kept."""
+    monkeypatch.setattr(schedule_module, "time", Clock())
     dataset = colours()
     steps = {}
-    for name, batch_size in (("left to the recipe", None), ("named", 32)):
+    for name, batch_size in (("default", None), ("chosen", 32)):
         train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)
         steps[name] = rows(tmp_path / name)["steps"][0]
     fitted = 240 * 0.8
-    assert steps["named"] == fitted // 32
-    assert steps["left to the recipe"] == fitted // 8
+    assert steps["chosen"] == fitted // 32
+    assert steps["default"] == fitted // 8
 
 
 @pytest.mark.slow
-def test_a_target_accuracy_stops_early_with_a_finished_run(tmp_path):
-    """Colours are learned in an epoch or two; the other ninety-eight are not trained."""
+def test_training_stops_at_the_target_accuracy_with_a_finished_run(tmp_path):
+    """Colours are learned in one or two epochs; the other epochs are not trained."""
     train(config("tutorial", epochs=100, target_accuracy=0.9), colours(), tmp_path / "run")
     history = rows(tmp_path / "run")
     assert len(history) < 50
@@ -210,12 +211,12 @@ def test_a_target_accuracy_stops_early_with_a_finished_run(tmp_path):
 
 @pytest.mark.parametrize("content", ["folder", "file"])
 def test_a_folder_that_exists_is_not_overwritten(tmp_path, content):
-    """Somebody's run is worth more than a typing error."""
+    """A mistyped --out must not destroy another run."""
     run = tmp_path / "run"
     if content == "folder":
         run.mkdir()
         (run / "notes.txt").write_text("mine")
-        words = r"run exists. Choose another --out, or go on with it: --resume"
+        words = r"run exists. Choose another --out, or continue the run with --resume"
     else:
         run.write_text("mine")
         words = "run is a file; name a folder with --out"
@@ -223,18 +224,18 @@ def test_a_folder_that_exists_is_not_overwritten(tmp_path, content):
         train(QUICK, colours(), run)
 
 
-def test_what_cannot_start_leaves_no_folder_behind(tmp_path):
-    """A class with one image, pictures too small, nothing to start from: mend it, and the same command works."""
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
+    """After a class with one image, images that are too small or a missing model, the same command works without --resume."""
     dataset = colours(31)
     labels = dataset.train_labels.copy()
     labels[labels == 1] = 0
     labels[4] = 1
     lonely = Dataset("lonely", dataset.class_names, dataset.train_images, labels, dataset.test_images, labels[:30])
-    with pytest.raises(DataError, match="Class b has one training image; two are needed"):
+    with pytest.raises(DataError, match="Class b has one training image; at least two are needed"):
         train(QUICK, lonely, tmp_path / "run")
-    with pytest.raises(BadParameter, match="cannot take pictures"):
+    with pytest.raises(BadParameter, match="cannot take images"):
         train(QUICK, colours(60, size=8), tmp_path / "run")
-    with pytest.raises(TrainingError, match="nothing to start from"):
+    with pytest.raises(TrainingError, match="No model could be loaded from"):
         train(config("tutorial", init_from=str(tmp_path / "gone")), colours(60), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -247,8 +248,8 @@ def short(tmp_path_factory):
     return run
 
 
-def test_resuming_with_other_settings_or_data_says_which_differ(short):
-    """The sentence names each difference, old and new; a data set that changed between runs is one."""
+def test_resuming_with_other_settings_or_data_names_the_differences(short):
+    """The message gives the old and the new value of each difference, including a changed data set."""
     with pytest.raises(
         TrainingError,
         match="--epochs was 1, is 2; --seed was 0, is 9; data train_images was 60, is 90; data fingerprint",
@@ -258,26 +259,26 @@ def test_resuming_with_other_settings_or_data_says_which_differ(short):
     changed = colours(60)
     changed.train_images[7, 3, 3, 0] ^= 1
     with pytest.raises(
-        TrainingError, match=r"other settings: data fingerprint was [0-9a-f]{64}, is [0-9a-f]{64}\. Rep"
+        TrainingError, match=r"other settings: data fingerprint was [0-9a-f]{64}, is [0-9a-f]{64}\. Use the same"
     ):
         train(QUICK, changed, short, resume=True)
 
 
-def test_resuming_what_is_no_run_says_so(tmp_path):
-    """Somebody's other files are not written among."""
+def test_resuming_in_a_folder_without_a_run_is_refused(tmp_path):
+    """A run must not be written among unrelated files."""
     (tmp_path / "letter.txt").touch()
-    with pytest.raises(TrainingError, match=r"is no run: it has no config\.json"):
+    with pytest.raises(TrainingError, match=r"is not a run: it has no config\.json"):
         train(QUICK, colours(60), tmp_path, resume=True)
 
 
-def test_resuming_where_nothing_is_begins_a_run(tmp_path):
-    """So that a job that may be started again has one command."""
+def test_resuming_in_a_new_folder_begins_a_run(tmp_path):
+    """A job that may be restarted can use one command with --resume."""
     train(QUICK, colours(60), tmp_path / "run", resume=True)
     assert len(rows(tmp_path / "run")) == 1
 
 
 def test_resuming_a_finished_run_changes_nothing(short):
-    """Asking twice is harmless; asking for an .h5 file then gives one."""
+    """Repeating the command is harmless; with h5 it adds the missing .h5 file."""
 
     def files():
         return {path: path.read_bytes() for path in short.rglob("*") if path.is_file()}
@@ -289,8 +290,8 @@ def test_resuming_a_finished_run_changes_nothing(short):
     assert (short / "model.h5").exists()
 
 
-def test_progress_names_epoch_accuracy_and_time_left(tmp_path, capfd):
-    """A line for each epoch, on stderr; whoever asked gets the rows too."""
+def test_progress_shows_each_epoch_and_its_accuracy(tmp_path, capfd):
+    """One line per epoch is written to stderr, and `on_epoch` gets the rows."""
     seen = []
     train(config("tutorial"), colours(60), tmp_path / "run", on_epoch=lambda history: seen.append(len(history)))
     captured = capfd.readouterr()
@@ -304,28 +305,26 @@ def test_progress_names_epoch_accuracy_and_time_left(tmp_path, capfd):
     assert seen == [1, 2, 3]
 
 
-def test_the_bar_names_the_time_left():
-    """At the run's own pace; by the clock when there is a budget."""
-    by_steps = pace.LearningRateSchedule(steps=100, seconds=None, learning_rate=1, anneal=True, spent_seconds=30)
+def test_the_remaining_time_is_estimated_from_steps_or_from_the_budget():
+    """Without a budget the speed so far is extrapolated; with one the clock decides."""
+    by_steps = LearningRateSchedule(steps=100, seconds=None, learning_rate=1, anneal=True, spent_seconds=30)
     assert by_steps.seconds_left(25) == pytest.approx(90, abs=1)
-    assert by_steps.seconds_left(0) == 0, "nothing is known yet"
-    by_clock = pace.LearningRateSchedule(steps=1, seconds=100, learning_rate=1, anneal=True, spent_seconds=30)
+    assert by_steps.seconds_left(0) == 0, "before the first step nothing is known"
+    by_clock = LearningRateSchedule(steps=1, seconds=100, learning_rate=1, anneal=True, spent_seconds=30)
     assert by_clock.seconds_left(0) == pytest.approx(70, abs=1)
 
 
-def test_the_processor_decides_what_convolutions_compute_in(monkeypatch):
-    """bfloat16 where there is a unit for it, unless somebody says otherwise."""
-    from cifar.training.run import context as module
-
-    for unit in (True, False):
-        monkeypatch.setattr(module, "computes_bfloat16", lambda unit=unit: unit)
-        assert module._wants_bfloat16(TrainConfig()) is unit
-        assert module._wants_bfloat16(TrainConfig(precision="bfloat16"))
-        assert not module._wants_bfloat16(TrainConfig(precision="float32"))
+def test_convolutions_use_bfloat16_if_the_processor_supports_it(monkeypatch):
+    """The setting `precision` overrides the choice."""
+    for supported, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("cifar.training.run.config.computes_bfloat16", lambda supported=supported: supported)
+        assert choose_precision(TrainConfig()) == expected
+        assert choose_precision(TrainConfig(precision="bfloat16")) == "bfloat16"
+        assert choose_precision(TrainConfig(precision="float32")) == "float32"
 
 
 @pytest.mark.slow
-def test_two_pictures_of_each_class_are_enough_to_begin(tmp_path):
-    """A first try with a handful must not end in a traceback."""
+def test_two_images_per_class_are_enough_to_train(tmp_path):
+    """A first try with a handful of images must not end in a traceback."""
     train(TrainConfig(epochs=1, batch_size=2), colours(6), tmp_path / "run")
     assert (tmp_path / "run" / "model.keras").is_file()

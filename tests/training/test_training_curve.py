@@ -1,4 +1,4 @@
-"""`benchmarks/training_curve.py`: the curve accuracy against minutes."""
+"""`benchmarks/training_curve.py`: the plot of validation accuracy over minutes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def draw(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_curve_is_drawn_for_each_run(tmp_path):
-    """From what training writes anyway."""
+def test_a_curve_is_drawn_for_each_run_folder(tmp_path):
+    """The script needs only the files that training writes."""
     for name, pace in (("quick", 10), ("slow", 60)):
         (tmp_path / name).mkdir()
         rows = "".join(f"{epoch},{pace},0.{epoch}5\n" for epoch in range(1, 6))
@@ -29,11 +29,11 @@ def test_a_curve_is_drawn_for_each_run(tmp_path):
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "curve.png") as image:
         assert image.width > 600
-        assert len({*image.convert("RGB").resize((300, 170)).get_flattened_data()}) > 20, "lines, not an empty page"
+        assert len({*image.convert("RGB").resize((300, 170)).get_flattened_data()}) > 20, "the plot must not be empty"
 
 
 def test_the_minutes_are_the_sum_of_the_epochs(tmp_path, monkeypatch):
-    """`seconds` are those of one epoch."""
+    """The history has the seconds of each epoch, not the total."""
     monkeypatch.syspath_prepend(SCRIPT.parent)
     from training_curve import read_curve
 
@@ -50,8 +50,8 @@ def test_the_minutes_are_the_sum_of_the_epochs(tmp_path, monkeypatch):
         ("epoch,seconds,val_accuracy\n", "has no epoch yet"),
     ],
 )
-def test_a_folder_that_is_no_run_is_named(tmp_path, text, words):
-    """And no picture is drawn."""
+def test_a_folder_without_a_usable_history_is_refused(tmp_path, text, words):
+    """The error has no traceback, and no plot is written."""
     if text is not None:
         (tmp_path / "history.csv").write_text(text)
     result = draw(tmp_path, "--out", tmp_path / "curve.png")

@@ -18,9 +18,8 @@ import tensorflow as tf
 from cifar.console import say
 from cifar.errors import TrainingError
 from cifar.training.distributed.cluster import read_cluster
-from cifar.training.run.devices import Devices, Pairs
+from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices, Pairs
 from cifar.training.run.run_folder import Row
-from cifar.training.run.train import SEED_GENERATOR_STATE
 
 
 @dataclass

@@ -9,6 +9,9 @@ import numpy as np
 
 from cifar.training.run.run_folder import Row
 
+SEED_GENERATOR_STATE = "seed_generator_state"
+"""The paths of the variables that hold the state of random layers, such as dropout, end with this."""
+
 Pairs = tuple[np.ndarray, np.ndarray]
 """Images `(n, height, width, channels)` `uint8`, and one-hot labels `(n, classes)` `float32`."""
 

@@ -14,7 +14,7 @@ from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RecalibrateBatchNorm
 from cifar.training.run.config import TrainConfig, TrainingPlan
-from cifar.training.run.devices import Devices
+from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
 from cifar.training.run.loader import EpochLoader
 from cifar.training.run.progress import Progress
@@ -37,8 +37,6 @@ from cifar.training.run.schedule import LearningRateSchedule, steps_done
 from cifar.training.run.transfer import copy_weights
 
 _ONE_DEVICE = Devices()
-SEED_GENERATOR_STATE = "seed_generator_state"
-"""The paths of the variables that hold the state of random layers, such as dropout, end with this."""
 
 
 def train(

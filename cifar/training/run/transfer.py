@@ -10,6 +10,7 @@ import numpy as np
 
 from cifar.errors import TrainingError
 from cifar.models.registry import MANIFEST, Registry
+from cifar.training.run.devices import SEED_GENERATOR_STATE
 from cifar.training.run.run_folder import MODEL
 
 
@@ -51,7 +52,8 @@ def _version_weights(folder: Path) -> list[np.ndarray]:
     folder = folder.resolve()
     version = Registry(folder.parent.parent, folder.parent.name).get_folder(folder.name)
     version.verify()  # before loading: a SavedModel can run any code
-    return [variable.numpy() for variable in tf.saved_model.load(str(folder)).weights]
+    variables = tf.saved_model.load(str(folder)).weights
+    return [variable.numpy() for variable in variables if SEED_GENERATOR_STATE not in variable.name]
 
 
 def _keras_weights(file: Path) -> list[np.ndarray]:
