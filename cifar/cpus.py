@@ -1,4 +1,8 @@
-"""How many processors this process may use: what a container grants, not what the machine has."""
+"""The number of processors that this process may use, which in a container is fewer than the machine has.
+
+`loky.cpu_count` does the same, but reads the quota of one control group only. That of a pod or a systemd slice is in a group
+above, and without it a server would start more threads than it has processors.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ _V1 = "sys/fs/cgroup/cpu"
 
 
 def available_cpus(root: Path = Path("/")) -> int:
-    """Processors by affinity, or by the cgroup's quota where that is less; at least 1.
+    """Return the number of processors in the affinity mask, or the control group's quota rounded up if that is less.
 
     Args:
-        root: where `proc` and `sys` are mounted.
+        root: the folder in which `proc` and `sys` are mounted.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, `cpu.max`.
     """
@@ -23,7 +27,7 @@ def available_cpus(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> list[float]:
-    """The quotas of this process's groups and of each one above them, in processors."""
+    """Return the quotas, in processors, of this process's control groups and of all groups above them."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -38,7 +42,7 @@ def _v2(folder: Path) -> float | None:
     try:
         quota, period = (folder / "cpu.max").read_text().split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # "max": no quota
+    except (OSError, ValueError):  # the quota "max" means that there is none
         return None
 
 
@@ -51,7 +55,7 @@ def _v1(folder: Path) -> float | None:
 
 
 def computes_bfloat16() -> bool:
-    """Whether the processor has a unit for products in bfloat16 (Intel's AMX): several times as fast as float32."""
+    """Return whether the processor multiplies bfloat16 matrices in hardware (Intel AMX), several times as fast as float32."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):  # not Linux, or not x86

@@ -1,4 +1,4 @@
-"""The workflows: valid, pinned, with no more rights than they need, and nobody else's words in their commands."""
+"""The GitHub workflows: valid, pinned, with minimal permissions, and safe against injected commands."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ def steps(file: Path) -> list[dict]:
     return [step for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job.get("steps", [])]
 
 
-def test_there_is_one_for_each_road_from_a_commit():
-    """Tests, a server, a Space, a release."""
+def test_there_are_workflows_for_tests_deployment_space_and_release():
+    """A workflow that is added must be covered by these tests, and one that is removed was needed."""
     assert [file.stem for file in FILES] == ["ci", "deploy", "release", "space"]
 
 
 @every_file
-def test_a_workflow_is_what_github_takes(file):
-    """By the published schema."""
+def test_a_workflow_matches_the_schema_of_github(file):
+    """GitHub ignores a workflow that does not, and nothing would run."""
     command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", file]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 
-def test_zizmor_finds_nothing_in_any_workflow():
-    """It looks for injections, stolen credentials, rights that are too wide, actions that may change."""
+def test_zizmor_finds_no_weakness_in_any_workflow():
+    """It looks for injected commands, leaked credentials, wide permissions and unpinned actions."""
     command = [BIN / "zizmor", "--offline", "--no-progress", "--quiet", *FILES]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @every_file
-def test_actions_are_pinned_and_say_their_version(file):
-    """A tag can be moved to other code; forty digits cannot."""
+def test_actions_are_pinned_by_commit_with_their_version_in_a_comment(file):
+    """A tag can be moved to other code; a commit hash cannot."""
     for line in file.read_text().splitlines():
         if "uses:" in line and "uses: ./" not in line:
             assert re.search(r"uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
 
 
 @every_file
-def test_no_workflow_has_more_rights_than_it_needs_or_runs_a_strangers_words(file):
-    """Rights are given one by one; what an event says reaches a command as a variable only; checkouts leave no token behind."""
+def test_a_workflow_has_minimal_permissions_and_runs_no_text_of_an_event(file):
+    """Permissions are granted job by job, event text reaches a command only as a variable, and checkouts leave no token."""
     text = file.read_text()
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] in ({}, {"contents": "read"})
@@ -69,12 +69,14 @@ def test_no_workflow_has_more_rights_than_it_needs_or_runs_a_strangers_words(fil
 
 
 @pytest.mark.parametrize("name", ["deploy", "space"])
-def test_only_what_is_on_main_and_passed_ci_is_deployed(name):
-    """By hand a deployment can be taken back, and no other commit can be sent: nothing says that its tests passed."""
+def test_only_a_commit_on_main_that_passed_ci_is_deployed(name):
+    """A manual run can only roll back: nothing shows that another commit passed its tests."""
     workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
     for job in workflow["jobs"].values():
         if "environment" in job:
-            assert "github.ref == 'refs/heads/main' &&" in f"{job['if']} &&", "a branch's own scripts would run there"
+            assert "github.ref == 'refs/heads/main' &&" in f"{job['if']} &&", (
+                "otherwise scripts of a branch would run with its secrets"
+            )
     by_hand = workflow[True].get("workflow_dispatch", {"inputs": {}})  # YAML 1.1 reads `on` as true
     assert by_hand["inputs"].keys() <= {"rollback"}
     if by_hand["inputs"]:
@@ -83,8 +85,8 @@ def test_only_what_is_on_main_and_passed_ci_is_deployed(name):
 
 
 @every_file
-def test_a_called_workflow_is_given_the_secrets_that_it_reads(file):
-    """In a called workflow those of the job's environment are empty too, unless the caller names them."""
+def test_a_called_workflow_gets_the_secrets_that_it_reads(file):
+    """Secrets that the caller does not pass are empty in a called workflow, even those of the job's environment."""
     calls = [job for job in yaml.safe_load(file.read_text())["jobs"].values() if "uses" in job]
     for call in calls:
         called = (ROOT / call["uses"]).read_text()
@@ -94,9 +96,9 @@ def test_a_called_workflow_is_given_the_secrets_that_it_reads(file):
 
 
 def released(tmp_path: Path, passed: str, tag: str = f"v{__version__}") -> subprocess.CompletedProcess[str]:
-    """Run what `release.yml` checks before it writes anything, with a `gh` that knows of so many runs of ci."""
+    """Run the checks of `release.yml` with a `gh` that reports `passed` successful runs of ci."""
     gh = tmp_path / "gh"
-    gh.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho {passed}\n')
+    gh.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/command\necho {passed}\n')
     gh.chmod(0o755)
     commands = [step["run"] for step in steps(ROOT / ".github/workflows/release.yml") if "run" in step]
     checks = commands[: next(i for i, command in enumerate(commands) if "docker" in command)]
@@ -111,19 +113,19 @@ def released(tmp_path: Path, passed: str, tag: str = f"v{__version__}") -> subpr
     )
 
 
-def test_a_tag_is_released_only_where_its_commit_passed_ci_on_main(tmp_path):
-    """Anybody can tag anything; a release is what the tests saw."""
+def test_a_tag_is_released_only_if_its_commit_passed_ci_on_main(tmp_path):
+    """A tag can be put on any commit; a release must have been tested."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     refused = released(tmp_path, "0")
     assert refused.returncode != 0
     assert f"ci has not passed for {commit.strip()} on main" in refused.stdout
-    asked = (tmp_path / "asked").read_text()
-    assert f"--workflow ci.yml --branch main --event push --commit {commit.strip()} --status success" in asked
+    command = (tmp_path / "command").read_text()
+    assert f"--workflow ci.yml --branch main --event push --commit {commit.strip()} --status success" in command
     assert released(tmp_path, "1").returncode == 0
 
 
-def test_the_release_would_find_one_version_everywhere(tmp_path):
-    """Package, chart, image and changelog name the same, and another tag is refused."""
+def test_package_chart_image_and_changelog_have_the_same_version(tmp_path):
+    """A release needs one version everywhere, and a tag with another one is refused."""
     chart = yaml.safe_load((ROOT / "deploy/helm/cifar-space/Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
     assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
