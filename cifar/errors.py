@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-OUR_FAULT = "Something went wrong on our side. Tell the operator the request's id."
+INTERNAL_ERROR = "An internal error occurred. Report the request id to the operator."
 """The message of every unexpected error: its details are in the log only."""
 
 

@@ -7,7 +7,7 @@ import logging
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from cifar.errors import OUR_FAULT, CifarError
+from cifar.errors import INTERNAL_ERROR, CifarError
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def any_error_response(error: Exception, request_id: str) -> JSONResponse:
     """The same for an error that nobody foresaw: the log has its trace, the caller its id."""
     if not isinstance(error, CifarError):
         log.error("request %s failed", request_id, exc_info=error)
-        error = CifarError(OUR_FAULT)
+        error = CifarError(INTERNAL_ERROR)
     return error_response(error, request_id)
 
 

@@ -14,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from support.pictures import encoded, noise
+from support.samples import write_two_versions
 from support.servers import wait_until_ready
-from support.two_versions import write_two_versions
 
 from app import create_app
 from cifar.errors import NotReady, VersionNotFound, VersionUnusable
@@ -107,7 +107,7 @@ def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
     monkeypatch.setattr(Predictor, "load", fail)
     versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     versions.load_default()
-    with pytest.raises(VersionUnusable, match="our side"):
+    with pytest.raises(VersionUnusable, match="An internal error"):
         versions.check_ready()
 
 

@@ -6,7 +6,7 @@ import logging
 
 import gradio as gr
 
-from cifar.errors import OUR_FAULT, CifarError
+from cifar.errors import INTERNAL_ERROR, CifarError
 from cifar.serving.auth.principal import Requester
 
 log = logging.getLogger(__name__)
@@ -22,4 +22,4 @@ def as_cifar_error(error: Exception) -> CifarError:
     if isinstance(error, CifarError):
         return error
     log.error("A call through Gradio failed", exc_info=error)
-    return CifarError(OUR_FAULT)
+    return CifarError(INTERNAL_ERROR)

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar.errors import OUR_FAULT, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
+from cifar.errors import INTERNAL_ERROR, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
 from cifar.serving.asgi import error_response, replay
 from cifar.serving.routes import rule_of
 
@@ -139,7 +139,7 @@ class GradioGuard:
             log.warning("Gradio failed at %s %r: %r", scope["method"], scope["path"], type(error))
             if isinstance(error, (OSError, MemoryError)):  # such as a full disk: not an error of the caller
                 log.exception("Request %s failed", scope["state"]["request_id"])
-                failure = bytearray(json.dumps({"error": OUR_FAULT}).encode())
+                failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
         if failure is not None:
             await error_response(_as_error(status, bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
 
@@ -173,8 +173,8 @@ def _as_error(status: int, body: bytes) -> CifarError:
         message = answer.get("error") or answer.get("detail")
     except (ValueError, AttributeError):
         message = None
-    if message == OUR_FAULT:
-        return CifarError(OUR_FAULT)
+    if message == INTERNAL_ERROR:
+        return CifarError(INTERNAL_ERROR)
     if status in {403, 404}:
         return RouteClosed(_NO_ROUTE)
     error = CallFailed(message if isinstance(message, str) else _DOES_NOT_FIT)
