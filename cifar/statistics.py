@@ -32,7 +32,8 @@ def wilson_interval(successes: int, trials: int) -> list[float]:
     share, z2 = successes / trials, _Z**2 / trials
     middle = (share + z2 / 2) / (1 + z2)
     half = _Z * (share * (1 - share) / trials + z2 / (4 * trials)) ** 0.5 / (1 + z2)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    # Rounding errors must neither exclude the share nor exceed [0, 1].
+    return [max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))]
 
 
 def bin_edges(values: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""`python -m cifar evaluate` and `card`: what is served, measured and written down."""
+"""`python -m cifar evaluate` and `card`: measurement of a version, the report, and the model card."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from cifar.training.report.card import card, commands, write_card
 from cifar.training.report.evaluate import evaluate
 from cifar.training.report.report import make_report, read_report
 
+NOTES = ROOT / "docs/model_card_notes.md"
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 SHIPPED = Registry(Settings().registry, "cifar_classifier")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An image folder of CIFAR's classes: 4 test images each, the examples under a few names that are right, and many that are wrong."""
+    """Return an image folder with CIFAR's classes: four test images of noise per class, and the example photos in their classes."""
     root = tmp_path_factory.mktemp("data") / "pictures"
     random = np.random.default_rng(0)
     for part, count in (("train", 1), ("test", 4)):
@@ -49,26 +50,26 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor():
-    """The shipped version 1, as the server loads it."""
+    """Load the shipped version 1 as the server does."""
     return Predictor.load(SHIPPED.get(1))
 
 
 @pytest.fixture(scope="module")
 def dataset(folder):
-    """The same folder in memory."""
+    """Load that folder."""
     return load_dataset(str(folder), Settings())
 
 
 @pytest.fixture(scope="module")
 def reported(folder, tmp_path_factory):
-    """A whole report of version 1 and its folder."""
+    """Write a report of version 1 with all measurements, and return it with its folder."""
     out = tmp_path_factory.mktemp("reports") / "new" / "first"
     report = make_report(SHIPPED.get(1), Settings(), str(folder), out=out, views=True, disturbed_images=12)
     return report, out
 
 
-def test_the_report_has_the_accuracy_that_the_predictor_gives(predictor, dataset, reported):
-    """Every image counted once, in order, though several threads ask."""
+def test_the_report_has_the_accuracy_of_the_predictor(predictor, dataset, reported):
+    """Every image is counted once and in order, although several threads classify."""
     report, _ = reported
     answers = predictor.answers(dataset.test_images).argmax(axis=1)
     assert report["images"] == len(dataset.test_labels)
@@ -80,8 +81,8 @@ def test_the_report_has_the_accuracy_that_the_predictor_gives(predictor, dataset
 
 
 @pytest.mark.slow
-def test_the_engine_that_the_settings_choose_is_the_one_that_is_measured(dataset):
-    """TensorFlow answers what LiteRT answers, and the report says which was asked."""
+def test_both_engines_give_the_same_figures(dataset):
+    """TensorFlow and LiteRT run the same network, and the report names the engine that was measured."""
     reports = []
     for engine in ("tensorflow", "litert"):
         name, infer = load_engine(SHIPPED.get(1), engine, threads=1)
@@ -92,7 +93,7 @@ def test_the_engine_that_the_settings_choose_is_the_one_that_is_measured(dataset
 
 
 def test_a_report_is_a_folder_of_json_markdown_and_pictures(reported):
-    """Each picture decodes, each is linked, and nothing else is left beside the folder."""
+    """Each picture can be decoded and is linked, and no temporary file remains beside the folder."""
     report, out = reported
     pictures = ["confusion_matrix.png", "mistakes.png", "reliability.png", "robustness.png"]
     assert sorted(path.name for path in out.iterdir()) == [*pictures[:3], "report.json", "report.md", "robustness.png"]
@@ -104,25 +105,25 @@ def test_a_report_is_a_folder_of_json_markdown_and_pictures(reported):
         with Image.open(out / name) as image:
             image.load()
             assert min(image.size) > 200
-            assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255), "readable on white"
+            assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255), "white background"
     assert f"{report['accuracy'] * 100:.1f} %" in text
 
 
-def test_mistakes_are_the_wrong_answers_most_confident_first(dataset, predictor, reported):
-    """With true and given label."""
+def test_mistakes_are_the_wrong_predictions_in_order_of_confidence(dataset, predictor, reported):
+    """Each has the true and the predicted label."""
     report, _ = reported
     confidence = [mistake["confidence"] for mistake in report["mistakes"]]
     assert confidence == sorted(confidence, reverse=True)
     assert len(confidence) == min(30, round((1 - report["accuracy"]) * report["images"]))
     for mistake in report["mistakes"]:
-        at = mistake["image"]
-        (given,) = predictor.predict(dataset.test_images[at : at + 1], top_k=1)
-        assert given.top_k == [(mistake["given"], pytest.approx(mistake["confidence"]))]
-        assert mistake["true"] == CLASS_NAMES[dataset.test_labels[at]] != mistake["given"]
+        position = mistake["image"]
+        (prediction,) = predictor.predict(dataset.test_images[position : position + 1], top_k=1)
+        assert prediction.top_k == [(mistake["given"], pytest.approx(mistake["confidence"]))]
+        assert mistake["true"] == CLASS_NAMES[dataset.test_labels[position]] != mistake["given"]
 
 
-def test_views_average_what_a_mirror_and_a_step_aside_show(predictor, dataset, reported):
-    """A weighted mean of logarithms, computed here once more; the single view stands beside it."""
+def test_views_are_the_weighted_mean_of_mirrored_and_shifted_images(predictor, dataset, reported):
+    """The test computes the weighted mean of the logarithmic probabilities independently."""
     views, images = reported[0]["views"], dataset.test_images
     total = 0
     for weight, rows in ((0.25, 0), (0.125, -1), (0.125, 1)):
@@ -139,7 +140,7 @@ def test_views_average_what_a_mirror_and_a_step_aside_show(predictor, dataset, r
 
 
 def test_robustness_is_measured_on_the_same_images_every_time(predictor, dataset, reported):
-    """The same seed, the same figures; each strength has an interval around its accuracy."""
+    """The seed is fixed, so that the figures repeat. Each accuracy has an interval around it."""
     again = evaluate(predictor, dataset, disturbed_images=12)["robustness"]
     assert again == reported[0]["robustness"]
     assert again["images"] == 12
@@ -154,7 +155,7 @@ def test_robustness_is_measured_on_the_same_images_every_time(predictor, dataset
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", DISTURBANCES)
 def test_a_stronger_disturbance_changes_pictures_more(name, channels):
-    """And leaves their size, type and number as they are, in colour and in grey."""
+    """Size, type and number of the images stay the same, in colour and in grey."""
     steps = np.random.default_rng(1).integers(0, 256, (6, 6, 6, channels), np.uint8)
     images = steps.repeat(8, axis=1).repeat(8, axis=2)
     disturbance = DISTURBANCES[name]
@@ -171,8 +172,8 @@ def test_a_stronger_disturbance_changes_pictures_more(name, channels):
         assert changes[0] < changes[-1]
 
 
-def test_disturbances_do_what_their_names_say():
-    """A picture that is grey in every pixel stays so under blur and shift; twice as bright is twice as bright."""
+def test_disturbances_change_a_uniform_image_as_their_names_say():
+    """Blur and shift leave it unchanged, brightness 2 doubles it, and noise has the stated standard deviation."""
     grey = np.full((2, 32, 32, 3), 60, np.uint8)
     assert (DISTURBANCES["blur"].apply(grey, 2) == 60).all()
     assert (DISTURBANCES["shift"].apply(grey, 8) == 60).all()
@@ -182,15 +183,15 @@ def test_disturbances_do_what_their_names_say():
 
 
 def test_a_shift_moves_down_and_to_the_right():
-    """And repeats the border, however far."""
+    """The border is repeated, however far the image moves."""
     image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
     assert shift(image, 1, 0)[0, :, :, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
     assert shift(image, 0, -1)[0, :, :, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
     assert shift(image, 0, 9)[0, :, :, 0].tolist() == [[0] * 3, [3] * 3, [6] * 3]
 
 
-class _SureOfBrightPictures(Predictor):
-    """Takes dark pictures for something else, as a version with an out-of-distribution score may."""
+class _ScoreOfDarkness(Predictor):
+    """A Predictor with an out-of-distribution score that is high for dark pictures."""
 
     def predict(self, images: np.ndarray, *, top_k: int) -> list[Prediction]:
         answers = super().predict(images, top_k=top_k)
@@ -201,14 +202,14 @@ class _SureOfBrightPictures(Predictor):
         ]
 
 
-def test_the_share_in_distribution_is_that_of_the_predictors_answers(predictor, dataset):
-    """None for a version that does not say."""
+def test_the_share_in_distribution_is_that_of_the_predictions(predictor, dataset):
+    """It is None for a version without an out-of-distribution score."""
     assert evaluate(predictor, dataset)["in_distribution"] is None
-    sure = _SureOfBrightPictures(predictor.version, predictor.answers, engine="litert")
+    scored = _ScoreOfDarkness(predictor.version, predictor.answers, engine="litert")
     bright = dataset.test_images.mean(axis=(1, 2, 3)) / 255 > 0.5
     assert 0 < bright.sum() < len(bright)
     right = predictor.answers(dataset.test_images).argmax(axis=1) == dataset.test_labels
-    found = evaluate(sure, dataset)["in_distribution"]
+    found = evaluate(scored, dataset)["in_distribution"]
     assert found["share"] == bright.mean()
     assert found["interval"][0] < bright.mean() < found["interval"][1]
     assert found["accuracy_inside"] == right[bright].mean()
@@ -216,8 +217,8 @@ def test_the_share_in_distribution_is_that_of_the_predictors_answers(predictor, 
 
 
 def test_classes_in_another_order_are_the_same_classes(predictor, dataset):
-    """Labels are matched by name, not by number."""
-    turned = Dataset(
+    """The labels of the data set and of the version are matched by name."""
+    reversed_classes = Dataset(
         dataset.source,
         dataset.class_names[::-1],
         dataset.train_images,
@@ -225,7 +226,7 @@ def test_classes_in_another_order_are_the_same_classes(predictor, dataset):
         dataset.test_images,
         9 - dataset.test_labels,
     )
-    assert evaluate(predictor, turned)["confusion_matrix"] == evaluate(predictor, dataset)["confusion_matrix"]
+    assert evaluate(predictor, reversed_classes)["confusion_matrix"] == evaluate(predictor, dataset)["confusion_matrix"]
 
 
 def _empty(tmp_path, *parts: str):
@@ -237,16 +238,16 @@ def _empty(tmp_path, *parts: str):
 
 
 def test_a_data_set_without_test_images_is_refused(tmp_path):
-    """Training images would flatter; no folder is left behind."""
+    """Accuracy on training images would be too high. No folder remains."""
     data = _empty(tmp_path / "data", "train")
     out = tmp_path / "reports" / "first"
-    with pytest.raises(DataError, match="has no test images: add test/<class>"):
+    with pytest.raises(DataError, match="has no test images\\. Add test/<class>"):
         make_report(SHIPPED.get(1), Settings(), str(data), out=out, views=False, disturbed_images=0)
     assert not out.parent.exists()
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
-    """One damaged file among thousands is found by its path."""
+    """The message holds the path, so that one damaged file among thousands can be found."""
     data = _empty(tmp_path / "data", "train", "test")
     (data / "test" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     with pytest.raises(DataError, match=r"test/cat/0\.png: The file begins like an image"):
@@ -256,17 +257,17 @@ def test_an_unreadable_picture_is_named(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dead link"])
 def test_a_report_that_exists_is_never_overwritten(tmp_path, kind):
-    """Said before anything is computed: the data set is not even looked at."""
+    """This is checked first, before the data set is read."""
     out = tmp_path / "first"
     {"folder": out.mkdir, "file": out.touch, "dead link": lambda: out.symlink_to(tmp_path / "nowhere")}[kind]()
     with pytest.raises(DataError, match="first exists, and a report is never overwritten"):
         make_report(SHIPPED.get(1), Settings(), "no data set", out=out, views=False, disturbed_images=0)
 
 
-def test_a_place_where_no_folder_can_be_is_said_first(tmp_path):
-    """A file cannot hold a folder."""
+def test_an_output_folder_that_cannot_be_created_is_refused_first(tmp_path):
+    """Here its parent is a file."""
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is no folder that you may write to"):
+    with pytest.raises(DataError, match="is not a writable folder"):
         make_report(
             SHIPPED.get(1), Settings(), "none", out=tmp_path / "file" / "report", views=False, disturbed_images=0
         )
@@ -274,7 +275,7 @@ def test_a_place_where_no_folder_can_be_is_said_first(tmp_path):
 
 @pytest.mark.slow
 def test_a_failure_while_writing_leaves_nothing(tmp_path, folder, monkeypatch):
-    """A disk that is full after the first picture: no folder, no hidden one either."""
+    """If the disk is full, neither the report nor a temporary folder remains."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -285,8 +286,8 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, folder, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_mean_something_to_a_drawing_program_are_drawn_as_they_are(tmp_path, small_version):
-    """A class may be called a|b, or $x_1$; a model without mistakes or of another size has a report too."""
+def test_special_characters_in_class_names_are_drawn_and_written_literally(tmp_path, small_version):
+    """A class may be called a|b or $x_1$; the report also works for another image size."""
     random = np.random.default_rng(0)
     names = {"circle": r"$\frac$", "square": "a|b", "star": "s_1"}
     manifest = small_version.manifest.model_copy(update={"class_names": list(names.values())})
@@ -305,41 +306,41 @@ def test_names_that_mean_something_to_a_drawing_program_are_drawn_as_they_are(tm
     assert r"| $\frac$ | 1 |" in text
 
 
-def test_the_card_says_what_manifest_and_report_say(tmp_path, reported):
-    """Figures, data and its limits, settings; the pictures are copied beside it, and every link leads somewhere."""
+def test_the_card_holds_the_facts_of_manifest_report_and_notes(tmp_path, reported):
+    """It has figures, data, limits and settings. The pictures are copied beside it, and every link leads to one of them."""
     report, out = reported
     notes = tmp_path / "notes.md"
-    notes.write_text("On photographs: 38 %.\n")
+    notes.write_text(f"{NOTES.read_text()}\nOn photographs: 38 %.\n")
     path = write_card(out, Settings(), tmp_path / "MODEL_CARD.md", notes)
     text = path.read_text()
-    for words in (
+    for fact in (
         "cifar_classifier, version 1",
         "JPEG edition",
-        "46,000 training images, of which 43,700 were fitted",
+        "46,000 training images, of which 43,700 were trained on",
         "quality 75",
         f"{report['accuracy'] * 100:.1f} % (",
-        "Any decision about people",
+        "any decision about people",
         "On photographs: 38 %.",
         "| batch size | 64 |",
-        "It was not calibrated",
+        "The version is not calibrated",
     ):
-        assert words in text, words
-    links = re.findall(r"\]\(([^)]+)\)", text)
+        assert fact in text, fact
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(links) == 4
     for link in links:
         assert (tmp_path / link).read_bytes() == (out / (tmp_path / link).name).read_bytes()
 
 
 def test_a_card_can_be_written_again(tmp_path, reported):
-    """It is made from the same things at any time: no folder in the way."""
+    """An existing card and its pictures are replaced, and no temporary file remains."""
     for _ in range(2):
         path = write_card(reported[1], Settings(), tmp_path / "MODEL_CARD.md", None)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["MODEL_CARD.md", "docs"]
-    assert "On worse pictures" in path.read_text()
+    assert "## Robustness" in path.read_text()
 
 
-def test_every_command_on_the_card_is_one_that_the_command_line_takes(reported):
-    """Who wants to repeat the figures can."""
+def test_the_commands_on_the_card_are_valid(reported):
+    """The command line accepts their options, so that a reader can repeat the figures."""
     for number in SHIPPED.numbers():
         lines = commands(SHIPPED.get(number).manifest, reported[0], Path("a card.md"), Path("notes.md"))
         assert [line.split()[3] for line in lines] == ["train", "export", "evaluate", "card"]
@@ -348,23 +349,23 @@ def test_every_command_on_the_card_is_one_that_the_command_line_takes(reported):
 
 
 def test_the_commands_of_another_model_name_it(small_version, reported):
-    """`evaluate --version 1` would else measure the shipped model's version 1."""
+    """Otherwise `evaluate --version 1` would measure version 1 of the shipped model."""
     lines = commands(small_version.manifest, reported[0], Path("CARD.md"), None)
     assert lines[0] == "export CIFAR_MODEL_NAME=shapes"
     assert [line.split()[3] for line in lines[1:]] == ["evaluate", "card"]
 
 
-def test_a_version_without_a_run_has_a_card_that_says_so(small_version, reported):
-    """An .h5 file says nothing of the pictures that it was trained on."""
+def test_the_card_of_a_version_without_a_run_says_so(small_version, reported):
+    """An .h5 file holds no information about its training images."""
     text = card(small_version.manifest, {**reported[0], "robustness": None, "views": None}, [], "", [])
-    assert "**What it saw.** Not known" in text
+    assert "**Training data.** Unknown" in text
     assert "A Keras model from keras2_64px_3classes_logits.h5" in text
-    assert "Not measured: `evaluate --robustness` does." in text
+    assert "Not measured; `evaluate --robustness` measures it." in text
     assert "](" not in text
 
 
-def test_what_is_no_report_makes_no_card(tmp_path, reported):
-    """A folder without one, a damaged one, an old one, one of a version that was exported again since."""
+def test_a_missing_damaged_or_outdated_report_makes_no_card(tmp_path, reported):
+    """Each case has its own message, also a version that was exported again since, and notes that cannot be read."""
     report, out = reported
     cases = {
         "holds no report (FileNotFoundError)": lambda _: None,
@@ -375,11 +376,11 @@ def test_what_is_no_report_makes_no_card(tmp_path, reported):
         "has no version 99": lambda file: file.write_text(json.dumps({**report, "version": 99})),
         "exported 2020": lambda file: file.write_text(json.dumps({**report, "exported": "2020"})),
     }
-    for number, (words, write) in enumerate(cases.items()):
+    for number, (message, write) in enumerate(cases.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
         write(folder / "report.json")
-        with pytest.raises(CifarError, match=re.escape(words)):
+        with pytest.raises(CifarError, match=re.escape(message)):
             write_card(folder, Settings(), tmp_path / "MODEL_CARD.md", None)
     with pytest.raises(DataError, match=r"notes\.md cannot be read"):
         write_card(out, Settings(), tmp_path / "MODEL_CARD.md", tmp_path / "notes.md")

@@ -1,4 +1,4 @@
-"""`cifar.training.measures`: figures that can be checked by hand."""
+"""`cifar.training.measures` and the Wilson interval: figures that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from cifar.errors import BadParameter
-from cifar.training.measures import measure, wilson_interval
+from cifar.statistics import wilson_interval
+from cifar.training.measures import measure
 
 ANSWERS = np.array(
     [
-        [0.7, 0.2, 0.1],  # a, rightly
-        [0.3, 0.5, 0.2],  # b, was a
-        [0.1, 0.8, 0.1],  # b, rightly
-        [0.6, 0.3, 0.1],  # a, was c
+        [0.7, 0.2, 0.1],  # predicted a, right
+        [0.3, 0.5, 0.2],  # predicted b, is a
+        [0.1, 0.8, 0.1],  # predicted b, right
+        [0.6, 0.3, 0.1],  # predicted a, is c
     ]
 )
 LABELS = np.array([0, 0, 1, 2])
@@ -23,7 +24,7 @@ MEASURED = measure(ANSWERS, LABELS, "abc")
 
 
 def test_counts_and_shares_are_those_counted_by_hand():
-    """Four images of three classes."""
+    """There are four images of three classes."""
     assert MEASURED["images"] == 4
     assert MEASURED["accuracy"] == 0.5
     assert MEASURED["confusion_matrix"] == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
@@ -33,14 +34,14 @@ def test_counts_and_shares_are_those_counted_by_hand():
 
 
 def test_the_loss_is_the_mean_negative_logarithm():
-    """Of the true class's probability, and finite where that is zero."""
+    """It is the logarithm of the true class's probability, and finite if that probability is zero."""
     assert MEASURED["loss"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.1]).mean())
     certain = measure(np.array([[1.0, 0.0]]), np.array([1]), "ab")
     assert certain["loss"] == pytest.approx(-np.log(1e-7))
 
 
 def test_the_calibration_error_is_the_one_computed_by_hand():
-    """|1 - 0.7|, |0 - 0.5|, |1 - 0.8| and |0 - 0.6|, each alone in its bin, a quarter each."""
+    """The differences are |1 - 0.7|, |0 - 0.5|, |1 - 0.8| and |0 - 0.6|, each alone in its bin, with equal weights."""
     assert MEASURED["ece"] == pytest.approx((0.3 + 0.5 + 0.2 + 0.6) / 4)
     assert len(MEASURED["reliability"]) == 15
     assert MEASURED["reliability"][0] == {
@@ -53,17 +54,17 @@ def test_the_calibration_error_is_the_one_computed_by_hand():
     assert [entry["images"] for entry in MEASURED["reliability"]] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0]
 
 
-def test_right_and_wrong_in_one_bin_cancel_out():
-    """Two answers of 0.5 in each other's bin, one right: nothing is wrong with that confidence."""
+def test_a_right_and_a_wrong_prediction_in_one_bin_can_be_calibrated():
+    """Of two predictions with confidence 0.5, one is right."""
     halves = measure(np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 1]), "ab")
     assert halves["ece"] == 0
-    assert halves["accuracy"] == 0.5, "equal scores are in class order, as the Predictor ranks them"
+    assert halves["accuracy"] == 0.5, "equal scores are ranked in class order, as the Predictor does"
     sure = measure(np.eye(2), np.array([0, 1]), "ab")
     assert (sure["ece"], sure["reliability"][14]["images"]) == (0, 2)
 
 
-def test_a_model_that_is_as_sure_as_it_is_right_has_a_small_error():
-    """Answers drawn from their own probabilities are calibrated; sharpened ones are not."""
+def test_a_calibrated_model_has_a_small_calibration_error():
+    """Labels are drawn from the predicted probabilities. After sharpening, the same predictions are overconfident."""
     random = np.random.default_rng(0)
     probabilities = random.dirichlet([0.5] * 4, 20_000)
     labels = np.array([random.choice(4, p=row) for row in probabilities])
@@ -76,13 +77,13 @@ def test_a_model_that_is_as_sure_as_it_is_right_has_a_small_error():
     ("right", "images", "low", "high"),
     [(8, 10, 0.490162, 0.943318), (0, 10, 0.0, 0.277533), (10, 10, 0.722467, 1.0), (6676, 10_000, 0.658304, 0.676767)],
 )
-def test_intervals_are_those_of_published_tables(right, images, low, high):
-    """Wilson's, as R's `prop.test(correct=FALSE)` and statsmodels give them."""
+def test_intervals_are_the_published_wilson_intervals(right, images, low, high):
+    """The figures are those of R's `prop.test(correct=FALSE)` and of statsmodels."""
     assert wilson_interval(right, images) == pytest.approx([low, high], abs=1e-6)
 
 
 def test_a_class_without_images_has_no_accuracy():
-    """None, not zero, and not a division by it."""
+    """It is None, not zero, and there is no division by zero."""
     assert measure(ANSWERS[:3], LABELS[:3], "abc")["per_class"]["c"] == {
         "images": 0,
         "accuracy": None,
@@ -91,7 +92,7 @@ def test_a_class_without_images_has_no_accuracy():
 
 
 def test_the_measures_go_through_json_unchanged():
-    """Manifests and reports keep them; float32 answers, which JSON does not know, included."""
+    """Manifests and reports hold them as JSON, which has no float32."""
     measured = measure(ANSWERS.astype(np.float32), LABELS, ["a", "b", "c"])
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
 
@@ -108,7 +109,7 @@ def test_the_measures_go_through_json_unchanged():
         (ANSWERS * 2, LABELS, "add to 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(answers, labels, words):
-    """Logits, or labels of another data set, would give figures too."""
+def test_invalid_probabilities_or_labels_are_refused(answers, labels, words):
+    """Logits, or labels of another data set, would give wrong figures."""
     with pytest.raises(BadParameter, match=words):
         measure(answers, labels, "abc")

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, on white."""
+"""The plots of an evaluation report, on a white background."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from cifar.format import percent
+
 _BLUE, _RED, _GREY = "#1f5fa8", "#b3261e", "#666666"
-_MOST_CLASSES_WITH_NUMBERS = 25
+_MAX_CLASSES_WITH_NUMBERS = 25
 _COLUMNS = 6
-_NAME_CHARACTERS = 16
-"""What fits beside the others; longer names are cut."""
+_MAX_NAME_CHARACTERS = 16
+"""Longer class names are cut, so that neighbouring names do not overlap."""
 
 
 def draw_report(report: dict[str, Any], images: np.ndarray, folder: Path) -> list[str]:
-    """Draw what a report holds.
+    """Draw the plots of a report.
 
     Args:
-        report: see `evaluate`.
+        report: the result of `evaluate`.
         images: the test images, `(n, height, width, channels)` `uint8`.
-        folder: where the PNG files go.
+        folder: the folder for the PNG files.
 
     Returns:
-        Their names: `confusion_matrix.png`, `reliability.png`, and where the report has them `robustness.png` and
-        `mistakes.png`.
+        The names of the files: `confusion_matrix.png`, `reliability.png`, and if the report holds their figures `robustness.png`
+        and `mistakes.png`.
     """
     drawings: dict[str, Callable[[], Figure]] = {
         "confusion_matrix.png": lambda: _confusion_matrix(report),
@@ -37,7 +39,7 @@ def draw_report(report: dict[str, Any], images: np.ndarray, folder: Path) -> lis
         drawings["robustness.png"] = lambda: _robustness(report["robustness"])
     if report["mistakes"]:
         drawings["mistakes.png"] = lambda: _mistakes(report["mistakes"], images)
-    with rc_context({"text.parse_math": False}):  # a class may be called a$b
+    with rc_context({"text.parse_math": False}):  # a class name may contain $
         for name, draw in drawings.items():
             draw().savefig(folder / name, dpi=110, facecolor="white")
     return list(drawings)
@@ -51,10 +53,10 @@ def _confusion_matrix(report: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="true class", title="Answers to 100 images of each class")
+    axes.set(xlabel="predicted class", ylabel="true class", title="Predictions for each class, in percent")
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
+    if len(names) <= _MAX_CLASSES_WITH_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{share * 100:.0f}", ha="center", va="center", color=colour, fontsize=9)
@@ -74,18 +76,18 @@ def _reliability(report: dict[str, Any]) -> Figure:
         align="edge",
         color=_BLUE,
         edgecolor="white",
-        label="accuracy of the answers",
+        label="accuracy",
     )
-    above.plot([0, 1], [0, 1], "--", color=_GREY, label="as sure as right")
+    above.plot([0, 1], [0, 1], "--", color=_GREY, label="perfect calibration")
     above.plot(
         [entry["confidence"] for entry in filled],
         [entry["accuracy"] for entry in filled],
         "o",
         color=_RED,
         markersize=4,
-        label="at their mean confidence",
+        label="at the mean confidence of the bin",
     )
-    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"Calibration error {report['ece'] * 100:.1f} %")
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"Calibration error {percent(report['ece'])}")
     above.legend(loc="upper left", fontsize=9)
     below.bar(left, [entry["images"] for entry in bins], width, align="edge", color=_BLUE, edgecolor="white")
     below.set(xlabel="confidence", ylabel="images")
@@ -102,13 +104,13 @@ def _robustness(robustness: dict[str, Any]) -> Figure:
         figure.subplots(1, len(disturbances), sharey=True, squeeze=False)[0], disturbances.items(), strict=True
     ):
         points = disturbance["points"]
-        at = range(len(points))
+        positions = range(len(points))
         low, high = zip(*(point["interval"] for point in points), strict=True)
-        axes.axhline(undisturbed, color=_GREY, linestyle="--", label="accuracy, undisturbed")
-        axes.fill_between(at, low, high, color=_BLUE, alpha=0.2)
-        axes.plot(at, [point["accuracy"] for point in points], "o-", color=_BLUE, markersize=4, label="accuracy")
-        axes.plot(at, [point["confidence"] for point in points], ":", color=_RED, linewidth=2, label="mean confidence")
-        axes.set_xticks(at, [f"{point['strength']:g}" for point in points])
+        axes.axhline(undisturbed, color=_GREY, linestyle="--", label="accuracy without disturbance")
+        axes.fill_between(positions, low, high, color=_BLUE, alpha=0.2)
+        axes.plot(positions, [point["accuracy"] for point in points], "o-", color=_BLUE, markersize=4, label="accuracy")
+        axes.plot(positions, [point["confidence"] for point in points], ":", color=_RED, linewidth=2, label="mean confidence")
+        axes.set_xticks(positions, [f"{point['strength']:g}" for point in points])
         axes.set(title=name, ylim=(0, 1))
         axes.set_xlabel(disturbance["unit"], fontsize=8)
         axes.grid(alpha=0.3)
@@ -125,11 +127,11 @@ def _mistakes(mistakes: list[dict[str, Any]], images: np.ndarray) -> Figure:
     for axes, mistake in zip(figure.axes, mistakes, strict=False):
         axes.imshow(images[mistake["image"]].squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(
-            f"{_short(mistake['given'])} {mistake['confidence'] * 100:.1f} %\nis {_short(mistake['true'])}",
+            f"{_short(mistake['given'])} {percent(mistake['confidence'])}\nis {_short(mistake['true'])}",
             fontsize=8.5,
         )
     return figure
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
+    return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[: _MAX_NAME_CHARACTERS - 1]}…"

@@ -1,20 +1,25 @@
-"""An evaluation in words: tables for a terminal and for Markdown."""
+"""The evaluation report as text: a summary for the terminal, `report.md`, and the sections that the model card shares with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cifar.format import markdown_table, percent, percent_range
+
 _PICTURES = {
-    "confusion_matrix.png": "Answers to 100 images of each class",
+    "confusion_matrix.png": "Predictions for each class, in percent",
     "reliability.png": "Accuracy by confidence",
     "robustness.png": "Accuracy by strength of each disturbance",
-    "mistakes.png": "The wrong answers given with most confidence",
+    "mistakes.png": "The wrong predictions with the highest confidence",
 }
 
+Report = dict[str, Any]
+"""The content of `report.json`; see `make_report`."""
 
-def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """What a terminal shows of a report."""
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return the figures that the command `evaluate` prints."""
     names = list(report["per_class"])
     short = {
         "version": report["version"],
@@ -30,7 +35,7 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
         short["in_distribution"] = percent(report["in_distribution"]["share"])
     if views := report["views"]:
         short[f"accuracy_of_{views['views']}_views"] = (
-            f"{with_interval(views['accuracy'], views['accuracy_interval'])}, in {views['times_the_single_view']:g} times the processor time"
+            f"{with_interval(views['accuracy'], views['accuracy_interval'])}, with {views['times_the_single_view']:g} times the processor time"
         )
     if report["robustness"]:
         short["robustness"] = {
@@ -40,23 +45,18 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def report_as_markdown(report: dict[str, Any], pictures: Sequence[str]) -> str:
-    """The report as a page of its own.
-
-    Args:
-        report: see `make_report`.
-        pictures: names of the PNG files beside it.
-    """
-    measured = (
-        f"Measured {report['created'][:10]} on {report['source']}, through the Predictor that serves it ({report['engine']}, "
-        f"{report['threads']} threads, {report['seconds']:g} s), {report['machine']}; {libraries(report['libraries'])}. "
-        "Intervals are 95 % (Wilson)."
-    )
+def report_as_markdown(report: Report, pictures: Sequence[str]) -> str:
+    """Return the report as Markdown; `pictures` are the names of the PNG files in the same folder."""
     sections = [
         f"# {report['name']} version {report['version']} on {report['images']:,} test images",
-        measured,
+        (
+            f"Measured {report['created'][:10]} on {report['source']} with the Predictor that also serves requests ({report['engine']}, "
+            f"{report['threads']} threads, {report['seconds']:g} s), {report['machine']}; {libraries(report['libraries'])}. "
+            "Intervals are 95 % (Wilson)."
+        ),
         figures(report),
-        *(section for section in (views(report), known(report)) if section),
+        views(report),
+        in_distribution(report),
         "## Classes",
         classes(report),
         picture("confusion_matrix.png", pictures),
@@ -70,83 +70,75 @@ def report_as_markdown(report: dict[str, Any], pictures: Sequence[str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def percent(share: float | None) -> str:
-    """`66.8 %`, or `none` where there is no figure."""
-    return "none" if share is None else f"{share * 100:.1f} %"
-
-
 def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
-    """`66.8 % (65.8 to 67.7 %)`."""
-    if interval is None:
-        return percent(share)
-    return f"{percent(share)} ({interval[0] * 100:.1f} to {interval[1] * 100:.1f} %)"
+    """Format a share with its interval: `66.8 % (65.8 to 67.7 %)`."""
+    return percent(share) if interval is None else f"{percent(share)} ({percent_range(*interval)})"
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a class may be called a|b."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def picture(name: str, there: Sequence[str], folder: str = "") -> str:
-    """A Markdown picture, or nothing where the report has none."""
-    return f"![{_PICTURES[name]}]({folder}{name})" if name in there else ""
+def picture(name: str, pictures: Sequence[str], folder: str = "") -> str:
+    """Return a Markdown image, or an empty string if the report has no picture of that name."""
+    return f"![{_PICTURES[name]}]({folder}{name})" if name in pictures else ""
 
 
 def libraries(versions: dict[str, str]) -> str:
-    """`python 3.11.7, keras 3.15.1`."""
+    """Format library versions: `python 3.11.7, keras 3.15.1`."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def figures(report: dict[str, Any]) -> str:
-    """Accuracy with its interval, top-k, loss and calibration error."""
+def figures(report: Report) -> str:
+    """Return a table of accuracy, top-k accuracy, loss and calibration error."""
     rows = [("accuracy", with_interval(report["accuracy"], report["accuracy_interval"]))]
-    rows += [(f"among the {k} most probable", percent(share)) for k, share in report["top_k"].items() if k != "1"]
+    rows += [(f"top-{k} accuracy", percent(share)) for k, share in report["top_k"].items() if k != "1"]
     rows += [("loss", f"{report['loss']:.4f}"), ("calibration error (15 bins)", percent(report["ece"]))]
-    return table(["measure", "value"], rows)
+    return markdown_table(["measure", "value"], rows)
 
 
-def views(report: dict[str, Any]) -> str:
-    """What averaging over views gains, and what it costs; empty where it was not measured."""
-    if not (views := report["views"]):
+def views(report: Report) -> str:
+    """Describe the gain and the cost of test-time augmentation, or return an empty string if it was not measured."""
+    if not (measured := report["views"]):
         return ""
     return (
-        f"**From {views['views']} views** of each image (mirrored, moved by a pixel): "
-        f"{with_interval(views['accuracy'], views['accuracy_interval'])}, calibration error {percent(views['ece'])}, "
-        f"in {views['times_the_single_view']:g} times the processor time. The service answers from the single view."
+        f"**Test-time augmentation**, the mean of {measured['views']} views (mirrored, shifted by one pixel): "
+        f"{with_interval(measured['accuracy'], measured['accuracy_interval'])}, calibration error {percent(measured['ece'])}, "
+        f"with {measured['times_the_single_view']:g} times the processor time. The service uses a single view."
     )
 
 
-def known(report: dict[str, Any]) -> str:
-    """What share of the test images the version takes for images of its classes."""
+def in_distribution(report: Report) -> str:
+    """Describe which share of the test images is in distribution."""
     if not (found := report["in_distribution"]):
-        return "**Out of distribution**: this version says nothing about it."
+        return "**Out of distribution**: this version has no out-of-distribution score."
     return (
-        f"**In distribution**: it takes {with_interval(found['share'], found['interval'])} of these images for images of its classes. "
-        f"Accuracy among them {percent(found['accuracy_inside'])}, among the others {percent(found['accuracy_outside'])}."
+        f"**In distribution**: {with_interval(found['share'], found['interval'])} of these images, all of which show one of the classes, "
+        f"count as in distribution. Accuracy: {percent(found['accuracy_inside'])} on those, {percent(found['accuracy_outside'])} on the others."
     )
 
 
-def classes(report: dict[str, Any]) -> str:
-    """Accuracy of each class, and what it is most often taken for."""
+def classes(report: Report) -> str:
+    """Return a table of each class's accuracy and most frequent wrong prediction."""
     names = list(report["per_class"])
-    return table(
-        ["class", "images", "accuracy", "most often taken for"],
+    return markdown_table(
+        ["class", "images", "accuracy", "most often mistaken for"],
         [
-            (name, entry["images"], with_interval(entry["accuracy"], entry["interval"]), _taken_for(name, names, row))
+            (
+                name,
+                entry["images"],
+                with_interval(entry["accuracy"], entry["interval"]),
+                _mistaken_for(name, names, row),
+            )
             for (name, entry), row in zip(report["per_class"].items(), report["confusion_matrix"], strict=True)
         ],
     )
 
 
-def _taken_for(name: str, names: Sequence[str], row: Sequence[int]) -> str:
+def _mistaken_for(name: str, names: Sequence[str], row: Sequence[int]) -> str:
     count, other = max((count, other) for other, count in zip(names, row, strict=True) if other != name)
-    return f"{other} ({count / sum(row) * 100:.1f} %)" if count else "none"
+    return f"{other} ({percent(count / sum(row))})" if count else "none"
 
 
-def calibration(report: dict[str, Any]) -> str:
-    """The filled bins of the reliability diagram."""
-    return table(
+def calibration(report: Report) -> str:
+    """Return a table of the bins of the reliability diagram that are not empty."""
+    return markdown_table(
         ["confidence", "images", "mean confidence", "accuracy"],
         [
             (
@@ -161,14 +153,11 @@ def calibration(report: dict[str, Any]) -> str:
     )
 
 
-def robustness(report: dict[str, Any]) -> str:
-    """Accuracy at each strength."""
+def robustness(report: Report) -> str:
+    """Return the accuracy on undisturbed images and a table of the accuracy at each strength of each disturbance."""
     found = report["robustness"]
     undisturbed = found["undisturbed"]
-    return (
-        f"Of {found['images']:,} of these images (seed {found['seed']}), undisturbed: "
-        f"{with_interval(undisturbed['accuracy'], undisturbed['interval'])}, mean confidence {percent(undisturbed['confidence'])}.\n\n"
-    ) + table(
+    table = markdown_table(
         ["disturbance", "strength: accuracy"],
         [
             (
@@ -178,18 +167,20 @@ def robustness(report: dict[str, Any]) -> str:
             for name, points in _robustness_points(report)
         ],
     )
+    return (
+        f"On {found['images']:,} of these images (seed {found['seed']}). Undisturbed: "
+        f"{with_interval(undisturbed['accuracy'], undisturbed['interval'])}, mean confidence {percent(undisturbed['confidence'])}.\n\n{table}"
+    )
 
 
-def _robustness_points(report: dict[str, Any]) -> Iterable[tuple[str, list[tuple[str, str]]]]:
+def _robustness_points(report: Report) -> Iterable[tuple[str, list[tuple[str, str]]]]:
     for name, disturbance in report["robustness"]["disturbances"].items():
         yield name, [(f"{point['strength']:g}", percent(point["accuracy"])) for point in disturbance["points"]]
 
 
-def mistakes(report: dict[str, Any]) -> str:
-    """The sentence above the contact sheet."""
-    wrong = report["images"] - sum(row[at] for at, row in enumerate(report["confusion_matrix"]))
+def mistakes(report: Report) -> str:
+    """Return the text above the picture of the mistakes."""
+    wrong = report["images"] - sum(row[number] for number, row in enumerate(report["confusion_matrix"]))
     if not wrong:
-        return "There are none."
-    return (
-        f"{wrong:,} answers are wrong. The {len(report['mistakes'])} given with most confidence, with what they were:"
-    )
+        return "No prediction is wrong."
+    return f"{wrong:,} predictions are wrong. The {len(report['mistakes'])} with the highest confidence, with the true class:"
