@@ -15,6 +15,7 @@ from cifar.models.registry import Registry
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.inference.recording import Records
 from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
@@ -46,19 +47,20 @@ def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | No
     versions = LoadedVersions(registry, settings)
     versions.default.verify()
     redis = SharedRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
-    cache = AnswerCache(images=settings.cache_images, lifetime_seconds=settings.cache_lifetime_seconds, redis=redis)
+    cache = AnswerCache(images=settings.cache_images, redis=redis)
     records = Records(settings) if settings.records else None
-    shadows = Shadows(versions, most=settings.max_shadow_images, compared=records.compared if records else None)
-    classifier = Classifier(versions, settings, cache, records, shadows)
+    shadows = Shadows(versions, on_comparison=records.add_comparison if records else None)
+    classifier = RecordedClassifier(Classifier(versions, settings, cache), records, shadows)
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
     add_tfserving(api, classifier, settings)
     add_admin(api, versions, settings)
     if records:
+        records.record_while_serving(api)
         add_feedback(api, records, settings)
-    if service.experiment and (worker is None or worker.number == 0):  # one worker measures drift for the host
-        service.experiment.measure_while_serving(api)
+    if service.analytics and (worker is None or worker.number == 0):  # one worker measures drift for the host
+        service.analytics.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.rest.mcp import add_mcp  # its library takes half a second to import
 

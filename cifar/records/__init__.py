@@ -1,5 +1,4 @@
-"""What was answered, and what people said of it: tables, a journal that survives a kill, and what moves it into the database.
+"""Records: predictions, feedback and shadow comparisons in a database. This package does not depend on the server.
 
-The room knows nothing of serving. `tables.py` says what is stored, `journal.py` and `recorder.py` how it gets there, `reader.py`
-gives it back.
+`tables.py` defines what is stored. `recorder.py` writes it, through `journal.py`, and `reader.py` reads it.
 """

@@ -1,42 +1,50 @@
-"""The images of recorded predictions, where the settings keep them: named by their digest, so that none is there twice."""
+"""The images of recorded predictions, which are stored with the setting `keep_uploads`. File names are digests of the content."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from cifar.files import replacing
 from cifar.settings import Settings
 
 _COUNT_SECONDS = 60.0
 
 
 def images_folder(settings: Settings) -> Path:
-    """Where they are."""
     return settings.records_folder / "images"
 
 
-def kept_path(settings: Settings, digest: str) -> Path:
-    """Where one is, or would be."""
+def image_path(settings: Settings, digest: str) -> Path:
+    """Return the path of an image, whether it is stored or not."""
     return images_folder(settings) / digest[:2] / digest
 
 
 class KeptImages:
-    """Keeps images up to the limits. Processes count again each minute, so together they may pass a limit by what they add in one."""
+    """Stores images within the limits of the settings.
+
+    Each process counts the files once a minute, so several processes together may exceed a limit by what they add in a minute.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._counted_at = -_COUNT_SECONDS
         self._files = self._bytes = 0
 
-    def keep(self, digest: str, payload: bytes) -> bool:
-        """Write an image, unless it is there; False when the limits are reached, the disk is full, or the folder cannot be used."""
-        path = kept_path(self._settings, digest)
+    def put(self, digest: str, payload: bytes) -> bool:
+        """Store an image, unless it is stored already.
+
+        Not flushed to disk: losing the last images in a power failure is acceptable, a delay for each image is not.
+
+        Returns:
+            False when a limit is reached, the disk is full, or the folder cannot be written.
+        """
+        path = image_path(self._settings, digest)
         try:
-            os.utime(path)  # young again
+            os.utime(path)  # its retention starts again
         except FileNotFoundError:
             pass
         except OSError:
@@ -46,21 +54,18 @@ class KeptImages:
         too_many = self._files >= self._settings.max_kept_images
         if too_many or self._bytes + len(payload) > self._settings.max_kept_bytes:
             return False
-        new = path.with_name(f".{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(payload)
-            new.replace(path)
+            with replacing(path, durable=False) as new:
+                new.write_bytes(payload)
         except OSError:
-            with suppress(OSError):
-                new.unlink(missing_ok=True)
             return False
         self._files += 1
         self._bytes += len(payload)
         return True
 
     def count(self) -> None:
-        """See what is there, at most once a minute."""
+        """Count the stored images, at most once a minute."""
         if time.monotonic() - self._counted_at < _COUNT_SECONDS:
             return
         sizes = [size for _, size, _ in kept_images(self._settings)]
@@ -68,7 +73,7 @@ class KeptImages:
 
 
 def kept_images(settings: Settings) -> Iterator[tuple[Path, int, float]]:
-    """Path, bytes, and when each was last asked for."""
+    """Yield path, size in bytes and time of the last use of each stored image."""
     for path in images_folder(settings).glob("*/*"):
         with suppress(FileNotFoundError):
             status = path.stat()

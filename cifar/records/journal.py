@@ -1,7 +1,7 @@
-"""One process's records on their way into the database: a file that a kill leaves whole, and that others take over then.
+"""A write-ahead journal of one process: records on their way into the database.
 
-Each line is one record, written by one system call before the answer leaves. While a process lives it holds its file's lock, so a file
-that can be locked is a dead process's.
+Each line is one record, written by one system call before the answer is sent, so a process that is killed loses none. A living process
+holds a lock on its file. A file that can be locked belongs to a dead process, and another process moves it into the database.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PATTERN = "journal-*.jsonl"
-
 
 class Journal:
-    """The file of this process that is being written."""
+    """The journal file that this process writes."""
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
-        """Begin a new file.
+        """Create a new file.
 
         Args:
-            folder: where the journals of all processes of this host are.
-            max_bytes: what it holds at most.
+            folder: the folder for the journals of all processes of this host.
+            max_bytes: largest size of the file.
 
         Raises:
             OSError: the folder cannot be written.
@@ -36,11 +34,11 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             if self.path.exists():
                 break
-            os.close(self._file)  # somebody took it for a dead process's before it was locked
+            os.close(self._file)  # before it was locked, another process took it for that of a dead process
         self.size = 0
 
     def append(self, line: bytes) -> bool:
-        """Write one line, whole or not at all; False when the file or the disk is full."""
+        """Write one line, completely or not at all. Returns False when the file or the disk is full."""
         if self.size + len(line) > self._max_bytes:
             return False
         try:
@@ -54,27 +52,31 @@ class Journal:
         return True
 
     def close(self) -> None:
-        """Let go of the file; whoever finds it may take it over."""
+        """Release the file. Another process may take it over then."""
         os.close(self._file)
 
 
 def journals(folder: Path) -> Iterator[Path]:
-    """The files of all processes of this host."""
-    yield from folder.glob(_PATTERN)
+    """Yield the journal files of all processes of this host."""
+    yield from folder.glob("journal-*.jsonl")
 
 
 @contextmanager
 def adopted(path: Path) -> Iterator[bool]:
-    """Whether a file is a dead process's; then nobody else takes it meanwhile, and at the end, if that was good, it is gone."""
+    """Take over the journal of a dead process, and delete it when the block succeeds.
+
+    Yields:
+        Whether it is one. False: its process lives, or another process was faster.
+    """
     try:
         file = path.open("rb")
-    except FileNotFoundError:  # somebody was faster
+    except FileNotFoundError:
         yield False
         return
     with file:
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink:  # else somebody took it between the two lines above
+            if os.fstat(file.fileno()).st_nlink:  # 0: another process deleted it after it was opened here
                 yield True
                 path.unlink(missing_ok=True)
                 return

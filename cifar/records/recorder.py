@@ -1,14 +1,13 @@
-"""Records what a process answers: at once into its journal, and from there, in a thread, into the database.
+"""The recorder of one process: it writes records into a journal at once, and moves them into the database in a thread.
 
-Nobody waits for the database. What was answered is in the journal before the answer leaves, so a process that is killed loses nothing;
-while the database is away the journal grows to its limit, and what comes after that is dropped and counted.
+Requests never wait for the database. A record is in the journal before the answer is sent, so a process that is killed loses nothing.
+While the database is down the journal grows to its limit; further records are dropped and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 import threading
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from cifar.dependency import Dependency
+from cifar.files import create_once
 from cifar.records.database import insert, migrate, open_engine
 from cifar.records.images import KeptImages
 from cifar.records.journal import Journal, adopted, journals
@@ -32,53 +32,68 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 200
-"""Records in one transaction: the thread must not keep the event loop waiting."""
+FLUSH_SECONDS = 1.0
+"""Interval at which the journal is moved into the database."""
+MAX_JOURNAL_BYTES = 64 * 1024**2
+_ROWS_PER_TRANSACTION = 200
+"""Few, because the thread holds the interpreter lock meanwhile, and the event loop waits for it."""
 
 Row = dict[str, Any]
 
 
 class Recorder:
-    """The records of one process. `start` before the first one, `stop` after the last. Safe to share between threads."""
+    """The records of one process. Call `start` before the first record and `stop` after the last. Thread-safe."""
 
-    def __init__(self, settings: Settings, *, on_drop: Callable[[int], object] = lambda _: None) -> None:
-        """Record by the settings.
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_drop: Callable[[int], object] = lambda _: None,
+        flush_seconds: float = FLUSH_SECONDS,
+        max_journal_bytes: int = MAX_JOURNAL_BYTES,
+    ) -> None:
+        """Make a recorder. Nothing is written yet.
 
         Args:
-            settings: where, for how long, and how much.
-            on_drop: told how many records were given up.
+            settings: database, folder, retention and limits.
+            on_drop: called with the number of records that were dropped.
+            flush_seconds: see `FLUSH_SECONDS`.
+            max_journal_bytes: largest journal file.
 
         Raises:
-            SettingsError: `database_url` is no such address.
+            SettingsError: see `database_url`.
         """
-        self.engine: Engine = open_engine(settings)
-        self._settings = settings
-        self._folder = settings.records_folder
-        self._on_drop = on_drop
-        self._key = b""
-        self._journal: Journal | None = None
-        self._full: Journal | None = None
-        self._writing = threading.Lock()
-        self._flushing = threading.Lock()
-        self._migrating = threading.Lock()
-        self._migrated = False
+        self.engine = open_engine(settings)
+        self.images = KeptImages(settings) if settings.keep_uploads else None
         self.dependency = Dependency(
             "records", impact="Predictions stay in the journal, and feedback is refused, until it is back."
         )
         """Whether folder and database could be used when that was last tried."""
+        self._settings = settings
+        self._folder = settings.records_folder
+        self._on_drop = on_drop
+        self._flush_seconds = flush_seconds
+        self._max_journal_bytes = max_journal_bytes
+        self._key = b""
+        self._journal: Journal | None = None
+        self._closed_journal: Journal | None = None
+        """The journal before the current one, until it is in the database."""
+        self._writing = threading.Lock()
+        self._flushing = threading.Lock()
+        self._migrating = threading.Lock()
+        self._migrated = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self.kept = KeptImages(settings) if settings.keep_uploads else None
 
     def start(self) -> None:
-        """Open the journal; the thread does the rest."""
-        with suppress(OSError):  # it was told, and is tried again
+        """Open the journal, and start the thread that moves it into the database."""
+        with suppress(OSError):  # reported already; the thread tries again
             self._open()
-        self._thread = threading.Thread(target=self._work, name="records", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Move what there is into the database, and end."""
+        """Move all records into the database, and close it."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
@@ -91,26 +106,17 @@ class Recorder:
                 journal.path.unlink(missing_ok=True)
         self.engine.dispose()
 
-    def user(self, name: str) -> str:
-        """The keyed hash that stands for a user. Who has the records but not the key cannot try addresses."""
-        return hashlib.blake2b(name.encode(), digest_size=16, key=self._key).hexdigest()
+    def user_hash(self, user: str) -> str:
+        """Return the keyed hash that stands for a user. Without the key, it cannot be computed from a guessed address."""
+        return hashlib.blake2b(user.encode(), digest_size=16, key=self._key).hexdigest()
 
     def add(self, prediction: Row) -> None:
-        """Record a prediction: the columns of `predictions`, save `at`. It survives the process when this returns."""
+        """Record a prediction: the columns of `predictions` without `at`. When this returns, it survives the process."""
         self._append(predictions.name, prediction)
 
-    def add_comparison(self, *, model: str, version: int, shadow_version: int, agrees: bool, distance: float) -> None:
-        """Record what a shadow version said beside the served one.
-
-        Args:
-            model: the model's name.
-            version: the version that was served.
-            shadow_version: the other one.
-            agrees: whether both name the same class.
-            distance: total variation of the two score vectors, in [0, 1].
-        """
-        row = {"model": model, "version": version, "shadow_version": shadow_version, "agrees": agrees}
-        self._append(comparisons.name, {"id": secrets.token_hex(16), **row, "distance": distance})
+    def add_comparison(self, comparison: Row) -> None:
+        """Record a shadow comparison: the columns of `comparisons` without `id` and `at`."""
+        self._append(comparisons.name, {"id": secrets.token_hex(16), **comparison})
 
     def _append(self, table: str, row: Row) -> None:
         row["at"] = time.time()
@@ -121,30 +127,30 @@ class Recorder:
             self._on_drop(1)
 
     def find(self, request_id: str) -> Row | None:
-        """A prediction, also one that another process of this host recorded a moment ago.
+        """Return a prediction by its request id, or None. One that is still in a journal of this host is found too.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database does not answer.
         """
         self._migrate()
-        if row := self._stored(request_id):
+        if row := self._find_stored(request_id):
             return row
-        needle = b'"request_id":' + orjson.dumps(request_id)  # an id may be any word, such as "star"
+        needle = b'"request_id":' + orjson.dumps(request_id)  # the id alone may be any word, such as "star"
         for path in journals(self._folder):
             with suppress(FileNotFoundError):  # its process has just moved it into the database
                 content = path.read_bytes()
                 if needle in content:
                     self._insert_lines([line for line in content.splitlines(keepends=True) if needle in line])
-        return self._stored(request_id)
+        return self._find_stored(request_id)
 
-    def _stored(self, request_id: str) -> Row | None:
+    def _find_stored(self, request_id: str) -> Row | None:
         with self.engine.connect() as connection:
             row = connection.execute(select(predictions).where(predictions.c.request_id == request_id)).mappings()
             found = row.first()
             return dict(found) if found else None
 
     def flush(self) -> None:
-        """Move what was recorded into the database, other processes' leavings too. What fails is tried again next time."""
+        """Move this process's journal, and those of dead processes, into the database. What fails is tried again next time."""
         with self._flushing:
             try:
                 self._open()
@@ -152,27 +158,27 @@ class Recorder:
                 if self.dependency.failing:
                     with self.engine.connect() as connection:
                         connection.execute(text("SELECT 1"))
-                self._move()
+                self._move_journal()
                 for path in journals(self._folder):
-                    with adopted(path) as dead:
-                        if dead:
+                    with adopted(path) as is_adopted:
+                        if is_adopted:
                             self._insert_file(path)
                 sweep_daily(self.engine, self._settings)
             except (OSError, SQLAlchemyError) as error:
-                self._migrated = False  # another database may be there next time
+                self._migrated = False  # next time it may be another database
                 self.dependency.report(_without_statement(error))
             else:
                 self.dependency.report(None)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             try:
                 self.flush()
-                if self.kept:
-                    self.kept.count()
+                if self.images:
+                    self.images.count()
             except Exception:
-                log.exception("the records cannot be kept up")
-            if self._stopped.wait(self._settings.records_flush_seconds):
+                log.exception("records could not be moved into the database")
+            if self._stopped.wait(self._flush_seconds):
                 return
 
     def _open(self) -> None:
@@ -180,8 +186,8 @@ class Recorder:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._key = self._own_key()
-            self._journal = Journal(self._folder, max_bytes=self._settings.max_journal_bytes)
+            self._key = self._read_key()
+            self._journal = Journal(self._folder, max_bytes=self._max_journal_bytes)
         except OSError as error:
             self.dependency.report(error)
             raise
@@ -192,39 +198,34 @@ class Recorder:
                 migrate(self.engine, self._folder)
                 self._migrated = True
 
-    def _own_key(self) -> bytes:
+    def _read_key(self) -> bytes:
         if self._settings.records_key:
             return hashlib.blake2b(self._settings.records_key.get_secret_value().encode(), digest_size=32).digest()
-        path, new = self._folder / "users.key", self._folder / f".{secrets.token_hex(8)}"
-        if not path.exists():
-            new.touch(mode=0o600)
-            with new.open("wb") as file:
-                file.write(secrets.token_bytes(32))
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another process was faster
-                os.link(new, path)
-            new.unlink()
+        path = self._folder / "users.key"
+        with suppress(FileExistsError):
+            if not path.exists():
+                create_once(path, secrets.token_bytes(32), mode=0o600)
         return path.read_bytes()
 
-    def _move(self) -> None:
-        """Move what an earlier attempt left, then begin a new journal and move the one before it."""
-        self._move_full()
+    def _move_journal(self) -> None:
+        """Move what an earlier attempt left; then begin a new journal and move the current one."""
+        self._move_closed_journal()
         if self._journal and self._journal.size:
-            new = Journal(self._folder, max_bytes=self._settings.max_journal_bytes)
-            with self._writing:  # nothing is written to the old one from here on
-                self._full, self._journal = self._journal, new
-            self._move_full()
+            new = Journal(self._folder, max_bytes=self._max_journal_bytes)
+            with self._writing:  # from here on, nothing is written to the old one
+                self._closed_journal, self._journal = self._journal, new
+            self._move_closed_journal()
 
-    def _move_full(self) -> None:
-        if self._full:
-            self._insert_file(self._full.path)
-            self._full.path.unlink(missing_ok=True)
-            self._full.close()
-            self._full = None
+    def _move_closed_journal(self) -> None:
+        if self._closed_journal:
+            self._insert_file(self._closed_journal.path)
+            self._closed_journal.path.unlink(missing_ok=True)
+            self._closed_journal.close()
+            self._closed_journal = None
 
     def _insert_file(self, path: Path) -> None:
         with path.open("rb") as lines:
-            while some := list(islice(lines, _AT_ONCE)):
+            while some := list(islice(lines, _ROWS_PER_TRANSACTION)):
                 self._insert_lines(some)
 
     def _insert_lines(self, lines: list[bytes]) -> None:
@@ -232,31 +233,31 @@ class Recorder:
         for line in lines:
             try:
                 table, row = orjson.loads(line)
-                by_table[table].append(_rounded(row))
+                by_table[table].append(rounded(row))
             except (ValueError, KeyError, TypeError, AttributeError):
-                self._on_drop(1)  # the power failed, or another version of ours wrote it
+                self._on_drop(1)  # the line was cut off by a power failure, or written by another release
         for table, rows in by_table.items():
             if rows:
                 self._insert(table, rows)
 
     def _insert(self, table: str, rows: list[Row]) -> None:
-        """Insert rows, save those that are there already. One that the database refuses must not hold up the others."""
+        """Insert rows, except those that exist. When the database refuses a row, only that row is dropped."""
         try:
             with self.engine.begin() as connection:
                 connection.execute(insert(connection, metadata.tables[table]).on_conflict_do_nothing(), rows)
         except StatementError as error:
             if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
-                raise  # it is not the rows: the database is away, or not what it was
+                raise  # the rows are not the cause: the database is down or has other tables
             if len(rows) == 1:
-                log.exception("a record was refused by the database")
+                log.exception("the database refused a record")
                 self._on_drop(1)
                 return
             for row in rows:
                 self._insert(table, [row])
 
 
-def _rounded(row: Row) -> Row:
-    """Six digits are enough of a score; on the way to the journal there was no time for that."""
+def rounded(row: Row) -> Row:
+    """Round the scores of a prediction to six digits, in place. Done here, because requests do not wait for this."""
     if "scores" in row:
         row["score"] = round(row["score"], 6)
         row["scores"] = {name: round(score, 6) for name, score in row["scores"].items()}

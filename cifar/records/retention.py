@@ -1,4 +1,4 @@
-"""Nothing is kept for ever: what is older than the settings allow goes, once a day, whichever process finds that it is time."""
+"""Retention: records and images that are older than the setting `records_retention_days` are deleted once a day."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from cifar.records.tables import comparisons, predictions
 from cifar.settings import Settings
 
 _DAY_SECONDS = 24 * 3600
-_AT_ONCE = 1000
-"""Rows in one statement."""
+_ROWS_PER_STATEMENT = 1000
 
 
 class Swept(NamedTuple):
-    """How much went."""
+    """The numbers of deleted records and images."""
 
     predictions: int
     comparisons: int
@@ -28,29 +27,29 @@ class Swept(NamedTuple):
 
 
 def sweep(engine: Engine, settings: Settings) -> Swept:
-    """Delete the records that are too old, feedback with its prediction, and kept images that nobody asked for since."""
+    """Delete old predictions with their feedback, old comparisons, and images that were not uploaded again since."""
     oldest = time.time() - settings.records_retention_days * _DAY_SECONDS
-    predictions_gone, comparisons_gone = (_delete(engine, table, oldest) for table in (predictions, comparisons))
-    old = [path for path, _, asked_for in kept_images(settings) if asked_for < oldest]
-    for path in old:
+    deleted_predictions, deleted_comparisons = (_delete(engine, table, oldest) for table in (predictions, comparisons))
+    images = [path for path, _, used_at in kept_images(settings) if used_at < oldest]
+    for path in images:
         path.unlink(missing_ok=True)
-    return Swept(predictions_gone, comparisons_gone, len(old))
+    return Swept(deleted_predictions, deleted_comparisons, len(images))
 
 
 def _delete(engine: Engine, table: Table, oldest: float) -> int:
-    """Some rows at a time: a day's at once may take longer than a statement may, and would never go then."""
+    """Delete in steps: one statement for all rows of a day could exceed the database's time limit, every day anew."""
     (key,) = table.primary_key.columns
-    some, count = select(key).where(table.c.at < oldest).limit(_AT_ONCE), 0
+    old, count = select(key).where(table.c.at < oldest).limit(_ROWS_PER_STATEMENT), 0
     while True:
         with engine.begin() as connection:
-            gone = connection.execute(delete(table).where(key.in_(some))).rowcount
-        count += gone
-        if gone < _AT_ONCE:
+            deleted = connection.execute(delete(table).where(key.in_(old))).rowcount
+        count += deleted
+        if deleted < _ROWS_PER_STATEMENT:
             return count
 
 
 def sweep_daily(engine: Engine, settings: Settings) -> None:
-    """Sweep, if nobody on this host has within a day or is at it."""
+    """Sweep, unless a process of this host has done so within a day or is doing it."""
     path = settings.records_folder / "swept"
     if not path.exists():
         path.touch()
@@ -58,6 +57,6 @@ def sweep_daily(engine: Engine, settings: Settings) -> None:
     if time.time() - path.stat().st_mtime < _DAY_SECONDS:
         return
     with path.open("a") as mark, suppress(BlockingIOError):
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)  # without waiting: another process does the work
         sweep(engine, settings)
         os.utime(path)

@@ -1,4 +1,4 @@
-"""`cifar.serving.inference.batcher`: who waits, who is joined, who leaves."""
+"""`cifar.serving.inference.batcher`: how images wait, are joined into batches and are taken back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifar.serving.inference.batcher import Batcher
 
 
 class SumModel:
-    """Answers each image with its sum, and remembers the batches. Waits at its gate when that is closed."""
+    """Answers each image with the sum of its pixels, remembers the batches, and waits while its gate is closed."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -28,7 +28,7 @@ class SumModel:
 
 
 class ErrorModel(SumModel):
-    """Fails on an image of 13."""
+    """Fails for an image with the sum 13."""
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         if 13 in [int(image.sum()) for image in images]:
@@ -43,31 +43,31 @@ def image(value: int) -> np.ndarray:
 
 
 async def busy(model: SumModel, batcher: Batcher) -> asyncio.Future:
-    """Have the model at work on an image of its own, until its gate opens."""
+    """Keep the model busy with one image until its gate opens."""
     model.gate.clear()
     first = batcher.submit(image(200), channel="first")
     await asyncio.to_thread(model.entered.wait, 20)
     return first
 
 
-def test_an_image_that_meets_an_idle_model_is_answered_alone_and_at_once():
-    """Nobody waits for company: what comes one by one is answered one by one."""
+def test_an_idle_model_answers_an_image_at_once_and_alone():
+    """There is no batching delay: images that come one by one are answered one by one."""
     model = SumModel()
 
     async def ask() -> list[float]:
-        batcher = Batcher(model, largest=8)
+        batcher = Batcher(model, max_images=8)
         return [(await batcher.submit(image(value), channel="rest")).row[0] for value in (1, 2, 3)]
 
     assert asyncio.run(ask()) == [1, 2, 3]
     assert model.batches == [[1], [2], [3]]
 
 
-def test_images_that_wait_are_joined_and_each_gets_its_own_answer():
-    """While the model computes the next batch gathers; no batch is larger than the limit."""
+def test_waiting_images_are_joined_and_each_gets_its_own_answer():
+    """While the model computes, the next batch grows, but not beyond the limit."""
     model = SumModel()
 
     async def ask() -> list[float]:
-        batcher = Batcher(model, largest=4)
+        batcher = Batcher(model, max_images=4)
         first = await busy(model, batcher)
         others = [batcher.submit(image(value), channel="rest") for value in range(10)]
         model.gate.set()
@@ -77,12 +77,12 @@ def test_images_that_wait_are_joined_and_each_gets_its_own_answer():
     assert model.batches == [[200], [0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_routes_take_turns_so_that_one_cannot_keep_the_others_out():
-    """The page's one image does not wait behind a hundred of a program's."""
+def test_channels_take_turns_so_that_none_can_block_the_others():
+    """One image of the page does not wait behind a hundred images of a program."""
     model = SumModel()
 
     async def ask() -> None:
-        batcher = Batcher(model, largest=4)
+        batcher = Batcher(model, max_images=4)
         first = await busy(model, batcher)
         rest = [batcher.submit(image(value), channel="rest") for value in range(100, 110)]
         page = [batcher.submit(image(value), channel="page") for value in (1, 2, 3)]
@@ -94,12 +94,12 @@ def test_routes_take_turns_so_that_one_cannot_keep_the_others_out():
     assert model.batches[2] == [102, 3, 103, 104]
 
 
-def test_who_leaves_while_waiting_takes_no_place_in_the_batch():
-    """A cancelled request costs the model nothing."""
+def test_a_cancelled_image_takes_no_place_in_the_batch():
+    """The model does no work for a cancelled request."""
     model = SumModel()
 
     async def ask() -> list[float]:
-        batcher = Batcher(model, largest=2)
+        batcher = Batcher(model, max_images=2)
         first = await busy(model, batcher)
         waiting = [batcher.submit(image(value), channel="rest") for value in range(4)]
         for gone in waiting[:2]:
@@ -111,12 +111,12 @@ def test_who_leaves_while_waiting_takes_no_place_in_the_batch():
     assert model.batches == [[200], [2, 3]]
 
 
-def test_a_model_that_fails_tells_those_it_failed_and_serves_the_next():
-    """An error reaches each image of its batch, and no other."""
+def test_an_error_of_the_model_reaches_its_batch_only_and_the_next_is_served():
+    """Each image of the failed batch gets the error, and no other image does."""
     model = ErrorModel()
 
     async def ask() -> list[object]:
-        batcher = Batcher(model, largest=2)
+        batcher = Batcher(model, max_images=2)
         first = await busy(model, batcher)
         waiting = [batcher.submit(image(value), channel="rest") for value in (13, 1, 2)]
         model.gate.set()
@@ -128,12 +128,12 @@ def test_a_model_that_fails_tells_those_it_failed_and_serves_the_next():
     assert fine.row[0] == 2
 
 
-def test_two_batches_are_computed_at_once_where_the_engine_allows_it():
-    """`parallel` threads, and no more."""
+def test_as_many_batches_are_computed_at_once_as_the_engine_allows():
+    """There are `parallel` threads, and no more."""
     model = SumModel()
 
     async def ask() -> int:
-        batcher = Batcher(model, largest=1, parallel=2)
+        batcher = Batcher(model, max_images=1, parallel=2)
         model.gate.clear()
         answers = [batcher.submit(image(value), channel="rest") for value in range(5)]
         await asyncio.sleep(0.2)
@@ -145,14 +145,14 @@ def test_two_batches_are_computed_at_once_where_the_engine_allows_it():
     assert asyncio.run(ask()) == 2
 
 
-@pytest.mark.parametrize("routes", [1, 3])
-def test_a_thousand_images_each_get_their_own_answer(routes):
-    """Under load no answer goes to a neighbour."""
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_thousand_images_each_get_their_own_answer(channels):
+    """Under load no answer goes to another image."""
     model = SumModel()
 
     async def ask() -> list[float]:
-        batcher = Batcher(model, largest=32, parallel=2)
-        asked = [batcher.submit(image(value % 251), channel=str(value % routes)) for value in range(1000)]
+        batcher = Batcher(model, max_images=32, parallel=2)
+        asked = [batcher.submit(image(value % 251), channel=str(value % channels)) for value in range(1000)]
         return [answer.row[0] for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [value % 251 for value in range(1000)]

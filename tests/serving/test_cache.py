@@ -1,148 +1,158 @@
-"""Answers kept by the image's digest."""
+"""`cifar.serving.inference.cache`: answers are cached by the content of the image file."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import REGISTRY
+from redis.asyncio import Redis
+from support.databases import real_redis
 from support.pictures import encoded, noise
-from support.servers import real_redis
+from support.servers import until
 
+from cifar.models.engines import load_engine
 from cifar.models.predictor import Predictor
-from cifar.models.registry import Registry
-from cifar.serving.inference.cache import AnswerCache
-from cifar.serving.inference.classify import Classifier
+from cifar.models.registry import Registry, Version
+from cifar.serving.inference.cache import AnswerCache, file_digest
+from cifar.serving.inference.classify import Classification, Classifier
 from cifar.serving.inference.loaded import LoadedVersions
-from cifar.serving.process.metrics import CACHE
-from cifar.serving.process.redis import SharedRedis, shared_redis
+from cifar.serving.process.redis import SharedRedis
 from cifar.settings import Settings
 
 PHOTO, OTHER = encoded(noise(40, 40, seed=1)), encoded(noise(40, 40, seed=2))
 
 
+class CountingModel:
+    """A version's network that counts how often it is asked."""
+
+    def __init__(self, version: Version) -> None:
+        self.calls = 0
+        _, self._infer = load_engine(version, "litert", threads=1)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return self._infer(images)
+
+
 @pytest.fixture
-def versions(tmp_path, small_version) -> LoadedVersions:
-    """Versions 1 and 2 of one network, which says the same of everything."""
+def models() -> dict[int, CountingModel]:
+    """The networks of the loaded versions, by number."""
+    return {}
+
+
+@pytest.fixture
+def versions(tmp_path, small_version, models) -> LoadedVersions:
+    """Versions 1 and 2 of one network, which give the same answers."""
     for number in (1, 2):
         folder = tmp_path / "shapes" / str(number)
         shutil.copytree(small_version.path, folder)
         manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-    registry = Registry(tmp_path, "shapes")
-    versions = LoadedVersions(registry, Settings(model_version=1))
+
+    def load(version: Version) -> Predictor:
+        models[version.number] = CountingModel(version)
+        return Predictor(version, models[version.number], engine="counting")
+
+    versions = LoadedVersions(Registry(tmp_path, "shapes"), Settings(model_version=1), load=load)
     versions.load_default()
-    for number in (1, 2):
-        count_calls(versions.get(number).predictor)
     return versions
 
 
-def count_calls(predictor: Predictor) -> None:
-    """Count how often the model is asked."""
-    infer, predictor.calls = predictor._infer, 0
-
-    def counting(images: np.ndarray) -> np.ndarray:
-        predictor.calls += 1
-        return infer(images)
-
-    predictor._infer = counting
-
-
-def cache(images: int = 10, redis: SharedRedis | None = None) -> AnswerCache:
-    return AnswerCache(images=images, lifetime_seconds=60, redis=redis)
-
-
-def ask(classifier: Classifier, payload: bytes = PHOTO, **parameters: object):
+def classify(classifier: Classifier, payload: bytes = PHOTO, **parameters: object) -> Classification:
     return asyncio.run(classifier.classify(payload, channel="rest", **parameters))
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_the_same_file_is_asked_of_the_model_once(versions, quick):
-    """At once or in turn; the number of labels is the answer's affair, not the model's."""
-    predictor = versions.get().predictor
-    predictor.quick = quick
-    classifier = Classifier(versions, Settings(), cache())
-    first, second = ask(classifier), ask(classifier, top_k="1")
-    assert predictor.calls == 1
+@pytest.mark.parametrize("side", [40, 900])
+def test_the_model_is_asked_once_about_the_same_file(versions, models, side):
+    """For small and large files alike. The number of labels does not matter: the cache holds the model's whole answer."""
+    classifier, payload = Classifier(versions, Settings(), AnswerCache(images=10)), encoded(noise(side, side))
+    first, second = classify(classifier, payload), classify(classifier, payload, top_k=1)
+    assert models[1].calls == 1
     assert first.prediction.class_scores == second.prediction.class_scores
     assert np.array_equal(first.seen, second.seen)
     assert (first.inference_ms is None, second.inference_ms is None) == (False, True)
     assert len(second.prediction.top_k) == 1
-    ask(classifier, OTHER)
-    assert predictor.calls == 2
+    classify(classifier, OTHER)
+    assert models[1].calls == 2
 
 
 @pytest.mark.parametrize("side", [40, 400])
-def test_an_image_asked_twice_counts_as_one_miss_and_one_hit(versions, side):
-    """Also one that is small as a file and too large to be decoded at once: it is looked for twice."""
-    versions.get().predictor.quick = True
-    classifier, payload = Classifier(versions, Settings(), cache()), encoded(Image.new("RGB", (side, side)))
+def test_an_image_sent_twice_counts_as_one_miss_and_one_hit(versions, side):
+    """Each image is looked up once, also a small file with many pixels, which is decoded in a thread."""
+    classifier, payload = (
+        Classifier(versions, Settings(), AnswerCache(images=10)),
+        encoded(Image.new("RGB", (side, side))),
+    )
 
     def counted() -> list[float]:
-        return [CACHE.labels("local", result)._value.get() for result in ("miss", "hit")]
+        labels = ({"store": "local", "result": result} for result in ("miss", "hit"))
+        return [REGISTRY.get_sample_value("cifar_cache_total", each) or 0 for each in labels]
 
     misses, hits = counted()
     for _ in range(2):
-        ask(classifier, payload)
+        classify(classifier, payload)
     assert counted() == [misses + 1, hits + 1]
 
 
-def test_no_answer_crosses_from_one_version_to_another(versions):
-    """The same file, another version: another answer, and its number on it."""
-    classifier = Classifier(versions, Settings(), cache())
-    assert [ask(classifier, version=number).version for number in (1, 2, 1, 2)] == [1, 2, 1, 2]
-    assert [versions.get(number).predictor.calls for number in (1, 2)] == [1, 1]
+def test_a_version_never_gets_the_cached_answer_of_another_version(versions, models):
+    """The version is part of the key, and each answer has its number."""
+    classifier = Classifier(versions, Settings(), AnswerCache(images=10))
+    assert [classify(classifier, version=number).version for number in (1, 2, 1, 2)] == [1, 2, 1, 2]
+    assert [models[number].calls for number in (1, 2)] == [1, 1]
 
 
-def test_a_version_exported_anew_under_its_number_is_another_one(versions):
-    """What counts is when it was made, not what it is called."""
+def test_a_version_that_is_exported_again_under_its_number_has_other_keys(versions, models):
+    """The time of its creation is part of the key."""
     one = versions.get().predictor
     manifest = one.version.manifest.model_copy(update={"created": "2030-01-01T00:00:00Z"})
-    again = Predictor(type(one.version)(one.version.path, manifest), one._infer, engine="again")
-    assert cache().key(PHOTO, one) != cache().key(PHOTO, again)
+    again = Predictor(type(one.version)(one.version.path, manifest), models[1], engine="again")
+    cache, digest = AnswerCache(images=10), file_digest(PHOTO)
+    assert cache.key(digest, one) != cache.key(digest, again)
 
 
-def test_the_cache_holds_no_more_than_the_setting_and_can_be_off(versions):
-    """The longest unused goes; zero keeps nothing."""
-    predictor = versions.get().predictor
-    classifier = Classifier(versions, Settings(), cache(images=1))
+def test_the_cache_holds_no_more_answers_than_the_setting_allows_and_can_be_off(versions, models):
+    """The least recently used answer is dropped; zero turns the cache off."""
+    classifier = Classifier(versions, Settings(), AnswerCache(images=1))
     for payload in (PHOTO, OTHER, PHOTO):
-        ask(classifier, payload)
-    assert predictor.calls == 3
-    off = Classifier(versions, Settings(), cache(images=0))
-    ask(off)
-    ask(off)
-    assert predictor.calls == 5
+        classify(classifier, payload)
+    assert models[1].calls == 3
+    off = Classifier(versions, Settings(), AnswerCache(images=0))
+    classify(off)
+    classify(off)
+    assert models[1].calls == 5
 
 
-def test_an_answer_of_one_process_is_known_to_another_through_redis(versions, tmp_path):
-    """Slow models gain from it; what is not an answer under its name is passed over."""
-    predictor = versions.get().predictor
-    predictor.quick = False
+def test_an_answer_of_one_process_is_found_by_another_in_redis(versions, models, tmp_path):
+    """A value in Redis that is no answer is ignored and replaced."""
 
     async def run(url: str) -> list[float | None]:
-        redis = shared_redis(Settings(redis_url=url))
-        one = Classifier(versions, Settings(), cache(redis=redis))
-        two = Classifier(versions, Settings(), cache(redis=redis))
-        three = Classifier(versions, Settings(), cache(redis=redis))
+        redis = SharedRedis(url)
+        one, two, three = (Classifier(versions, Settings(), AnswerCache(images=10, redis=redis)) for _ in range(3))
         first = await one.classify(PHOTO, channel="rest")
-        await asyncio.gather(*one._cache._sharing)
+        await until(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
+        (key,) = await redis.client.keys("cifar:answer:*")
         second = await two.classify(PHOTO, channel="rest")
         assert second.prediction == first.prediction
         assert np.array_equal(second.seen, first.seen)
-        (key,) = await redis.client.keys("cifar:answer:*")
         assert 0 < await redis.client.ttl(key) <= 3600
         await redis.client.set(key, b"nonsense")
         third = await three.classify(PHOTO, channel="rest")
         assert third.prediction == first.prediction
-        await asyncio.gather(*three._cache._sharing)
+        await until(partial(is_replaced, redis.client, key))
         await redis.client.aclose()
         return [answer.inference_ms for answer in (first, second, third)]
 
     with real_redis(tmp_path) as url:
-        took = asyncio.run(run(url))
-    assert [ms is None for ms in took] == [False, True, False]
-    assert predictor.calls == 2
+        milliseconds = asyncio.run(run(url))
+    assert [ms is None for ms in milliseconds] == [False, True, False]
+    assert models[1].calls == 2
+
+
+async def is_replaced(redis: Redis, key: bytes) -> bool:
+    return await redis.get(key) != b"nonsense"

@@ -1,4 +1,4 @@
-"""`cifar.serving.inference.classify`: at once or in turn, never too many, never too long."""
+"""`cifar.serving.inference.classify`: one path for all images, with a bounded queue and a time limit."""
 
 from __future__ import annotations
 
@@ -13,118 +13,128 @@ from support.pictures import encoded, noise
 from support.servers import NO_CACHE
 
 from cifar.errors import BadParameter, CallerLeft, Overloaded, WaitedTooLong
+from cifar.images.decode import preprocess
+from cifar.images.spec import ImageSpec
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.serving.inference.batcher import Batcher
-from cifar.serving.inference.classify import Classifier
-from cifar.serving.inference.loaded import LoadedVersions, Served
-from cifar.serving.process.metrics import VersionCounts
+from cifar.serving.inference.classify import Classifier, decode_small, whole_number
+from cifar.serving.inference.loaded import LoadedVersions
 from cifar.settings import Settings
+
+PHOTO = encoded(noise(40, 40))
+SPEC = ImageSpec(height=64, width=64, channels=3)
 
 
 class GatedModel:
-    """Answers evenly, once its gate is open; counts who came in."""
+    """Gives every class the same probability, once its gate is open, and counts the images that it was asked about."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
-        self.inside = 0
+        self.images = 0
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        self.inside += len(images)
+        self.images += len(images)
         assert self.gate.wait(20)
         return np.full((len(images), 3), 1 / 3, np.float32)
 
 
 @pytest.fixture
-def versions(small_version) -> LoadedVersions:
-    """The 64x64 model, loaded."""
-    registry = Registry(small_version.path.parent.parent, "shapes")
+def registry(small_version) -> Registry:
+    """A registry with one 64x64 model of three classes."""
+    return Registry(small_version.path.parent.parent, "shapes")
+
+
+@pytest.fixture
+def versions(registry) -> LoadedVersions:
+    """The model, loaded."""
     versions = LoadedVersions(registry, Settings())
     versions.load_default()
     return versions
 
 
 @pytest.fixture
-def model(versions) -> GatedModel:
-    """A slow model in place of the loaded one."""
-    model = GatedModel()
-    predictor = Predictor(versions.default, model, engine="gated")
-    versions._state.live[1] = Served(predictor, Batcher(model, largest=1), VersionCounts(1, predictor.class_names))
-    return model
+def model() -> GatedModel:
+    return GatedModel()
 
 
-PHOTO = encoded(noise(40, 40))
+@pytest.fixture
+def gated_versions(registry, model) -> LoadedVersions:
+    """The same version, but answered by `model`, for one image at a time."""
+    one_thread = Settings(workers=256)
+    versions = LoadedVersions(registry, one_thread, load=lambda version: Predictor(version, model, engine="gated"))
+    versions.load_default()
+    return versions
 
 
-def test_an_image_gets_the_same_answer_at_once_or_in_turn(versions):
-    """Small and large files, on a version that is quick or slow."""
+def test_a_small_and_a_large_image_get_the_answer_of_the_model_to_the_decoded_image(versions):
+    """Small files are decoded in the event loop and large ones in a thread; the answers must not depend on that."""
     classifier = Classifier(versions, Settings(), NO_CACHE)
     predictor = versions.get().predictor
     for payload in (PHOTO, encoded(noise(900, 900)), encoded(noise(200, 300), "JPEG")):
-        answers = []
-        for quick in (True, False):
-            predictor.quick = quick
-            answers.append(asyncio.run(classifier.classify(payload, channel="rest", top_k="2")).as_json())
-        assert answers[0] == answers[1]
-        assert len(answers[0]["top_k"]) == 2
+        (expected,) = predictor.predict(preprocess(payload, SPEC, max_pixels=10**7)[None], top_k=2)
+        answer = asyncio.run(classifier.classify(payload, channel="rest", top_k=2))
+        assert answer.prediction == expected
+        assert len(answer.as_json()["top_k"]) == 2
 
 
-def test_only_what_takes_about_a_millisecond_is_decoded_in_the_event_loop(versions):
-    """Many pixels, or a JPEG in many scans, would keep the other requests waiting."""
-    classifier = Classifier(versions, Settings(), NO_CACHE)
-    predictor = versions.get().predictor
+def test_only_images_that_decode_in_about_a_millisecond_are_decoded_in_the_event_loop():
+    """Many pixels, or a JPEG with many scans, would delay the other requests."""
     progressive = io.BytesIO()
     noise(100, 100).save(progressive, "JPEG", progressive=True)
     plain = Image.new("RGB", (400, 400))
-    assert classifier._decode_at_once(PHOTO, predictor) is not None
-    assert classifier._decode_at_once(encoded(noise(100, 100), "JPEG"), predictor) is not None
-    assert classifier._decode_at_once(encoded(Image.new("RGB", (1024, 1024)), "JPEG"), predictor) is not None
-    assert classifier._decode_at_once(encoded(plain), predictor) is None
-    assert classifier._decode_at_once(progressive.getvalue(), predictor) is None
+    for payload, small in (
+        (PHOTO, True),
+        (encoded(noise(100, 100), "JPEG"), True),
+        (encoded(Image.new("RGB", (1024, 1024)), "JPEG"), True),
+        (encoded(plain), False),
+        (progressive.getvalue(), False),
+        (encoded(noise(200, 200)), False),
+    ):
+        assert (decode_small(payload, SPEC, max_pixels=10**7) is not None) is small
 
 
-def test_more_images_than_may_wait_are_refused_at_once(versions, model):
-    """503 for the newcomer, an answer for those who were there before."""
-    classifier = Classifier(versions, Settings(max_waiting_images=3), NO_CACHE)
+def test_images_beyond_the_queue_limit_are_refused_at_once(gated_versions, model):
+    """The images that wait already are answered; the new ones get a 503."""
+    classifier = Classifier(gated_versions, Settings(max_waiting_images=3), NO_CACHE)
 
-    async def ask():
-        asked = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(5)]
+    async def classify_five():
+        tasks = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(5)]
         await asyncio.sleep(0.1)
         model.gate.set()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    answers = asyncio.run(ask())
+    answers = asyncio.run(classify_five())
     refused = [answer for answer in answers if isinstance(answer, Exception)]
     assert [type(error) for error in refused] == [Overloaded, Overloaded]
     assert "3 images are waiting" in str(refused[0])
     assert (refused[0].status, refused[0].retry_after_seconds) == (503, 1)
-    assert model.inside == 3
-    assert classifier._waiting == 0
+    assert model.images == 3
+    assert classifier.queue.taken == 0
 
 
-def test_who_waits_longer_than_the_limit_is_told_and_leaves(versions, model):
-    """No request hangs; the model is not asked for somebody who is gone."""
-    classifier = Classifier(versions, Settings(max_wait_seconds=0.1), NO_CACHE)
+def test_an_image_that_waits_too_long_is_refused_and_leaves_the_queue(gated_versions, model):
+    """No request hangs, and the model does not compute answers that nobody waits for."""
+    classifier = Classifier(gated_versions, Settings(max_wait_seconds=0.1), NO_CACHE)
 
-    async def ask():
-        asked = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(4)]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+    async def classify_four():
+        tasks = [asyncio.create_task(classifier.classify(PHOTO, channel="rest")) for _ in range(4)]
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
         model.gate.set()
         await asyncio.sleep(0.1)
         return answers
 
-    answers = asyncio.run(ask())
+    answers = asyncio.run(classify_four())
     assert [type(error) for error in answers] == [WaitedTooLong] * 4
     assert "within 0.1 seconds" in str(answers[0])
-    assert model.inside == 1, "three had not reached the model"
-    assert classifier._waiting == 0
+    assert model.images == 1, "three had not reached the model"
+    assert classifier.queue.taken == 0
 
 
-def test_a_caller_who_leaves_takes_their_image_along(versions, model):
-    """Closing the connection frees the place in the line."""
-    classifier = Classifier(versions, Settings(), NO_CACHE)
+def test_an_image_is_removed_from_the_queue_when_its_client_disconnects(gated_versions, model):
+    """A closed connection frees its queue slot."""
+    classifier = Classifier(gated_versions, Settings(), NO_CACHE)
 
-    async def ask():
+    async def classify_two():
         first = asyncio.create_task(classifier.classify(PHOTO, channel="rest"))
         gone = asyncio.Event()
         second = asyncio.create_task(classifier.classify(PHOTO, channel="rest", disconnected=gone.wait))
@@ -135,15 +145,21 @@ def test_a_caller_who_leaves_takes_their_image_along(versions, model):
         model.gate.set()
         return await first
 
-    assert asyncio.run(ask()).prediction.top_k[0][1] == pytest.approx(1 / 3)
-    assert model.inside == 1
-    assert classifier._waiting == 0
+    assert asyncio.run(classify_two()).prediction.top_k[0][1] == pytest.approx(1 / 3)
+    assert model.images == 1
+    assert classifier.queue.taken == 0
 
 
-def test_a_wrong_number_of_labels_is_refused_in_both_ways(versions):
-    """Nine of three classes."""
+def test_more_labels_than_the_model_has_classes_are_refused(versions):
+    """The message names the largest number that is possible."""
     classifier = Classifier(versions, Settings(), NO_CACHE)
-    for quick in (True, False):
-        versions.get().predictor.quick = quick
-        with pytest.raises(BadParameter, match="from 1 to 3"):
-            asyncio.run(classifier.classify(PHOTO, channel="rest", top_k="9"))
+    with pytest.raises(BadParameter, match="from 1 to 3"):
+        asyncio.run(classifier.classify(PHOTO, channel="rest", top_k=9))
+
+
+def test_whole_numbers_are_parsed_where_a_request_comes_in():
+    """Forms send digits, JSON sends numbers, and a slider sends nothing when it was not moved."""
+    assert [whole_number("top_k", value) for value in (None, "", 3, "3", "-1")] == [None, None, 3, 3, -1]
+    for value in ("many", "1.5", 1.5, True, "9" * 10, [3]):
+        with pytest.raises(BadParameter, match="top_k must be a whole number"):
+            whole_number("top_k", value)

@@ -1,20 +1,20 @@
-"""`ood_score` and `in_distribution`: in every answer, by every way in, kept with it, and counted."""
+"""`ood_score` and `in_distribution` in every answer: on all channels, from the cache, and in the metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from support.cli import cifar
+from support.databases import real_redis
 from support.pictures import encoded, noise
-from support.servers import NO_CACHE, real_redis, wait_until_ready
+from support.servers import NO_CACHE, until, wait_until_ready
 
 from cifar.models.manifest import OOD_THRESHOLD
 from cifar.models.predictor import Predictor
@@ -22,10 +22,10 @@ from cifar.models.registry import Registry
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
-from cifar.serving.process.redis import shared_redis
-from cifar.settings import ROOT, Settings
+from cifar.serving.process.redis import SharedRedis
+from cifar.settings import Settings
 
-STRANGE = encoded(noise(32, 32))
+UNFAMILIAR = encoded(noise(32, 32))
 
 
 @pytest.fixture
@@ -37,24 +37,24 @@ def familiar(scored_run) -> bytes:
 
 @pytest.fixture
 def versions(scored_version) -> LoadedVersions:
-    """The version with scores, loaded."""
+    """The version with an OOD score, loaded."""
     registry = Registry(scored_version.path.parent.parent, scored_version.name)
     versions = LoadedVersions(registry, Settings())
     versions.load_default()
     return versions
 
 
-def ask(classifier: Classifier, payload: bytes) -> dict:
+def classify(classifier: Classifier, payload: bytes) -> dict:
     return asyncio.run(classifier.classify(payload, channel="rest")).as_json()
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
-def test_a_predictor_tells_the_familiar_from_the_strange(scored_version, scored_run, engine):
-    """On either engine, in a batch as alone; probabilities keep their shape."""
+def test_a_predictor_separates_familiar_images_from_noise(scored_version, scored_run, engine):
+    """On both engines, and for an image alone as in a batch."""
     _, dataset, held_out = scored_run
     predictor = Predictor.load(scored_version, engine)
-    strange = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    images = np.concatenate([dataset.train_images[held_out], strange])
+    unfamiliar = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    images = np.concatenate([dataset.train_images[held_out], unfamiliar])
     together = predictor.predict(images, top_k=1)
     assert np.mean([answer.in_distribution for answer in together[:-4]]) > 0.9
     assert [answer.in_distribution for answer in together[-4:]] == [False] * 4
@@ -64,29 +64,26 @@ def test_a_predictor_tells_the_familiar_from_the_strange(scored_version, scored_
     assert predictor.answers(images).shape == (len(images), 4)
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_the_score_is_answered_at_once_in_turn_and_from_the_cache(versions, familiar, quick):
-    """The same file, the same score, whether the model was asked or not."""
-    versions.get().predictor.quick = quick
-    fresh = Classifier(versions, Settings(), NO_CACHE)
-    kept = Classifier(versions, Settings(), AnswerCache(images=5, lifetime_seconds=60, redis=None))
-    for payload, expected in ((familiar, True), (STRANGE, False)):
-        answer = ask(fresh, payload)
+def test_the_ood_score_of_an_image_is_the_same_from_the_model_and_from_the_cache(versions, familiar):
+    """A cached answer must not lose the score."""
+    uncached = Classifier(versions, Settings(), NO_CACHE)
+    cached = Classifier(versions, Settings(), AnswerCache(images=5))
+    for payload, expected in ((familiar, True), (UNFAMILIAR, False)):
+        answer = classify(uncached, payload)
         assert answer["in_distribution"] is expected
         assert answer["ood_score"] == round(answer["ood_score"], 4)
-        assert ask(kept, payload) == ask(kept, payload) == answer
+        assert classify(cached, payload) == classify(cached, payload) == answer
 
 
-def test_redis_keeps_the_score_with_the_answer(versions, tmp_path):
-    """Another worker that finds the answer there says the same of it."""
-    versions.get().predictor.quick = False
+def test_the_ood_score_is_stored_in_redis_with_the_answer(versions, tmp_path):
+    """Another worker that finds the answer there gives the same one."""
 
     async def run(url: str) -> None:
-        redis = shared_redis(Settings(redis_url=url))
-        one, two = (AnswerCache(images=10, lifetime_seconds=60, redis=redis) for _ in range(2))
-        first = await Classifier(versions, Settings(), one).classify(STRANGE, channel="rest")
-        await asyncio.gather(*one._sharing)
-        second = await Classifier(versions, Settings(), two).classify(STRANGE, channel="rest")
+        redis = SharedRedis(url)
+        one, two = (Classifier(versions, Settings(), AnswerCache(images=10, redis=redis)) for _ in range(2))
+        first = await one.classify(UNFAMILIAR, channel="rest")
+        await until(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
+        second = await two.classify(UNFAMILIAR, channel="rest")
         assert second.inference_ms is None, "it came from Redis"
         assert second.prediction == first.prediction
         assert second.prediction.in_distribution is False
@@ -96,36 +93,36 @@ def test_redis_keeps_the_score_with_the_answer(versions, tmp_path):
         asyncio.run(run(url))
 
 
-def test_a_version_without_scores_answers_null_by_rest_and_by_gradio(api):
-    """Null is not `in distribution`: version 1 does not know."""
-    answer = api.post("/predict?version=1", files={"image": STRANGE}).json()
+def test_a_version_without_an_ood_score_answers_null_over_rest(api):
+    """Null means that version 1 cannot tell, not that the image is in distribution."""
+    answer = api.post("/predict?version=1", files={"image": UNFAMILIAR}).json()
     assert (answer["ood_score"], answer["in_distribution"]) == (None, None)
 
 
 def test_the_documentation_of_the_api_explains_both_fields(api):
-    """Whoever generates a client from OpenAPI sees that both may be null, and what they mean."""
+    """A client that is generated from OpenAPI must know that both may be null."""
     properties = api.get("/openapi.json").json()["components"]["schemas"]["Answer"]["properties"]
     for name in ("ood_score", "in_distribution"):
         assert {"type": "null"} in properties[name]["anyOf"]
         assert "Null" in properties[name]["description"]
 
 
-def test_rest_and_metrics_tell_the_share_out_of_distribution(scored_version, familiar):
-    """The whole app on a version with scores: two images of which one is strange, and a counter that says so."""
+def test_images_out_of_distribution_are_marked_in_answers_and_counted_in_metrics(scored_version, familiar):
+    """The whole app with a version that has an OOD score, and two images, of which one is out of distribution."""
     from app import create_app
 
     settings = Settings(registry=scored_version.path.parent.parent, model_name=scored_version.name)
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)
         before = counted(client)
-        inside, outside = (client.post("/predict", files={"image": image}).json() for image in (familiar, STRANGE))
+        inside, outside = (client.post("/predict", files={"image": image}).json() for image in (familiar, UNFAMILIAR))
         assert (inside["in_distribution"], outside["in_distribution"]) == (True, False)
         assert inside["ood_score"] < 1 < outside["ood_score"]
         assert counted(client) == before + 1
 
 
 def counted(client: TestClient) -> float:
-    """How many images were out of distribution, of this process's versions, their series being there from the first."""
+    """Return the number of images out of distribution, of all versions. The series must exist from the start."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     values = [
         sample.value
@@ -137,23 +134,18 @@ def counted(client: TestClient) -> float:
     return sum(values)
 
 
-def test_the_command_line_says_in_words_that_an_image_is_of_none_of_the_classes(scored_version, familiar, tmp_path):
-    """Words on stderr, so that the table stays one; fields in JSON."""
-    files = {"familiar.png": familiar, "strange.png": STRANGE}
+def test_the_command_line_warns_that_an_image_is_probably_none_of_the_classes(scored_version, familiar, tmp_path):
+    """The warning goes to stderr, so that stdout stays a table; JSON has fields for it."""
+    files = {"familiar.png": familiar, "noise.png": UNFAMILIAR}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     registry = {"CIFAR_REGISTRY": str(scored_version.path.parent.parent), "CIFAR_MODEL_NAME": scored_version.name}
 
-    def predict(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cifar", "predict", *(str(tmp_path / name) for name in files), *options]
-        return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **registry}, capture_output=True, text=True, check=True
-        )
-
-    table = predict()
+    paths = [tmp_path / name for name in files]
+    table = cifar("predict", *paths, **registry)
     assert len(table.stdout.splitlines()) == 2
-    assert f"cifar: {tmp_path}/strange.png is unlike the training images" in table.stderr
+    assert f"cifar: {tmp_path}/noise.png is unlike the training images" in table.stderr
     assert "familiar.png is unlike" not in table.stderr
-    rows = json.loads(predict("--json").stdout)
+    rows = json.loads(cifar("predict", *paths, "--json", **registry).stdout)
     assert [row["in_distribution"] for row in rows] == [True, False]
     assert rows[0]["ood_score"] < 1 < rows[1]["ood_score"]

@@ -1,1 +1,1 @@
-"""Alembic's scripts: how the tables came to be what they are."""
+"""Alembic's migrations: how the tables changed from release to release."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction of `database.migrate`."""
+"""Alembic runs this file. It migrates on the connection, and in the transaction, of `database.migrate`."""
 
 from __future__ import annotations
 

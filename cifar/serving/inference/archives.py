@@ -1,8 +1,7 @@
-"""Uploaded files and archives as one list of image files, none of them on disk a second time.
+"""Uploaded files and zip archives as one list of image files. Archives are read in place, without a copy on disk.
 
-What an archive says of itself is checked before anything is unpacked: how many files, how large, how much larger than packed.
-What comes out can be no more than that: zipfile stops there, and the checksum tells. Names are shown and never opened,
-so `../../etc/passwd` is a name like any other.
+The number, size and compression ratio that an archive declares are checked before anything is unpacked. Unpacking stops at the declared
+size, and the checksum is compared. Names inside an archive are only shown, never used as paths, so `../../etc/passwd` is harmless.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ from cifar.settings import Settings
 
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-"""The others may ask for gigabytes to unpack a few bytes."""
-_LISTED_BYTES = 1024
-"""Of an archive's table of contents, for each file that may be in it."""
-_SMALL_BYTES = 64 * 1024
-"""A small file may unpack to this, whatever the ratio: a picture of one colour shrinks a thousandfold."""
+"""The other methods can need gigabytes to unpack a few bytes."""
+MAX_RATIO = 100
+"""Largest size of an unpacked file, as a multiple of its packed size."""
+_ANY_RATIO_BYTES = 64 * 1024
+"""Up to this size any ratio is allowed: a picture of one colour compresses a thousandfold."""
+_DIRECTORY_BYTES_PER_FILE = 1024
+"""Allowed size of an archive's central directory for each file."""
 _NAME_CHARACTERS = 200
 _JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 _ENCRYPTED = 1
-_GONE = "The upload is no longer here. Choose it again."
+_EXPIRED = "The upload has expired. Choose the file again."
 
 
 class Upload(NamedTuple):
-    """A file that somebody sent."""
+    """One uploaded file."""
 
     name: str
-    """What they call it."""
     content: Path | bytes
-    """Where it is, or all of it."""
+    """The file on disk, or its content."""
 
     def open(self) -> BinaryIO:
-        """The file, to be read."""
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
 
 
@@ -50,21 +49,21 @@ class Entry(NamedTuple):
 
     name: str
     read: Callable[[], bytes]
-    """Gives its content; takes a while, and raises `CifarError` for a file that cannot be had."""
+    """Returns the content. Blocking. Raises `CifarError` when the file cannot be read."""
 
 
 def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) -> list[Entry]:
-    """The files to classify: those uploaded, and in the place of an archive those in it.
+    """List the files to classify. Each archive is replaced by the files in it.
 
-    An archive that cannot be read is one entry, whose `read` says why.
+    An archive that cannot be read becomes one entry, whose `read` raises the error.
 
     Args:
-        uploads: what came.
-        settings: `max_batch_files`, `max_batch_bytes`, `max_body_bytes` and `max_zip_ratio`.
-        stack: closes the archives at the end.
+        uploads: the uploaded files.
+        settings: `max_batch_files`, `max_batch_bytes` and `max_body_bytes`.
+        stack: closes the archives.
 
     Raises:
-        BatchTooLarge: too many files, or too many bytes in them.
+        BatchTooLarge: there are too many files, or they have too many bytes in total.
     """
     entries: list[Entry] = []
     total_bytes = 0
@@ -86,8 +85,8 @@ def _too_many(settings: Settings) -> BatchTooLarge:
 
 
 def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[tuple[Entry, int]]:
-    """What an upload holds, and how many bytes each has."""
-    name = shown(upload.name)
+    """Yield the entries of one upload, each with its size in bytes."""
+    name = display_name(upload.name)
     try:
         with upload.open() as file:
             is_archive = file.read(4) in _SIGNATURES
@@ -100,7 +99,7 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[t
     except BatchTooLarge:
         raise
     except OSError:
-        yield Entry(name, partial(_refuse, UnreadableArchive(_GONE))), 0
+        yield Entry(name, partial(_refuse, UnreadableArchive(_EXPIRED))), 0
         return
     except Exception:  # a hostile archive raises struct.error, ValueError, RuntimeError, ...
         sentence = "The archive cannot be read: it is damaged or cut off. Pack it again and send the new one."
@@ -108,22 +107,21 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[t
         return
     for info in archive.infolist():
         if not info.is_dir() and not info.filename.startswith(_JUNK) and not info.filename.endswith(_JUNK):
-            yield Entry(shown(info.filename), partial(_read_packed, archive, info, settings)), info.file_size
+            yield Entry(display_name(info.filename), partial(_read_packed, archive, info, settings)), info.file_size
 
 
 class _Bounded:
-    """A file of which no piece is read that is larger than any table of contents that we take: zipfile reads that whole."""
+    """A file that refuses to read more than the largest central directory allowed: zipfile reads it in one piece."""
 
     def __init__(self, file: BinaryIO, settings: Settings) -> None:
         self._file = file
         self._settings = settings
-        self._most_bytes = settings.max_batch_files * _LISTED_BYTES + 2 * 65536  # a comment, and a table's end
+        self._max_bytes = settings.max_batch_files * _DIRECTORY_BYTES_PER_FILE + 2 * 65536  # its end and a comment
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """As any file does, or `BatchTooLarge`."""
-        content = self._file.read(size if 0 <= size <= self._most_bytes else self._most_bytes + 1)
-        if len(content) > self._most_bytes:
+        content = self._file.read(size if 0 <= size <= self._max_bytes else self._max_bytes + 1)
+        if len(content) > self._max_bytes:
             raise _too_many(self._settings)
         return content
 
@@ -145,34 +143,34 @@ def _read_file(upload: Upload, size_bytes: int, settings: Settings) -> bytes:
         with upload.open() as file:
             return file.read()
     except OSError as error:
-        raise UnreadableArchive(_GONE) from error
+        raise UnreadableArchive(_EXPIRED) from error
 
 
 def _read_packed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, settings: Settings) -> bytes:
-    """One file of an archive, after all that is known of it was checked."""
+    """Unpack one file of an archive, after checking everything that the archive declares about it."""
     if info.flag_bits & _ENCRYPTED:
         raise UnreadableArchive("The file is encrypted in its archive. Pack it without a password.")
     if info.compress_type not in _METHODS:
-        raise UnreadableArchive("The file is packed in a way that is not read here. Pack it as an ordinary zip.")
+        raise UnreadableArchive("The file is packed with a method that is not supported. Pack it as an ordinary zip.")
     _check_size(info.file_size, settings)
-    if info.file_size > max(_SMALL_BYTES, settings.max_zip_ratio * info.compress_size):
+    if info.file_size > max(_ANY_RATIO_BYTES, MAX_RATIO * info.compress_size):
         raise UnreadableArchive(
-            f"The file would unpack to more than {settings.max_zip_ratio:g} times its size. Send it as it is."
+            f"The file would unpack to more than {MAX_RATIO} times its packed size. Send it without an archive."
         )
     try:
         with archive.open(info) as file:
             content = file.read(info.file_size)
-            whole = not file.read(1)  # this makes zipfile compare the checksum
+            at_end = not file.read(1)  # this makes zipfile compare the checksum
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise UnreadableArchive("The file is damaged in its archive. Pack it again.") from error
-    if not whole or len(content) != info.file_size:
-        raise UnreadableArchive("The file is not as large as its archive says. Pack it again.")
+    if not at_end or len(content) != info.file_size:
+        raise UnreadableArchive("The file has another size than its archive says. Pack it again.")
     if content.startswith(_SIGNATURES):
-        raise UnreadableArchive("An archive within an archive is not opened. Unpack it first.")
+        raise UnreadableArchive("An archive inside an archive is not opened. Unpack it first.")
     return content
 
 
-def shown(name: str) -> str:
-    """A file's name as it may be shown: on one line, and not endless. The end says most."""
+def display_name(name: str) -> str:
+    """Return a file name that is safe to display: printable, and at most 200 characters, of which the last ones are shown."""
     clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     return clean if len(clean) <= _NAME_CHARACTERS else "…" + clean[1 - _NAME_CHARACTERS :]

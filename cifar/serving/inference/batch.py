@@ -1,14 +1,14 @@
-"""Many files at once: a table with one row for each image, whatever becomes of the others.
+"""Classification of many files in one call: a table with one row for each image, also for those that fail.
 
-A few images are under way at any time, so a batch of a thousand needs no more memory than a batch of ten, and other callers'
-images take turns with it.
+Only a few images are processed at a time, so a batch of a thousand needs no more memory than a batch of ten, and the images of other
+requests take turns with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from cifar.errors import (
-    OUR_FAULT,
+    INTERNAL_ERROR,
     BadParameter,
     CifarError,
     MissingImage,
@@ -28,128 +28,131 @@ from cifar.errors import (
 )
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Entry, Upload, entries_of
-from cifar.serving.inference.classify import Classification, Classifier
+from cifar.serving.inference.classify import Classification
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import REFUSED
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_UNDER_WAY = 8
-_PATIENCE = 5
-"""How often an image is offered again that found no place."""
-_OF_THE_CALL = (BadParameter, VersionNotFound, VersionUnusable, NotReady)
-"""Errors that every row would have."""
-Ask = Callable[[bytes], Awaitable[Classification]]
-COLUMNS = ("name", "label", "score", "top_k", "in_distribution", "ood_score", "code", "error")
+MAX_BATCHES = 4
+"""Batches in progress at the same time in one process. Further ones are refused."""
+_CONCURRENT_IMAGES = 8
+_ATTEMPTS = 5
+"""Attempts to get a queue slot for an image."""
+_CALL_ERRORS = (BadParameter, VersionNotFound, VersionUnusable, NotReady)
+"""Errors of the whole call: every row would have the same one."""
+
+Classify = Callable[[bytes], Awaitable[Classification]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file: a classification, or an error."""
+    """The result for one file: a classification or an error."""
 
     name: str
     answer: Classification | None = None
     error: CifarError | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The row as every API gives it: `COLUMNS`, null where there is nothing to say."""
-        cells: dict[str, Any] = dict.fromkeys(COLUMNS)
-        cells["name"] = self.name
-        if self.answer:
-            answer = self.answer.as_json()
-            cells |= {**answer["top_k"][0], **{key: answer[key] for key in ("top_k", "in_distribution", "ood_score")}}
-        if self.error:
-            cells |= {"code": self.error.code, "error": str(self.error)}
-        return cells
+        """Return the row in the form that all APIs share. Every row has all keys."""
+        answer = self.answer.as_json() if self.answer else None
+        return {
+            "name": self.name,
+            "label": answer and answer["top_k"][0]["label"],
+            "score": answer and answer["top_k"][0]["score"],
+            "top_k": answer and answer["top_k"],
+            "in_distribution": answer and answer["in_distribution"],
+            "ood_score": answer and answer["ood_score"],
+            "code": self.error and self.error.code,
+            "error": self.error and str(self.error),
+        }
 
 
 class Batch:
-    """The files of one call, while it lasts."""
+    """The files of one call."""
 
-    def __init__(self, classifier: Classifier, entries: list[Entry]) -> None:
+    def __init__(self, classifier: RecordedClassifier, entries: list[Entry]) -> None:
+        self.entries = entries
         self._classifier = classifier
-        self._entries = entries
-
-    def __len__(self) -> int:
-        """How many rows there will be."""
-        return len(self._entries)
 
     async def rows(
-        self, *, requester: Requester | None = None, top_k: object = None, version: object = None
+        self, *, requester: Requester | None = None, top_k: int | None = None, version: int | None = None
     ) -> AsyncIterator[Row]:
-        """A row for each file, in the files' order, as they come. Whoever stops asking stops the work.
+        """Yield a row for each file, in the order of the files. Closing the iterator cancels the remaining work.
 
         Args:
-            requester: as for `Classifier.classify`.
+            requester: see `RecordedClassifier.classify`.
             top_k: the same.
             version: the same.
 
         Raises:
-            BadParameter, VersionNotFound, VersionUnusable, NotReady: the call is wrong, or comes too early; no row says so.
+            BadParameter, VersionNotFound, VersionUnusable, NotReady: the call itself is wrong or too early.
         """
-        ask = partial(self._classifier.classify, channel="batch", requester=requester, top_k=top_k, version=version)
-        under_way: deque[asyncio.Task[Row]] = deque()
+        classify = partial(
+            self._classifier.classify, channel="batch", requester=requester, top_k=top_k, version=version
+        )
+        tasks: deque[asyncio.Task[Row]] = deque()
         try:
-            for entry in self._entries:
-                under_way.append(asyncio.create_task(self._row(entry, ask)))
-                if len(under_way) == _UNDER_WAY:
-                    yield await under_way.popleft()
-            while under_way:
-                yield await under_way.popleft()
+            for entry in self.entries:
+                tasks.append(asyncio.create_task(_row(entry, classify)))
+                if len(tasks) == _CONCURRENT_IMAGES:
+                    yield await tasks.popleft()
+            while tasks:
+                yield await tasks.popleft()
         finally:
-            for task in under_way:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _row(self, entry: Entry, ask: Ask) -> Row:
+
+async def _row(entry: Entry, classify: Classify) -> Row:
+    try:
+        payload = await asyncio.to_thread(entry.read)
+        return Row(entry.name, await _with_retries(payload, classify))
+    except _CALL_ERRORS:
+        raise
+    except CifarError as error:
+        return Row(entry.name, error=error)
+    except Exception:
+        log.exception("a file of a batch failed")
+        return Row(entry.name, error=CifarError(INTERNAL_ERROR))
+
+
+async def _with_retries(payload: bytes, classify: Classify) -> Classification:
+    """Classify an image. A batch waits for a queue slot where a single image would be refused."""
+    for _ in range(_ATTEMPTS - 1):
         try:
-            payload = await asyncio.to_thread(entry.read)
-            return Row(entry.name, await _patiently(payload, ask))
-        except _OF_THE_CALL:
-            raise
-        except CifarError as error:
-            return Row(entry.name, error=error)
-        except Exception:
-            log.exception("a file of a batch failed")
-            return Row(entry.name, error=CifarError(OUR_FAULT))
-
-
-async def _patiently(payload: bytes, ask: Ask) -> Classification:
-    """The classification. A batch has time: it waits where a single image would be refused."""
-    for attempt in range(_PATIENCE):
-        try:
-            return await ask(payload)
+            return await classify(payload)
         except WaitedTooLong:
             raise
         except Overloaded as error:
-            if attempt == _PATIENCE - 1:
-                raise
             await asyncio.sleep(error.retry_after_seconds or 1)
-    raise AssertionError  # the last attempt has returned or raised
+    return await classify(payload)
 
 
 class Batches:
-    """Opens batches, so many at once. Use it from one event loop."""
+    """Opens a limited number of batches. Use it from one event loop."""
 
-    def __init__(self, classifier: Classifier, settings: Settings) -> None:
+    def __init__(self, classifier: RecordedClassifier, settings: Settings, *, max_batches: int = MAX_BATCHES) -> None:
         self._classifier = classifier
         self._settings = settings
-        self._under_way = 0
+        self._max_batches = max_batches
+        self.open_batches = 0
 
     @asynccontextmanager
     async def open(self, uploads: Sequence[Upload]) -> AsyncIterator[Batch]:
-        """List what came, and hold the archives open for as long as the context lasts.
+        """List the files of a call. Archives among them stay open until the context ends.
 
         Raises:
-            MissingImage: no file came, or archives without any.
+            MissingImage: there is no file, or there are only archives without files.
             BatchTooLarge: see `entries_of`.
-            Overloaded: as many batches are under way as `max_batch_calls` allows.
+            Overloaded: too many batches are in progress.
         """
-        most = self._settings.max_batch_calls
-        if self._under_way >= most:
+        if self.open_batches >= self._max_batches:
             REFUSED.labels("batch", Overloaded.code).inc()
-            raise Overloaded(f"{most} batches are under way already. Try again in a moment.")
-        self._under_way += 1
+            raise Overloaded(f"{self._max_batches} batches are in progress already. Try again in a moment.")
+        self.open_batches += 1
         try:
             with ExitStack() as stack:
                 entries = await asyncio.to_thread(entries_of, uploads, self._settings, stack)
@@ -157,12 +160,10 @@ class Batches:
                     raise MissingImage("No image came. Send image files, or a zip of them.")
                 yield Batch(self._classifier, entries)
         finally:
-            self._under_way -= 1
+            self.open_batches -= 1
 
 
-def counts(rows: Iterable[Row]) -> dict[str, int]:
-    """How many images each label was given, the most frequent first; errors are under the empty label."""
-    labels = [row.answer.prediction.top_k[0][0] if row.answer else "" for row in rows]
-    return {
-        label: labels.count(label) for label in sorted(set(labels), key=lambda label: (-labels.count(label), label))
-    }
+def count_by_label(rows: Iterable[Row]) -> dict[str, int]:
+    """Return the number of images by predicted label, the most frequent label first. Errors have the empty label."""
+    counts = Counter(row.answer.prediction.top_k[0][0] if row.answer else "" for row in rows)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

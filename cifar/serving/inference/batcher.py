@@ -1,7 +1,7 @@
-"""Joins the images that wait for one model.
+"""Adaptive batching: joins the images that wait for one model.
 
-A model that is free takes what waits, at once, up to its limit; while it computes, the next batch gathers. So nobody
-waits for company, and the fuller the house, the larger the batches. It lives in the event loop: no locks.
+There is no batching delay. An idle model takes whatever is queued, up to its limit, and batches grow under load. Everything
+here runs in the event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cifar.serving.process.metrics import BATCH_SIZE, WAIT_SECONDS
 
 
 class Answer(NamedTuple):
-    """What the model says of one image."""
+    """The model's output for one image."""
 
     row: np.ndarray
     """`float32`, a row of `Predictor.answers`."""
     seconds: float
-    """Time in the model, of the whole batch."""
+    """Time that the model took for the whole batch."""
 
 
 class _Waiting(NamedTuple):
@@ -35,55 +35,55 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """One model's waiting room. Use it from one event loop."""
+    """The queue of images in front of one model. Use it from one event loop."""
 
-    def __init__(self, infer: Infer, *, largest: int, parallel: int = 1) -> None:
-        """Wait for `infer`.
+    def __init__(self, infer: Infer, *, max_images: int, parallel: int = 1) -> None:
+        """Make an empty queue.
 
         Args:
-            infer: see `cifar.models.engines`; called in threads of the batcher's own.
-            largest: most images in one batch.
-            parallel: how many batches may be computed at once.
+            infer: see `cifar.models.engines`; called in the batcher's own threads.
+            max_images: largest batch.
+            parallel: number of batches that may be computed at the same time.
         """
         self._infer = infer
-        self._largest = largest
-        self._free = parallel
+        self._max_images = max_images
+        self._idle = parallel
         self._threads = ThreadPoolExecutor(parallel, "model")
         self._lines: dict[str, deque[_Waiting]] = {}
 
     def submit(self, image: np.ndarray, *, channel: str) -> asyncio.Future[Answer]:
-        """Line up one image; cancelling the future leaves the line.
+        """Queue one image. Cancel the future to take it back.
 
         Args:
             image: `(height, width, channels)` `uint8`, of the model's size.
-            channel: whose it is; each route has a line of its own, and the lines take turns.
+            channel: the way in which the request came. Each channel has a line of its own, and the lines take turns.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(channel, deque()).append(_Waiting(image, answer, time.perf_counter()))
-        if self._free:
+        if self._idle:
             self._start()
         return answer
 
     def _start(self) -> None:
-        """Compute what waits, if anything does."""
+        """Compute the next batch, if images are waiting."""
         batch = self._next_batch()
         if not batch:
             return
-        self._free -= 1
+        self._idle -= 1
         images = np.stack([waiting.image for waiting in batch])
         job = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, images)
         job.add_done_callback(partial(self._finish, batch))
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take one image of each line in turn; who has left takes no place."""
+        """Take one image of each line in turn, and skip those that were taken back."""
         batch: list[_Waiting] = []
         now = time.perf_counter()
-        while self._lines and len(batch) < self._largest:
+        while self._lines and len(batch) < self._max_images:
             channel = next(iter(self._lines))
             line = self._lines.pop(channel)
             waiting = line.popleft()
             if line:
-                self._lines[channel] = line  # behind the others
+                self._lines[channel] = line  # now the last one
             if not waiting.answer.done():
                 batch.append(waiting)
                 WAIT_SECONDS.labels(channel).observe(now - waiting.since)
@@ -96,8 +96,8 @@ class Batcher:
         return self._infer(images), time.perf_counter() - started
 
     def _finish(self, batch: list[_Waiting], job: asyncio.Future[tuple[np.ndarray, float]]) -> None:
-        self._free += 1
-        self._start()  # first the model, then those who are done with it
+        self._idle += 1
+        self._start()  # before the answers are handed out, so that the model is not idle meanwhile
         for position, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue

@@ -1,4 +1,4 @@
-"""Answers kept by the image's digest: the same file, asked again of the same version, is not classified again."""
+"""Cached answers, found by the content of the image file: in this process, and in Redis for all workers and hosts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from cifar.models.predictor import Predictor
 from cifar.serving.process.metrics import CACHE
 from cifar.serving.process.redis import SharedRedis
 
-_DIGEST_BYTES = 16
+_LIFETIME_SECONDS = 3600
+"""Time for which Redis keeps an answer."""
 
 
 class CachedAnswer(NamedTuple):
-    """What the model was given, and what it said."""
+    """The model's input and output for one image."""
 
     pixels: np.ndarray
     """`(height, width, channels)` `uint8`."""
@@ -29,89 +30,82 @@ class CachedAnswer(NamedTuple):
 
 
 class AnswerCache:
-    """The answers last given by this process; behind it, those of all workers and hosts in Redis."""
+    """An LRU cache of answers in this process, with Redis as a second level. Use it from one event loop."""
 
-    def __init__(self, *, images: int, lifetime_seconds: int, redis: SharedRedis | None) -> None:
-        """Keep answers.
+    def __init__(self, *, images: int, redis: SharedRedis | None = None) -> None:
+        """Make an empty cache.
 
         Args:
-            images: how many this process keeps; 0 for no cache at all, here or in Redis.
-            lifetime_seconds: for how long Redis keeps one.
-            redis: None to keep them here only.
+            images: answers that this process holds; 0 turns off both levels.
+            redis: the second level; None for a cache in this process only.
         """
-        self._kept: LRUCache[bytes, CachedAnswer] = LRUCache(images)
-        self._lifetime_seconds = lifetime_seconds
+        self._local: LRUCache[bytes, CachedAnswer] = LRUCache(images)
         self._redis = redis if images else None
-        self._sharing: set[asyncio.Task[object]] = set()
+        self._writes: set[asyncio.Task[object]] = set()
 
-    def key(self, payload: bytes, predictor: Predictor) -> bytes:
-        """Names an image file and a version, both by content: a number that was exported anew is another version.
+    def key(self, digest: str, predictor: Predictor) -> bytes:
+        """Return the key of a file and a version. The version's creation time is part of it, as numbers can be exported anew.
 
-        Empty where nothing is kept. Takes about a millisecond for each megabyte.
+        Args:
+            digest: see `file_digest`.
+            predictor: the version that answers.
+
+        Returns:
+            Empty when the cache is off.
         """
-        if not self._kept.maxsize:
+        if not self._local.maxsize:
             return b""
         version = predictor.version.manifest
-        name = f"{__version__}:{version.name}:{version.version}:{version.created}"
-        return f"cifar:answer:{name}:{file_digest(payload)}".encode()
+        return f"cifar:answer:{__version__}:{version.name}:{version.version}:{version.created}:{digest}".encode()
 
-    def here(self, key: bytes) -> CachedAnswer | None:
-        """An answer that this process keeps."""
+    def get_local(self, key: bytes) -> CachedAnswer | None:
+        """Return the answer that this process holds, if any."""
         if not key:
             return None
-        if kept := self._kept.get(key):
-            CACHE.labels("local", "hit").inc()
-        return kept
+        cached = self._local.get(key)
+        CACHE.labels("local", "hit" if cached else "miss").inc()
+        return cached
 
-    async def elsewhere(self, key: bytes, predictor: Predictor) -> CachedAnswer | None:
-        """An answer that Redis keeps; from now on this process does too."""
+    async def get_shared(self, key: bytes, predictor: Predictor) -> CachedAnswer | None:
+        """Return the answer in Redis, if any, and hold it in this process too."""
         if self._redis is None:
             return None
         content = await self._redis.ask(partial(_get, self._redis.client, key))
-        kept = content and _unpack(content, predictor)
-        CACHE.labels("redis", "hit" if kept else "miss").inc()
-        if not kept:
-            return None
-        self.keep(key, kept)
-        return kept
+        cached = _unpack(content, predictor) if content else None
+        CACHE.labels("redis", "hit" if cached else "miss").inc()
+        if cached:
+            self.put_local(key, cached)
+        return cached
 
-    def keep(self, key: bytes, kept: CachedAnswer) -> None:
-        """Keep an answer that was not here: that it was missed is counted now, however often it was looked for."""
+    def put_local(self, key: bytes, answer: CachedAnswer) -> None:
+        """Hold an answer in this process."""
         if key:
-            CACHE.labels("local", "miss").inc()
-            self._kept[key] = kept
+            self._local[key] = answer
 
-    def share(self, key: bytes, kept: CachedAnswer) -> None:
-        """Keep an answer for the others, when Redis gets to it: nobody waits."""
+    def put_shared(self, key: bytes, answer: CachedAnswer) -> None:
+        """Write an answer to Redis in the background."""
         if self._redis is None:
             return
-        content = kept.answer.tobytes() + kept.pixels.tobytes()
-        task = asyncio.create_task(
-            self._redis.ask(partial(self._redis.client.set, key, content, ex=self._lifetime_seconds))
-        )
-        self._sharing.add(task)
-        task.add_done_callback(self._sharing.discard)
+        content = answer.answer.tobytes() + answer.pixels.tobytes()
+        task = asyncio.create_task(self._redis.ask(partial(self._redis.client.set, key, content, ex=_LIFETIME_SECONDS)))
+        self._writes.add(task)  # the event loop itself holds only a weak reference
+        task.add_done_callback(self._writes.discard)
 
 
 def file_digest(payload: bytes) -> str:
-    """Names a file by its content: 32 hexadecimal digits. Takes about a millisecond for each megabyte."""
-    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def digest_from_key(key: bytes) -> str:
-    """The file's digest in a key of `AnswerCache.key`; empty for an empty one."""
-    return key[-2 * _DIGEST_BYTES :].decode()
+    """Return the BLAKE2b-128 of a file as 32 hexadecimal digits. Takes about a millisecond for each megabyte."""
+    return hashlib.blake2b(payload, digest_size=16).hexdigest()
 
 
 async def _get(redis: Redis, key: bytes) -> bytes:
-    """Empty where there is none: None would mean that Redis did not answer."""
+    """Return the value, or b"" if there is none: None would mean that Redis is down."""
     content = await redis.get(key)
     return content if isinstance(content, bytes) else b""
 
 
 def _unpack(content: bytes, predictor: Predictor) -> CachedAnswer | None:
-    """The answer, or None for something else under its name."""
-    numbers, shape = len(predictor.class_names) + (predictor.threshold is not None), predictor.image.shape
+    """Decode an answer; None if the content is no answer of this version."""
+    numbers, shape = len(predictor.class_names) + predictor.has_ood_score, predictor.image.shape
     if len(content) != 4 * numbers + int(np.prod(shape)):
         return None
     answer = np.frombuffer(content, np.float32, numbers)

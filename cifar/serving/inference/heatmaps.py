@@ -1,4 +1,4 @@
-"""Explanations for many callers: one at a time, in turn with everybody's predictions, and `POST /explain`."""
+"""Heat maps for all channels: computed one at a time, while predictions go on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from cifar.images.decode import picture
 from cifar.models import heatmap as maps
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.batcher import Batcher
-from cifar.serving.inference.classify import Classification, Classifier, Disconnected
+from cifar.serving.inference.classify import Classification
+from cifar.serving.inference.queue_slots import Disconnected
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import REFUSED
 from cifar.settings import Settings
 
-_TOGETHER = 8
-"""Images of an explanation that wait for the model at once: a prediction that comes meanwhile waits for these at most."""
-_SHOWN_SIDE = 480
+_CONCURRENT_IMAGES = 8
+"""Occluded images that wait for the model at the same time. A prediction that comes meanwhile waits for these at most."""
+_OVERLAY_SIDE = 480
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one image gets the score that it gets for one label."""
+    """A heat map: the regions of one image that the score of one label depends on."""
 
     model_name: str
     version: int
@@ -35,12 +37,12 @@ class Explanation:
     heat: np.ndarray
     """`(height, width)` `float32` in [0, 1], of the model's input: see `cifar.models.heatmap`."""
     overlay: bytes
-    """A PNG of the photo in grey under the map; its longer side has 480 pixels at most."""
+    """A PNG of the map over the photo in grey. Its longer side has at most 480 pixels."""
     seconds: float
-    """How long it took, without the waiting for other explanations."""
+    """Time to compute it, without the time in the queue."""
 
     def as_json(self) -> dict[str, Any]:
-        """The explanation as every API gives it."""
+        """Return the explanation in the form that all APIs share."""
         return {
             "label": self.label,
             "score": round(self.score, 6),
@@ -51,13 +53,13 @@ class Explanation:
 
 
 class Explainer:
-    """Explains uploaded files with the loaded versions. Use it from one event loop."""
+    """Computes heat maps of image files with the loaded versions. Use it from one event loop."""
 
-    def __init__(self, classifier: Classifier, settings: Settings) -> None:
+    def __init__(self, classifier: RecordedClassifier, settings: Settings) -> None:
         self._classifier = classifier
         self._settings = settings
-        self._one = asyncio.Lock()
-        self._under_way = 0
+        self._one_at_a_time = asyncio.Lock()
+        self.waiting = 0
 
     async def explain(
         self,
@@ -66,38 +68,38 @@ class Explainer:
         channel: str,
         requester: Requester | None = None,
         label: str | None = None,
-        version: object = None,
+        version: int | None = None,
         disconnected: Disconnected = None,
     ) -> Explanation:
-        """Say which part of an image a label's score rests on. This costs about as much as 80 predictions.
+        """Classify an image and compute the heat map of one label. This costs as much as about 80 predictions.
 
-        Cancelling the call, or leaving, takes back what has not been computed yet.
+        Cancelling the call, or disconnecting, cancels what has not been computed yet.
 
         Args:
-            payload: the encoded file, as uploaded.
-            channel: as for `Classifier.classify`.
-            requester: the same.
+            payload: see `Classifier.classify`, as for the other arguments and errors.
+            channel: the same.
+            requester: see `RecordedClassifier.classify`.
             label: one of the version's classes; None or "" for the most probable one.
-            version: the version to ask, an integer or its digits; None or "" for the default one.
-            disconnected: returns when the caller has left.
+            version: the same.
+            disconnected: the same.
 
         Raises:
             BadParameter: there is no such label.
-            Overloaded: as many explanations wait as `max_explained_images` allows.
+            Overloaded: too many explanations are waiting already (`max_explained_images`).
             CifarError: see `Classifier.classify`.
         """
-        most = self._settings.max_explained_images
-        if self._under_way >= most:
+        limit = self._settings.max_explained_images
+        if self.waiting >= limit:
             REFUSED.labels(channel, Overloaded.code).inc()
-            raise Overloaded(f"{most} images are being explained already. Try again in a moment.")
-        self._under_way += 1
+            raise Overloaded(f"{limit} images are being explained already. Try again in a moment.")
+        self.waiting += 1
         try:
             answer = await self._classifier.classify(
                 payload, channel=channel, requester=requester, top_k=1, version=version, disconnected=disconnected
             )
             return await self._explain(payload, answer, channel, label, disconnected)
         finally:
-            self._under_way -= 1
+            self.waiting -= 1
 
     async def _explain(
         self, payload: bytes | None, answer: Classification, channel: str, label: str | None, disconnected: Disconnected
@@ -106,7 +108,7 @@ class Explainer:
         label = label or answer.prediction.top_k[0][0]
         if label not in scores:
             raise BadParameter(f"There is no label {str(label)[:40]!r}; there are: {', '.join(scores)}.")
-        async with self._classifier.queue_slot(channel, disconnected), self._one:
+        async with self._classifier.queue.slot(channel, disconnected), self._one_at_a_time:
             started = time.perf_counter()
             served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
             heat = await heat_map(served.batcher, answer.seen, list(scores).index(label), classes=len(scores))
@@ -115,7 +117,7 @@ class Explainer:
         return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
 
     def _draw(self, payload: bytes, heat: np.ndarray) -> bytes:
-        photo = picture(payload, longest_side=_SHOWN_SIDE, max_pixels=self._settings.max_image_pixels)
+        photo = picture(payload, longest_side=_OVERLAY_SIDE, max_pixels=self._settings.max_image_pixels)
         return maps.overlay(photo, heat)
 
 
@@ -135,7 +137,7 @@ async def heat_map(batcher: Batcher, pixels: np.ndarray, label_index: int, *, cl
     """
     images = await asyncio.to_thread(maps.occlusions, pixels)
     rows: list[np.ndarray] = []
-    for start in range(0, len(images), _TOGETHER):
-        waiting = [batcher.submit(image, channel="explain") for image in images[start : start + _TOGETHER]]
+    for start in range(0, len(images), _CONCURRENT_IMAGES):
+        waiting = [batcher.submit(image, channel="explain") for image in images[start : start + _CONCURRENT_IMAGES]]
         rows += [answer.row[:classes] for answer in await asyncio.gather(*waiting)]
     return maps.heat(np.stack(rows), label_index, *pixels.shape[:2])

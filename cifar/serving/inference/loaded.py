@@ -1,4 +1,4 @@
-"""The versions in memory: those that users are sent to, kept in line with the registry, and those asked for by number."""
+"""The versions in memory: those that get traffic, which follow the registry, and those that were asked for by number."""
 
 from __future__ import annotations
 
@@ -6,132 +6,136 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cifar.cpus import available_cpus
 from cifar.dependency import Dependency
-from cifar.errors import OUR_FAULT, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
+from cifar.errors import INTERNAL_ERROR, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
 from cifar.models.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
-from cifar.models.predictor import Prediction, Predictor
+from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import Rollout, RolloutLog, Split, shadow_split, traffic_split
 from cifar.models.tfserving_client import ModelServer
 from cifar.serving.inference.batcher import Batcher
-from cifar.serving.process.metrics import (
-    IMAGES,
-    LOAD_SECONDS,
-    LOADED,
-    NOT_LOADED,
-    WORKERS,
-    WORKERS_READY,
-    VersionCounts,
-)
+from cifar.serving.process.metrics import LOAD_SECONDS, LOADED, NOT_LOADED, WORKERS, WORKERS_READY, prepare_counts
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _REMOTE_BATCHES = 8
-"""Under way at once to a server of models, which computes them side by side."""
+"""Batches sent to a model server at the same time. It computes them in parallel."""
 _RETRY_SECONDS = 60
-"""Until a version that could not be loaded is tried once more, without anybody having changed anything."""
+"""Time after which a version that failed to load is tried again, although the rollout has not changed."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A version in memory, and where images wait for it."""
+    """A version in memory and the queue of images in front of it."""
 
     predictor: Predictor
     batcher: Batcher
-    counts: VersionCounts
-
-    def count(self, channel: str, prediction: Prediction) -> None:
-        """Count an answer that is given."""
-        IMAGES.labels(channel, self.predictor.version.number).inc()
-        self.counts.add(*prediction.top_k[0], prediction.in_distribution)
 
 
 @dataclass(frozen=True)
 class ServingState:
-    """Who is answered by which version. Replaced as a whole, so that no request sees half of a change."""
+    """The rollout in force and its versions. It is replaced as a whole, so that no request sees half of a change."""
 
-    routing: Rollout
+    rollout: Rollout
     live: dict[int, Served]
-    """By number: all that the routing sends somebody to."""
-    choose: Split
+    """By number, all versions that get traffic or shadow traffic."""
+    split: Split
     shadows: dict[int, Split]
-    """The versions that answer in the background, and for which requests."""
+    """The versions that answer in the background, each with its share of the requests."""
 
     def version_of(self, user: str) -> int:
-        """The version that answers a user."""
-        return self.choose(user) or self.routing.stable
+        """Return the number of the version that answers a user."""
+        return self.split(user) or self.rollout.stable
 
 
 class LoadedVersions:
-    """Loads versions once, keeps those that are live, and drops the longest unused beyond the limit. Thread-safe."""
+    """Loads each version once, holds the live ones, and drops the least recently used others. Thread-safe."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
-        """Look at the registry; nothing is loaded before `load_default`.
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        *,
+        load: Callable[[Version], Predictor] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read the rollout. Nothing is loaded before `load_default`.
+
+        Args:
+            registry: the model's versions.
+            settings: engine, traffic secret, limits and poll interval.
+            load: loads a version; None for `Predictor.load` with the engine of the settings.
+            clock: seconds, for retries.
 
         Raises:
-            VersionNotFound, VersionUnusable: there is no version to serve, or it is none.
+            VersionNotFound, VersionUnusable: there is no version that could be served.
         """
         self.registry = registry
-        self.routing = RolloutLog(registry, pinned=settings.model_version)
-        self._settings = settings
+        self.rollouts = RolloutLog(registry, pinned=settings.model_version)
         self.engine = engine_of(settings)
+        self._settings = settings
+        self._threads = max(1, available_cpus() // settings.workers)
+        self._load_predictor = load or partial(Predictor.load, engine=self.engine, threads=self._threads)
+        self._clock = clock
         secret = settings.traffic_secret.get_secret_value() if settings.traffic_secret else registry.name
         self._key = hashlib.blake2b(secret.encode(), digest_size=32).digest()
-        self._threads = max(1, available_cpus() // settings.workers)
-        self._served: dict[int, Served] = {}
+        self._in_memory: dict[int, Served] = {}
+        """By number, the least recently used first."""
         self._loading = threading.Lock()
         self._refreshing = threading.Lock()
-        self._failure: CifarError | None = None
         self._state: ServingState | None = None
-        self._stable = self.routing.stable_version()
-        self._tried: tuple[Rollout, float] | None = None
+        self._stable = self.rollouts.stable_version()
+        self._failure: CifarError | None = None
+        self._last_attempt: tuple[Rollout, float] | None = None
         self._problem = ""
 
     @property
     def default(self) -> Version:
-        """The version labelled `stable`; before it is loaded, the one that will be."""
+        """The stable version; before it is loaded, the one that will be."""
         state = self._state
-        return state.live[state.routing.stable].predictor.version if state else self._stable
+        return state.live[state.rollout.stable].predictor.version if state else self._stable
 
     def version(self, number: int) -> Version:
-        """A version by number; no disk is asked for one in memory.
+        """Return a version by number. The disk is read only for a version that is not in memory.
 
         Raises:
             VersionNotFound, VersionUnusable: see `Registry.get`.
         """
-        served = self._served.get(number)
+        served = self._in_memory.get(number)
         return served.predictor.version if served else self.registry.get(number)
 
     @property
     def labels(self) -> dict[str, int]:
         """The versions by label, as this process serves them."""
-        return dict(self._state.routing.labels) if self._state else {"stable": self._stable.number}
+        return dict(self._state.rollout.labels) if self._state else {"stable": self._stable.number}
 
     @property
     def traffic(self) -> dict[str, int]:
-        """Percent of the users by label, as this process serves them."""
-        return dict(self._state.routing.traffic) if self._state else {"stable": 100}
+        """Percentage of the users by label, as this process serves them."""
+        return dict(self._state.rollout.traffic) if self._state else {"stable": 100}
 
     @property
     def problem(self) -> str:
-        """Why what is served is not what the registry says; empty when it is."""
+        """Why this process does not serve what the registry says. Empty when it does."""
         return self._problem
 
     @property
     def ready(self) -> bool:
-        """Whether somebody can be answered."""
+        """Whether the live versions are loaded."""
         return self._state is not None
 
     def check_ready(self) -> None:
-        """Raise why nothing can be answered: `NotReady`, or what made loading fail."""
-        self._serving()
+        """Raise `NotReady` while the model is being loaded, or the error that made loading fail."""
+        self._ready_state()
 
-    def _serving(self) -> ServingState:
-        """The plan there is; read once by whoever goes by it, since another one may come at any time."""
+    def _ready_state(self) -> ServingState:
+        """Return the state. Read it once for each decision: another thread may replace it at any time."""
         if state := self._state:
             return state
         if self._failure:
@@ -140,32 +144,33 @@ class LoadedVersions:
 
     @property
     def dependency(self) -> Dependency | None:
-        """TensorFlow Serving, where it runs the models."""
+        """TensorFlow Serving, when it runs the models."""
         return self.engine.dependency if isinstance(self.engine, ModelServer) else None
 
-    def ask_again(self) -> None:
-        """Ask a server of models that was away, since nobody else may: a process that is not ready gets no requests. Takes a thread.
+    def probe_model_server(self) -> None:
+        """Ask the model server after an outage. A process that is not ready gets no requests that would do so. Blocking.
 
         Raises:
-            ModelServerUnavailable: it still is.
+            ModelServerUnavailable: it is still down.
         """
-        self.get().predictor.ask_once()
+        self.get().predictor.probe()
 
     def load_default(self) -> None:
-        """Load and warm up what users are sent to; a failure is logged and kept for `check_ready`."""
+        """Load and warm up the live versions. A failure is logged and kept for `check_ready`."""
         WORKERS.set(1)
         try:
-            self._tried = self.routing.current(), time.monotonic()
-            self._state = self._first_state(self._tried[0])
+            rollout = self.rollouts.current()
+            self._last_attempt = rollout, self._clock()
+            self._state = self._first_state(rollout)
             WORKERS_READY.set(1)
-        except ModelServerUnavailable as error:  # the server itself has said so in the log; `follow` tries again
+        except ModelServerUnavailable as error:  # logged by its `Dependency`; `follow` tries again
             self._failure = error
         except Exception as error:
             log.exception("version %s cannot be served", self._stable.number)
-            self._failure = error if isinstance(error, CifarError) else VersionUnusable(OUR_FAULT)
+            self._failure = error if isinstance(error, CifarError) else VersionUnusable(INTERNAL_ERROR)
 
     def follow(self, ended: threading.Event) -> None:
-        """Keep what is served in line with the registry until `ended`: new versions, labels, traffic."""
+        """Follow the registry until `ended` is set: new versions, labels, traffic."""
         while not ended.wait(self._settings.registry_poll_seconds):
             if self._state:
                 self.refresh()
@@ -175,151 +180,151 @@ class LoadedVersions:
                 self.refresh()
 
     def refresh(self) -> None:
-        """Look once whether the registry says something new, load that beside what is served, and go over to it at once.
+        """Read the rollout. If it has changed, load its versions and switch to it at once.
 
-        When it cannot be loaded, what was served stays; the problem is logged, once, and tried again a minute later.
+        When that fails, the versions of before stay; the problem is logged once, and tried again after a minute.
         """
-        with self._refreshing:  # or a slower thread would bring back what it saw before
+        with self._refreshing:  # a slower thread must not bring back an older state
             self._refresh()
 
     def _refresh(self) -> None:
         try:
-            routing = self.routing.current()
+            rollout = self.rollouts.current()
         except (CifarError, OSError) as error:
-            self._note(str(error))
+            self._set_problem(str(error))
             return
-        if self._state and routing == self._state.routing:
-            self._note("")
+        if self._state and rollout == self._state.rollout:
+            self._set_problem("")
             return
-        if self._tried and self._tried[0] == routing and time.monotonic() - self._tried[1] < _RETRY_SECONDS:
-            return
-        self._tried = routing, time.monotonic()
+        if self._last_attempt:
+            attempted, at = self._last_attempt
+            if attempted == rollout and self._clock() - at < _RETRY_SECONDS:
+                return
+        self._last_attempt = rollout, self._clock()
         try:
-            state = self._state_of(routing, [self._load_live(number) for number in routing.live])
+            state = self._state_of(rollout, [self._load_live(number) for number in rollout.live])
         except (CifarError, OSError) as error:
-            self._note(f"The change to {_described(routing)} cannot be served: {error}")
+            self._set_problem(f"The change to {_described(rollout)} cannot be served: {error}")
             return
         self._state = state
-        WORKERS_READY.set(1)  # it may not have been: what was there at the start could not be loaded
-        self._note("")
+        WORKERS_READY.set(1)  # not yet set when loading failed at the start
+        self._set_problem("")
         self._drop_unused()
-        log.info("now served: %s", _described(routing))
+        log.info("serving %s", _described(rollout))
 
     def choose(self, user: str) -> int:
-        """The version that answers a user.
+        """Return the number of the version that answers a user.
 
         Raises:
             NotReady: nothing is loaded yet.
         """
-        return self._serving().version_of(user)
+        return self._ready_state().version_of(user)
 
     def if_loaded(self, number: int | None = None, user: str = "") -> Served | None:
-        """A version that users are sent to: the one asked for, or the user's; None for one that `get` may have to load.
+        """Return a live version without blocking: the one asked for, or the user's. None for one that `get` may have to load.
 
         Raises:
             NotReady: nothing is loaded yet.
         """
-        state = self._serving()
+        state = self._ready_state()
         return state.live.get(state.version_of(user) if number is None else number)
 
     def get(self, number: int | None = None) -> Served:
-        """The stable version, or another one, loading it when need be: that takes a thread for seconds.
+        """Return a version, loading it if necessary, which takes seconds; None for the stable one. Blocking.
 
         Raises:
             NotReady: nothing is loaded yet.
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
         """
-        state = self._serving()
-        wanted = state.routing.stable if number is None else number
+        state = self._ready_state()
+        wanted = state.rollout.stable if number is None else number
         served = state.live.get(wanted) or self._load(self.registry.get(wanted))
         self._drop_unused()
         return served
 
     def shadows_of(self, request_id: str, answered_by: int) -> list[Served]:
-        """The versions that answer a request in the background, beside the one that did."""
-        state = self._serving()
+        """Return the versions that answer a request in the background, besides the one that answered it."""
+        state = self._ready_state()
         return [
             state.live[number]
             for number, split in state.shadows.items()
             if number != answered_by and split(request_id) is not None
         ]
 
-    def _first_state(self, routing: Rollout) -> ServingState:
-        """What the routing says; where only another version than the stable one fails, that one serves everybody."""
-        stable = self._load_live(routing.stable)
+    def _first_state(self, rollout: Rollout) -> ServingState:
+        """Load the live versions. If one other than the stable version fails, the stable version gets all traffic."""
+        stable = self._load_live(rollout.stable)
         try:
-            return self._state_of(routing, [stable, *(self._load_live(number) for number in routing.live[1:])])
+            return self._state_of(rollout, [stable, *(self._load_live(number) for number in rollout.live[1:])])
         except (CifarError, OSError) as error:
-            self._note(f"{_described(routing)} cannot be served: {error}")
-            alone = routing.model_copy(update={"traffic": {"stable": 100}, "shadow": {}})
-            return self._state_of(alone, [stable])
+            self._set_problem(f"{_described(rollout)} cannot be served: {error}")
+            stable_only = rollout.model_copy(update={"traffic": {"stable": 100}, "shadow": {}})
+            return self._state_of(stable_only, [stable])
 
-    def _state_of(self, routing: Rollout, live: list[Served]) -> ServingState:
+    def _state_of(self, rollout: Rollout, live: list[Served]) -> ServingState:
         return ServingState(
-            routing,
+            rollout,
             {served.predictor.version.number: served for served in live},
-            traffic_split(routing, self._key),
-            shadow_split(routing, self._key),
+            traffic_split(rollout, self._key),
+            shadow_split(rollout, self._key),
         )
 
     def _load_live(self, number: int) -> Served:
+        failed = NOT_LOADED.labels(self.registry.name, number)
         try:
             served = self._load(self.registry.get(number))
         except CifarError:
-            NOT_LOADED.labels(self.registry.name, number).set(1)
+            failed.set(1)
             raise
         except Exception as error:
-            NOT_LOADED.labels(self.registry.name, number).set(1)
+            failed.set(1)
             log.exception("version %s cannot be loaded", number)
-            raise VersionUnusable(OUR_FAULT) from error
-        NOT_LOADED.labels(self.registry.name, number).set(0)
+            raise VersionUnusable(INTERNAL_ERROR) from error
+        failed.set(0)
         return served
 
     def _load(self, version: Version) -> Served:
         with self._loading:
-            served = self._served.pop(version.number, None) or self._load_now(version)
-            self._served[version.number] = served  # last: the order is that of use
+            served = self._in_memory.pop(version.number, None) or self._load_now(version)
+            self._in_memory[version.number] = served  # now the most recently used one
             return served
 
     def _load_now(self, version: Version) -> Served:
         log.info("loading %s version %s", version.name, version.number)
         started = time.perf_counter()
-        predictor = Predictor.load(version, self.engine, threads=self._threads)
+        predictor = self._load_predictor(version)
         LOAD_SECONDS.labels(version.number, predictor.engine).observe(time.perf_counter() - started)
         LOADED.labels(version.name, version.number, predictor.engine).set(1)
+        prepare_counts(version.number, predictor.class_names, has_ood_score=predictor.has_ood_score)
         log.info("version %s is ready on %s", version.number, predictor.engine)
         if predictor.engine in GAIN_FROM_BATCHES:
             parallel = _REMOTE_BATCHES if predictor.engine in REMOTE else 1
-            batcher = Batcher(predictor.answers, largest=self._settings.max_batch_images, parallel=parallel)
+            batcher = Batcher(predictor.answers, max_images=self._settings.max_batch_images, parallel=parallel)
         else:
-            batcher = Batcher(predictor.answers, largest=1, parallel=self._threads)
-        return Served(
-            predictor,
-            batcher,
-            VersionCounts(version.number, predictor.class_names, scored=predictor.threshold is not None),
-        )
+            batcher = Batcher(predictor.answers, max_images=1, parallel=self._threads)
+        return Served(predictor, batcher)
 
     def _drop_unused(self) -> None:
-        """Forget the versions longest unused, until the limit holds; requests in flight keep theirs alive."""
+        """Drop the least recently used versions beyond the limit. A request that still uses one holds it in memory."""
         with self._loading:
             live = self._state.live if self._state else {}
-            others = [number for number in self._served if number not in live]
+            others = [number for number in self._in_memory if number not in live]
             room = max(1, self._settings.max_loaded_versions - len(live))
             for number in others[: max(0, len(others) - room)]:
-                dropped = self._served.pop(number).predictor
+                dropped = self._in_memory.pop(number).predictor
                 LOADED.labels(dropped.version.name, number, dropped.engine).set(0)
 
-    def _note(self, problem: str) -> None:
-        """Say a problem when it begins, and that it is over."""
+    def _set_problem(self, problem: str) -> None:
+        """Log each new problem once, and its end."""
         if problem and problem != self._problem:
             log.error("%s", problem)
         elif self._problem and not problem:
-            log.info("the registry can be followed again")
+            log.info("what the registry says is served again")
         self._problem = problem
 
 
-def _described(routing: Rollout) -> str:
+def _described(rollout: Rollout) -> str:
     shares = ", ".join(
-        f"{label} (version {routing.labels[label]}) {percent} %" for label, percent in routing.traffic.items()
+        f"{label} (version {rollout.labels[label]}) {percent} %" for label, percent in rollout.traffic.items()
     )
-    return f"revision {routing.revision}: {shares}"
+    return f"revision {rollout.revision}: {shares}"

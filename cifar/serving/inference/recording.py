@@ -1,9 +1,10 @@
-"""Records of this process's answers, and what callers say of them: `POST /feedback`, and the same for Gradio's clients and MCP."""
+"""The records of one process: it logs predictions and shadow comparisons, keeps images, and stores feedback."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -11,168 +12,147 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.errors import MissingScope, RecordsUnavailable, RequestNotFound
 from cifar.images.decode import statistics
-from cifar.models.predictor import Prediction
-from cifar.records.feedback import give
-from cifar.records.recorder import Recorder
+from cifar.records.feedback import store_feedback
+from cifar.records.recorder import FLUSH_SECONDS, Recorder, Row
 from cifar.serving.auth.principal import Requester
-from cifar.serving.inference.shadow import Comparison
+from cifar.serving.inference.classify import Classification
+from cifar.serving.inference.shadow import ShadowComparison
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.process.metrics import FEEDBACK, IMAGES_NOT_KEPT, RECORDS_DROPPED
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_AGAIN = 1.5
-"""In flushes of the journal: when another host's prediction must have arrived."""
+_OTHER_HOSTS_SECONDS = 1.5 * FLUSH_SECONDS
+"""Time after which a prediction made on another host is in the database."""
 
 
 class Records:
-    """Records the answers of one process, and takes feedback. Use it from one event loop."""
+    """Records the answers of one process and takes feedback. Use it from one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
-        """What stores them; `add_comparison` is there."""
-        self._database = ThreadPoolExecutor(2, "feedback")
-        """Its own threads: a database that does not answer must hold up nobody's images."""
+        self._recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
+        self._several_hosts = settings.database_url is not None
+        # threads of its own: while the database hangs, they block, and images must not
+        self._threads = ThreadPoolExecutor(2, "feedback")
+        self.engine = self._recorder.engine
+        self.dependency = self._recorder.dependency
 
-    def add(
-        self,
-        prediction: Prediction,
-        pixels: np.ndarray,
-        *,
-        requester: Requester,
-        channel: str,
-        model: str,
-        version: int,
-        digest: str,
-        seconds: float,
+    async def add(
+        self, answer: Classification, payload: bytes, *, requester: Requester, channel: str, started: float
     ) -> None:
-        """Record an answer that is about to leave.
+        """Record an answer that is about to be sent. When this returns, the record survives the process.
 
         Args:
-            prediction: the answer.
-            pixels: the model's input, `uint8`.
-            requester: who asked.
-            channel: the way it came.
-            model: who answered.
-            version: of it.
-            digest: of the file.
-            seconds: from the whole request to the answer.
+            answer: the answer.
+            payload: the image file. It is stored only with the setting `keep_uploads`.
+            requester: the request that asked.
+            channel: the way in which it came.
+            started: when the classification began, by `time.perf_counter`.
         """
-        label, score = prediction.top_k[0]
-        brightness, contrast = statistics(pixels)
-        self.recorder.add(
+        images = self._recorder.images
+        if images and not await asyncio.to_thread(images.put, answer.digest, payload):
+            IMAGES_NOT_KEPT.inc()
+        label, score = answer.prediction.top_k[0]
+        brightness, contrast = statistics(answer.seen)
+        self._recorder.add(
             {
                 "request_id": requester.request_id,
-                "model": model,
-                "version": version,
+                "model": answer.model_name,
+                "version": answer.version,
                 "route": channel,
-                "user": self.recorder.user(requester.user),
+                "user": self._recorder.user_hash(requester.user),
                 "label": label,
                 "score": score,
-                "scores": prediction.class_scores,
-                "ood_score": prediction.ood_score,
-                "in_distribution": prediction.in_distribution,
-                "digest": digest,
+                "scores": answer.prediction.class_scores,
+                "ood_score": answer.prediction.ood_score,
+                "in_distribution": answer.prediction.in_distribution,
+                "digest": answer.digest,
                 "brightness": brightness,
                 "contrast": contrast,
-                "seconds": seconds,
+                "seconds": time.perf_counter() - started,
             }
         )
 
-    def compared(self, comparison: Comparison) -> None:
-        """Record what a shadow version said beside the one that answered."""
-        self.recorder.add_comparison(
-            model=comparison.model,
-            version=comparison.version,
-            shadow_version=comparison.shadow_version,
-            agrees=comparison.agrees,
-            distance=comparison.distance,
+    def add_comparison(self, comparison: ShadowComparison) -> None:
+        """Record how the answer of a shadow version compares with the answer that was sent."""
+        self._recorder.add_comparison(
+            {
+                "model": comparison.model,
+                "version": comparison.version,
+                "shadow_version": comparison.shadow_version,
+                "agrees": comparison.agrees,
+                "distance": comparison.distance,
+            }
         )
 
-    @property
-    def keeps_images(self) -> bool:
-        """Whether `keep` is to be called."""
-        return self.recorder.kept is not None
-
-    async def keep(self, digest: str, payload: bytes) -> None:
-        """Keep an image, where the settings say so and the limits allow it."""
-        kept = self.recorder.kept
-        if kept and not await asyncio.to_thread(kept.keep, digest, payload):
-            IMAGES_NOT_KEPT.inc()
-
-    async def give(
+    async def store_feedback(
         self, request_id: str, label: object, note: object, *, requester: Requester | None
     ) -> dict[str, Any]:
-        """Store what was right, in place of what the same caller said before.
+        """Store the correct label of a prediction. It replaces earlier feedback on the same prediction.
 
         Args:
-            request_id: of the answer.
+            request_id: id of the prediction.
             label: one of the version's classes, or `none`.
-            note: at most `max_feedback_note_characters`, or None.
-            requester: who says so: who asked, or a caller with the scope `admin`.
+            note: a text, or None.
+            requester: the request. Feedback may be given by the user of the prediction, and with the scope `admin`.
 
         Returns:
             `request_id`, `label`, `note` and `at`, as stored.
 
         Raises:
-            MissingScope: they may give no feedback.
-            RequestNotFound: they have no such prediction.
-            BadParameter: there is no such label, or the note is none.
-            RecordsUnavailable: the records cannot be read or written now.
+            MissingScope: the requester lacks the scope `feedback`.
+            RequestNotFound: the requester has no such prediction.
+            BadParameter: there is no such label, or the note is not usable.
+            RecordsUnavailable: the records cannot be read or written at the moment.
         """
         if requester is None or "feedback" not in requester.scopes:
             raise MissingScope("Feedback needs the scope feedback.")
         try:
-            row = await self._give(request_id, label, note, requester)
+            row = await self._store(request_id, label, note, requester)
         except RequestNotFound:
-            if self._settings.database_url is None:
+            if not self._several_hosts:
                 raise
-            await asyncio.sleep(_AGAIN * self._settings.records_flush_seconds)  # another host may have answered
-            row = await self._give(request_id, label, note, requester)
+            await asyncio.sleep(_OTHER_HOSTS_SECONDS)
+            row = await self._store(request_id, label, note, requester)
         FEEDBACK.inc()
         at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds")
         return {"request_id": row["request_id"], "label": row["label"], "note": row["note"], "at": at}
 
-    async def _give(self, request_id: str, label: object, note: object, requester: Requester) -> dict[str, Any]:
-        if self.recorder.dependency.failing:
-            raise _unavailable()
-        work = partial(
-            give,
-            self.recorder,
+    async def _store(self, request_id: str, label: object, note: object, requester: Requester) -> Row:
+        unavailable = RecordsUnavailable("Feedback cannot be stored now; predictions go on. Try again later.")
+        if self.dependency.failing:
+            raise unavailable
+        store = partial(
+            store_feedback,
+            self.engine,
+            self._recorder.find,
             request_id,
             label,
             note,
-            by=self.recorder.user(requester.user),
-            for_anybody="admin" in requester.scopes,
-            most_characters=self._settings.max_feedback_note_characters,
+            by=self._recorder.user_hash(requester.user),
+            for_any_user="admin" in requester.scopes,
         )
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._database, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, store)
         except (SQLAlchemyError, OSError) as error:
             log.warning("feedback could not be stored: %s", type(error).__name__)
-            raise _unavailable() from error
+            raise unavailable from error
 
-    def while_serving(self, api: FastAPI) -> None:
-        """Begin with the server, and end after it."""
+    def record_while_serving(self, api: FastAPI) -> None:
+        """Start recording with the server, and write the last records when it stops."""
 
         @asynccontextmanager
         async def recording() -> AsyncIterator[None]:
-            self.recorder.start()
+            self._recorder.start()
             try:
                 yield
             finally:
-                await asyncio.to_thread(self.recorder.stop)
+                await asyncio.to_thread(self._recorder.stop)
 
         while_serving(api, recording)
-
-
-def _unavailable() -> RecordsUnavailable:
-    return RecordsUnavailable("Feedback cannot be stored now; predictions go on. Try again later.")

@@ -1,4 +1,4 @@
-"""What a process can do, whoever asks: the page, Gradio's clients, REST or MCP. All share its limits."""
+"""The functions of the server, which all channels share: classification, heat maps, batches, the list of versions."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from cifar.errors import CifarError
 from cifar.models.manifest import Manifest
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
-from cifar.serving.inference.batch import Batches, Row, counts
-from cifar.serving.inference.classify import Classifier
+from cifar.serving.inference.batch import Batches, Row, count_by_label
 from cifar.serving.inference.heatmaps import Explainer
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.analytics import Analytics
 from cifar.settings import Settings
 
 
 @dataclass(frozen=True)
 class Service:
-    """The functions that are offered. Use it from one event loop."""
+    """The functions of one process. Use it from one event loop."""
 
-    classifier: Classifier
+    classifier: RecordedClassifier
     explainer: Explainer
     batches: Batches
-    experiment: Analytics | None
-    """None where nothing is recorded."""
+    analytics: Analytics | None
+    """None when predictions are not recorded."""
 
     @classmethod
-    def over(cls, classifier: Classifier, settings: Settings) -> Service:
-        """Build the others on one classifier."""
+    def over(cls, classifier: RecordedClassifier, settings: Settings) -> Service:
+        """Build all functions on one classifier, so that they share its limits."""
         records, registry = classifier.records, classifier.versions.registry
-        experiment = Analytics(records.recorder.engine, registry, settings) if records else None
-        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings), experiment)
+        analytics = Analytics(records.engine, registry, settings) if records else None
+        return cls(classifier, Explainer(classifier, settings), Batches(classifier, settings), analytics)
 
     async def predict_batch(
         self,
         uploads: Sequence[Upload],
         *,
         requester: Requester | None = None,
-        top_k: object = None,
-        version: object = None,
+        top_k: int | None = None,
+        version: int | None = None,
     ) -> dict[str, Any]:
-        """Classify many files and wait for all: `rows`, images by label (`counts`), and the model that spoke.
+        """Classify many files and wait for all of them.
+
+        Returns:
+            `rows`, one for each file; `counts`, images by label; and `model`, the version that answered.
 
         Raises:
             CifarError: see `Batches.open` and `Batch.rows`.
         """
         async with self.batches.open(uploads) as batch:
             rows = [row async for row in batch.rows(requester=requester, top_k=top_k, version=version)]
-        return {"rows": [row.as_json() for row in rows], "counts": counts(rows), "model": _model(rows)}
+        return {"rows": [row.as_json() for row in rows], "counts": count_by_label(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:
-        """The versions in the registry, the newest first, their labels, and which one is stable."""
+        """Describe the versions in the registry, the newest first, with labels and traffic."""
         versions = self.classifier.versions
         return {
             "name": versions.default.name,
@@ -69,7 +72,7 @@ class Service:
         for number in reversed(registry.numbers()):
             try:
                 described.append(_description(registry.get(number).manifest))
-            except CifarError:  # it cannot be served, and `python -m cifar models` says why
+            except CifarError:  # it cannot be served, and `python -m cifar models` tells why
                 continue
         return described
 
@@ -79,7 +82,7 @@ def _model(rows: list[Row]) -> dict[str, Any] | None:
 
 
 def _description(manifest: Manifest) -> dict[str, Any]:
-    """What a caller needs to know of a version. Tables and curves stay in the manifest."""
+    """Describe a version for API clients. Tables and curves stay in the manifest."""
     return {
         "version": manifest.version,
         "created": manifest.created,

@@ -1,4 +1,4 @@
-"""Shadow traffic: a second version answers the same image in the background, and only the comparison is kept."""
+"""Shadow traffic: a second version answers the same image in the background, and only a comparison of the two is stored."""
 
 from __future__ import annotations
 
@@ -7,89 +7,90 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from cifar.serving.inference.cache import CachedAnswer
+from cifar.models.predictor import Prediction
+from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.loaded import LoadedVersions, Served
 from cifar.serving.process.metrics import SHADOW_DISTANCE, SHADOWED
 
 log = logging.getLogger(__name__)
 
+MAX_IMAGES = 4
+"""Images that shadow versions answer at the same time in one process. Further ones are skipped and counted."""
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """What two versions said of one image."""
+class ShadowComparison:
+    """The answers of two versions to one image, compared."""
 
     request_id: str
     model: str
     version: int
     shadow_version: int
     agrees: bool
-    """Whether both give the same class, by its name."""
+    """Whether both give the same class name the highest probability."""
     distance: float
-    """Total variation of the probabilities, by class name, in [0, 1]: 0 for the same answer."""
+    """Total variation distance of the probabilities, by class name, in [0, 1]; 0 for equal answers."""
 
 
 class Shadows:
     """Asks the shadow versions, a few images at a time. Use it from one event loop."""
 
     def __init__(
-        self, versions: LoadedVersions, *, most: int, compared: Callable[[Comparison], object] | None = None
+        self,
+        versions: LoadedVersions,
+        *,
+        on_comparison: Callable[[ShadowComparison], object] | None = None,
+        max_images: int = MAX_IMAGES,
     ) -> None:
-        """Ask shadows of `versions`.
-
-        Args:
-            versions: says which there are, and for which requests.
-            most: images under way at once; who comes when they are is left out, and counted.
-            compared: told of each comparison.
-        """
+        """Ask the shadow versions among `versions`; call `on_comparison` with each result."""
         self._versions = versions
-        self._most = most
-        self._compared = compared
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._on_comparison = on_comparison
+        self._max_images = max_images
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def answer(self, request_id: str, served: Served, kept: CachedAnswer) -> None:
-        """Have the shadows answer what `served` has answered. Returns at once."""
-        for shadow in self._versions.shadows_of(request_id, served.predictor.version.number):
-            if shadow.predictor.image != served.predictor.image:  # its input would be other pixels
-                _count(served, shadow, "failed")
-            elif len(self._under_way) >= self._most:
-                _count(served, shadow, "dropped")
+    @property
+    def pending(self) -> int:
+        """The number of images that shadow versions are answering."""
+        return len(self._tasks)
+
+    def ask(self, request_id: str, answer: Classification) -> None:
+        """Let the shadow versions answer the image of `answer` in the background."""
+        for shadow in self._versions.shadows_of(request_id, answer.version):
+            if shadow.predictor.image.shape != answer.seen.shape:  # it needs an input of another size
+                _count(answer, shadow, "failed")
+            elif len(self._tasks) >= self._max_images:
+                _count(answer, shadow, "dropped")
             else:
-                task = asyncio.create_task(self._ask(request_id, served, shadow, kept))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                task = asyncio.create_task(self._ask(request_id, answer, shadow))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, request_id: str, served: Served, shadow: Served, kept: CachedAnswer) -> None:
+    async def _ask(self, request_id: str, answer: Classification, shadow: Served) -> None:
         try:
-            answer = await shadow.batcher.submit(kept.pixels, channel="shadow")
-            comparison = _compare(request_id, served, shadow, kept.answer, answer.row)
-            if self._compared:
-                self._compared(comparison)
+            output = await shadow.batcher.submit(answer.seen, channel="shadow")
+            other = shadow.predictor.rank(output.row, 1)
+            comparison = ShadowComparison(
+                request_id,
+                answer.model_name,
+                answer.version,
+                shadow.predictor.version.number,
+                agrees=answer.prediction.top_k[0][0] == other.top_k[0][0],
+                distance=_distance(answer.prediction, other),
+            )
+            if self._on_comparison:
+                self._on_comparison(comparison)
         except Exception:
             log.exception("shadow version %s failed", shadow.predictor.version.number)
-            _count(served, shadow, "failed")
+            _count(answer, shadow, "failed")
             return
-        _count(served, shadow, "agrees" if comparison.agrees else "disagrees")
-        SHADOW_DISTANCE.labels(*_numbers(served, shadow)).observe(comparison.distance)
+        _count(answer, shadow, "agrees" if comparison.agrees else "disagrees")
+        SHADOW_DISTANCE.labels(comparison.version, comparison.shadow_version).observe(comparison.distance)
 
 
-def _compare(request_id: str, served: Served, shadow: Served, row: np.ndarray, other: np.ndarray) -> Comparison:
-    ours, theirs = (each.predictor.rank(answer, 1) for each, answer in ((served, row), (shadow, other)))
-    names = ours.class_scores.keys() | theirs.class_scores.keys()
-    distance = sum(abs(ours.class_scores.get(name, 0) - theirs.class_scores.get(name, 0)) for name in names) / 2
-    return Comparison(
-        request_id,
-        served.predictor.version.name,
-        *_numbers(served, shadow),
-        agrees=ours.top_k[0][0] == theirs.top_k[0][0],
-        distance=min(1.0, distance),
-    )
+def _distance(one: Prediction, other: Prediction) -> float:
+    a, b = one.class_scores, other.class_scores
+    return min(1.0, sum(abs(a.get(name, 0) - b.get(name, 0)) for name in a.keys() | b.keys()) / 2)
 
 
-def _numbers(served: Served, shadow: Served) -> tuple[int, int]:
-    return served.predictor.version.number, shadow.predictor.version.number
-
-
-def _count(served: Served, shadow: Served, result: str) -> None:
-    SHADOWED.labels(*_numbers(served, shadow), result).inc()
+def _count(answer: Classification, shadow: Served, result: str) -> None:
+    SHADOWED.labels(answer.version, shadow.predictor.version.number, result).inc()

@@ -1,4 +1,4 @@
-"""`POST /explain`: the heat map by REST, as JSON or as a picture."""
+"""`POST /explain`: a heat map as JSON or as a picture."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
+from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.heatmaps import Explainer
 from cifar.serving.rest.openapi import VERSION, ModelVersion, failures, image_request
-from cifar.serving.rest.predict import read_image, until_gone
+from cifar.serving.rest.predict import disconnected, read_image
 from cifar.settings import Settings
 
 _PARAMETERS = {
@@ -24,7 +25,7 @@ _PNG = "image/png"
 
 
 class HeatMap(BaseModel):
-    """Which part of an image a label's score rests on."""
+    """The regions of an image that a label's score depends on."""
 
     label: str
     score: float
@@ -35,7 +36,7 @@ class HeatMap(BaseModel):
 
 
 def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
-    """Add the route, which counts for the limit of `POST /predict`."""
+    """Add the route. It counts for the rate limit of `POST /predict`."""
     picture = {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}}
 
     @api.post(
@@ -46,15 +47,15 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
         openapi_extra=image_request(_PARAMETERS),
     )
     async def explain(request: Request) -> Any:
-        """Say which part of an image a label's score rests on. With `Accept: image/png`: the overlay as a picture."""
-        image, parameters = await read_image(request.scope, request.receive, tuple(_PARAMETERS))
+        """Compute the regions of an image that a label's score depends on. `Accept: image/png` returns the overlay as a picture."""
+        image, parameters = await read_image(request, tuple(_PARAMETERS))
         explanation = await explainer.explain(
             image,
             channel="rest",
             requester=Requester.of(request.scope),
             label=parameters.get("label"),
-            version=parameters.get("version"),
-            disconnected=partial(until_gone, request.receive),
+            version=whole_number("version", parameters.get("version")),
+            disconnected=partial(disconnected, request),
         )
         if request.headers.get("accept", "").startswith(_PNG):
             return Response(explanation.overlay, media_type=_PNG)

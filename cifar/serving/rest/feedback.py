@@ -1,4 +1,4 @@
-"""`POST /feedback`: what was right, by REST."""
+"""`POST /feedback`: the correct label of a prediction."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cifar.settings import Settings
 
 _ERRORS = {
     400: "A malformed body",
-    401: "Sign-in is on, and the caller is not known",
-    403: "The caller lacks the scope `feedback`",
-    404: "The caller has no such prediction",
+    401: "Sign-in is required, and the request has no valid credentials",
+    403: "The scope `feedback` is missing",
+    404: "There is no such prediction of this user",
     413: "Body too large",
     422: "No such label, or a note too long",
     429: "Too many requests; `Retry-After` says when to try again",
-    503: "The records cannot be used now",
+    503: "The records cannot be used at the moment",
 }
 
 
 class Feedback(BaseModel):
-    """What was right."""
+    """The correct label of a prediction."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     request_id: str = Field(description="The `request_id` of an answer.")
     label: str = Field(description="One of the version's classes, or `none`.")
-    note: str | None = Field(None, description="Whatever else there is to say.")
+    note: str | None = Field(None, description="A comment.")
 
 
 class Stored(BaseModel):
@@ -45,8 +45,7 @@ class Stored(BaseModel):
 
 
 def add_feedback(api: FastAPI, records: Records, settings: Settings) -> None:
-    """Add the route, which counts for the limit of `POST /predict`, and record while the server runs."""
-    records.while_serving(api)
+    """Add the route. It counts for the rate limit of `POST /predict`."""
 
     @api.post(
         "/feedback",
@@ -54,6 +53,8 @@ def add_feedback(api: FastAPI, records: Records, settings: Settings) -> None:
         responses=failures(_ERRORS),
         dependencies=documented(settings),
     )
-    async def feedback(said: Feedback, request: Request) -> Any:
-        """Say what was right of an answer. Whoever asked may; saying it again replaces what was said before."""
-        return await records.give(said.request_id, said.label, said.note, requester=Requester.of(request.scope))
+    async def feedback(body: Feedback, request: Request) -> Any:
+        """Store the correct label of one of your predictions. It replaces earlier feedback on the same prediction."""
+        return await records.store_feedback(
+            body.request_id, body.label, body.note, requester=Requester.of(request.scope)
+        )

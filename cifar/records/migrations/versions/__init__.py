@@ -1,1 +1,1 @@
-"""One file for each change of the tables, each naming the one before it."""
+"""One file for each change of the tables. Each file names its predecessor."""

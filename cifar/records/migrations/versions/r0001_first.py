@@ -1,4 +1,4 @@
-"""The first tables: predictions, feedback, comparisons."""
+"""The first tables: predictions, feedback and comparisons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make them."""
     op.create_table(
         "predictions",
         sa.Column("request_id", sa.String(64), primary_key=True),
@@ -52,9 +51,3 @@ def upgrade() -> None:
         sa.Column("distance", sa.Double, nullable=False),
     )
     op.create_index("comparisons_at", "comparisons", ["at"])
-
-
-def downgrade() -> None:
-    """Remove them, and all that was recorded."""
-    for name in ("comparisons", "feedback", "predictions"):
-        op.drop_table(name)

@@ -1,0 +1,63 @@
+"""The bounded queue in front of the models: how many images may wait, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from cifar.errors import CallerLeft, Overloaded, WaitedTooLong
+from cifar.serving.process.metrics import REFUSED
+
+Disconnected = Callable[[], Awaitable[object]] | None
+"""Returns when the client has disconnected. None: the channel cannot tell."""
+
+
+class QueueSlots:
+    """A limited number of queue slots for the images of all channels. Use it from one event loop."""
+
+    def __init__(self, *, max_images: int, max_seconds: float) -> None:
+        """Set the limits.
+
+        Args:
+            max_images: slots. An image that finds none free is refused.
+            max_seconds: longest time for which one image holds a slot.
+        """
+        self._max_images = max_images
+        self._max_seconds = max_seconds
+        self.taken = 0
+
+    @asynccontextmanager
+    async def slot(self, channel: str, disconnected: Disconnected = None) -> AsyncIterator[None]:
+        """Hold a slot while the block runs. The block is cancelled at the time limit, and when the client disconnects.
+
+        Raises:
+            Overloaded: no slot is free.
+            WaitedTooLong: the block did not end in time.
+            CallerLeft: the client disconnected.
+        """
+        if self.taken >= self._max_images:
+            REFUSED.labels(channel, Overloaded.code).inc()
+            raise Overloaded(f"{self._max_images} images are waiting already. Try again in a moment.")
+        self.taken += 1
+        watch = None
+        try:
+            async with asyncio.timeout(self._max_seconds) as limit:
+                watch = asyncio.create_task(_expire_when(disconnected, limit)) if disconnected else None
+                yield
+        except TimeoutError as error:
+            if watch and watch.done():
+                raise CallerLeft("The client disconnected before it was answered.") from error
+            REFUSED.labels(channel, WaitedTooLong.code).inc()
+            raise WaitedTooLong(
+                f"The image was not answered within {self._max_seconds:g} seconds. Try again later."
+            ) from error
+        finally:
+            self.taken -= 1
+            if watch:
+                watch.cancel()
+
+
+async def _expire_when(disconnected: Callable[[], Awaitable[object]], limit: asyncio.Timeout) -> None:
+    await disconnected()
+    limit.reschedule(asyncio.get_running_loop().time())
