@@ -1,11 +1,11 @@
-# The Space in one image: nginx in front of gunicorn, as uid 1000, with nothing written outside /tmp.
+# One image with nginx in front of gunicorn. It runs as uid 1000 and writes only to /tmp and /app/var.
 #
-#   docker build -t cifar-space .                        LiteRT, no TensorFlow; what is built by default (target `serve`)
-#   docker build -t cifar-space:full --target full .     TensorFlow too: training, export, any SavedModel
+#   docker build -t cifar-space .                        the default target `serve`: LiteRT, without TensorFlow
+#   docker build -t cifar-space:full --target full .     with TensorFlow: training, export, any SavedModel
 
-# ---- what both targets stand on ----
+# ---- the base of both targets ----
 FROM python:3.11-slim AS runtime
-# hadolint ignore=DL3008  # Debian's security fixes are wanted, and Debian keeps no old versions to pin
+# hadolint ignore=DL3008  # versions are not pinned: Debian keeps only the newest, with security fixes
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends nginx tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* /etc/nginx/sites-enabled /var/www/html \
@@ -25,15 +25,15 @@ HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["pyt
 ENTRYPOINT ["tini", "--"]
 CMD ["deploy/container/start"]
 LABEL org.opencontainers.image.title="CIFAR Space" \
-      org.opencontainers.image.description="A Keras image classifier, served for people and programs" \
+      org.opencontainers.image.description="A Keras image classifier with a web page and an API" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="0.1.0"
 
-# ---- Python packages, pinned; pip and what it needs stay behind in these two stages ----
+# ---- Python packages, pinned; pip itself stays in these two stages ----
 FROM python:3.11-slim AS serve-packages
 WORKDIR /opt/venv/lib/python3.11/site-packages
 COPY requirements-serve.txt /build/
-# Left out: Gradio's server-side renderer, its video cutter, the sources of its page, and the libraries' own tests.
+# Removed: Gradio's server-side renderer, ffmpeg, the sources of its front end, and the tests of libraries.
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements-serve.txt \
  && rm -rf gradio/templates/node gradio/_frontend_code gradio/test_data gradio/media_assets \
@@ -53,6 +53,6 @@ FROM runtime AS full
 COPY --from=full-packages /opt/venv /opt/venv
 COPY . .
 
-# The default is the last stage; `serve` stands before `full` so that older builders, which build all that comes before a
-# target, never fetch TensorFlow for it.
+# The last stage is the default target. `serve` comes before `full`, because older builders build every stage before the
+# target and would install TensorFlow.
 FROM serve

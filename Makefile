@@ -1,79 +1,94 @@
-# Two commands to know: `make run` and `make test`. Both set up what they need in .venv, once.
+# Most people need `make run` and `make test`. Each first installs its packages into .venv, once.
 
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
-# File by file, since what a file's tests share is dear; in their order, for the dear files to be in the middle.
+# Whole files are given to the two processes, because the tests of a file share expensive fixtures.
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench bench-peers bench-photos lock clean
+.PHONY: help run test test-day test-fast lint format bench bench-peers bench-photos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
-	@echo "==> Starting the server; Ctrl-C stops it"
+	@echo "==> Starting the server; press Ctrl-C to stop it"
 	@$(BIN)/python app.py
 
 test: $(VENV)/development-ready ## run every test
-	@echo "==> Running every test (make test-fast leaves out the slow ones)"
+	@echo "==> Running every test, two at once (make test-fast leaves out the slow ones)"
 	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not alone" && together=0 || together=1; \
-		echo "==> Now those that run alone"; $(BIN)/python -m pytest -m alone && exit $$together
+		echo "==> Running the tests that need the whole machine, one after the other"; \
+		$(BIN)/python -m pytest -m alone && exit $$together
+
+test-day: $(VENV)/development-ready ## run every test but the nightly ones
+	@echo "==> Running every test but fuzzing, Prometheus and several hosts"
+	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not alone and not nightly" && together=0 || together=1; \
+		echo "==> Running the tests that need the whole machine, one after the other"; \
+		$(BIN)/python -m pytest -m "alone and not nightly" && exit $$together
 
 test-fast: $(VENV)/development-ready ## run the tests that take seconds
+	@echo "==> Running the fast tests, two at once"
 	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not slow"
 
 lint: $(VENV)/development-ready ## check style and types
-	@rm -f cifar/serving/gradio/components.pyi  # Gradio's; mypy would read it in place of the source
+	@rm -f cifar/serving/gradio/components.pyi  # written by Gradio; mypy would read it instead of the source
+	@echo "==> Checking style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/development-ready ## mend style where a machine can
+format: $(VENV)/development-ready ## fix style automatically where possible
+	@echo "==> Fixing style"
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 10 minutes)
+	@echo "==> Measuring the server and the tutorial's stack"
 	PYTHONPATH=. $(BIN)/python benchmarks/serving.py
 
 bench-peers: $(VENV)/development-ready ## the same beside plain Gradio, LitServe and BentoML (into .venv-peers)
+	@echo "==> Measuring the server beside Gradio, LitServe and BentoML"
 	@test -x .venv-peers/bin/bentoml || { $(PYTHON) -m venv .venv-peers && \
 		.venv-peers/bin/pip install --quiet -r benchmarks/peers/requirements.txt; }
 	PYTHONPATH=. $(BIN)/python benchmarks/serving.py --peers .venv-peers/bin/python
 
 bench-photos: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
 	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench-photos PHOTOS=DIR"; exit 1; }
+	@echo "==> Measuring preprocessing"
 	PYTHONPATH=. $(BIN)/python benchmarks/preprocessing.py --photos $(PHOTOS)
 
 lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
+	@echo "==> Pinning the packages"
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-serve.in -c requirements.txt -o requirements-serve.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove .venv and caches, keep data, runs and models
+	@echo "==> Removing .venv and caches"
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/serving-ready: requirements.txt | $(VENV)/bin/pip
-	@echo "==> Installing what serving and training need (1.5 GB on disk, a few minutes, once)"
+	@echo "==> Installing the packages for serving and training (1.5 GB on disk, a few minutes, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/development-ready: requirements-dev.txt $(VENV)/serving-ready
-	@echo "==> Installing what tests and checks need"
+	@echo "==> Installing the packages for tests and checks"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/bin/pip:
-	@echo "==> Making $(VENV) with $$($(PYTHON) --version)"
+	@echo "==> Creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed. Name another one: make PYTHON=python3.12 ..."; exit 1; }
+		{ echo "Python 3.11 or newer is needed. Choose another one: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory .venv-package
 	@$(PYTHON) -m venv $(VENV)
 
-# Debian and Ubuntu keep a part of Python's venv in a package of its own.
+# Debian and Ubuntu ship a part of Python's venv in a separate package.
 .PHONY: .venv-package
 .venv-package:
 	@package=python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv; \

@@ -1,4 +1,4 @@
-"""Exit 0 when the service may be sent traffic: asked through nginx where this container runs it, else of gunicorn."""
+"""Exit with 0 when /readyz says so, asked through nginx if this container runs it, otherwise of gunicorn."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""Fill in nginx.conf: `render.py nginx.conf > FOLDER/nginx.conf`. `.env.example` explains the variables."""
+"""Fill in the variables of nginx.conf: `render.py nginx.conf > FOLDER/nginx.conf`. `.env.example` explains them."""
 
 import ipaddress
 import os
@@ -41,7 +41,7 @@ def _upstream(text: str) -> str:
 
 
 def _hosts(text: str) -> str:
-    """The lines of a map from the Host header to what the app is told; a port is kept."""
+    """Return the line of a map from accepted Host headers to the host that the app gets, with its port."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not all(re.fullmatch(r"[A-Za-z0-9.-]+", name) for name in names):
         raise ValueError("expected host names, separated by commas")
@@ -54,7 +54,7 @@ def _networks(text: str) -> list[str]:
 
 
 def _geo(text: str) -> str:
-    """The lines of a geo block: 1 for these networks."""
+    """Return the lines of a geo block with the value 1 for these networks."""
     return " ".join(f"{network} 1;" for network in _networks(text))
 
 
@@ -69,18 +69,18 @@ _CHECKS: dict[str, Callable[[str], str]] = {
 
 
 def render(template: str, environment: Mapping[str, str]) -> str:
-    """Put values for `${NAME}`; nginx's own variables have no braces.
+    """Replace each `${NAME}`; nginx's own variables have no braces.
 
     Raises:
-        ValueError: names the variable that is wrong, what came and what was expected.
+        ValueError: a variable is not usable; the message names it, its value and what was expected.
     """
     values = {}
     for name, default in DEFAULTS.items():
-        given = environment.get(name) or default
+        value = environment.get(name) or default
         try:
-            values[name] = _CHECKS.get(name, _number)(given)
+            values[name] = _CHECKS.get(name, _number)(value)
         except ValueError as error:
-            raise ValueError(f"{name}={given!r} is not usable: {error}.") from error
+            raise ValueError(f"{name}={value!r} is not usable: {error}.") from error
     proxies = _networks(environment.get("NGINX_TRUSTED_PROXIES", ""))
     values["REAL_IP_FROM"] = " ".join(f"set_real_ip_from {network};" for network in proxies)
     values["LISTEN_TLS"] = _listen_tls(Path(values["NGINX_TLS_FOLDER"]), values["NGINX_TLS_PORT"])

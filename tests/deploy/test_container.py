@@ -1,4 +1,4 @@
-"""The image, built and run for real: small, locked in, one life for nginx and gunicorn, and a stop that loses nothing."""
+"""Tests of the image, built and run by docker or podman: contents, isolation, shutdown and reload."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ LOCKED_IN = [
     "1g",
 ]
 GRACE_SECONDS = 10
-"""What Docker gives a container between SIGTERM and SIGKILL."""
+"""Docker waits this long between SIGTERM and SIGKILL."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass
 class Engine:
-    """docker, or podman with an environment and options of its own."""
+    """docker, or podman with its own environment and options."""
 
     program: str
     build: list[str]
@@ -71,13 +71,13 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """Docker where one answers; else podman on a stand-in for the base image; else the tests are skipped."""
+    """Docker if it runs; otherwise podman with a replacement of the base image; otherwise the tests are skipped."""
     docker = shutil.which("docker")
     if docker and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0:
         return Engine(docker, ["build"], {})
     if not BASE_IMAGE.exists():
-        pytest.skip("there is no docker here, and nothing to stand in for it")
-    folder = Path(tempfile.gettempdir()) / "cifar-container"  # kept: a second run finds its layers
+        pytest.skip("docker does not run here, and there is no replacement")
+    folder = Path(tempfile.gettempdir()) / "cifar-container"  # kept, so that a second run reuses the layers
     subprocess.run(["bash", BASE_IMAGE, folder], check=True, capture_output=True)
     lines = (folder / "env.sh").read_text().splitlines()
     environment = dict(shlex.split(word)[0].split("=", 1) for line in lines[:1] for word in line.split()[1:])
@@ -87,14 +87,14 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def image(engine) -> str:
-    """The target `serve`, built."""
+    """The name of the built target `serve`."""
     engine(*engine.build, "--target", "serve", "--tag", IMAGE, ".")
     return IMAGE
 
 
 @dataclass
 class Container:
-    """A running container and where it answers."""
+    """A running container and its address."""
 
     engine: Engine
     name: str
@@ -105,14 +105,14 @@ class Container:
         return self.engine("exec", self.name, "sh", "-c", command, check=False)
 
     def pid_of(self, words: str) -> int:
-        """The process inside whose command line begins so; its parent is the start script."""
+        """Return the lowest process id in the container whose command line begins with `words`."""
         found = self.sh(
             "for p in /proc/[0-9]*; do printf '%s %s\n' ${p#/proc/} \"$(tr '\\0' ' ' < $p/cmdline)\"; done"
         ).stdout.splitlines()
         return min(int(line.split()[0]) for line in found if line.split(" ", 1)[1].startswith(words))
 
     def exit_code(self) -> int:
-        """Wait for the end."""
+        """Wait until the container ends."""
         return int(self.engine("wait", self.name).stdout)
 
     def log(self) -> str:
@@ -124,10 +124,10 @@ class Container:
 def started(
     container: Container, image: str, settings: dict[str, str], *options: str, command: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Run it as an operator does, until it is ready; it is removed afterwards."""
+    """Run a container and wait until it is ready. It is removed at the end."""
     variables = [f"--env={key}={value}" for key, value in settings.items()]
-    given = ["--detach", "--name", container.name, "--network", "host", *LOCKED_IN, *variables, *options]
-    container.engine("run", *given, image, *command)
+    arguments = ["--detach", "--name", container.name, "--network", "host", *LOCKED_IN, *variables, *options]
+    container.engine("run", *arguments, image, *command)
     try:
         deadline = time.monotonic() + 60
         while not ready(container.address):
@@ -140,7 +140,7 @@ def started(
 
 @contextmanager
 def running(engine: Engine, image: str) -> Iterator[Container]:
-    """The whole service in one container, on free ports of this machine."""
+    """Run the whole service in one container, on free ports of this machine."""
     port = free_port()
     container = Container(engine, f"cifar-test-{port}", f"http://127.0.0.1:{port}")
     with started(container, image, {"PORT": str(port), "CIFAR_PORT": str(free_port())}):
@@ -156,13 +156,13 @@ def ready(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def container(engine, image) -> Iterator[Container]:
-    """One for all tests that leave it as it was."""
+    """A container for all tests that do not change it."""
     with running(engine, image) as container:
         yield container
 
 
 def test_every_process_runs_as_uid_1000_without_a_capability(container):
-    """Whoever breaks in is nobody, and cannot become anybody."""
+    """An intruder has no rights and cannot get any."""
     for line in container.sh("grep -hE '^(Uid|Cap|NoNewPrivs)' /proc/[0-9]*/status").stdout.splitlines():
         name, *values = line.split()
         assert set(values) == {"Uid:": {"1000"}, "NoNewPrivs:": {"1"}}.get(name, {"0" * 16}), line
@@ -170,14 +170,14 @@ def test_every_process_runs_as_uid_1000_without_a_capability(container):
 
 
 def test_nothing_can_be_written_outside_tmp(container):
-    """Not the code, not the model, not a home folder."""
+    """Code, models and home folders are read-only."""
     for folder in ("/", "/app", "/app/saved_model", "/opt/venv", "/home/cifar", "/etc/nginx", "/var/lib/nginx", "/run"):
         assert container.sh(f"touch {folder}/x").returncode != 0, folder
     assert container.sh("touch /tmp/x && rm /tmp/x").returncode == 0
 
 
 def test_page_predict_and_gradio_client_are_answered(container):
-    """A real image by each way in."""
+    """A real image gets the same answer over REST and gradio_client."""
     assert httpx2.get(f"{container.address}/health").json() == {"status": "healthy", "model_loaded": True}
     assert "gradio" in httpx2.get(container.address).text
     cat = ROOT / "examples/cat.jpg"
@@ -187,8 +187,8 @@ def test_page_predict_and_gradio_client_are_answered(container):
     assert client.predict(handle_file(cat), api_name="/predict")["class_scores"] == answer["class_scores"]
 
 
-def test_what_the_page_asks_for_is_in_the_image(container):
-    """Whatever was left out of the image, no page needs: each address in its HTML is there."""
+def test_the_image_contains_every_file_that_the_page_loads(container):
+    """Each address in the HTML of the page exists, although parts of Gradio were removed."""
     page = httpx2.get(container.address).text
     addresses = {part.split('"')[0] for part in page.split('"./')[1:]}
     assert len([address for address in addresses if address.startswith("assets/")]) >= 2
@@ -197,21 +197,21 @@ def test_what_the_page_asks_for_is_in_the_image(container):
 
 
 def test_only_nginx_can_be_reached(container):
-    """The app listens on the loopback address, whatever the environment says."""
+    """The app listens on the loopback address only."""
     listening = container.sh("cat /proc/net/tcp").stdout.splitlines()[1:]
     ports = {line.split()[1] for line in listening if line.split()[7] == "1000" and line.split()[3] == "0A"}
     assert {address.split(":")[0] for address in ports} == {"00000000", "0100007F"}
     assert httpx2.get(f"{container.address}/metrics").status_code == 404
 
 
-def test_the_image_says_what_it_is_and_checks_its_health(engine, container):
-    """Labels, user, signal and health check, by the image; and the check, run."""
-    (told,) = json.loads(engine("image", "inspect", IMAGE).stdout)
-    labels = told["Config"]["Labels"]
+def test_the_image_has_labels_a_user_and_a_health_check(engine, container):
+    """The metadata is complete, and the health check tells a running service from a stopped one."""
+    (metadata,) = json.loads(engine("image", "inspect", IMAGE).stdout)
+    labels = metadata["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert {"title", "description", "licenses"} <= {name.rsplit(".", 1)[1] for name in labels}
-    assert told["Config"]["User"] == "1000:1000"
-    assert (told["Config"].get("Healthcheck") or told["Healthcheck"])["Test"] == [
+    assert metadata["Config"]["User"] == "1000:1000"
+    assert (metadata["Config"].get("Healthcheck") or metadata["Healthcheck"])["Test"] == [
         "CMD",
         "python",
         "deploy/container/health.py",
@@ -220,8 +220,8 @@ def test_the_image_says_what_it_is_and_checks_its_health(engine, container):
     assert container.sh("PORT=1 python deploy/container/health.py").returncode != 0
 
 
-def test_there_is_no_tensorflow_and_nothing_to_build_with(container):
-    """Small, and no tool for who breaks in."""
+def test_the_image_has_no_tensorflow_and_no_build_tools(container):
+    """The image stays small, and an intruder finds no tools."""
     site = "/opt/venv/lib/python3.11/site-packages"
     for package in ("tensorflow", "keras", "matplotlib", "pip", "setuptools"):
         assert container.sh(f"ls -d {site}/{package}").returncode != 0, package
@@ -235,16 +235,16 @@ def test_there_is_no_tensorflow_and_nothing_to_build_with(container):
     ("victim", "words"), [("nginx", "nginx: master"), ("gunicorn", "python -m gunicorn")], ids=["nginx", "gunicorn"]
 )
 @pytest.mark.parametrize(("kind", "code"), [("KILL", 137), ("TERM", 1)])
-def test_the_end_of_either_ends_the_container_with_its_code(engine, image, victim, words, kind, code):
-    """Half a service is a failure, also when that half ended by itself without one; the log says which."""
+def test_the_container_ends_when_nginx_or_gunicorn_ends(engine, image, victim, words, kind, code):
+    """The exit code is that of the ended process, or 1 if it was 0, and the log names it."""
     with running(engine, image) as container:
         container.sh(f"kill -{kind} {container.pid_of(words)}")
         assert container.exit_code() == code
-        assert f"start: {victim} ended by itself; the container ends with {code}" in container.log()
+        assert f"start: {victim} ended unexpectedly; the container exits with {code}" in container.log()
 
 
-def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
-    """Large images under way, a page open, a client that keeps asking: each gets its answer, or is told that nobody listens."""
+def test_stopping_under_load_loses_no_request(engine, image):
+    """Eight large images are being classified and a page is open: each image gets its answer."""
     slow = encoded(noise(6000, 5000), "JPEG", quality=60)
     with running(engine, image) as container:
 
@@ -263,19 +263,19 @@ def test_a_stop_in_the_middle_of_a_load_loses_no_request(engine, image):
             page = pool.submit(stay)
             assert opened.wait(60)
             asked = [pool.submit(ask, i) for i in range(8)]
-            wait(asked, return_when=FIRST_COMPLETED)  # so that all have arrived
-            still = sum(not answer.done() for answer in asked)
+            wait(asked, return_when=FIRST_COMPLETED)  # by then all have arrived
+            pending = sum(not answer.done() for answer in asked)
             began = time.monotonic()
             engine("stop", "--time", str(GRACE_SECONDS), container.name)
-            print(f"{still} of 8 under way when stopped; stopped in {time.monotonic() - began:.1f} s")
+            print(f"{pending} of 8 pending when stopped; stopped in {time.monotonic() - began:.1f} s")
             assert [answer.result() for answer in asked] == [200] * 8
             assert page.exception() is None or isinstance(page.exception(), httpx2.RemoteProtocolError)
-        assert still >= 2, "the stop came in the middle"
-        assert container.exit_code() == 0, "137 would mean that the grace was not enough"
+        assert pending >= 2, "the stop came while requests were pending"
+        assert container.exit_code() == 0, "137 would mean that the grace period was too short"
 
 
-def test_a_certificate_that_is_mounted_is_used(engine, image, tmp_path):
-    """HTTPS at NGINX_TLS_PORT, and plain HTTP only says where to go."""
+def test_a_mounted_certificate_is_used(engine, image, tmp_path):
+    """NGINX_TLS_PORT speaks HTTPS, and plain HTTP redirects there."""
     certificate_in(tmp_path)
     tmp_path.chmod(0o755)
     (tmp_path / "tls.key").chmod(0o644)
@@ -289,8 +289,8 @@ def test_a_certificate_that_is_mounted_is_used(engine, image, tmp_path):
         assert container.sh("python deploy/container/health.py").returncode == 0
 
 
-def test_a_reload_reaches_both_and_loses_no_request(engine, image):
-    """SIGHUP to the container: new workers of nginx and of gunicorn, and every request meanwhile is answered."""
+def test_a_reload_restarts_all_workers_and_loses_no_request(engine, image):
+    """SIGHUP to the container replaces the workers of nginx and gunicorn; every request meanwhile is answered."""
     with running(engine, image) as container:
 
         def workers() -> set[str]:
@@ -312,7 +312,7 @@ def test_a_reload_reaches_both_and_loses_no_request(engine, image):
 
 
 def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
-    """Of the app or of nginx, it is named, and nothing is half started."""
+    """The message names the setting, of the app or of nginx."""
     wrong = {
         "CIFAR_WORKERS=many": "cifar: CIFAR_WORKERS=",
         "CIFAR_MODEL_NAME=dogs": "cifar: No version of dogs",
@@ -325,8 +325,8 @@ def test_a_wrong_setting_ends_the_container_with_a_sentence(engine, image):
         assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_three_apps_behind_one_nginx_keep_sessions_and_stand_in_for_each_other(engine, image):
-    """`compose up --scale app=3`: a name with three addresses. A caller stays with one; when it dies, others answer."""
+def test_three_apps_behind_one_nginx_keep_sessions_and_replace_each_other(engine, image):
+    """As with `compose up --scale app=3`: a client address stays with one app, and when that dies, others answer."""
     port = str(free_port())
     apps = [f"127.0.0.{i}" for i in (2, 3, 4)]
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What describes the deployment is checked by those who know the formats, and says what the app says."""
+"""Tests of the deployment files: linters accept them, and they agree with the settings of the app."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile():
-    """Its one exception says why at the place."""
+    """The only exception in the file has a reason."""
     result = run("hadolint", "Dockerfile")
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_gixy_finds_nothing_in_what_nginx_reads(tmp_path, tls):
-    """Host spoofing, header redefinition, splitting, aliases: of the file as rendered, with every option on."""
+def test_gixy_finds_nothing_in_the_rendered_nginx_conf(tmp_path, tls):
+    """It checks for host spoofing, header redefinition, response splitting and aliases, with every option on."""
     for name in ("tls.crt", "tls.key")[: 2 * tls]:
         (tmp_path / name).touch()
     options = {"NGINX_HOSTS": "a.example", "NGINX_TRUSTED_PROXIES": NETWORKS, "NGINX_METRICS_FROM": NETWORKS}
@@ -41,28 +41,28 @@ def test_gixy_finds_nothing_in_what_nginx_reads(tmp_path, tls):
     assert "No issues found" in result.stdout
 
 
-def test_gixy_would_find_a_spoofed_host(tmp_path):
-    """The checker is awake: one careless line is found."""
+def test_gixy_finds_a_spoofed_host(tmp_path):
+    """The checker works: it finds one careless line."""
     careless = render().stdout.replace("proxy_set_header Host $public_host;", "proxy_set_header Host $http_host;")
     (tmp_path / "nginx.conf").write_text(careless)
     assert "host_spoofing" in run("gixy", tmp_path / "nginx.conf").stdout
 
 
-def test_nginx_takes_as_large_a_body_as_the_app():
-    """By default, and when the operator says otherwise."""
+def test_nginx_and_the_app_have_the_same_body_limit():
+    """By default and when the setting is changed."""
     default = Settings.model_fields["max_body_bytes"].default
     assert f"client_max_body_size {default};" in render().stdout
     assert "client_max_body_size 4096;" in render(CIFAR_MAX_BODY_BYTES="4096").stdout
 
 
-def test_nginx_waits_longer_than_the_app_lets_an_image_wait():
-    """The app's own sentence comes first."""
+def test_the_timeout_of_nginx_is_longer_than_that_of_the_app():
+    """The client then gets the app's own error message."""
     (nginx_waits,) = re.findall(r"proxy_read_timeout (\d+)s", render().stdout)
     assert int(nginx_waits) > Settings.model_fields["max_wait_seconds"].default
 
 
 def test_every_variable_of_nginx_is_documented_with_its_default():
-    """`.env.example` lists what `render.py` knows, no more and no less."""
+    """`.env.example` lists exactly the variables that `render.py` reads."""
     documented = dict(re.findall(r"^#(PORT|NGINX_\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     source = (ROOT / "deploy/container/render.py").read_text()
     known = dict(re.findall(r'^    "(PORT|NGINX_\w+)": "(.*?)",', source, re.MULTILINE))
@@ -82,8 +82,8 @@ def test_every_variable_of_nginx_is_documented_with_its_default():
         ("CIFAR_MAX_BODY_BYTES", "20m", "a whole number"),
     ],
 )
-def test_a_wrong_value_for_nginx_ends_the_start_with_a_sentence(name, value, expected):
-    """It names the variable, what came and what was expected; nothing is written."""
+def test_a_wrong_value_for_nginx_is_refused_with_a_sentence(name, value, expected):
+    """The message names the variable, its value and what was expected; nothing is rendered."""
     result = render(**{name: value})
     assert result.returncode == 1
     assert result.stdout == ""
@@ -92,16 +92,16 @@ def test_a_wrong_value_for_nginx_ends_the_start_with_a_sentence(name, value, exp
     assert result.stderr.count("\n") == 1
 
 
-def test_a_certificate_without_its_key_ends_the_start(tmp_path):
-    """Half a mount is a mistake, and no reason to serve plain HTTP."""
+def test_a_certificate_without_its_key_is_refused(tmp_path):
+    """An incomplete mount is a mistake and must not lead to plain HTTP."""
     (tmp_path / "tls.crt").touch()
     result = render(NGINX_TLS_FOLDER=str(tmp_path))
     assert result.returncode == 1
     assert "needs both tls.crt and tls.key" in result.stderr
 
 
-def test_compose_fits_its_schema():
-    """Compose's own schema, as check-jsonschema carries it."""
+def test_compose_yaml_is_valid():
+    """It fits the schema of the Compose specification."""
     result = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     assert result.returncode == 0, result.stdout
 
@@ -111,8 +111,8 @@ def services() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", services())
-def test_every_service_of_compose_is_locked_in(name):
-    """No root file system to write to, no capability, no new privileges, a limit on memory and processes, a health check."""
+def test_every_service_of_compose_is_isolated(name):
+    """The root file system is read-only, there are no capabilities, resources are limited, and there is a health check."""
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -120,31 +120,31 @@ def test_every_service_of_compose_is_locked_in(name):
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"memory", "cpus", "pids"} <= service["deploy"]["resources"]["limits"].keys()
     assert service["restart"] == "unless-stopped"
-    assert "healthcheck" in service or "build" in service, "the image of our own has its check inside"
+    assert "healthcheck" in service or "build" in service, "our own image contains its check"
 
 
 @pytest.mark.parametrize("name", services())
 def test_every_image_of_compose_is_pinned_to_a_version(name):
-    """The same next year: no `latest`, and no tag that moves with a major version alone."""
+    """`latest` or a tag of a major version would change over time."""
     assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", services()[name]["image"])
 
 
-def test_compose_holds_no_secret():
-    """Passwords come from `.env`; without them nothing starts."""
+def test_compose_contains_no_secret():
+    """Passwords come from `.env`; without them the services do not start."""
     text = (ROOT / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{(\w*PASSWORD\w*):\?", text)) == {"REDIS_PASSWORD", "GRAFANA_PASSWORD"}
     assert not re.search(r"(?i)password\S*[:=] *[\"']?[a-z0-9]", text.replace("{REDIS_PASSWORD", "{"))
 
 
 def test_only_nginx_of_compose_can_be_reached_from_other_machines():
-    """Everything else is published to this machine alone, or not at all."""
+    """Other services publish their ports to this machine only, or not at all."""
     for name, service in services().items():
         for port in service.get("ports", []):
             assert name == "nginx" or port.startswith("127.0.0.1:"), port
 
 
-def test_tensorflow_serving_is_given_our_models_by_their_labels():
-    """The folders that compose mounts are there, its flags name files in them, and the label stable is the shipped one."""
+def test_tensorflow_serving_gets_the_registry_and_its_stable_label():
+    """The mounted folders and the files named by flags exist, and the label stable is the shipped version."""
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["tensorflow-serving"]
     mounts = dict(mount.split(":")[:2][::-1] for mount in service["volumes"])
     for flag in service["command"]:

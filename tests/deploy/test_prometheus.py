@@ -1,4 +1,4 @@
-"""`deploy/prometheus`: every alert fires when it should and only then, by the real promtool."""
+"""Tests of `deploy/prometheus` with the real promtool: every alert fires when it should, and only then."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def weakened(alert: str) -> list[tuple[str, dict[str, str], str]]:
-    """The alert with one part of it broken, and which of its two tests must notice: (what, changed fields, test)."""
+    """Return variants of an alert with one part broken, as (description, changed fields, test that must fail)."""
     expr = ALERTS[alert]["expr"]
     conditions, cases = expr.split(" and on "), expr.split(" or ")
     changes = [("never true", {"expr": "vector(0) > 1"}, "fires"), ("always true", {"expr": "vector(1)"}, "silent")]
     if "for" in ALERTS[alert]:
-        changes.append(("without patience", {"for": "0s"}, "silent"))
+        changes.append(("without duration", {"for": "0s"}, "silent"))
     if len(cases) > 1:
         changes += [(f"without case {i}", {"expr": rest}, "fires") for i, rest in _without_each(cases, " or ")]
     if len(conditions) > 1:
@@ -54,14 +54,14 @@ WEAKENED = [(alert, *change) for alert in ALERTS for change in weakened(alert)]
 
 
 def test_prometheus_accepts_its_configuration_and_its_rules():
-    """No typing error keeps the monitoring from starting; `--lint-fatal` finds rules that are there twice."""
+    """A syntax error would stop Prometheus from starting; `--lint-fatal` also finds duplicate rules."""
     checked = promtool("check", "config", "--lint-fatal", DEPLOY / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr
     assert f"{len(list((DEPLOY / 'rules').glob('*.yml')))} rule files found" in checked.stdout
 
 
-def test_what_its_configuration_holds_for_sign_in_and_alertmanager_is_accepted_too(tmp_path):
-    """With sign-in on, Prometheus is refused without a key and CifarDown fires; and an alert that nobody is told of is none."""
+def test_the_commented_parts_of_the_configuration_are_valid_too(tmp_path):
+    """They are the ones to use with sign-in and with an Alertmanager."""
     shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
     (tmp_path / "token").write_text("a key\n")
     config = re.sub(r"^( *)#(?=\S)", r"\1", (DEPLOY / "prometheus.yml").read_text(), flags=re.MULTILINE)
@@ -73,7 +73,7 @@ def test_what_its_configuration_holds_for_sign_in_and_alertmanager_is_accepted_t
 
 
 def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
-    """And each tells whoever is woken what to do."""
+    """Each alert has a severity, a summary and an action for the person on call."""
     files = {file.name for file in (DEPLOY / "tests").glob("*.yml")}
     assert files == {f"{alert}.{kind}.yml" for alert in ALERTS for kind in ("fires", "silent")}
     for rule in ALERTS.values():
@@ -84,7 +84,7 @@ def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
 @pytest.mark.slow
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
-    """Promtool plays hours of metrics in a moment."""
+    """Promtool simulates hours of metrics in a moment."""
     for kind, fires in (("fires", True), ("silent", False)):
         file = DEPLOY / "tests" / f"{alert}.{kind}.yml"
         cases = [case for group in yaml.safe_load(file.read_text())["tests"] for case in group["alert_rule_test"]]
@@ -98,8 +98,8 @@ def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
 @pytest.mark.parametrize(
     ("alert", "change", "fields", "noticed_by"), WEAKENED, ids=[f"{alert} {change}" for alert, change, *_ in WEAKENED]
 )
-def test_the_tests_of_an_alert_notice_when_a_part_of_it_breaks(tmp_path, alert, change, fields, noticed_by):
-    """Each condition, each case and the patience of each alert are there for a reason that a test shows."""
+def test_the_tests_of_an_alert_fail_when_a_part_of_it_is_broken(tmp_path, alert, change, fields, noticed_by):
+    """Each condition, each case and the duration of each alert is covered by one of its tests."""
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     rules = yaml.safe_load((DEPLOY / "rules/alerts.yml").read_text())
     for group in rules["groups"]:
@@ -107,6 +107,4 @@ def test_the_tests_of_an_alert_notice_when_a_part_of_it_breaks(tmp_path, alert, 
     (tmp_path / "deploy/rules/alerts.yml").write_text(yaml.safe_dump(rules))
     played = promtool("test", "rules", tmp_path / "deploy/tests" / f"{alert}.{noticed_by}.yml")
     assert played.returncode == 1, f"{alert} {change} passes its tests"
-    assert f"alertname: {alert}" in played.stdout + played.stderr, (
-        "it is the alert that differs, no rule that is unreadable"
-    )
+    assert f"alertname: {alert}" in played.stdout + played.stderr, "the alert differs, and the rules are readable"

@@ -1,4 +1,4 @@
-"""The app as Hugging Face Spaces runs it: its variables, uid 1000, code that cannot be written to, in a frame of another site."""
+"""Tests of the app under the conditions of Hugging Face Spaces: its variables, uid 1000, read-only code, a frame on another site."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from playwright.sync_api import sync_playwright
+from support.browser import EXAMPLES, WAIT_MS, expect_label
 from support.nginx import Nginx, certificate_in, running_nginx
-from support.page_visits import EXAMPLES, WAIT_MS, expect_label
 from support.servers import free_port, need, wait_until_ready
 
 from cifar.settings import ROOT, Settings
@@ -50,10 +50,10 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled)
 """
-"""A `sitecustomize` that makes this environment look as if only requirements.txt were installed."""
+"""A `sitecustomize` module that hides every package that requirements.txt does not install."""
 
 HEADER = "https://huggingface.co/api/spaces/by-subdomain/"
-"""Where Gradio's page asks for the Space's name and likes, to show them on top. Our policy refuses it, and the page goes on."""
+"""Gradio's page requests the Space's name and likes from here. Our policy blocks it, which does no harm."""
 
 pytestmark = pytest.mark.slow
 
@@ -67,14 +67,14 @@ def normal(name: str) -> str:
 
 
 def pinned(file: str = "requirements.txt") -> dict[str, str]:
-    """The packages that a lock file installs, and their versions."""
+    """Return the packages of a lock file and their versions."""
     found = re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==([\w.]+)", (ROOT / file).read_text(), re.MULTILINE)
     return {normal(name): version for name, version in found}
 
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """The Space, behind a proxy with HTTPS as there; ended by SIGTERM."""
+    """The Space behind a proxy with HTTPS, as on Hugging Face."""
     folder = Path(tempfile.mkdtemp(prefix="cifar-space-"))
     folder.chmod(0o755)
     try:
@@ -98,7 +98,10 @@ def _running_space(folder: Path, proxy: Path) -> Iterator[Nginx]:
     (hook / "refused.json").write_text(json.dumps(refused))
     if os.geteuid() == 0:
         os.chown(home, 1000, 1000)
-        may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # Python may be in root's home
+        may_read = [
+            "--inh-caps=+dac_read_search",
+            "--ambient-caps=+dac_read_search",
+        ]  # Python may be installed in root's home folder
         as_user = [need("setpriv"), "--reuid=1000", "--regid=1000", "--clear-groups", *may_read]
     else:
         as_user = []
@@ -115,20 +118,20 @@ def _running_space(folder: Path, proxy: Path) -> Iterator[Nginx]:
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
             wait_until_ready(client)
         with running_nginx(proxy, f"127.0.0.1:{port}", NGINX_TLS_FOLDER=str(certificate_in(proxy))) as nginx:
             yield nginx
     finally:
         process.terminate()
         process.wait(30)
-    said = (folder / "log").read_text()
-    assert " ERROR " not in said, said
-    assert "Traceback" not in said, said
+    log = (folder / "log").read_text()
+    assert " ERROR " not in log, log
+    assert "Traceback" not in log, log
 
 
-def test_a_person_clicks_through_the_space_in_a_frame_of_hugging_face(space):
-    """A photo is answered inside the frame, where cookies of the other site are refused; no request goes astray."""
+def test_the_space_works_in_a_frame_of_hugging_face(space):
+    """A photo is classified in the frame, where third-party cookies are blocked, and no other host is contacted."""
     rules = f"MAP {SPACE}:443 127.0.0.1:{space.tls_port}"
     arguments = [
         "--no-sandbox",
@@ -136,7 +139,9 @@ def test_a_person_clicks_through_the_space_in_a_frame_of_hugging_face(space):
         f"--host-resolver-rules={rules}",
         "--test-third-party-cookie-phaseout",
     ]
-    arguments.append("--disable-features=LocalNetworkAccessChecks")  # the real one is not on this machine
+    arguments.append(
+        "--disable-features=LocalNetworkAccessChecks"
+    )  # on Hugging Face the frame is not on the local machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=need("chromium"), args=arguments)
         page = browser.new_page(ignore_https_errors=True, locale="en-US")
@@ -161,27 +166,27 @@ def test_a_person_clicks_through_the_space_in_a_frame_of_hugging_face(space):
 
 
 def test_no_other_site_may_frame_the_space(space):
-    """The policy names Hugging Face, and nothing else."""
-    plain = httpx.get(space.address)
-    page = httpx.get(f"https://localhost:{space.tls_port}/", verify=False)  # noqa: S501 - a certificate of the test
+    """The policy allows Hugging Face only."""
+    plain = httpx2.get(space.address)
+    page = httpx2.get(f"https://localhost:{space.tls_port}/", verify=False)
     assert plain.status_code == 308, "plain HTTP is sent to HTTPS by the proxy"
     assert "frame-ancestors https://huggingface.co https://*.hf.space" in page.headers["content-security-policy"]
     assert "x-frame-options" not in page.headers
 
 
-def test_the_top_of_the_readme_names_what_is_pinned():
+def test_the_front_matter_of_the_readme_matches_the_pinned_versions():
     """Spaces installs its own Gradio after requirements.txt: another version would replace the tested one."""
     top = front_matter(ROOT / "README.md")
     assert top["sdk"] == "gradio"
     assert top["sdk_version"] == pinned()["gradio"]
     assert (ROOT / top["app_file"]).is_file()
     assert f"FROM python:{top['python_version']}-slim" in (ROOT / "Dockerfile").read_text()
-    assert len(top["short_description"]) <= 60, "more is refused by the Hub"
-    assert Settings().port == 7860, "what Spaces looks for, and sets no variable for"
+    assert len(top["short_description"]) <= 60, "the Hub refuses longer ones"
+    assert Settings().port == 7860, "Spaces expects this port and sets no variable"
 
 
-def test_the_lock_holds_all_that_its_packages_need():
-    """Nothing comes in unpinned: requirements.txt is closed under what its packages require."""
+def test_the_lock_file_is_complete():
+    """Every package that a pinned package requires is pinned too."""
     from packaging.requirements import Requirement
 
     locked = pinned()
@@ -189,7 +194,7 @@ def test_the_lock_holds_all_that_its_packages_need():
         try:
             needs = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
-            continue  # for another system
+            continue  # not for this system
         required = [Requirement(text) for text in needs]
         missing = [
             r.name
@@ -199,8 +204,8 @@ def test_the_lock_holds_all_that_its_packages_need():
         assert [name for name in missing if name != "setuptools"] == [], name
 
 
-def test_the_commands_that_push_are_ones_that_hf_takes_and_send_what_git_tracks_alone():
-    """docs/spaces.md, by the `hf` that requirements.txt pins; and secrets that README puts into this folder are none of git's."""
+def test_the_documented_push_commands_are_valid_and_upload_tracked_files_only():
+    """The pinned `hf` knows the commands of docs/spaces.md, and git ignores the files with secrets."""
     text = (ROOT / "docs/spaces.md").read_text()
     commands = re.findall(r"^(hf .+)$", text, re.MULTILINE)
     assert len(commands) == 3
@@ -218,7 +223,7 @@ def test_the_commands_that_push_are_ones_that_hf_takes_and_send_what_git_tracks_
 
 
 def test_the_docker_variant_of_the_front_matter_fits_the_dockerfile():
-    """docs/spaces.md says what to change: one sed, and the port that the image listens on."""
+    """The sed command of docs/spaces.md gives a valid front matter with the port of the image."""
     (change,) = re.findall(r"^sed -i '(.+)' README.md$", (ROOT / "docs/spaces.md").read_text(), re.MULTILINE)
     changed = subprocess.run(["sed", change, ROOT / "README.md"], capture_output=True, text=True, check=True).stdout
     top = yaml.safe_load(changed.split("---\n")[1])
@@ -229,7 +234,7 @@ def test_the_docker_variant_of_the_front_matter_fits_the_dockerfile():
     assert f"PORT={top['app_port']}" in image
 
 
-def test_no_file_is_larger_than_the_hub_takes_without_large_file_storage():
-    """10 MB a file; smaller binary files too go by `hf upload`, which stores them as the Hub wants."""
+def test_no_file_needs_large_file_storage_for_its_size():
+    """The Hub refuses files above 10 MB; `hf upload` handles smaller binary files."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in tracked.splitlines() if (ROOT / name).stat().st_size > 10_000_000] == []

@@ -1,4 +1,4 @@
-"""The deployment over SSH, against a real sshd: what is new serves, or what was there goes on."""
+"""Tests of the deployment over SSH, with a real sshd: the new version serves, or the old one continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
-from support.servers import free_port, need
+from support.servers import free_port, listens, need
 
 from cifar.settings import ROOT
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Host:
-    """A machine that is reached by SSH, with an engine."""
+    """A machine that is reached over SSH, with a container engine."""
 
     folder: Path
     ssh_port: int
@@ -78,7 +78,7 @@ def image(kind: str) -> str:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    """Keys, a home and a port of its own; what its engine started is ended with it."""
+    """A host with its own keys, home folder and port. Its containers are stopped at the end."""
     sshd = need("sshd")
     for folder in ("home", "state"):
         (tmp_path / folder).mkdir()
@@ -86,7 +86,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
         subprocess.run([need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     engine = tmp_path / "engine"
     engine.write_text(
-        f'#!/bin/sh\nENGINE_STATE={tmp_path}/state exec {sys.executable} {ROOT}/tests/support/engine.py "$@"\n'
+        f'#!/bin/sh\nENGINE_STATE={tmp_path}/state exec {sys.executable} {ROOT}/tests/programs/docker.py "$@"\n'
     )
     engine.chmod(0o755)
     host = Host(tmp_path, free_port(), free_port())
@@ -101,8 +101,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
     with (tmp_path / "sshd.log").open("w") as log:
         process = subprocess.Popen([sshd, "-D", "-e", "-f", tmp_path / "sshd_config"], stderr=log)
     try:
-        time.sleep(0.5)
-        assert process.poll() is None, (tmp_path / "sshd.log").read_text()
+        while not listens(host.ssh_port):
+            assert process.poll() is None, (tmp_path / "sshd.log").read_text()
+            time.sleep(0.05)
         yield host
     finally:
         process.terminate()
@@ -112,8 +113,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
                 subprocess.run([engine, "rm", "--force", container.name], check=False)
 
 
-def test_an_image_that_is_ready_takes_the_place_and_can_be_taken_back(host):
-    """Tried beside the old one first; then it serves, and the digest before it is remembered."""
+def test_an_image_that_is_ready_replaces_the_old_one_and_can_be_rolled_back(host):
+    """It is tried beside the old one first; after the switch the previous digest is kept."""
     for kind in ("good", "slow"):
         status, output = host.deploy(image(kind))
         assert (status, host.serves()) == (0, True), output
@@ -124,22 +125,22 @@ def test_an_image_that_is_ready_takes_the_place_and_can_be_taken_back(host):
     assert "serving registry.example/good" in output
 
 
-def test_what_is_never_ready_leaves_the_old_one_where_it_is(host):
-    """Beside it: nothing was touched. In its place: the old one is started again. Absent: nothing at all."""
+def test_an_image_that_is_never_ready_does_not_replace_the_old_one(host):
+    """A failed trial or pull changes nothing; after a failed switch the old container is started again."""
     assert host.deploy(image("good"))[0] == 0
-    for kind, said in (
-        ("never", "beside the old one, which goes on"),
+    for kind, message in (
+        ("never", "the old version keeps running"),
         ("once", "serving registry.example/good"),
         ("absent", "cannot be pulled; nothing was changed"),
     ):
         status, output = host.deploy(image(kind), wait_seconds=25 if kind == "once" else 5)
         assert (status, host.serves()) == (1, True), output
-        assert said in output
+        assert message in output
         assert host.file("current") == f"{image('good')}\n"
 
 
-def test_what_is_only_tried_leaves_the_records_alone(host):
-    """A version that is not accepted must not have changed their tables: the one that goes on may not know the new ones."""
+def test_a_trial_does_not_touch_the_records(host):
+    """A rejected version must not migrate the tables, since the old version may not know the new ones."""
     (host.folder / "home/cifar-space").mkdir()
     database = host.folder / "records.sqlite"
     (host.folder / "home/cifar-space/env").write_text(f"CIFAR_RECORDS=true\nCIFAR_DATABASE_URL=sqlite:///{database}\n")
@@ -150,8 +151,8 @@ def test_what_is_only_tried_leaves_the_records_alone(host):
     assert database.exists()
 
 
-def test_old_images_go_and_the_two_that_may_serve_stay(host):
-    """Each is some hundred megabytes: after some dozen deployments the disk would be full. Nobody else's are touched."""
+def test_old_images_are_removed_except_those_that_may_serve(host):
+    """Images take hundreds of megabytes each and would fill the disk. Images of other names are kept."""
     home, images = host.folder / "home/cifar-space", host.folder / "state/images"
     home.mkdir()
     running, before, older, failed, new = (f"sha256:{n * 64}" for n in "01234")
@@ -160,12 +161,14 @@ def test_old_images_go_and_the_two_that_may_serve_stay(host):
     lines = [f"registry.example/absent {digest}\n" for digest in (older, running, failed, before, new)]
     images.write_text("".join([*lines, f"registry.example/database {older}\n"]))
     status, output = host.deploy(f"registry.example/absent@{new}")
-    assert (status, "cannot be pulled" in output) == (1, True), "what is removed makes room for the pull"
+    assert (status, "cannot be pulled" in output) == (1, True), (
+        "images are removed before the pull, which needs the space"
+    )
     assert images.read_text() == "".join([lines[1], lines[3], lines[4], f"registry.example/database {older}\n"])
 
 
-def test_what_a_container_says_does_not_fill_the_disk():
-    """An engine keeps all of it unless told otherwise; the same limits as in compose."""
+def test_the_log_of_a_container_is_limited():
+    """Without limits an engine keeps the whole log; they are the same as in compose.yaml."""
     logging = yaml.safe_load((ROOT / "compose.yaml").read_text())["x-locked-in"]["logging"]
     options = [
         f"--log-driver {logging['driver']}",
@@ -174,29 +177,29 @@ def test_what_a_container_says_does_not_fill_the_disk():
     assert " ".join(options) in DEPLOY.read_text()
 
 
-def test_a_script_that_is_killed_half_way_is_mended_by_the_next_deployment(host):
-    """Between the old container's end and the new one's start: the old one waits aside, and serves again before anything else is tried."""
+def test_the_next_deployment_recovers_from_a_killed_script(host):
+    """Killed between stopping the old container and starting the new one: the old one is started again first."""
     assert host.deploy(image("good"))[0] == 0
     assert host.deploy(image("cut"))[0] != 0
-    assert not host.serves(), "it was not killed where it hurts"
+    assert not host.serves(), "the script was killed while nothing serves"
     status, output = host.deploy(image("never"), wait_seconds=25)
     assert (status, host.serves()) == (1, True), output
-    assert "the deployment before this one was cut off" in output
+    assert "the previous deployment was interrupted" in output
     assert "serving registry.example/good" in output
     status, output = host.deploy(image("slow"))
     assert (status, host.serves(), host.file("current")) == (0, True, f"{image('slow')}\n"), output
     assert not (host.folder / "state/cifar-space-before").exists()
 
 
-def test_a_connection_that_is_lost_and_a_second_deployment_disturb_nothing(host):
-    """The host finishes by itself; meanwhile another deployment is refused."""
+def test_a_lost_connection_does_not_interrupt_a_deployment(host):
+    """The script continues on the host; meanwhile a second deployment is refused."""
     assert host.deploy(image("good"))[0] == 0
     process = host.start(image("slow"))
     while "run cifar-space-try slow" not in host.history():
         assert process.poll() is None
         time.sleep(0.1)
     status, output = host.deploy(image("good"))
-    assert (status, output.strip()) == (3, "another deployment is under way on this host")
+    assert (status, output.strip()) == (3, "another deployment is running on this host")
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 90
@@ -208,7 +211,7 @@ def test_a_connection_that_is_lost_and_a_second_deployment_disturb_nothing(host)
 
 @pytest.mark.parametrize("name", ["registry.example/good:latest", "good@sha256:0123", "a;reboot@" + DIGEST])
 def test_an_image_without_a_digest_is_not_deployed(name):
-    """A tag may be another image tomorrow, and a name is no place for commands."""
+    """A tag may later name another image, and shell commands in a name must not run."""
     result = subprocess.run([DEPLOY, "nobody@127.0.0.1", name], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "digest" in result.stderr

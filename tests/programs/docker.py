@@ -1,8 +1,13 @@
-"""Stands in for docker where there is none: a container is `python app.py` of this checkout, an image is a name that says how it behaves.
+"""A replacement for docker in tests: a container is `python app.py` of this checkout, and an image's name says how it behaves.
 
-`.../good@...` serves; `.../slow@...` takes its time; `.../never@...` runs and is never ready; `.../once@...` serves once, beside the old one, and
-never in its place; `.../cut@...` too, and its start there is the death of the script; `.../absent@...` cannot be pulled. State is files under $ENGINE_STATE;
-its file `images` has lines of a name and a digest.
+- `.../good@...` serves.
+- `.../slow@...` takes four seconds to start.
+- `.../never@...` runs, but never becomes ready.
+- `.../once@...` becomes ready in the trial, but not after the switch.
+- `.../cut@...` does too, and its start after the switch kills the deployment script.
+- `.../absent@...` cannot be pulled.
+
+The state is stored in files under $ENGINE_STATE; its file `images` has lines of a name and a digest.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ def images() -> list[str]:
 
 def of_images(command: str, name: str) -> None:
     if command == "pull":
-        sys.stdin.read()  # as a program may that asks for a password: no part of the script must be there
+        sys.stdin.read()  # like a program that asks for a password: it must not read the script
         if kind(name) == "absent":
             sys.exit("manifest unknown")
     elif command == "images":
@@ -46,12 +51,12 @@ def run(words: list[str]) -> None:
     trial = name.endswith("-try")
     assert "--read-only" in words, words
     assert ("--volume cifar-records:/app/var" in " ".join(words)) != trial, words
-    assert words[words.index("--restart") + 1] == ("no" if trial else "always"), "a host that boots serves something"
+    assert words[words.index("--restart") + 1] == ("no" if trial else "always"), "after a reboot a container is started"
     if (STATE / name).exists():
         sys.exit(f"the name {name} is taken")
     if kind(image) == "cut" and not trial:
         os.kill(os.getppid(), signal.SIGKILL)
-        sys.exit("nobody is there any more")
+        sys.exit("the script was killed")
     if kind(image) == "slow":
         time.sleep(4)
     launch(name, image, port, *variables(words))
@@ -60,14 +65,14 @@ def run(words: list[str]) -> None:
 
 
 def variables(words: list[str]) -> list[str]:
-    """NAME=VALUE of the file, then those of the command, which win."""
+    """Return the variables NAME=VALUE of the file, then those of the command, which take precedence."""
     given = list(pairwise(words))
     files = [Path(value).read_text().split() for flag, value in given if flag == "--env-file"]
     return [*chain(*files), *(value for flag, value in given if flag == "--env")]
 
 
 def launch(name: str, image: str, port: str, *given: str) -> None:
-    assert not Path("/proc/self/fd/9").exists(), "the lock would live as long as the container"
+    assert not Path("/proc/self/fd/9").exists(), "the container would keep the lock"
     serves = kind(image) in {"good", "slow"} or (kind(image) in {"once", "cut"} and name.endswith("-try"))
     command = ["app.py"] if serves else ["-c", "import time; time.sleep(600)"]
     folders = {f"CIFAR_{each.upper()}": str(STATE / f"{name}-{each}") for each in ("uploads", "records_folder")}
@@ -86,7 +91,7 @@ def launch(name: str, image: str, port: str, *given: str) -> None:
 
 
 def alive(name: str) -> bool:
-    """Whether a container runs; one that is not there ends this process, as docker's does."""
+    """Return whether a container runs. If it does not exist, exit with an error as docker does."""
     if not (STATE / name).exists():
         sys.exit(f"no such container: {name}")
     stat = Path(f"/proc/{(STATE / name).read_text().split()[0]}/stat")
@@ -94,19 +99,19 @@ def alive(name: str) -> bool:
 
 
 def end(name: str) -> None:
-    """Stop a container, if it is there."""
+    """Stop a container, if it exists."""
     with suppress(FileNotFoundError, ProcessLookupError):
         pid = int((STATE / name).read_text().split()[0])
         os.kill(pid, signal.SIGTERM)
         for _ in range(100):
             if not alive(name):
-                return  # ended; whether somebody has asked about it is another matter
+                return  # ended, although its parent may not have waited for it yet
             time.sleep(0.1)
         os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
-    """Do what one command of docker's does."""
+    """Run one command of docker."""
     command, *words = sys.argv[1:]
     name = words[-1]
     if command in {"pull", "images", "rmi"}:
