@@ -1,4 +1,4 @@
-"""Gradio's side: the named endpoint for clients, and the doors that are shut."""
+"""Gradio's API: the endpoint `/predict` for Gradio's clients, and everything that is closed to callers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import httpx
+import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from starlette.routing import Mount
-from support.listener import listener
+from support.servers import visited_server
 
 from cifar.errors import BadRequest
 from cifar.serving.gradio.guard import GradioGuard
@@ -25,10 +26,10 @@ def client(server) -> Client:
 
 
 def test_gradio_client_and_rest_give_the_same_answer(client, server):
-    """Same labels, same scores, to the last digit, for every example."""
+    """For every example, labels and scores are equal to the last digit."""
     for file in sorted((ROOT / "examples").glob("*.jpg")):
         by_gradio = client.predict(handle_file(file), top_k=4, version=2, api_name="/predict")
-        by_rest = httpx.post(f"{server}/predict", files={"image": file.read_bytes()}, data={"top_k": 4}).json()
+        by_rest = httpx2.post(f"{server}/predict", files={"image": file.read_bytes()}, data={"top_k": 4}).json()
         assert by_gradio.pop("request_id") != by_rest.pop("request_id")
         assert by_gradio == by_rest
 
@@ -41,33 +42,33 @@ def test_gradio_client_and_rest_give_the_same_answer(client, server):
         ({"version": 99}, "no version 99; there are: 1"),
     ],
 )
-def test_gradio_client_gets_the_same_sentences(client, arguments, words):
-    """One error text for all ways in."""
+def test_gradio_client_gets_the_error_messages_of_rest(client, arguments, words):
+    """All channels have the same message for the same error."""
     with pytest.raises(AppError, match=words):
         client.predict(handle_file(CAT), **arguments, api_name="/predict")
 
 
-def test_a_bad_file_is_an_error_with_a_sentence_for_gradio_client_too(client, tmp_path):
-    """Gradio's own picture reader is never asked."""
+def test_gradio_client_gets_our_error_message_for_an_unreadable_image(client, tmp_path):
+    """Gradio does not decode the file itself."""
     (tmp_path / "bad.png").write_text("just text")
     with pytest.raises(AppError, match="whatever its name says"):
         client.predict(handle_file(tmp_path / "bad.png"), api_name="/predict")
 
 
-def test_a_path_that_was_not_wrapped_is_told_how(client):
-    """The commonest mistake with gradio_client."""
+def test_a_path_without_handle_file_gets_a_hint(client):
+    """It is the most common mistake with gradio_client."""
     with pytest.raises(httpx.HTTPStatusError) as caught:
         client.predict(str(CAT), api_name="/predict")
     assert "handle_file('photo.jpg')" in caught.value.response.text
 
 
-def call_with_path(server: str, path: str, **more) -> list[httpx.Response]:
-    """Send a file that was not uploaded through every route that takes one."""
+def call_with_path(server: str, path: str, **more) -> list[httpx2.Response]:
+    """Name a file that was not uploaded, in a call to every route that takes files."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
     body = {"data": [file, None, None], "session_hash": "abc", "fn_index": 0}
     routes = ("run/predict", "api/predict", "call/predict", "queue/join", "call/v2/predict")
     bodies = [body, body, body, body, {"image": file}]
-    return [httpx.post(f"{server}/gradio_api/{route}", json=sent) for route, sent in zip(routes, bodies, strict=True)]
+    return [httpx2.post(f"{server}/gradio_api/{route}", json=sent) for route, sent in zip(routes, bodies, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def call_with_path(server: str, path: str, **more) -> list[httpx.Response]:
     ["/etc/passwd", str(ROOT / "app.py"), "app.py", "../../../etc/passwd", "/tmp/../etc/passwd", "file:///etc/passwd"],
 )
 def test_no_file_of_the_server_is_read_for_a_caller(server, path):
-    """A path that was not uploaded is refused with 400, on every route."""
+    """Every route refuses the path of a file that was not uploaded, with status 400."""
     for response in call_with_path(server, path):
         assert response.status_code == 400, response.text
         assert response.json()["code"] == "bad_request"
@@ -83,31 +84,31 @@ def test_no_file_of_the_server_is_read_for_a_caller(server, path):
 
 
 def test_a_path_hidden_in_another_argument_is_refused_too(server):
-    """Gradio looks for files in every argument, at any depth."""
+    """Gradio looks for files in all arguments, at any depth."""
     hidden = {"a": [{"b": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}]}
     body = {"data": [None, hidden, None], "session_hash": "abc", "fn_index": 0}
-    assert httpx.post(f"{server}/gradio_api/run/predict", json=body).status_code == 400
+    assert httpx2.post(f"{server}/gradio_api/run/predict", json=body).status_code == 400
 
 
-def test_a_path_longer_than_any_uploads_is_not_followed(tmp_path):
-    """Following 32,000 folders that are not there held up everybody for half a second."""
+def test_a_path_longer_than_that_of_any_upload_is_not_resolved(tmp_path):
+    """Resolving 32,000 folders that do not exist blocked the process for half a second."""
     guard = GradioGuard(None, own_routes=[], file_roots=[tmp_path])
-    guard._check_call(json.dumps({"data": [{"path": str(tmp_path / "cat.jpg")}]}).encode())
+    guard.check_call(json.dumps({"data": [{"path": str(tmp_path / "cat.jpg")}]}).encode())
     with pytest.raises(BadRequest, match="must be uploaded"):
-        guard._check_call(json.dumps({"data": [{"path": f"{tmp_path}/" + "a/" * 1000}]}).encode())
+        guard.check_call(json.dumps({"data": [{"path": f"{tmp_path}/" + "a/" * 1000}]}).encode())
 
 
-def test_the_model_tab_takes_a_number_and_no_path(server):
-    """What came was a folder's name: whoever found a way to send text could ask which folders this server has."""
-    dependencies = httpx.get(f"{server}/config").json()["dependencies"]
-    event = next(each["id"] for each in dependencies if each["api_name"] == "_model")
+def test_the_model_tab_accepts_a_number_and_no_path(server):
+    """A version's number is the name of a folder; with any text, a caller could find out which folders exist."""
+    dependencies = httpx2.get(f"{server}/config").json()["dependencies"]
+    event = next(each["id"] for each in dependencies if each["api_name"] == "_show_model")
     for number in (["x" * 300], {"a": "../.."}, 1.5, True):
-        answer = httpx.post(f"{server}/gradio_api/run/predict", json={"fn_index": event, "data": [number]})
+        answer = httpx2.post(f"{server}/gradio_api/run/predict", json={"fn_index": event, "data": [number]})
         assert "version must be a whole number; got" in answer.json()["data"][0]
 
 
-def test_gradios_own_check_of_paths_is_switched_on():
-    """Behind our guard stands Gradio's, which mounting leaves off: both must hold."""
+def test_gradios_own_check_of_file_paths_is_switched_on():
+    """Mounting leaves it off. It is the second line of defence behind our guard."""
     from app import create_app
     from cifar.settings import Settings
 
@@ -116,14 +117,14 @@ def test_gradios_own_check_of_paths_is_switched_on():
 
 
 def test_the_server_fetches_no_url_for_a_caller(server):
-    """Neither as an argument nor through /gradio_api/file=: nobody's server is visited."""
-    with listener() as (url, visits):
-        assert httpx.get(url).status_code == 200
+    """A URL in an argument or after /gradio_api/file= would let a caller reach other hosts through this server."""
+    with visited_server() as (url, visits):
+        assert httpx2.get(url).status_code == 200
         for spelling in (url, url.upper(), f" {url}", f"HTTP:{url[5:]}"):
             for response in call_with_path(server, spelling, url=spelling):
                 assert response.status_code == 400
             for prefix in ("file=", "file/", "proxy="):
-                assert httpx.get(f"{server}/gradio_api/{prefix}{spelling}").status_code in {403, 404}
+                assert httpx2.get(f"{server}/gradio_api/{prefix}{spelling}").status_code in {403, 404}
     assert visits == ["/x.jpg"], "only the test's own visit"
 
 
@@ -142,17 +143,17 @@ def test_the_server_fetches_no_url_for_a_caller(server):
         "/monitoring/summary",
     ],
 )
-def test_routes_that_nobody_here_needs_are_closed(server, path):
-    """What is not open cannot be attacked."""
-    assert httpx.get(server + path).status_code in {403, 404, 405}
+def test_the_routes_of_gradio_that_the_page_does_not_need_are_closed(server, path):
+    """A closed route cannot be attacked."""
+    assert httpx2.get(server + path).status_code in {403, 404, 405}
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff", b'{"data": null}', b'{"data": [1], "fn_index": 99}'],
 )
-def test_junk_on_gradios_routes_is_the_callers_mistake(server, body):
-    """Never a 5xx, whatever stands where a call should be."""
+def test_a_malformed_call_to_gradio_never_gets_a_5xx(server, body):
+    """Gradio itself would answer 500; a malformed call is an error of the caller."""
     for route in (
         "run/predict",
         "api/predict",
@@ -163,26 +164,26 @@ def test_junk_on_gradios_routes_is_the_callers_mistake(server, body):
         "cancel",
         "reset",
     ):
-        response = httpx.post(
+        response = httpx2.post(
             f"{server}/gradio_api/{route}", content=body, headers={"Content-Type": "application/json"}
         )
         assert response.status_code < 500, (route, body[:30], response.status_code, response.text)
 
 
-def test_an_uploaded_page_is_not_shown_as_one(server):
-    """HTML and SVG from a stranger are downloads, not scripts of our origin."""
+def test_uploaded_html_is_sent_as_a_download(server):
+    """Shown by the browser, scripts in HTML or SVG would run with the rights of our origin."""
     for name, content in (
         ("x.html", b"<script>alert(1)</script>"),
         ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     ):
-        (path,) = httpx.post(f"{server}/gradio_api/upload", files={"files": (name, content)}).json()
-        response = httpx.get(f"{server}/gradio_api/file={path}")
+        (path,) = httpx2.post(f"{server}/gradio_api/upload", files={"files": (name, content)}).json()
+        response = httpx2.get(f"{server}/gradio_api/file={path}")
         assert response.status_code == 200
         assert "attachment" in response.headers.get("content-disposition", ""), dict(response.headers)
 
 
-def test_the_config_names_no_path_of_the_server(server):
-    """What every visitor downloads says nothing of where we live."""
-    config = json.dumps(httpx.get(f"{server}/config").json())
+def test_gradios_config_contains_no_path_of_the_server(server):
+    """Every visitor downloads the configuration."""
+    config = json.dumps(httpx2.get(f"{server}/config").json())
     assert str(ROOT) not in config
     assert str(Path.home()) not in config

@@ -1,4 +1,4 @@
-"""Four workers as gunicorn runs them: every client works, whichever worker it meets, and a death costs little."""
+"""Four workers under gunicorn: every client works, whichever workers accept its requests, and the death of a worker costs little."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect, sync_playwright
-from support.page_visits import choose_many, expect_label, open_tab, visit
+from support.browser import choose_many, expect_label, open_tab, visit
 from support.pictures import encoded, noise
 from support.servers import (
     EXAMPLES,
@@ -51,8 +51,8 @@ def owner(session: str) -> int:
     return zlib.crc32(session.encode()) % WORKERS
 
 
-def test_every_call_of_every_gradio_client_comes_back_with_its_own_answer(server):
-    """Eight clients, 160 calls, four workers, no sticky proxy: plain Gradio answers none."""
+def test_every_call_of_every_gradio_client_gets_its_own_answer(server):
+    """With several workers and no sticky proxy, Gradio alone would lose most calls of these eight clients."""
 
     def run(k: int) -> int:
         client = Client(server.address, verbose=False)
@@ -67,35 +67,41 @@ def test_every_call_of_every_gradio_client_comes_back_with_its_own_answer(server
         assert sum(pool.map(run, range(8))) == 160
 
 
-def test_a_call_by_curl_finds_its_event_wherever_it_asks(server):
-    """`POST /call/predict` and then `GET /call/predict/EVENT`, each on a connection of its own, twelve times."""
+def test_a_call_by_curl_finds_its_event_through_any_worker(server):
+    """`POST /call/predict` and `GET /call/predict/EVENT` use two connections, which any two workers may accept."""
     for i in range(12):
         name = CLASS_NAMES[i % 10]
         files = {"files": (f"{name}.jpg", (EXAMPLES / f"{name}.jpg").read_bytes())}
-        (path,) = httpx.post(f"{server.address}/gradio_api/upload", files=files).json()
+        (path,) = httpx2.post(f"{server.address}/gradio_api/upload", files=files).json()
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        call = httpx.post(f"{server.address}/gradio_api/call/predict", json={"data": [image, 1, None]})
+        call = httpx2.post(f"{server.address}/gradio_api/call/predict", json={"data": [image, 1, None]})
         event = call.json()["event_id"]
         assert re.fullmatch(r"[0-3]-[0-9a-f]{32}", event)
-        answer = httpx.get(f"{server.address}/gradio_api/call/predict/{event}", timeout=30).text
+        answer = httpx2.get(f"{server.address}/gradio_api/call/predict/{event}", timeout=30).text
         assert "event: complete" in answer
         assert json.loads(answer.split("data: ")[-1])[0]["predicted_class"] == name
 
 
-def test_the_progress_of_an_upload_is_told_by_whichever_worker_is_asked(server):
-    """Upload and progress name the same id, and meet."""
+def test_any_worker_can_report_the_progress_of_an_upload(server):
+    """Both requests name the same upload id, which leads them to the same worker."""
     for _ in range(6):
         upload = uuid.uuid4().hex
         files = {"files": ("a.jpg", (EXAMPLES / "cat.jpg").read_bytes())}
         with ThreadPoolExecutor(1) as pool:
             address = f"{server.address}/gradio_api/upload_progress?upload_id={upload}"
-            told = pool.submit(httpx.get, address, timeout=20)
-            httpx.post(f"{server.address}/gradio_api/upload?upload_id={upload}", files=files)
-            assert "done" in told.result().text
+            progress = pool.submit(httpx2.get, address, timeout=20)
+            httpx2.post(f"{server.address}/gradio_api/upload?upload_id={upload}", files=files)
+            assert "done" in progress.result().text
+
+
+def test_a_get_request_to_a_route_for_calls_gets_a_4xx(server):
+    """It has no body that could name a session."""
+    for route in ("queue/join", "cancel"):
+        assert 400 <= httpx2.get(f"{server.address}/gradio_api/{route}").status_code < 500
 
 
 def test_ten_pages_at_once_get_their_answers(server):
-    """Real browsers, each its own session."""
+    """Each browser context is a session of its own."""
     path = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
@@ -110,8 +116,8 @@ def test_ten_pages_at_once_get_their_answers(server):
         browser.close()
 
 
-def test_batch_cancel_and_live_camera_need_no_particular_worker(server):
-    """Each photo and each frame is a request of its own, whoever answers."""
+def test_a_batch_and_the_live_camera_work_with_several_workers(server):
+    """Each photo and each frame is one request, which any worker can answer."""
     options = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=need("chromium"), args=options)
@@ -133,25 +139,25 @@ def test_batch_cancel_and_live_camera_need_no_particular_worker(server):
         browser.close()
 
 
-def test_requests_spread_over_the_workers(server):
-    """Each worker answers some of 80 connections."""
+def test_requests_over_many_connections_are_all_answered(server):
+    """The workers share 80 connections."""
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda i: classify(server, i), range(80)))
 
 
-def test_under_load_each_answer_is_the_one_of_its_image_alone(server):
-    """A thousand requests over 16 connections, files small and large: every score as when nobody else asked."""
+def test_under_load_each_image_gets_the_scores_that_it_gets_alone(server):
+    """A thousand requests with small and large files over 16 connections must not be mixed up."""
     payloads = mixed_payloads()
-    alone = [scores(httpx.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
+    alone = [scores(httpx2.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
     assert len(set(map(tuple, alone))) > len(payloads) / 2, "the answers differ, so that a mix-up would show"
     assert ask_all(server.address, payloads, 1000) == [alone[i % len(payloads)] for i in range(1000)]
 
 
-def test_tensorflow_answers_in_batches_what_it_answers_alone(tmp_path):
-    """Two workers, both engines' road: batches were formed, and no answer went to a neighbour."""
+def test_tensorflow_gives_the_same_scores_in_batches_as_alone(tmp_path):
+    """Batches were formed, and no answer went to another request."""
     payloads = mixed_payloads()
     with running(tmp_path, workers=2, CIFAR_ENGINE="tensorflow", CIFAR_CACHE_IMAGES="0") as server:
-        alone = [scores(httpx.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
+        alone = [scores(httpx2.post(f"{server.address}/predict", files={"image": one}, timeout=30)) for one in payloads]
         for i, answer in enumerate(ask_all(server.address, payloads, 600)):
             assert answer == pytest.approx(alone[i % len(payloads)], abs=2e-5)
         images, batches = (metric(server, f"cifar_batch_images_{which}") for which in ("sum", "count"))
@@ -159,8 +165,8 @@ def test_tensorflow_answers_in_batches_what_it_answers_alone(tmp_path):
         assert batches < images
 
 
-def test_the_metrics_of_all_workers_are_added_up_whoever_is_asked(server):
-    """Forty requests are forty, not ten of each worker."""
+def test_every_worker_reports_the_metrics_of_all_workers(server):
+    """Forty requests count as forty, not as the ten of one worker."""
     name = 'cifar_images_total{route="rest",version="2"}'
     before = metric(server, name)
     with ThreadPoolExecutor(8) as pool:
@@ -169,21 +175,21 @@ def test_the_metrics_of_all_workers_are_added_up_whoever_is_asked(server):
         assert metric(server, name) == before + 40
 
 
-def test_a_worker_forked_shares_what_was_imported_and_no_tensorflow(server):
-    """With LiteRT no process ever maps TensorFlow, and the parent least of all."""
+def test_no_process_loads_tensorflow_with_the_engine_litert(server):
+    """It would cost memory in every process, and does not survive the fork of the workers."""
     for pid in {server.process.pid, *server.workers()}:
         assert "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
-    """SIGHUP: new workers are there before the old ones go, and each finishes what it began."""
+def test_a_reload_under_load_costs_no_request(server):
+    """On SIGHUP, new workers start before the old ones stop, and each finishes its requests."""
     before = server.workers()
     stop = threading.Event()
     results = []
 
     def load(k: int) -> None:
         i = k
-        with httpx.Client() as client:  # it keeps its connection, and the old worker has to close that in time
+        with httpx2.Client() as client:  # it keeps its connection open until the old worker closes it
             while not stop.is_set() and i < 20_000:
                 results.append(classify(server, i, client))
                 i += 1
@@ -208,8 +214,8 @@ def test_a_reload_in_the_middle_of_a_load_costs_no_request(server):
     assert client.predict(handle_file(EXAMPLES / "ship.jpg"), api_name="/predict")["predicted_class"] == "ship"
 
 
-def test_a_worker_killed_takes_its_own_sessions_and_no_other(server):
-    """SIGKILL: another worker takes its slot, and soon every session, of each slot, is answered again."""
+def test_a_killed_worker_is_replaced_and_every_session_is_answered_again(server):
+    """The new worker takes over the slot of the old one."""
     victim = worker_in(server, 2)
     ready = server.log.read_text().count("is ready on")
     os.kill(victim, signal.SIGKILL)
@@ -222,24 +228,26 @@ def test_a_worker_killed_takes_its_own_sessions_and_no_other(server):
         if owner(session) in seen:
             continue
         seen.add(owner(session))
-        joined = httpx.post(
+        joined = httpx2.post(
             f"{server.address}/gradio_api/queue/join",
             json={"data": [None, None, None], "fn_index": _predict_index(server), "session_hash": session},
             timeout=30,
         )
         assert joined.status_code == 200, joined.text
-        stream = httpx.get(f"{server.address}/gradio_api/queue/data", params={"session_hash": session}, timeout=30).text
+        stream = httpx2.get(
+            f"{server.address}/gradio_api/queue/data", params={"session_hash": session}, timeout=30
+        ).text
         assert "No image came" in stream
     assert seen == set(range(WORKERS))
 
 
 def _predict_index(server: Server) -> int:
-    dependencies = httpx.get(f"{server.address}/config").json()["dependencies"]
+    dependencies = httpx2.get(f"{server.address}/config").json()["dependencies"]
     return next(d["id"] for d in dependencies if d["api_name"] == "predict")
 
 
-def test_a_stream_whose_worker_dies_ends_with_a_reason_and_no_other_ends(server):
-    """Who listens through another worker reads why; sessions of other workers go on."""
+def test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end(server):
+    """Clients that are connected through another worker learn what happened."""
     victim_slot, sessions = 1, [str(uuid.uuid4()) for _ in range(60)]
     theirs = [session for session in sessions if owner(session) == victim_slot][:8]
     others = [session for session in sessions if owner(session) == 3][:4]
@@ -260,28 +268,28 @@ def test_a_stream_whose_worker_dies_ends_with_a_reason_and_no_other_ends(server)
 
 
 def listen(server: Server, session: str) -> str:
-    """What a page's heartbeat stream says until it ends, or for six seconds."""
+    """Return what a session's heartbeat stream sends until it ends, or for six seconds."""
     text = ""
     try:
-        with httpx.stream("GET", f"{server.address}/gradio_api/heartbeat/{session}", timeout=40) as stream:
+        with httpx2.stream("GET", f"{server.address}/gradio_api/heartbeat/{session}", timeout=40) as stream:
             began = time.monotonic()
             for piece in stream.iter_text():
                 text += piece
                 if time.monotonic() - began > 6:
                     return text + " silent"
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return text + " cut off"
     return text
 
 
 def worker_in(server: Server, slot: int) -> int:
-    """The process id of the worker in a slot."""
+    """Return the process id of the worker in a slot."""
     link = next(server.log.parent.glob(f"cifar-workers-*/{slot}.sock")).resolve()
     return int(re.search(r"-(\d+)\.sock", link.name)[1])
 
 
-def test_under_load_the_death_of_a_worker_costs_only_what_it_was_answering(server):
-    """SIGKILL while eight callers ask without a break: each fails once at most, and soon all are answered."""
+def test_the_death_of_a_worker_under_load_costs_only_the_requests_that_it_was_answering(server):
+    """Each of eight clients has at most one error, and later requests are answered."""
     stop = threading.Event()
     answered, broken = [], []
 
@@ -290,7 +298,7 @@ def test_under_load_the_death_of_a_worker_costs_only_what_it_was_answering(serve
         while not stop.is_set() and i < 4000:
             try:
                 answered.append(classify(server, i))
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 broken.append(type(error).__name__)
             i += 1
 
@@ -306,5 +314,5 @@ def test_under_load_the_death_of_a_worker_costs_only_what_it_was_answering(serve
             run.result()
     print(f"{len(answered)} answered, {len(broken)} broken: {set(broken)}")
     assert len(answered) > 100
-    assert all(answered), "no answer was wrong, and none was an error of the server's"
+    assert all(answered), "no answer was wrong, and none was a server error"
     assert len(broken) <= 8

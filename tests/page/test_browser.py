@@ -1,4 +1,4 @@
-"""The tab Classify in a real browser: what a person does, sees and reads."""
+"""The tab Classify in a real browser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.page_visits import EXAMPLES, WAIT_MS, expect_label, upload, visit
+from support.browser import EXAMPLES, WAIT_MS, expect_label, upload, visit
 from support.pictures import encoded, png_of_100_megapixels
 
 
@@ -18,8 +18,8 @@ def page(browser, server) -> Iterator[Page]:
         yield page
 
 
-def test_an_uploaded_photo_is_answered_at_once(page):
-    """Label, bars, what the model saw, version and time, without pressing a button."""
+def test_an_uploaded_photo_is_answered_without_a_button(page):
+    """The answer has a sentence, bars, the model's input, the version and the time."""
     upload(page, EXAMPLES / "ship.jpg")
     expect_label(page, "ship")
     expect(page.locator("#answer h2")).to_have_text("Almost certainly a ship.", use_inner_text=True)
@@ -27,24 +27,24 @@ def test_an_uploaded_photo_is_answered_at_once(page):
     seen = page.locator("#answer .seen")
     expect(seen).to_contain_text("32 x 32 pixels")
     expect(seen).to_contain_text(re.compile(r"version \d"))
-    expect(seen).to_contain_text(re.compile("ms in the model|answered before"))
+    expect(seen).to_contain_text(re.compile("ms in the model|cached"))
     expect(seen.locator("img")).to_be_visible()
 
 
-def test_nothing_of_the_programs_endpoints_shows_on_the_page(page):
-    """Their components are part of the page, hidden: a person has one place to put a photo."""
+def test_the_components_of_the_endpoints_are_not_visible(page):
+    """They are part of the page, but a person must find one place for a photo."""
     expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=WAIT_MS)
     expect(page.locator("input[type=file]:not(#photo *):not(.many *)")).to_have_count(0)
 
 
-def test_the_description_of_the_api_needs_no_other_host(page, server):
-    """`/docs` is no blank page where no public network is reached, and nobody else's script runs in a visitor's session."""
+def test_the_api_documentation_needs_no_other_host(page, server):
+    """`/docs` works without access to the internet, and runs no script of another site."""
     page.goto(f"{server}/docs")
     expect(page.locator(".opblock-summary-path", has_text="/predict").first).to_be_visible()
 
 
 def test_a_photo_can_be_dropped_on_the_page(page):
-    """Drag and drop, as the page invites to."""
+    """The page invites to drag and drop."""
     content = list((EXAMPLES / "truck.jpg").read_bytes())
     transfer = page.evaluate_handle(
         """bytes => { const data = new DataTransfer();
@@ -58,7 +58,7 @@ def test_a_photo_can_be_dropped_on_the_page(page):
 
 
 def test_the_number_of_labels_follows_the_slider(page):
-    """From 1 to the number of classes, for the photo that is there."""
+    """It goes from 1 to the number of classes, and applies to the photo on the page."""
     upload(page, EXAMPLES / "cat.jpg")
     bars = page.locator("#answer .bars li")
     expect(bars).to_have_count(3)
@@ -72,7 +72,7 @@ def test_the_number_of_labels_follows_the_slider(page):
 
 
 def test_the_number_of_labels_can_be_typed(page):
-    """The field beside the slider does the same."""
+    """The field beside the slider has the same effect."""
     upload(page, EXAMPLES / "cat.jpg")
     field = page.locator("#top-k input[type=number]")
     field.fill("10")
@@ -81,16 +81,16 @@ def test_the_number_of_labels_can_be_typed(page):
     expect(page.locator("#answer .bars li")).to_have_count(10)
 
 
-def test_an_example_is_answered_by_a_click(page):
-    """There is one for each class."""
+def test_a_click_on_an_example_classifies_it(page):
+    """There is an example for each class."""
     thumbnails = page.locator("#examples button")
     expect(thumbnails).to_have_count(10)
     thumbnails.nth(7).click()
     expect_label(page, "horse")
 
 
-def test_a_bad_file_gets_the_sentence_of_the_api_in_place_and_the_page_stays_usable(page, tmp_path):
-    """The sentence stands where the answer would, and no broken frame where the photo would; the next photo is answered."""
+def test_an_unreadable_file_gets_the_error_message_of_the_api_in_place_of_the_answer(page, tmp_path):
+    """The browser shows no broken image, and the next photo is answered."""
     (tmp_path / "bad.png").write_text("just text")
     upload(page, tmp_path / "bad.png")
     problem = page.get_by_role("alert").filter(has_text="whatever its name says")
@@ -105,8 +105,8 @@ def test_a_bad_file_gets_the_sentence_of_the_api_in_place_and_the_page_stays_usa
 
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["chosen", "dropped"])
-def test_a_file_that_is_no_image_by_its_name_is_told_so(page, dropped):
-    """A PDF, say: Gradio's front end drops it with a passing note of its own, which this page does not show."""
+def test_a_file_that_is_not_an_image_by_its_type_gets_an_error_message(page, dropped):
+    """Gradio's front end would drop it, and show only a toast that this page hides."""
     if dropped:
         transfer = page.evaluate_handle(
             """() => { const data = new DataTransfer();
@@ -124,15 +124,15 @@ def test_a_file_that_is_no_image_by_its_name_is_told_so(page, dropped):
     expect(problem).to_be_hidden()
 
 
-def test_a_bomb_gets_its_sentence(page, tmp_path):
-    """The browser cannot show it either; the sentence says why."""
+def test_a_decompression_bomb_gets_an_error_message(page, tmp_path):
+    """The browser cannot show the image either; the message says why."""
     (tmp_path / "bomb.png").write_bytes(png_of_100_megapixels())
     upload(page, tmp_path / "bomb.png")
     expect(page.get_by_role("alert").filter(has_text="megapixels")).to_be_visible()
 
 
-def test_a_still_from_the_camera_is_answered(page):
-    """Chromium's fake camera stands for a real one."""
+def test_a_photo_from_the_camera_is_answered(page):
+    """The camera is Chromium's fake one."""
     page.context.grant_permissions(["camera"])
     page.locator("#photo").get_by_label("Capture from camera").or_(
         page.locator("#photo [aria-label*=ebcam]")
@@ -147,8 +147,8 @@ def test_a_still_from_the_camera_is_answered(page):
     expect(page.locator("#answer .seen")).to_contain_text(re.compile(r"version \d"))
 
 
-def test_a_picture_in_the_clipboard_can_be_pasted(page):
-    """Copy in one window, paste in this one."""
+def test_an_image_can_be_pasted_from_the_clipboard(page):
+    """People copy images in one window and paste them in another."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(
         """async bytes => { const png = new Blob([new Uint8Array(bytes)], {type: "image/png"});
@@ -159,8 +159,8 @@ def test_a_picture_in_the_clipboard_can_be_pasted(page):
     expect_label(page, "deer")
 
 
-def test_why_lays_a_heat_map_over_the_photo(page):
-    """For the class whose button is pressed; the next photo takes it away."""
+def test_the_button_why_shows_a_heat_map_for_its_class(page):
+    """The next photo removes it."""
     upload(page, EXAMPLES / "cat.jpg")
     page.locator("#answer [data-why=airplane]").click()
     heat = page.locator("#why img")
@@ -172,13 +172,13 @@ def test_why_lays_a_heat_map_over_the_photo(page):
     expect(heat).to_have_count(0)
 
 
-def test_the_previous_answer_stays_until_the_next_is_there(page):
-    """A slow answer leaves no hole on the page."""
+def test_the_previous_answer_stays_until_the_next_one_arrives(page):
+    """A slow answer must not leave the page empty."""
     upload(page, EXAMPLES / "cat.jpg")
     expect_label(page, "cat")
     calls, held = [], []
 
-    def hold_the_second(route):  # the first fetches the example, the second asks about it
+    def hold_the_second(route):  # the first call fetches the example, the second classifies it
         calls.append(route)
         held.append(route) if len(calls) == 2 else route.continue_()
 
@@ -194,8 +194,8 @@ def test_the_previous_answer_stays_until_the_next_is_there(page):
     expect_label(page, "horse")
 
 
-def test_a_photo_that_is_too_large_is_told_so_without_being_sent(page, tmp_path):
-    """The limit is the server's; the sentence stands on the page and goes with the next answer."""
+def test_a_photo_over_the_size_limit_gets_an_error_message_and_is_not_sent(page, tmp_path):
+    """The limit is the server's. The next answer removes the message."""
     file = tmp_path / "large.jpg"
     file.write_bytes((EXAMPLES / "cat.jpg").read_bytes() + bytes(21 * 1024**2))
     upload(page, file)
@@ -206,44 +206,44 @@ def test_a_photo_that_is_too_large_is_told_so_without_being_sent(page, tmp_path)
     expect(problem).to_be_hidden()
 
 
-def test_a_server_that_does_not_answer_is_said_in_place(page):
-    """Not in a note that passes by."""
+def test_a_server_that_does_not_answer_is_reported_on_the_page(page):
+    """A toast would disappear before it is read."""
     page.route("**/gradio_api/run/**", lambda route: route.abort())
     upload(page, EXAMPLES / "cat.jpg")
     expect(page.locator("#page-problem")).to_contain_text("The server does not answer.", timeout=WAIT_MS)
 
 
-def test_the_live_camera_is_answered_one_frame_at_a_time(page):
-    """Frames that come while one is under way are dropped; stopping stops."""
+def test_the_live_camera_sends_one_frame_at_a_time(page):
+    """Frames that arrive before the answer are dropped, and after a stop none is sent."""
     page.context.grant_permissions(["camera"])
-    under_way, most, sent = 0, 0, 0
+    running, most_at_once, sent = 0, 0, 0
 
     def frame(route):
-        nonlocal under_way, most, sent
-        under_way, sent = under_way + 1, sent + 1
-        most = max(most, under_way)
+        nonlocal running, most_at_once, sent
+        running, sent = running + 1, sent + 1
+        most_at_once = max(most_at_once, running)
         response = route.fetch()
-        under_way -= 1
+        running -= 1
         route.fulfill(response=response)
 
     page.route("**/gradio_api/run/**", frame)
     page.locator("[data-live=start]").click()
     expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
-    expect(page.locator("#live .rate")).to_contain_text("frames a second", timeout=WAIT_MS)
+    expect(page.locator("#live .rate")).to_contain_text("frames per second", timeout=WAIT_MS)
     page.wait_for_timeout(1500)
     page.locator("[data-live=stop]").click()
     expect(page.locator("#live video")).to_be_hidden()
     page.wait_for_timeout(500)
-    seen = sent
+    after_stop = sent
     page.wait_for_timeout(800)
-    assert (most, sent) == (1, seen)
+    assert (most_at_once, sent) == (1, after_stop)
     assert sent >= 2
 
 
-def test_a_camera_that_may_not_be_used_gets_a_sentence(page):
-    """With what to do about it."""
+def test_a_camera_without_permission_gets_an_error_message(page):
+    """The message says what to do."""
     page.evaluate("""() => {
         navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotAllowedError"); };
     }""")
     page.locator("[data-live=start]").click()
-    expect(page.locator("#live [role=alert]")).to_contain_text("NotAllowedError. Allow it in the browser")
+    expect(page.locator("#live [role=alert]")).to_contain_text("NotAllowedError. Allow camera access in the browser")

@@ -1,4 +1,4 @@
-"""The page for everybody: both languages, keyboard alone, screen readers, any width, light and dark."""
+"""Accessibility of the page: both languages, keyboard, screen readers, all widths, light and dark theme."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
-from support.page_visits import EXAMPLES, TABS, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
+from support.browser import EXAMPLES, TABS, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
 NAMES = r"https?://\S+|[\w.-]+\.(jpg|md|zip|heic)|/docs|cifar_classifier|CIFAR Space|English|EXIF|uint8|ECE|UTC|MB|zip|CSV|JSON|gradio_client|@gradio/client|requests|JavaScript|Python|curl|MCP|s"
-"""What stays as it is in a Chinese text."""
+"""Names that stay English in a Chinese text."""
 
 
 def fill_every_tab(page: Page) -> list[str]:
-    """Do on each tab what fills it; yields the tabs' names as it goes."""
+    """Fill each tab with content, and yield the tab's name while it is open."""
     upload(page, EXAMPLES / "cat.jpg")
     expect_label(page, "cat")
     page.locator("#answer [data-why=cat]").click()
@@ -42,7 +42,7 @@ def fill_every_tab(page: Page) -> list[str]:
 
 
 def serious(page: Page) -> list[str]:
-    """What axe-core calls serious or critical."""
+    """Return the problems that axe-core rates serious or critical."""
     found = Axe().run(page).response["violations"]
     return [
         f"{v['id']}: {[n['html'][:120] for n in v['nodes']]}" for v in found if v["impact"] in {"serious", "critical"}
@@ -51,12 +51,12 @@ def serious(page: Page) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server_of_2(two_version_server):
-    """The address at which the version with measurements can be chosen."""
+    """The address of a server whose version 2 has measurements."""
     return two_version_server
 
 
 def choose_version_2(page: Page) -> None:
-    """On the tab Model, where the plots are."""
+    """Choose version 2 on the tab Model; its plots are the ones to check."""
     open_tab(page, "model")
     page.locator("#model-version input").click()
     page.get_by_role("option", name="2").click()
@@ -66,8 +66,8 @@ def choose_version_2(page: Page) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
-def test_axe_finds_nothing_serious_on_any_tab(browser, server_of_2, scheme, locale):
-    """Contrast, names, roles: filled, as people use them."""
+def test_axe_finds_no_serious_problem_on_any_tab(browser, server_of_2, scheme, locale):
+    """It checks contrast, names and roles of the tabs with their content."""
     with visit(browser, server_of_2, scheme=scheme, locale=locale) as page:
         choose_version_2(page)
         found = {tab: problems for tab in fill_every_tab(page) if (problems := serious(page))}
@@ -79,7 +79,7 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, server_of_2, scheme, loca
     ("width", "scheme", "locale"), [(390, "light", "en-US"), (390, "dark", "zh-CN"), (1600, "dark", "en-US")]
 )
 def test_no_tab_scrolls_sideways_at_any_width(browser, server_of_2, width, scheme, locale):
-    """From phone to wide screen; what is wide scrolls within itself. Text stands out from its background."""
+    """From a phone to a wide screen, only wide tables scroll, within themselves. The text contrasts with its background."""
     with visit(browser, server_of_2, width=width, scheme=scheme, locale=locale) as page:
         choose_version_2(page)
         for tab in fill_every_tab(page):
@@ -93,13 +93,13 @@ def test_no_tab_scrolls_sideways_at_any_width(browser, server_of_2, width, schem
 
 
 @pytest.mark.slow
-def test_in_chinese_no_english_sentence_is_left_on_any_tab(browser, server_of_2):
-    """Whatever is visible, errors and Gradio's own words included; names of things stay."""
+def test_the_chinese_page_has_no_english_sentence_on_any_tab(browser, server_of_2):
+    """That includes errors and the texts of Gradio's components; only names stay English."""
     with visit(browser, server_of_2, locale="zh-CN") as page:
         choose_version_2(page)
         left = {}
         for tab in fill_every_tab(page):
-            if tab == "batch":  # the error's own details follow the Chinese sentence in brackets
+            if tab == "batch":  # the English message follows the Chinese text in brackets
                 row = page.locator("#batch .failed")
                 assert row.inner_text().startswith("文件内容不是受支持的图像格式（")
                 row.evaluate("cell => cell.remove()")
@@ -114,8 +114,8 @@ def test_in_chinese_no_english_sentence_is_left_on_any_tab(browser, server_of_2)
         assert list(left) == list(TABS)
 
 
-def test_the_language_is_the_browsers_and_can_be_switched_without_losing_anything(browser, server):
-    """The choice is kept for the next visit; the answer stays on the page."""
+def test_the_page_speaks_the_browsers_language_and_can_be_switched_without_losing_the_answer(browser, server):
+    """The answer stays on the page, and the choice applies to the next visit."""
     with visit(browser, server, locale="zh-HK") as page:
         upload(page, EXAMPLES / "cat.jpg")
         expect_label(page, "cat")
@@ -131,8 +131,8 @@ def test_the_language_is_the_browsers_and_can_be_switched_without_losing_anythin
 
 
 @pytest.mark.parametrize(("locale", "language"), [("de-DE", "en"), ("en-GB", "en"), ("zh-TW", "zh-CN")])
-def test_a_browser_of_another_language_gets_the_nearest(browser, server, locale, language):
-    """English for those we do not speak, our Chinese for all of China's."""
+def test_a_browser_with_another_language_gets_the_closest_one(browser, server, locale, language):
+    """English if we do not have the language, and simplified Chinese for every kind of Chinese."""
     with visit(browser, server, locale=locale) as page:
         expect(page.locator("html")).to_have_attribute("lang", language)
         name = TABS["model"][language == "zh-CN"]
@@ -143,17 +143,17 @@ def focused(page: Page) -> str:
     return page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
 
 
-def tab_to(page: Page, mark: str, most: int = 60) -> None:
-    """Press Tab until what has the focus is marked so."""
-    for _ in range(most):
+def tab_to(page: Page, mark: str, limit: int = 60) -> None:
+    """Press Tab until the HTML of the focused element contains `mark`."""
+    for _ in range(limit):
         page.keyboard.press("Tab")
         if mark in focused(page):
             return
     pytest.fail(f"{mark} cannot be reached by Tab")
 
 
-def test_a_photo_is_classified_and_explained_by_keyboard_alone(browser, server):
-    """An example, its heat map, another language, another tab: no mouse."""
+def test_a_photo_can_be_classified_and_explained_by_keyboard(browser, server):
+    """People who use no mouse can choose an example, its heat map and the language."""
     with visit(browser, server) as page:
         tab_to(page, 'data-example="8"')
         page.keyboard.press("Enter")
@@ -169,8 +169,8 @@ def test_a_photo_is_classified_and_explained_by_keyboard_alone(browser, server):
         expect(page.get_by_role("tab", name="批量").first).to_be_visible(timeout=WAIT_MS)
 
 
-def test_the_tabs_and_the_batch_are_reached_by_keyboard_alone(browser, server):
-    """Tab to the tabs, Enter opens one, Tab goes on to the file field."""
+def test_the_tabs_and_the_batch_can_be_used_by_keyboard(browser, server):
+    """The Tab key reaches the tabs, Enter opens one, and Tab continues to its file field."""
     with visit(browser, server) as page:
         tab_to(page, 'role="tab"')
         for _ in range(10):
@@ -183,13 +183,13 @@ def test_the_tabs_and_the_batch_are_reached_by_keyboard_alone(browser, server):
         with page.expect_file_chooser() as chooser:
             page.keyboard.press("Space")
             page.wait_for_timeout(1000)
-            page.keyboard.press("Enter")  # Chromium does not take the first key after a tab was opened by one
+            page.keyboard.press("Enter")  # Chromium ignores the first key press after a tab was opened by keyboard
         chooser.value.set_files(FILES[:2])
         expect(page.locator("#batch .summary")).to_contain_text("2 of 2 done", use_inner_text=True, timeout=WAIT_MS)
 
 
-def test_the_answer_is_told_to_screen_readers(browser, server):
-    """It comes without a click, so it is announced."""
+def test_the_answer_is_announced_to_screen_readers(browser, server):
+    """It appears without a click, so that nothing else would draw attention to it."""
     with visit(browser, server) as page:
         upload(page, EXAMPLES / "cat.jpg")
         expect_label(page, "cat")

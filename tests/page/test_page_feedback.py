@@ -1,38 +1,37 @@
-"""The buttons under an answer, in a real browser: by mouse, by keyboard, in both languages, and when something is wrong."""
+"""The feedback buttons under an answer, in a real browser."""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Page, Request, expect
-from support.page_visits import EXAMPLES, expect_label, upload, visit
+from support.browser import EXAMPLES, expect_label, upload, visit
 
 
-def sent(request: Request) -> bool:
+def is_feedback(request: Request) -> bool:
     return request.url.endswith("/feedback")
 
 
-def answered(page: Page, name: str) -> Page:
+def classify(page: Page, name: str) -> None:
     upload(page, EXAMPLES / f"{name}.jpg")
     expect_label(page, name)
-    return page
 
 
-def test_one_press_says_that_the_answer_is_right(browser, server):
-    """A quiet word of thanks in place; the request that goes out names the answer and its label."""
-    with visit(browser, server) as page, page.expect_request(sent) as request:
-        answered(page, "ship")
+def test_one_click_confirms_the_answer(browser, server):
+    """The page says thanks; the request names the answer and its label."""
+    with visit(browser, server) as page, page.expect_request(is_feedback) as request:
+        classify(page, "ship")
         page.locator(".feedback").get_by_role("button", name="Right").click()
         expect(page.locator(".feedback [role=status]")).to_have_text("Thank you.", use_inner_text=True)
         expect(page.locator(".feedback [data-right=ship]")).to_have_attribute("aria-pressed", "true")
-    said = request.value.post_data_json
-    assert said["label"] == "ship"
-    assert len(said["request_id"]) == 32
+    feedback = request.value.post_data_json
+    assert feedback["label"] == "ship"
+    assert len(feedback["request_id"]) == 32
 
 
-def test_by_keyboard_the_right_class_is_chosen_and_chosen_again(browser, server):
-    """Wrong, it is a dog; no, it is none of these: the second word replaces the first."""
+def test_the_right_class_can_be_chosen_and_changed_by_keyboard(browser, server):
+    """The second choice replaces the first."""
     with visit(browser, server) as page:
-        answered(page, "cat")
+        classify(page, "cat")
         opener = page.get_by_role("button", name="Wrong, it is …")
         expect(page.locator(".feedback .choices")).to_be_hidden()
         opener.focus()
@@ -50,10 +49,10 @@ def test_by_keyboard_the_right_class_is_chosen_and_chosen_again(browser, server)
         expect(pressed).to_have_text("none of these", use_inner_text=True)
 
 
-def test_the_buttons_speak_chinese_and_an_error_stands_in_place(browser, server):
-    """A server without its database: the sentence is there, the buttons stay, and the next try may succeed."""
+def test_the_buttons_are_chinese_and_an_error_is_shown_below_them(browser, server):
+    """After an error of the server the buttons stay, so that the next try can succeed."""
     with visit(browser, server, locale="zh-CN") as page:
-        answered(page, "frog")
+        classify(page, "frog")
         body = '{"error": "Feedback cannot be stored now.", "code": "records_unavailable", "request_id": "x"}'
         page.route("**/feedback", lambda route: route.fulfill(status=503, body=body))
         right = page.locator(".feedback [data-right=frog]")
@@ -68,12 +67,12 @@ def test_the_buttons_speak_chinese_and_an_error_stands_in_place(browser, server)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_buttons_can_be_used_by_everybody(browser, server, scheme):
-    """axe-core finds nothing wrong with them, opened."""
+def test_axe_finds_no_problem_with_the_feedback_buttons(browser, server, scheme):
+    """It checks them with all choices shown, in the light and the dark theme."""
     from axe_playwright_python.sync_playwright import Axe
 
     with visit(browser, server, scheme=scheme) as page:
-        answered(page, "dog")
+        classify(page, "dog")
         page.get_by_role("button", name="Wrong, it is …").click()
         page.get_by_role("button", name="none of these").click()
         expect(page.locator(".feedback [role=status]")).not_to_be_empty()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.page_visits import EXAMPLES, WAIT_MS, choose_many, open_tab, visit
+from support.browser import EXAMPLES, WAIT_MS, choose_many, open_tab, visit
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
 
@@ -25,7 +25,7 @@ def page(browser, two_version_server) -> Iterator[Page]:
 
 
 def twenty_files(bad_one: bytes) -> list[dict]:
-    """Nineteen photos and, in their midst, one file that is none."""
+    """Return nineteen photos and, as the tenth file, one that is not an image."""
     photos = [(f"{place}-{file.name}", file.read_bytes()) for place in (1, 2) for file in FILES][:19]
     photos.insert(9, ("bad.png", bad_one))
     return [{"name": name, "mimeType": "image/jpeg", "buffer": content} for name, content in photos]
@@ -46,8 +46,8 @@ def names(page: Page) -> list[str]:
     return page.locator("#batch tbody th").all_inner_texts()
 
 
-def test_one_bad_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
-    """The other nineteen have label, score and thumbnail; the counts and both downloads say the same."""
+def test_an_unreadable_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
+    """The other nineteen rows have label, score and thumbnail; the counts and both downloads agree with the table."""
     open_tab(page, "batch")
     choose_many(page, "batch", twenty_files(b"just text"))
     finished(page, "batch", "20 of 20 done. 1 with an error.")
@@ -72,8 +72,8 @@ def test_one_bad_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
     assert len(records[0]["top_k"]) == 3
 
 
-def test_bar_and_counts_are_complete_when_the_batch_says_that_it_is_done(page):
-    """What is drawn every quarter of a second is not behind the summary."""
+def test_the_progress_bar_and_the_counts_are_complete_when_the_summary_appears(page):
+    """They are drawn four times a second, but must not lag behind the summary."""
     open_tab(page, "batch")
     page.evaluate("""() => {
         const box = document.querySelector("#batch");
@@ -88,7 +88,7 @@ def test_bar_and_counts_are_complete_when_the_batch_says_that_it_is_done(page):
 
 
 def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_server):
-    """No thumbnail is squeezed by Chinese text, which breaks anywhere."""
+    """Chinese text can wrap anywhere and must not squeeze the thumbnails."""
     with visit(browser, two_version_server, width=390, locale="zh-CN") as page:
         open_tab(page, "batch")
         choose_many(page, "batch", twenty_files(b"just text"))
@@ -99,8 +99,8 @@ def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_serv
         assert bar["width"] == run["width"]
 
 
-def test_a_table_that_scrolls_is_shaded_where_there_is_more_of_it(browser, two_version_server):
-    """No phone shows a scroll bar before one scrolls."""
+def test_a_table_that_scrolls_has_a_shadow_where_it_continues(browser, two_version_server):
+    """Phones show no scroll bar before the first scroll."""
     with visit(browser, two_version_server, width=390) as page:
         open_tab(page, "compare")
         choose_many(page, "compare", FILES[:2])
@@ -108,7 +108,7 @@ def test_a_table_that_scrolls_is_shaded_where_there_is_more_of_it(browser, two_v
         table = page.locator("#compare .wide")
 
         def shaded() -> list[bool]:
-            """Whether the left and the right edge are, in most of their rows: text may be in the way."""
+            """Return whether the left and the right edge are dark, by the median of their pixels: text may cover some."""
             picture = np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"))
             return [bool(np.median(picture[:, at]) < 230) for at in (1, -2)]
 
@@ -119,8 +119,8 @@ def test_a_table_that_scrolls_is_shaded_where_there_is_more_of_it(browser, two_v
         assert shaded() == [False, False]
 
 
-def test_the_table_is_sorted_by_its_headers(page):
-    """Up, then down; a screen reader is told; what failed stays at the end."""
+def test_a_click_on_a_header_sorts_the_table(page):
+    """The second click reverses the order, screen readers learn the order, and failed rows stay at the end."""
     open_tab(page, "batch")
     choose_many(page, "batch", [FILES[4], EXAMPLES / "README.md", FILES[0], FILES[2]])
     finished(page, "batch", "4 of 4 done.")
@@ -136,8 +136,8 @@ def test_the_table_is_sorted_by_its_headers(page):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_batch_can_be_cancelled_and_nothing_more_is_sent(page):
-    """What is done stays; the rest is never asked about."""
+def test_a_cancelled_batch_sends_nothing_more(page):
+    """The finished rows stay, and the other photos are never sent."""
     sent = []
 
     def slowly(route):
@@ -153,14 +153,14 @@ def test_a_batch_can_be_cancelled_and_nothing_more_is_sent(page):
     finished(page, "batch", "Cancelled: 4 of 20 done.")
     expect(page.locator("#batch [data-do=cancel]")).to_be_hidden()
     asked = len(sent)
-    assert asked <= 8, "four answered, at most four under way"
+    assert asked <= 8, "four answered, at most four running"
     page.wait_for_timeout(500)
     assert len(sent) == asked
     assert len(json.loads(saved(page, "batch", "json"))) == 4
 
 
-def test_a_server_that_asks_to_wait_is_waited_for(page):
-    """429 and 503 with Retry-After are no errors of the photo's."""
+def test_a_photo_is_sent_again_after_the_wait_that_the_server_asked_for(page):
+    """A status 429 or 503 with Retry-After says nothing about the photo."""
     refused = []
 
     def refuse_once(route):
@@ -192,8 +192,8 @@ def give_zip(page: Page, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_is_unpacked_into_rows(page, method):
-    """Folders and what macOS adds are left out; a name in Chinese stays one."""
+def test_each_photo_in_a_zip_file_is_a_row(page, method):
+    """Folders and the files that macOS adds are left out, and Chinese names are kept."""
     photos = {"pets/cat.jpg": FILES[3].read_bytes(), "船.jpg": FILES[8].read_bytes(), "__MACOSX/pets/._cat.jpg": b"x"}
     give_zip(page, zip_of(photos | {"pets/": b"", ".DS_Store": b"x"}, method))
     finished(page, "batch", "2 of 2 done.")
@@ -201,15 +201,15 @@ def test_a_zip_is_unpacked_into_rows(page, method):
     assert page.locator("#batch tbody td:nth-of-type(2)").all_inner_texts() == ["cat", "ship"]
 
 
-def test_a_bomb_in_a_zip_is_a_row_with_its_error(page):
-    """It is stopped while it is unpacked; the photo beside it is answered."""
+def test_a_decompression_bomb_in_a_zip_file_is_a_row_with_its_error(page):
+    """Unpacking stops at the limit, and the other photo is answered."""
     give_zip(page, zip_of({"bomb.bmp": bytes(5 * 1024**2), "cat.jpg": FILES[3].read_bytes()}))
     finished(page, "batch", "2 of 2 done. 1 with an error.")
     expect(page.locator("#batch tbody tr").first).to_contain_text("more than 100 times its packed size")
 
 
-def test_a_zip_that_lies_about_its_sizes_is_stopped_while_unpacking(page):
-    """Its directory says 10 bytes; what comes is counted."""
+def test_a_zip_file_with_wrong_sizes_is_stopped_while_unpacking(page):
+    """The directory of the file says 10 bytes, but the page counts the bytes that arrive."""
     large = np.random.default_rng(0).integers(0, 4, 300_000, np.uint8).tobytes()
     content = bytearray(zip_of({"large.bmp": large, "cat.jpg": FILES[3].read_bytes()}))
     content[(entry := content.find(b"PK\x01\x02")) + 24 : entry + 28] = struct.pack("<I", 10)
@@ -220,14 +220,14 @@ def test_a_zip_that_lies_about_its_sizes_is_stopped_while_unpacking(page):
     expect(page.locator("#batch tbody tr").first).to_contain_text("exceeds 0 MB")
 
 
-def test_what_is_no_zip_is_told_so(page):
-    """Whatever its name says."""
+def test_a_file_that_is_only_named_zip_gets_an_error_message(page):
+    """The content decides, not the name."""
     give_zip(page, b"PK but no more")
     expect(page.locator("#batch .problems")).to_contain_text("photos.zip cannot be read as a zip", timeout=WAIT_MS)
 
 
-def test_a_file_name_is_never_taken_for_html_or_a_formula(page):
-    """A stranger's zip names files as it likes."""
+def test_a_file_name_is_never_interpreted_as_html_or_a_formula(page):
+    """The names in a zip file can be anything."""
     evil = '=cmd<img src=x onerror="document.title=1">.jpg'
     give_zip(page, zip_of({evil: FILES[3].read_bytes()}))
     finished(page, "batch", "1 of 1 done.")
@@ -237,7 +237,7 @@ def test_a_file_name_is_never_taken_for_html_or_a_formula(page):
 
 
 def test_two_versions_are_compared_photo_by_photo(page):
-    """Version 2 has two names exchanged, so they disagree on just those photos."""
+    """Two class names of version 2 are exchanged, so the versions disagree on exactly those two photos."""
     open_tab(page, "compare")
     choose_many(page, "compare", FILES)
     finished(page, "compare", "They disagree on 2 of 10.")
@@ -251,28 +251,28 @@ def test_two_versions_are_compared_photo_by_photo(page):
     assert (record["agree"], record["first"]["label"], record["second"]["version"]) == (False, "airplane", 2)
 
 
-def test_a_version_compared_with_itself_agrees_everywhere(page):
-    """Choosing the same one twice tells nothing, but is no error."""
+def test_a_version_compared_with_itself_agrees_on_every_photo(page):
+    """Choosing the same version twice is not an error."""
     open_tab(page, "compare")
     page.locator("#compare select").nth(1).select_option("1")
     choose_many(page, "compare", FILES[:2])
     finished(page, "compare", "They disagree on 0 of 2.")
 
 
-def test_more_than_one_photo_is_under_way_but_never_more_than_four(page):
-    """Enough to be quick, not so many that others wait."""
-    under_way, most = 0, 0
+def test_a_batch_sends_at_most_four_photos_at_once(page):
+    """More would make other visitors wait."""
+    running, most_at_once = 0, 0
 
     def count(route):
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most_at_once
+        running += 1
+        most_at_once = max(most_at_once, running)
         response = route.fetch()
-        under_way -= 1
+        running -= 1
         route.fulfill(response=response)
 
     page.route("**/predict?**", count)
     open_tab(page, "batch")
     choose_many(page, "batch", FILES)
     finished(page, "batch", "10 of 10 done.")
-    assert 1 <= most <= 4
+    assert 1 <= most_at_once <= 4

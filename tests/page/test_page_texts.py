@@ -129,7 +129,7 @@ def test_an_answer_out_of_distribution_says_so_above_the_bars():
 def test_a_version_without_ood_score_says_that_it_has_none(in_distribution, shown):
     """Without a word on it, people would take every answer for in distribution."""
     page = answer_html(an_answer(in_distribution=in_distribution), manifest=manifest_with(None), explains=False)
-    assert ("cannot recognise photos that show none of its classes" in page) == shown
+    assert ("cannot recognise photos of other things" in page) == shown
     assert "none of the classes." not in page
     assert "data-why" not in page
 

@@ -1,4 +1,4 @@
-"""The snippets that the page shows, run as a reader would: copied, beside a `photo.jpg`."""
+"""The snippets on the tab Code, run as a reader would run them: copied, beside a file `photo.jpg`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from support.mcp_server import DATA_URL, served
-from support.servers import need
+from support.servers import DATA_URL, need, running
 
-from cifar.serving.page import snippets
+from cifar.serving.page import code_tab
 from cifar.settings import ROOT
 
 JS_CLIENT = "@gradio/client@2.7.0"
@@ -30,10 +29,10 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def wanted(server) -> dict:
-    """What REST says of the photo."""
+def expected(server) -> dict:
+    """REST's answer to the photo."""
     content = (ROOT / "examples/cat.jpg").read_bytes()
-    return httpx.post(f"{server}/predict", files={"image": content}, data={"top_k": 3}).json()
+    return httpx2.post(f"{server}/predict", files={"image": content}, data={"top_k": 3}).json()
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -42,25 +41,25 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_shell_snippet_answers_what_rest_answers(server, folder, wanted):
-    """One line, and the JSON on stdout."""
+def test_the_shell_snippet_answers_what_rest_answers(server, folder, expected):
+    """It is one line, and prints the JSON to stdout."""
     need("curl")
-    answer = json.loads(run(["sh", "-c", snippets.curl(server).replace("curl ", "curl -sS ", 1)], folder))
-    assert {**answer, "request_id": ""} == {**wanted, "request_id": ""}
+    answer = json.loads(run(["sh", "-c", code_tab.curl(server).replace("curl ", "curl -sS ", 1)], folder))
+    assert {**answer, "request_id": ""} == {**expected, "request_id": ""}
 
 
-@pytest.mark.parametrize("write", [snippets.python_client, snippets.python_requests])
-def test_the_python_snippets_print_the_label_and_its_score(server, folder, wanted, write):
-    """Saved as a file and run, with the packages that its first line names."""
+@pytest.mark.parametrize("write", [code_tab.python_client, code_tab.python_requests])
+def test_the_python_snippets_print_the_label_and_its_score(server, folder, expected, write):
+    """They run as a file, with the packages that the first line names."""
     (folder / "classify.py").write_text(write(server))
     shown = run([sys.executable, "classify.py"], folder)
-    assert shown.splitlines()[-1] == f"{wanted['predicted_class']} {wanted['confidence']}"
+    assert shown.splitlines()[-1] == f"{expected['predicted_class']} {expected['confidence']}"
 
 
-def test_the_snippet_for_requests_says_what_went_wrong(server, folder):
-    """The server's sentence, and an exit status."""
+def test_the_snippet_for_requests_prints_the_error_message_of_the_server(server, folder):
+    """It exits with a status other than 0."""
     (folder / "photo.jpg").write_text("no photo")
-    (folder / "classify.py").write_text(snippets.python_requests(server))
+    (folder / "classify.py").write_text(code_tab.python_requests(server))
     done = subprocess.run(
         [sys.executable, "classify.py"], check=False, cwd=folder, capture_output=True, text=True, timeout=60
     )
@@ -70,7 +69,7 @@ def test_the_snippet_for_requests_says_what_went_wrong(server, folder):
 
 @pytest.fixture(scope="module")
 def node_folder(tmp_path_factory) -> Path:
-    """A folder with Gradio's JavaScript client, from npm. Without a network the test is skipped, or under CI=true fails."""
+    """A folder with Gradio's JavaScript client, from npm. Without a network the test is skipped; with CI=true it fails."""
     folder = tmp_path_factory.mktemp("node")
     command = [need("npm"), "install", "--no-audit", "--no-fund", "--prefix", str(folder), JS_CLIENT]
     installed = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=200)
@@ -81,12 +80,12 @@ def node_folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_javascript_snippet_prints_the_label_and_its_score(server, node_folder, wanted):
-    """Under Node, with the client that its first line names; and the client can call the other endpoints too."""
+def test_the_javascript_snippet_prints_the_label_and_its_score(server, node_folder, expected):
+    """It runs under Node with the client that its first line names. The same client can call the other endpoints."""
     shutil.copy(ROOT / "examples/cat.jpg", node_folder / "photo.jpg")
-    (node_folder / "classify.mjs").write_text(snippets.javascript(server))
+    (node_folder / "classify.mjs").write_text(code_tab.javascript(server))
     shown = run([need("node"), "classify.mjs"], node_folder)
-    assert shown.splitlines()[-1] == f"{wanted['predicted_class']} {wanted['confidence']}"
+    assert shown.splitlines()[-1] == f"{expected['predicted_class']} {expected['confidence']}"
 
     (node_folder / "others.mjs").write_text(f"""
 import {{ readFile }} from "node:fs/promises";
@@ -101,17 +100,17 @@ client.close();
 """)
     why, batch, models = json.loads(run([need("node"), "others.mjs"], node_folder).splitlines()[-1])
     content = (ROOT / "examples/cat.jpg").read_bytes()
-    by_rest = httpx.post(f"{server}/explain", files={"image": content}, data={"label": "dog"}, timeout=60).json()
+    by_rest = httpx2.post(f"{server}/explain", files={"image": content}, data={"label": "dog"}, timeout=60).json()
     assert why == {key: value for key, value in by_rest.items() if key != "request_id"}
-    assert [row["top_k"] for row in batch["rows"]] == [wanted["top_k"]] * 2
-    assert models["default"] == wanted["model"]["version"]
+    assert [row["top_k"] for row in batch["rows"]] == [expected["top_k"]] * 2
+    assert models["default"] == expected["model"]["version"]
 
 
 @pytest.mark.slow
-def test_the_configuration_for_assistants_leads_to_the_tools(tmp_path):
-    """Parsed as an assistant does, its address answers a real client."""
-    with served(tmp_path) as address:
-        (entry,) = json.loads(snippets.mcp(address))["mcpServers"].values()
+def test_the_mcp_configuration_contains_the_address_of_the_tools(tmp_path):
+    """A real MCP client can call a tool at the address in it."""
+    with running(tmp_path, CIFAR_MCP="true") as server:
+        (entry,) = json.loads(code_tab.mcp(server.address))["mcpServers"].values()
 
         async def talk() -> str:
             async with streamable_http_client(entry["url"]) as (read, write, _), ClientSession(read, write) as session:
@@ -122,12 +121,7 @@ def test_the_configuration_for_assistants_leads_to_the_tools(tmp_path):
         assert asyncio.run(talk()) == "cat"
 
 
-def test_every_snippet_of_the_page_has_its_test():
-    """Whoever adds one adds a test here."""
-    assert [snippet.name for snippet in snippets.SNIPPETS] == [
-        "curl",
-        "python_client",
-        "python_requests",
-        "javascript",
-        "mcp",
-    ]
+def test_every_snippet_of_the_page_is_run_by_a_test_above():
+    """A new snippet needs a test in this file."""
+    names = ["curl", "python_client", "python_requests", "javascript", "mcp"]
+    assert list(code_tab.SNIPPETS) == [f"code.{name}" for name in names]

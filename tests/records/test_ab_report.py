@@ -10,11 +10,10 @@ from playwright.sync_api import expect
 from pydantic import SecretStr
 from sqlalchemy import delete, update
 from sqlalchemy.exc import SQLAlchemyError
+from support.browser import WAIT_MS, open_tab, visit
 from support.cli import cifar
-from support.page_visits import WAIT_MS, open_tab, visit
-from support.postgres import real_postgres
-from support.recorded import open_records, write_a_day, write_answers, write_comparisons
-from support.two_versions import write_two_versions
+from support.databases import real_postgres
+from support.samples import open_records, write_a_day, write_answers, write_comparisons, write_two_versions
 
 from cifar.analytics.ab import ab_report
 from cifar.analytics.drift_report import drift_report
@@ -23,7 +22,8 @@ from cifar.cli.main import main
 from cifar.errors import BadParameter, RecordsUnavailable
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
-from cifar.records.tables import NONE, feedback, predictions
+from cifar.records.tables import feedback, predictions
+from cifar.records.values import NONE_LABEL
 from cifar.serving.page.ab_tab import ab_html
 from cifar.serving.process.analytics import Analytics
 from cifar.settings import ROOT, Settings
@@ -116,7 +116,7 @@ def test_each_look_uses_only_the_feedback_before_it(engine, settings):
 
 
 def test_much_feedback_by_few_users_decides_nothing(engine, settings):
-    """Both versions need feedback by at least 20 users."""
+    """Both versions need feedback from at least 20 users."""
     write_answers(engine, 1, right=rights(1000, 0.7))
     write_answers(engine, 2, right=np.ones(1000, bool), users=np.arange(1000) % 19, hours=9)
     report = ab_report(engine, settings)
@@ -129,7 +129,7 @@ def test_feedback_none_of_the_classes_agrees_only_with_out_of_distribution_answe
     """An answer that was in distribution, or of a version without a score, counts as wrong."""
     write_answers(engine, 1, right=np.zeros(40, bool), in_distribution=[False] * 30 + [None] * 5 + [True] * 5)
     with engine.begin() as connection:
-        connection.execute(update(feedback).values(label=NONE))
+        connection.execute(update(feedback).values(label=NONE_LABEL))
     assert ab_report(engine, settings).versions[0].accuracy == 0.75
 
 
@@ -167,7 +167,7 @@ def test_a_version_with_only_shadow_traffic_is_not_on_trial(tmp_path):
     engine = open_records(settings)
     write_answers(engine, 1, right=rights(5, 1))
     write_answers(engine, 2, right=rights(9, 1))
-    no_test = "No A/B test with answers by both of its versions is running: compared are the two versions that answered most, 2 and 1."
+    no_test = "No A/B test with answers by both of its versions is running. Shown are the two versions with the most answers, 2 and 1."
     log = RolloutLog.of(settings)
     log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("dark", 2, by="ada")
@@ -242,14 +242,14 @@ def test_the_command_prints_a_table_or_json(engine, tmp_path):
 
 def test_the_tab_says_what_is_missing_instead_of_a_table(engine, settings):
     """No records, one version, and too few users each have their own text, in both languages."""
-    assert "Nothing is recorded of the last 14 days" in ab_html(ab_report(engine, settings))
+    assert "Nothing was recorded in the last 14 days" in ab_html(ab_report(engine, settings))
     write_answers(engine, 1, right=rights(100, 0.7))
     assert "暂时无法比较" in ab_html(ab_report(engine, settings))
     write_answers(engine, 2, right=rights(5, 1), hours=9)
     page = ab_html(ab_report(engine, settings))
-    assert "feedback by at least 20 users" in page
+    assert "feedback from at least 20 users" in page
     assert "<svg" not in page
-    assert "there are 105." in page
+    assert "There are 105." in page
 
 
 def test_records_that_cannot_be_read_raise_an_error_with_a_message(tmp_path):

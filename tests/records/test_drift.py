@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from prometheus_client import REGISTRY
 from scipy.stats import chi2
 from support.cli import cifar
-from support.recorded import open_records, write_answers
+from support.samples import open_records, write_answers
 
 from cifar.analytics.drift import ALERT_PSI, drift
 from cifar.analytics.drift_report import drift_report
@@ -20,10 +21,9 @@ from cifar.images.decode import statistics
 from cifar.models.manifest import Bins
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.records.recorder import _rounded
-from cifar.serving.page.ab_tab import drift_html
+from cifar.records.recorder import rounded
+from cifar.serving.page.model_tab import drift_html
 from cifar.serving.process.analytics import Analytics
-from cifar.serving.process.metrics import DRIFT_LEVEL, DRIFT_PSI
 from cifar.settings import ROOT, Settings
 from cifar.statistics import bin_counts, bin_edges, stability_index, stability_index_by_chance
 from cifar.training.run.reference import make_reference
@@ -77,7 +77,7 @@ def test_rounding_in_the_records_is_not_drift():
     known = make_reference(answers, images, ["cat", "dog"], source="test")
     looks = np.array([statistics(image) for image in images])
     row = {"scores": {}}
-    recorded = [_rounded(row | {"score": score})["score"] for score in answers[:, 0].tolist()]
+    recorded = [rounded(row | {"score": score})["score"] for score in answers[:, 0].tolist()]
     recent = {
         "label": np.array(["cat"] * 1000),
         "in_distribution": np.array([None] * 1000),
@@ -206,6 +206,11 @@ def levels(engine, registry: Registry) -> dict[str, str]:
     return {one.feature: one.level for one in found.features}
 
 
+def gauge(name: str) -> float:
+    """Return the metric of version 2's brightness."""
+    return REGISTRY.get_sample_value(name, {"version": "2", "feature": "brightness"})
+
+
 @pytest.mark.slow
 def test_pictures_of_the_same_kind_are_no_drift(engine, registry, predictor):
     """The real predictor classifies other pictures of the same kind."""
@@ -222,15 +227,15 @@ def test_darkened_pictures_are_drift_of_brightness_and_contrast(engine, registry
     assert found["brightness"] == found["contrast"] == "alert"
     analytics = Analytics(engine, registry, settings)
     analytics.measure()
-    assert DRIFT_LEVEL.labels(2, "brightness")._value.get() == 2
-    assert DRIFT_PSI.labels(2, "brightness")._value.get() > ALERT_PSI
+    assert gauge("cifar_drift_level") == 2
+    assert gauge("cifar_drift_psi") > ALERT_PSI
     page = drift_html(analytics.drift(2))
     assert page.count("drifts-alert") >= 2
     with engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM feedback")
         connection.exec_driver_sql("DELETE FROM predictions")
     analytics.measure()
-    assert math.isnan(DRIFT_LEVEL.labels(2, "brightness")._value.get())
+    assert math.isnan(gauge("cifar_drift_level"))
 
 
 @pytest.mark.slow
@@ -256,8 +261,8 @@ def test_too_few_images_or_no_reference_are_reported_instead_of_drift(engine, re
     assert (third.status, ninth.status) == ("no_reference", "no_reference")
     assert len(drift_report(engine, registry, since_hours=1 / 60 / 60)) == 0
     pages = [drift_html(found) for found in (second, third)]
-    assert "at least 500 are needed" in pages[0]
-    assert "no reference to compare with" in pages[1]
+    assert "Drift is measured from 500 images on." in pages[0]
+    assert "no reference distribution to compare with" in pages[1]
     unseen = Analytics(engine, registry, settings).drift(2)
     assert (unseen.version, unseen.status) == (2, "few")
 

@@ -97,7 +97,7 @@ class SessionRouter:
                 retries=_CONNECT_RETRIES,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
             )
-            self._clients[owner] = httpx2.AsyncClient(transport=transport, timeout=None)  # noqa: S113 - streams are silent
+            self._clients[owner] = httpx2.AsyncClient(transport=transport, timeout=None)  # streams can be silent
         return self._clients[owner]
 
     async def _forward(

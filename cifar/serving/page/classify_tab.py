@@ -172,8 +172,9 @@ class ClassifyTab:
 
     def _load_example(self, event: gr.EventData) -> Path | None:
         position = getattr(event, "value", None)
-        known = isinstance(position, int) and position in range(len(self._examples))
-        return self._examples[position] if known else None
+        if isinstance(position, int) and 0 <= position < len(self._examples):
+            return self._examples[position]
+        return None
 
     def _html(self, answer: Classification, *, explains: bool, requester: Requester | None = None) -> str:
         return answer_html(
