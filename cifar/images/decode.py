@@ -1,7 +1,7 @@
-"""One image file in, one model input out: the only such function, used by page, API, command line and training.
+"""Decoding: turns one image file into one model input, for the page, the APIs, the command line and training alike.
 
-It needs Pillow and NumPy alone. The file's content decides its format, never its name, and the size in its header is
-checked before a pixel is decoded.
+The format is recognised by the file's content, never by its name, and the size in the header is checked before any pixel is
+decoded. The module needs Pillow and NumPy, and no machine-learning library.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cifar.images.spec import ImageSpec
 pillow_heif.register_heif_opener()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
-"""The decoders an upload can reach. Pillow knows dozens more; an attacker should not."""
+"""The formats that uploads may have. Pillow's dozens of other decoders stay out of an attacker's reach."""
 
 _RESAMPLE = Image.Resampling.BILINEAR
 _DRAFT_MARGIN = 4
-"""A JPEG may be decoded at 1/2, 1/4 or 1/8 scale while it stays this many times larger than the model's input."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 scale, which is faster, if it stays this many times larger than the model's input."""
 
 _MAX_SIDE = 65_535
-"""No camera makes longer sides, and resampling a picture of 50,000,000 x 1 takes gigabytes."""
+"""Longest side in pixels. No camera produces more, and resampling an image of 50,000,000 x 1 pixels takes gigabytes."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -46,29 +46,29 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarray:
     """Turn one image file into one model input.
 
-    The picture is turned upright by its EXIF orientation, laid on white where it is transparent, and squashed to
-    the size in `spec`. A picture that already has that size passes through unchanged.
+    The image is turned upright by its EXIF orientation, transparent parts become white, and it is resized to the size in
+    `spec` without keeping its proportions. An image that already has that size is not resampled.
 
     Args:
         payload: the encoded file, as uploaded.
         spec: the size of the model's input; 3 channels for RGB, 1 for greyscale.
-        max_pixels: largest width x height of the picture, before scaling.
+        max_pixels: largest width x height of the image, before scaling.
 
     Returns:
         `uint8` of shape `spec.shape`, in [0, 255].
 
     Raises:
-        UnsupportedImage: the bytes are not in one of `FORMATS`, whatever the file's name says.
-        UnreadableImage: empty, truncated or damaged.
-        ImageTooLarge: width x height exceeds `max_pixels`; known before any pixel is decoded.
+        UnsupportedImage: the content is not in one of `FORMATS`, whatever the file's name says.
+        UnreadableImage: the file is empty, truncated or damaged, or has an excessive structure (`cifar.images.screening`).
+        ImageTooLarge: width x height exceeds `max_pixels`. This is checked before any pixel is decoded.
     """
     return to_input(open_image(payload, spec, max_pixels=max_pixels), spec)
 
 
 def statistics(pixels: np.ndarray) -> tuple[float, float]:
-    """Brightness and contrast of one model input `uint8`: its mean and standard deviation, each in [0, 1].
+    """Return brightness and contrast of one `uint8` model input: mean and standard deviation, each in [0, 1].
 
-    By sums: for so few numbers NumPy's own functions take ten times as long.
+    Computed from sums, since for so few numbers `np.mean` and `np.std` take ten times as long.
     """
     values = pixels.ravel().astype(np.float32)
     mean = float(np.add.reduce(values)) / values.size
@@ -104,18 +104,18 @@ def to_input(image: Image.Image, spec: ImageSpec) -> np.ndarray:
 
 
 def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:
-    """The picture of one image file for people to look at: upright, on white, in its own proportions.
+    """Decode one image file for display: upright, on white, in its own proportions.
 
     Args:
         payload: the encoded file.
-        longest_side: what it is scaled down to, in pixels; a smaller one stays as it is.
+        longest_side: a larger image is scaled down to this length in pixels; a smaller one keeps its size.
         max_pixels: largest width x height, before scaling.
 
     Returns:
         `(height, width, 3)` `uint8` in [0, 255].
 
     Raises:
-        CifarError: as `preprocess`.
+        CifarError: as `preprocess` does.
     """
     image = _open(payload, max_pixels, needed_side=longest_side)
     with _readable(image):
@@ -131,7 +131,7 @@ def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray
 def _readable(image: Image.Image) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # Pillow documents no closed list: damaged files raise a dozen types
+    except Exception as error:  # damaged files raise a dozen types of exceptions, which Pillow does not document
         raise UnreadableImage(
             f"The {image.format} image cannot be decoded ({_reason(error)}); it may be truncated or damaged. "
             "Save it again and send the new file."
@@ -149,9 +149,7 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
     if not payload:
         raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
     if too_much := excess(payload):
-        raise UnreadableImage(
-            f"The file has {too_much}. Open the picture in an editor, save it, and send the new file."
-        )
+        raise UnreadableImage(f"The file has {too_much}. Open the image in an editor, save it, and send the new file.")
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -164,26 +162,26 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
         raise UnsupportedImage(
             f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
         ) from error
-    except Exception as error:  # as above: a hostile header can raise nearly anything
+    except Exception as error:  # as above: a hostile header can raise nearly any exception
         raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
     if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise ImageTooLarge(
             f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
         )
     with _readable(image):
-        image.draft(None, (needed_side, needed_side))  # square, because EXIF may yet turn the picture
+        image.draft(None, (needed_side, needed_side))  # square, because EXIF may turn the image later
     return image
 
 
 def _begins_like_an_image(payload: bytes) -> bool:
-    """Whether one of the decoders on the list claims the first bytes."""
+    """Return whether one of the decoders in `FORMATS` recognises the first bytes."""
     return any(
         accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS)
     )
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is absent or damaged: that is no reason to refuse a photo."""
+    """Return the EXIF orientation, 1 to 8. It is 1 (upright) when EXIF is missing or damaged, so that the photo is accepted."""
     exif = image.info.get("exif")
     if isinstance(exif, bytes) and tiff_excess(exif.removeprefix(b"Exif\0\0")):
         return 1
@@ -194,7 +192,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits_per_channel(image: Image.Image) -> Image.Image:
-    """The same picture in mode L, LA, RGB or RGBA, so that it can be resampled."""
+    """Convert an image to mode L, LA, RGB or RGBA, so that it can be resampled."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in {"I", "F"}:

@@ -1,8 +1,9 @@
-"""What is refused before a decoder sees it: files built so that reading them costs far more than they weigh.
+"""Screening: refuses files that are built to cost far more to decode than their size suggests, before a decoder reads them.
 
-Pillow walks a file's structure in Python, without a limit on its steps, and a pixel limit does not help there: one
-JPEG of 19 MB with 250,000 scans keeps a core busy for hours, a TIFF of 18 MB whose tags all point at the same bytes
-takes 6 GB. Each walk below stops at its own limit. Limits are far above what cameras and editors write.
+Pillow walks through a file's structure in Python without a limit on the number of steps, and a limit on pixels does not help
+there: a JPEG of 19 MB with 250,000 scans keeps a core busy for hours, and a TIFF of 18 MB whose tags all point at the same
+bytes takes 6 GB. The functions below walk through the structure first and stop at a limit. The limits are far above what
+cameras and editors write.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import struct
 from collections.abc import Iterator
 
 MAX_JPEG_SCANS = 64
-"""A progressive JPEG has about ten."""
+"""A progressive JPEG has about ten scans."""
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 4_096
-"""Between two segments before the first scan, where there should be none."""
+"""Bytes between two segments before the first scan, where there should be none."""
 MAX_PNG_CHUNKS = 20_000
 MAX_GIF_BLOCKS = 2_000
 """Extensions, their blocks of 255 bytes, and stray bytes before the first frame."""
@@ -27,7 +28,7 @@ _TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 
 
 def excess(payload: bytes) -> str:
-    """What the file has too much of, in words; empty when it may be decoded."""
+    """Say what the file has too much of, for an error message. Empty when the file may be decoded."""
     if payload.startswith(b"\xff\xd8"):
         return _jpeg_excess(payload)
     if payload.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -38,7 +39,7 @@ def excess(payload: bytes) -> str:
 
 
 def tiff_excess(data: bytes) -> str:
-    """The same for a TIFF file, or for EXIF, which is one; empty for anything else."""
+    """Say what a TIFF file has too much of, or EXIF data, which has the same structure. Empty for anything else."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return ""
@@ -63,7 +64,7 @@ def _counted(steps: Iterator[None], limit: int, what: str) -> str:
 
 
 def _jpeg_excess(payload: bytes) -> str:
-    """Walk from marker to marker up to the end of the image; what follows it is never read."""
+    """Walk from marker to marker up to the end of the image. Decoders do not read the bytes behind it."""
     at, scans = 2, 0
     for _ in range(MAX_JPEG_SEGMENTS):
         marker = _NEXT_JPEG_MARKER.search(payload, at)
@@ -88,7 +89,7 @@ def _png_chunks(payload: bytes) -> Iterator[None]:
 
 
 def _gif_blocks(payload: bytes) -> Iterator[None]:
-    """What Pillow steps over before the first frame: extensions, their blocks, stray bytes."""
+    """Walk through what Pillow skips before the first frame: extensions, their blocks, stray bytes."""
     if len(payload) < 13:
         return
     at = 13 + (3 << (payload[10] & 7) + 1 if payload[10] & 0x80 else 0)

@@ -1,4 +1,4 @@
-"""`cifar.images.decode`: any image file in, one model input out."""
+"""`cifar.images.decode`: one image file becomes one model input."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def to_input(payload: bytes, *, size: int = 32, channels: int = 3, max_pixels: i
     return preprocess(payload, ImageSpec(height=size, width=size, channels=channels), max_pixels=max_pixels)
 
 
-def test_a_picture_of_the_input_size_passes_through_unchanged():
-    """Serving sees the very pixels that training saw."""
+def test_an_image_of_the_input_size_is_not_changed():
+    """The server's model gets exactly the pixels that training used."""
     picture = noise(32, 32)
     pixels = to_input(encoded(picture))
     assert pixels.dtype == np.uint8
@@ -32,22 +32,22 @@ def test_a_picture_of_the_input_size_passes_through_unchanged():
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_on_the_list_is_read(format):
-    """What the error message promises, the decoder does."""
+    """The error message for other formats lists them."""
     picture = Image.new("RGB", (64, 48), (200, 100, 50))
     pixels = to_input(encoded(picture, format))
     assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 8
 
 
-def test_content_decides_the_format_and_formats_off_the_list_are_refused():
-    """A PPM is an image that Pillow could read; it is not on the list."""
+def test_formats_that_are_not_on_the_list_are_refused():
+    """Pillow could read a PPM image, but it is not on the list. The content counts, since there is no file name."""
     with pytest.raises(UnsupportedImage, match="JPEG, PNG, WEBP"):
         to_input(encoded(noise(), "PPM"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_orientation_turns_the_picture_upright(orientation, format):
-    """A phone's photo is classified as its owner sees it, whichever way the phone was held."""
+def test_exif_orientation_turns_the_image_upright(orientation, format):
+    """A photo is classified upright, however the phone was held."""
     sideways_and_flips = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -69,29 +69,29 @@ def test_exif_orientation_turns_the_picture_upright(orientation, format):
 
 
 def test_a_tall_photo_turned_by_exif_fills_a_model_that_is_not_square():
-    """Height and width are not swapped on the way."""
+    """Height and width of the input are not swapped."""
     exif = Image.Exif()
     exif[0x0112] = 6
     payload = encoded(noise(300, 100), "JPEG", exif=exif)
     assert preprocess(payload, ImageSpec(height=20, width=50, channels=3), max_pixels=10**6).shape == (20, 50, 3)
 
 
-def test_damaged_exif_is_no_reason_to_refuse_a_photo():
-    """The picture itself is whole."""
+def test_a_photo_with_damaged_exif_is_accepted():
+    """The image itself is complete."""
     payload = encoded(noise(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 50)
     assert to_input(payload).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_become_white(mode):
-    """A cut-out is seen on white paper, not on whatever colour lies under the transparency."""
+    """The colour that is stored for transparent pixels is arbitrary."""
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     picture = clear.convert(mode) if mode != "P" else clear.quantize(4)
     assert (to_input(encoded(picture)) == 255).all()
 
 
 def test_greyscale_and_cmyk_and_16_bit_keep_their_brightness():
-    """Rarer kinds of pixels arrive as the same grey."""
+    """Less common pixel formats give the same grey."""
     grey = 100
     for payload in (
         encoded(Image.new("L", (40, 40), grey)),
@@ -103,25 +103,25 @@ def test_greyscale_and_cmyk_and_16_bit_keep_their_brightness():
 
 
 def test_pixels_without_a_defined_range_are_refused_with_a_reason():
-    """A 32-bit TIFF could mean anything."""
+    """In a 32-bit TIFF it is not known which value is white."""
     with pytest.raises(UnreadableImage, match="32-bit"):
         to_input(encoded(Image.new("F", (40, 40), 0.5), "TIFF"))
 
 
-def test_the_first_frame_of_an_animation_is_taken():
-    """An animated GIF is judged by what it shows first."""
+def test_the_first_frame_of_an_animation_is_classified():
+    """An animated GIF is treated as its first image."""
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     payload = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert to_input(payload)[16, 16].tolist() == [255, 0, 0]
 
 
 def test_a_greyscale_model_gets_one_channel():
-    """Channels come from the model."""
+    """The number of channels comes from the model."""
     assert to_input(encoded(noise()), size=28, channels=1).shape == (28, 28, 1)
 
 
 def test_reduced_scale_decoding_stays_close_to_full_decoding(monkeypatch):
-    """The fast way to read a large JPEG changes the input by little: on average less than 2 of 255 levels."""
+    """The fast way to read a large JPEG changes the input by less than 2 of 255 levels on average."""
     smooth = noise(24, 24).resize((1600, 1200), Image.Resampling.BICUBIC)
     payload = encoded(smooth, "JPEG", quality=92)
     reduced = to_input(payload).astype(int)
@@ -130,20 +130,20 @@ def test_reduced_scale_decoding_stays_close_to_full_decoding(monkeypatch):
     assert np.abs(reduced - to_input(payload)).mean() < 2
 
 
-def test_a_bomb_is_refused_by_its_header_without_cost():
-    """100 megapixels in 300 kB: within 100 ms of CPU, and without the memory."""
+def test_a_decompression_bomb_is_refused_by_its_header_without_cost():
+    """100 megapixels in 300 kB are refused within 100 ms of processor time, and without allocating the pixels."""
     payload = png_of_100_megapixels()
     assert len(payload) < 400_000
     memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     with pytest.raises(ImageTooLarge, match="megapixels"):
         to_input(payload)
-    assert time.process_time() - started < 0.1, "the promise is CPU seconds, not a duration of this machine"
+    assert time.process_time() - started < 0.1, "processor time, which does not depend on how busy the machine is"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before < 20_000
 
 
-def test_the_limit_counts_pixels_of_the_file():
-    """One pixel more than allowed is too many; as many as allowed are not."""
+def test_the_pixel_limit_is_exact():
+    """An image with as many pixels as the limit is accepted, one with a pixel more is refused."""
     payload = encoded(noise(40, 30))
     assert to_input(payload, max_pixels=1200).shape == (32, 32, 3)
     with pytest.raises(ImageTooLarge, match="40 x 30"):
@@ -161,26 +161,26 @@ def test_the_limit_counts_pixels_of_the_file():
     ],
     ids=["empty", "text", "truncated_jpeg", "png_magic_only", "jpeg_magic_then_zeros"],
 )
-def test_a_file_that_is_no_whole_image_is_refused_with_a_sentence(payload, error, words):
-    """The sentence says what is wrong and what to send."""
+def test_a_file_that_is_not_a_complete_image_is_refused_with_a_reason(payload, error, words):
+    """The message says what is wrong and what to send."""
     with pytest.raises(error, match=words):
         to_input(payload)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_cut_anywhere_is_an_answer_or_a_refusal_never_another_error(format):
-    """Cut at every tenth byte, a file of each format raises our errors alone, or is still readable."""
+def test_a_truncated_file_is_read_or_refused_and_raises_no_other_error(format):
+    """A file of each format, truncated at every tenth byte."""
     whole = encoded(noise(), format)
     for end in range(0, len(whole), 10):
         try:
             assert to_input(whole[:end]).shape == (32, 32, 3)
         except (UnreadableImage, UnsupportedImage, ImageTooLarge) as error:
-            assert str(error)  # noqa: PT017 - both outcomes are right
+            assert str(error)  # noqa: PT017 - both outcomes are correct
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_with_flipped_bytes_raises_our_errors_alone(format):
-    """Damage in the middle of a file is the sender's mistake, never ours."""
+def test_a_damaged_file_is_read_or_refused_and_raises_no_other_error(format):
+    """A damaged file is the client's error, so it must not end in a 500."""
     whole = encoded(noise(), format)
     random = np.random.default_rng(1)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Files and calls built to cost far more than they weigh, or to slip past a check. Each was once a finding."""
+"""Files and calls that are built to cost far more than their size suggests, or to bypass a check. Each was a real finding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(payload: bytes):
 
 
 def jpeg_with_last_scan_repeated(times: int) -> bytes:
-    """A progressive JPEG; each further scan makes the decoder walk over the whole picture again."""
+    """A progressive JPEG. Each further scan makes the decoder process the whole image again."""
     whole = encoded(noise(64, 64), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:-2] + whole[last:-2] * times + whole[-2:]
@@ -108,8 +108,8 @@ def png_of_size(width: int, height: int) -> bytes:
         "gif_of_500000_stray_bytes",
     ],
 )
-def test_a_file_that_costs_more_than_it_weighs_is_refused_before_decoding(payload, words):
-    """A fifth of a second of CPU at most, where decoding would take seconds or hours."""
+def test_a_file_with_an_excessive_structure_is_refused_before_decoding(payload, words):
+    """It takes at most 0.2 seconds of processor time; decoding would take seconds or hours."""
     started = time.process_time()
     with pytest.raises(UnreadableImage, match=words):
         read(payload)
@@ -117,8 +117,8 @@ def test_a_file_that_costs_more_than_it_weighs_is_refused_before_decoding(payloa
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "HEIF", "AVIF"])
-def test_ordinary_files_have_nothing_in_excess(format):
-    """The limits are far from what encoders write: progressive, interlaced, with EXIF, with comments."""
+def test_ordinary_files_pass_the_screening(format):
+    """The limits are far above what encoders write, also for progressive files and files with EXIF."""
     exif = corners().getexif()
     exif[0x010E] = "a description" * 100
     options = {"progressive": True} if format == "JPEG" else {}
@@ -129,14 +129,14 @@ def test_ordinary_files_have_nothing_in_excess(format):
         read(payload)
 
 
-def test_what_follows_the_end_of_a_jpeg_does_not_count():
-    """Phones append a film or a second picture; its bytes look like anything."""
+def test_bytes_after_the_end_of_a_jpeg_are_ignored():
+    """Phones append a video or a second image."""
     payload = encoded(noise(), "JPEG") + b"\xff\xda\x00\x04ab" * 10_000 + b"\xff" * 100_000
     assert read(payload).shape == (32, 32, 3)
 
 
-def test_exif_that_claims_more_than_it_holds_is_not_read():
-    """In a PNG, EXIF may be megabytes whose tags share their bytes: the picture is taken as upright."""
+def test_exif_with_an_excessive_structure_is_ignored():
+    """In a PNG, EXIF may be megabytes whose tags share their bytes. The image is taken as upright."""
     exif = tiff_whose_tags_share_their_bytes(500, 2_000_000)
     started = time.process_time()
     assert read(png_with_chunks(b"eXIf", 1, exif)).shape == (32, 32, 3)
@@ -144,14 +144,14 @@ def test_exif_that_claims_more_than_it_holds_is_not_read():
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 50_000_000), (50_000_000, 1), (65_536, 1)])
-def test_a_side_that_no_camera_makes_is_refused(width, height):
-    """Within the pixel limit, and still gigabytes to resample."""
+def test_an_extremely_long_side_is_refused(width, height):
+    """The image is within the pixel limit, but would take gigabytes to resample."""
     with pytest.raises(ImageTooLarge, match="65535 a side"):
         read(png_of_size(width, height))
 
 
-def test_a_tiff_of_random_bytes_after_its_magic_raises_our_errors_alone():
-    """A header may point anywhere."""
+def test_a_tiff_of_random_bytes_is_refused_without_another_error():
+    """A TIFF header may point to any byte."""
     for seed in range(200):
         payload = b"II*\0" + noise(8, 8, seed=seed).tobytes()
         with pytest.raises((UnreadableImage, UnsupportedImage)):
@@ -162,8 +162,8 @@ def test_a_tiff_of_random_bytes_after_its_magic_raises_our_errors_alone():
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "\u20ac".encode().decode("latin-1")])
-def test_a_form_in_a_charset_that_is_none_is_the_callers_mistake(api, charset):
-    """`charset=undefined` makes Python's codecs raise; others make a name of nonsense."""
+def test_a_form_in_an_invalid_charset_is_a_client_error(api, charset):
+    """`charset=undefined` makes Python's codecs raise; others turn the field's name into nonsense."""
     body = b'--x\r\nContent-Disposition: form-data; name="\xe9"\r\n\r\na\r\n--x--\r\n'
     kind = f"multipart/form-data; boundary=x; charset={charset}".encode("latin-1")
     response = api.post("/predict", content=body, headers={"Content-Type": kind})
@@ -172,8 +172,8 @@ def test_a_form_in_a_charset_that_is_none_is_the_callers_mistake(api, charset):
 
 @pytest.mark.parametrize("path", ["\0", "/tmp/x\0", "\ud800", "a/" * 20_000, "", ".", "~"])
 @pytest.mark.parametrize("route", ["run/predict", "run/upload", "api/upload", "call/predict", "queue/join", "cancel"])
-def test_a_file_path_that_is_none_is_a_400_on_every_route(server, route, path):
-    """Also on a route that merely ends like the upload's."""
+def test_an_invalid_file_path_is_a_400_on_every_route(server, route, path):
+    """Also on a route whose path only ends like that of the upload."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     call = {"data": [file, None, None], "fn_index": 3, "session_hash": "a"}
     response = httpx2.post(f"{server}/gradio_api/{route}", content=json.dumps(call))
@@ -183,15 +183,15 @@ def test_a_file_path_that_is_none_is_a_400_on_every_route(server, route, path):
 
 @pytest.mark.parametrize("route", ["run/predict", "cancel", "reset", "queue/join", "call/v2/predict"])
 def test_a_call_of_megabytes_is_refused(server, route):
-    """Parsing 19 MB of `[],` took 14 s of the event loop."""
+    """Parsing 19 MB of `[],` blocked the event loop for 14 s."""
     body = b'{"data":[' + b"[]," * 100_000 + b"0]}"
     response = httpx2.post(f"{server}/gradio_api/{route}", content=body)
     assert response.status_code == 413
     assert response.json()["code"] == "too_large"
 
 
-def test_a_session_hash_is_a_short_word(server):
-    """Sessions are remembered: ten of 10 MB each would be too."""
+def test_a_session_hash_must_be_a_short_word(server):
+    """The server remembers sessions, and would remember ten of 10 MB each."""
     for hash_ in ("a" * 65, "a b", "a\nb", 5, ["a"]):
         response = httpx2.post(f"{server}/gradio_api/queue/join", json={"data": [], "session_hash": hash_})
         assert response.status_code == 400
@@ -212,8 +212,8 @@ def test_a_session_hash_is_a_short_word(server):
         ("POST", "/gradio_api/upload", {}),
     ],
 )
-def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method, path, headers):
-    """Never a 5xx, and every error in our shape."""
+def test_a_call_that_gradio_cannot_process_is_a_client_error(server, method, path, headers):
+    """It is never a 5xx, and the body of the error has the same shape as all others."""
     content = (
         b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--x--\r\n' if "upload" in path else b"{}"
     )
@@ -227,16 +227,16 @@ def test_what_gradio_cannot_make_sense_of_is_the_callers_mistake(server, method,
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/predict/", "/v2/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
 )
-def test_what_is_not_there_is_a_404_in_the_one_shape(server, path):
-    """And nothing of the path comes back."""
+def test_an_unknown_path_is_a_404_in_the_usual_shape(server, path):
+    """The answer does not repeat the path."""
     response = httpx2.get(server + path)
     assert response.status_code == 404
     assert response.json()["code"] == "not_found"
     assert "passwd" not in response.text
 
 
-def test_odd_ranges_of_an_uploaded_file_are_no_5xx(server):
-    """Range headers are parsed by hand in Gradio."""
+def test_malformed_range_headers_cause_no_5xx(server):
+    """Gradio parses Range headers by hand."""
     files = {"files": ("a.png", encoded(noise()))}
     (path,) = httpx2.post(f"{server}/gradio_api/upload", files=files).json()
     for wanted in ("bytes=1-2-3", "bytes=0-1,2-3", "bytes=--", "bytes=²-³".encode(), "bytes=" + "9" * 5000 + "-"):
@@ -245,8 +245,8 @@ def test_odd_ranges_of_an_uploaded_file_are_no_5xx(server):
 
 
 @pytest.mark.parametrize("value", ["+1", " 1", "1_0", "\uff11", "\u0661", "1e0", "0x1", "true", "[1]", "--1"])
-def test_a_number_is_written_with_plain_digits(api, value):
-    """What Python's int() takes beyond digits is a guess about what the caller meant."""
+def test_only_plain_digits_are_accepted_as_a_number(api, value):
+    """Python's int() accepts more, but then it is a guess what the client meant."""
     response = api.post(
         "/predict", files={"image": (ROOT / "examples" / "cat.jpg").read_bytes()}, data={"top_k": value}
     )
@@ -254,17 +254,17 @@ def test_a_number_is_written_with_plain_digits(api, value):
     assert response.json()["code"] == "bad_parameter"
 
 
-def test_x_gradio_server_does_not_make_the_page_name_another_host(server):
-    """Every address in the configuration is this server's."""
+def test_the_header_x_gradio_server_does_not_put_another_host_into_the_page(server):
+    """Every address in the configuration is on this server."""
     text = httpx2.get(f"{server}/config", headers={"X-Gradio-Server": "http://evil.example"}).text
     assert "evil.example" not in text
 
 
-# --- what stays on disk -----------------------------------------------------------------------------------------------
+# --- files on disk ----------------------------------------------------------------------------------------------------
 
 
-def test_old_uploads_are_swept_and_young_ones_stay(tmp_path):
-    """By age, whoever wrote them; empty folders go too."""
+def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
+    """Only their age counts. Empty folders are deleted as well, and links are not followed."""
     long_ago = (time.time() - 100,) * 2
     for name in ("old/a.png", "tmp_cut_off", "young/b.png", "other/d.png"):
         file = tmp_path / name
@@ -280,12 +280,12 @@ def test_old_uploads_are_swept_and_young_ones_stay(tmp_path):
     assert left == {"young/b.png"}
     assert (tmp_path / "just made").exists()
     assert not (tmp_path / "outside").is_symlink()
-    assert len(list((ROOT / "examples").iterdir())) == 11, "what a link points to is not ours to delete"
+    assert len(list((ROOT / "examples").iterdir())) == 11, "the target of a link is not deleted"
     sweep(Path(tmp_path / "never made"), max_age_seconds=60)
 
 
-def test_an_upload_that_cannot_be_deleted_keeps_no_other(tmp_path, monkeypatch):
-    """Such as one that another user's server left in the same folder."""
+def test_an_upload_that_cannot_be_deleted_does_not_prevent_the_deletion_of_others(tmp_path, monkeypatch):
+    """For example one from another user's server in the same folder."""
     for name in "abc":
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
@@ -301,8 +301,8 @@ def test_an_upload_that_cannot_be_deleted_keeps_no_other(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_running_server_sweeps_what_an_earlier_one_left(tmp_path, monkeypatch):
-    """An upload cut off by a crash does not stay for good."""
+def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkeypatch):
+    """A partial upload that a crash left behind does not stay forever."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # set by the app; restored afterwards
     from fastapi.testclient import TestClient
 
