@@ -1,4 +1,4 @@
-"""Helpers shared by all ASGI code here: the error response, reading a header, replaying a body, adding headers."""
+"""Helpers that all ASGI code shares: the error response, reading a header, replaying a body, adding headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
-    """The one shape of an error: a sentence, a stable code, and the id to ask about."""
+    """Return the response to an error: a sentence, a stable code, and the request id to quote to the operator."""
     headers = dict(error.headers)
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -22,7 +22,7 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
 
 
 def any_error_response(error: Exception, request_id: str) -> JSONResponse:
-    """The same for an error that nobody foresaw: the log has its trace, the caller its id."""
+    """Return the response to any exception. An unexpected one is logged with its traceback and answered 500."""
     if not isinstance(error, CifarError):
         log.error("request %s failed", request_id, exc_info=error)
         error = CifarError(INTERNAL_ERROR)
@@ -30,26 +30,26 @@ def any_error_response(error: Exception, request_id: str) -> JSONResponse:
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """A request's header, `name` in lower case; empty where there is none."""
+    """Return a request's header, `name` in lower case. A missing header is an empty string."""
     return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once more, then what the server says (that the client left)."""
-    given = False
+    """Return a `receive` that yields `body` first, and then what `receive` does."""
+    replayed = False
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return receive_again
 
 
 def with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
-    """A `send` that adds headers, names in lower case, to an answer that does not have its own."""
+    """Return a `send` that adds headers, names in lower case, to an answer. Headers that it has already are kept."""
 
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -58,8 +58,3 @@ def with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
         await send(message)
 
     return send_with
-
-
-def closing(send: Send) -> Send:
-    """Sends the answer as the last one of its connection."""
-    return with_headers(send, [(b"connection", b"close")])

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
+from support.databases import real_redis
 from support.pictures import encoded, noise
-from support.servers import free_port, real_redis, wait_until_ready
+from support.servers import free_port, wait_until_ready
 
 from app import create_app
 from cifar.errors import SettingsError

@@ -6,24 +6,16 @@ import asyncio
 import base64
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from mcp import ClientSession
 from mcp.types import CallToolResult
 from PIL import Image
-from support import zips
-from support.listener import listener
-from support.mcp_server import CAT, DATA_URL, PATH, served, session
-from support.servers import free_port, wait_until_ready
-
-from cifar.settings import ROOT
+from support.hostile_files import zipped
+from support.servers import CAT, DATA_URL, MCP_PATH, mcp_session, running, visited_server
 
 SECRET = "a secret of more than thirty-two characters"  # noqa: S105
 SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": "us", "CIFAR_JWT_AUDIENCE": "cifar"}
@@ -32,14 +24,15 @@ SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": "us", "CIFAR_JWT_AUDI
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mcp")
-    with served(folder) as address:
-        yield address
+    with running(folder, CIFAR_MCP="true") as server:
+        yield server.address
+        assert server.errors() == []
     assert [file for file in (folder / "uploads").rglob("*") if file.is_file()] == [], "a call writes nothing"
 
 
 def ask(address: str, what: Callable[[ClientSession], Awaitable[object]], **headers: str) -> object:
     async def talk() -> object:
-        async with session(address, **headers) as opened:
+        async with mcp_session(address, **headers) as opened:
             return await what(opened)
 
     return asyncio.run(talk())
@@ -50,7 +43,7 @@ def call(address: str, name: str, headers: dict[str, str] | None = None, **argum
 
 
 def by_rest(address: str, path: str = "/predict", headers: dict[str, str] | None = None, **data: object) -> dict:
-    answer = httpx.post(f"{address}{path}", files={"image": CAT}, data=data, headers=headers, timeout=60).json()
+    answer = httpx2.post(f"{address}{path}", files={"image": CAT}, data=data, headers=headers, timeout=60).json()
     del answer["request_id"]
     return answer
 
@@ -106,7 +99,7 @@ def test_an_explanation_comes_with_its_picture(address):
 
 def test_a_batch_and_the_list_of_models_are_there_too(address):
     """An archive is opened, a bad file is a row."""
-    archive = base64.b64encode(zips.packed([("cat.jpg", CAT), ("b.txt", b"text")])).decode()
+    archive = base64.b64encode(zipped([("cat.jpg", CAT), ("b.txt", b"text")])).decode()
     result = call(address, "predict_batch", files=[DATA_URL, archive], top_k=2)
     first, second, bad = result.structuredContent["rows"]
     assert first["top_k"] == second["top_k"] == by_rest(address, top_k=2)["top_k"]
@@ -149,7 +142,7 @@ def test_arguments_of_another_type_are_errors_without_a_trace(address):
 
 def test_the_server_fetches_no_address_for_an_assistant(address):
     """Nobody's server is visited, however the address is spelt; files of the server are not read either."""
-    with listener() as (url, visits):
+    with visited_server() as (url, visits):
         for image in (url, url.upper(), f" {url}", f"data:{url}", f"data:image/png;base64,{url}", "file:///etc/passwd"):
             for tool, arguments in (
                 ("predict", {"image": image}),
@@ -163,24 +156,24 @@ def test_the_server_fetches_no_address_for_an_assistant(address):
 def test_no_other_method_and_no_other_path_is_open(address):
     """There is no stream to hold open, and Gradio's own MCP routes are not there."""
     for method in ("GET", "DELETE", "PUT"):
-        answer = httpx.request(method, address + PATH)
+        answer = httpx2.request(method, address + MCP_PATH)
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     for path in ("sse", "schema", "messages/", "http"):
-        assert httpx.get(address + PATH + path).status_code == 404
-        assert httpx.post(address + PATH + path).status_code == 404
+        assert httpx2.get(address + MCP_PATH + path).status_code == 404
+        assert httpx2.post(address + MCP_PATH + path).status_code == 404
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"jsonrpc": "2.0"}', b"[" * 100_000])
 def test_junk_in_the_place_of_a_call_is_the_callers_mistake(address, body):
     """Never a 5xx."""
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    assert 400 <= httpx.post(address + PATH, content=body, headers=headers).status_code < 500
+    assert 400 <= httpx2.post(address + MCP_PATH, content=body, headers=headers).status_code < 500
 
 
 def test_mcp_is_off_until_it_is_asked_for(server):
     """The default server refuses the address, with any method."""
     for method in ("GET", "POST", "DELETE"):
-        answer = httpx.request(method, server + PATH)
+        answer = httpx2.request(method, server + MCP_PATH)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
@@ -192,38 +185,28 @@ def test_behind_sign_in_an_assistant_needs_a_token(tmp_path):
         claims = {"iss": "us", "aud": "cifar", "sub": "assistant", "scope": scope, "exp": 4_000_000_000}
         return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
 
-    with served(tmp_path, **SIGN_IN) as address:
+    with running(tmp_path, CIFAR_MCP="true", **SIGN_IN) as server:
+        address = server.address
         good = call(address, "predict", headers=token("predict"), image=DATA_URL)
         assert without_id(good) == by_rest(address, headers=token("predict"))
         said = {"request_id": good.structuredContent["request_id"], "label": "dog"}
         assert call(address, "feedback", headers=token("predict"), **said).structuredContent["code"] == "missing_scope"
         assert not call(address, "feedback", headers=token("predict feedback"), **said).isError
-        assert httpx.post(address + PATH, json={}).status_code == 401
-        assert httpx.post(address + PATH, json={}, headers=token("feedback")).status_code == 403
-        assert httpx.post(f"{address}/explain", files={"image": CAT}).status_code == 401
-        assert httpx.post(f"{address}/explain", files={"image": CAT}, headers=token("feedback")).status_code == 403
+        assert httpx2.post(address + MCP_PATH, json={}).status_code == 401
+        assert httpx2.post(address + MCP_PATH, json={}, headers=token("feedback")).status_code == 403
+        assert httpx2.post(f"{address}/explain", files={"image": CAT}).status_code == 401
+        assert httpx2.post(f"{address}/explain", files={"image": CAT}, headers=token("feedback")).status_code == 403
 
 
 @pytest.mark.slow
 def test_two_workers_answer_one_assistant(tmp_path):
     """No call depends on the one before it: whichever worker takes it can answer."""
-    port = free_port()
-    environment = {**os.environ, "CIFAR_MCP": "true", "CIFAR_UPLOADS": str(tmp_path / "uploads"), "PORT": str(port)}
-    command = [sys.executable, "-m", "cifar", "serve", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        with httpx.Client(base_url=address) as client:
-            wait_until_ready(client)
-        wanted = by_rest(address)
+    with running(tmp_path, workers=2, CIFAR_MCP="true") as server:
+        wanted = by_rest(server.address)
 
         async def often(opened: ClientSession) -> list[CallToolResult]:
             return await asyncio.gather(*(opened.call_tool("predict", {"image": DATA_URL}) for _ in range(20)))
 
-        for result in ask(address, often):
+        for result in ask(server.address, often):
             assert without_id(result) == wanted
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    assert " ERROR " not in (tmp_path / "log").read_text()
+        assert server.errors() == []

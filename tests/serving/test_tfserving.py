@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from support.pictures import encoded, noise
+from support.samples import write_two_versions
 from support.servers import free_port, running, wait_until_ready
-from support.two_versions import write_two_versions
 
 from app import create_app
 from cifar.errors import BadRequest, ImageTooLarge, ModelServerUnavailable, SettingsError, VersionUnusable
@@ -52,7 +52,7 @@ def by_predict(api, name: str = "cat", **fields: object) -> list[float]:
     return list(answer.json()["class_scores"].values())
 
 
-def ask(api, body: object, path: str = f"{MODEL}:predict") -> httpx.Response:
+def ask(api, body: object, path: str = f"{MODEL}:predict") -> httpx2.Response:
     return api.post(path, json=body)
 
 
@@ -269,7 +269,7 @@ def test_a_label_and_the_split_decide_who_answers_and_a_header_says_it(tmp_path)
 @contextmanager
 def model_server(base: Path, port: int, *, slow: float = 0.0) -> Iterator[subprocess.Popen]:
     """The gRPC server of `tfserving_server.py`, in a process of its own."""
-    command = [sys.executable, "tests/support/tfserving_server.py", str(port), str(base), "--slow", str(slow)]
+    command = [sys.executable, "tests/programs/tfserving.py", str(port), str(base), "--slow", str(slow)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout.readline() == "ready\n"
@@ -377,7 +377,7 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
     }
     payloads = [encoded(noise(32, 32, seed=i)) for i in range(20)]
 
-    def scores(client: httpx.Client, payload: bytes) -> list[float]:
+    def scores(client: httpx2.Client, payload: bytes) -> list[float]:
         answer = client.post("/predict", files={"image": payload})
         assert answer.status_code == 200, answer.text
         return list(answer.json()["class_scores"].values())
@@ -389,7 +389,7 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
     with (
         model_server(base, port) as process,
         running(tmp_path, workers=4, **settings) as server,
-        httpx.Client(base_url=server.address, timeout=60) as client,
+        httpx2.Client(base_url=server.address, timeout=60) as client,
     ):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda payload: scores(client, payload), payloads))
@@ -411,7 +411,7 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
                 time.sleep(0.2)
 
 
-def same_script(client: httpx.Client | TestClient) -> list[list[float]]:
+def same_script(client: httpx2.Client | TestClient) -> list[list[float]]:
     """What a client of TensorFlow Serving's REST API does, whatever is behind it."""
     assert client.get(MODEL).json()["model_version_status"][0]["state"] == "AVAILABLE"
     body = {"instances": [(pixels(name) / 255).tolist() for name in ("cat", "dog", "truck")]}

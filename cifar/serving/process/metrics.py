@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,6 +20,9 @@ from prometheus_client import (
 
 from cifar.dependency import Dependency
 from cifar.errors import Overloaded, WaitedTooLong
+
+if TYPE_CHECKING:
+    from cifar.models.predictor import Prediction
 
 _SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
 _files = "parent"
@@ -76,13 +80,13 @@ IMAGES_NOT_KEPT = Counter("cifar_images_not_kept_total", "Images not kept: as ma
 FEEDBACK = Counter("cifar_feedback_total", "Feedback stored.")
 DRIFT_PSI = Gauge(
     "cifar_drift_psi",
-    "Population stability index of recent images beside the version's reference; NaN while there are too few.",
+    "Population stability index of recent images against the version's reference; NaN while there are too few images.",
     ["version", "feature"],
     multiprocess_mode="livemostrecent",
 )
 DRIFT_LEVEL = Gauge(
     "cifar_drift_level",
-    "What that is by the settings: 0 none, 1 warn, 2 alert.",
+    "Level of that index: 0 none, 1 warn, 2 alert.",
     ["version", "feature"],
     multiprocess_mode="livemostrecent",
 )
@@ -123,27 +127,23 @@ LOAD_SECONDS = Histogram(
 )
 
 
-class VersionCounts:
-    """Counts the answers of one version. Classes never given are there too, as zero: so many classes there are."""
+def prepare_counts(version: int, class_names: Iterable[str], *, has_ood_score: bool) -> None:
+    """Create the counters of a version with the value 0, so that classes it never predicts are exported too."""
+    for name in class_names:
+        PREDICTIONS.labels(version, name)
+    CONFIDENCE.labels(version)
+    if has_ood_score:
+        OUT_OF_DISTRIBUTION.labels(version)
 
-    def __init__(self, version: int, class_names: Iterable[str], *, scored: bool = False) -> None:
-        """Count from zero.
 
-        Args:
-            version: its number.
-            class_names: the labels it gives.
-            scored: whether it tells what is out of distribution.
-        """
-        self._given = {name: PREDICTIONS.labels(version, name) for name in class_names}
-        self._confidence = CONFIDENCE.labels(version)
-        self._out = OUT_OF_DISTRIBUTION.labels(version) if scored else None
-
-    def add(self, label: str, score: float, in_distribution: bool | None = None) -> None:
-        """Count one answer."""
-        self._given[label].inc()
-        self._confidence.observe(score)
-        if self._out and in_distribution is False:
-            self._out.inc()
+def count_answer(channel: str, version: int, prediction: Prediction) -> None:
+    """Count one answer."""
+    label, score = prediction.top_k[0]
+    IMAGES.labels(channel, version).inc()
+    PREDICTIONS.labels(version, label).inc()
+    CONFIDENCE.labels(version).observe(score)
+    if prediction.in_distribution is False:
+        OUT_OF_DISTRIBUTION.labels(version).inc()
 
 
 def watch(dependency: Dependency) -> None:

@@ -1,4 +1,4 @@
-"""gunicorn's worker: uvicorn, ending so that no connection is lost."""
+"""gunicorn's worker process: uvicorn, with a graceful shutdown that loses no request."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 _LAST_REQUESTS_SECONDS = 1.0
-"""Time for each connection's next request: uvicorn closes one whose request it has not read yet."""
+"""Time for the next request of each open connection. uvicorn would close a connection with an unread request."""
 
 
-class _GentleServer(Server):
+class _GracefulServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, close each open one with its next answer, then shut down."""
         for server in self.servers:
-            server.close()  # accept no more
-        self.config.app.draining = True  # type: ignore[union-attr]  # it is `Api`
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         await super().shutdown(sockets)
 
 
 class Worker(UvicornWorker):
-    """As uvicorn-worker's, with a server that answers what it accepted before it ends."""
+    """The worker of uvicorn-worker with `_GracefulServer`."""
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _GentleServer(self.config)
+        server = _GracefulServer(self.config)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:

@@ -67,7 +67,7 @@ def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> Non
         responses=_ERRORS,
         dependencies=[Depends(refuse_strangers), *documented(settings)],
     )
-    _add_reading(router, versions.routing)
+    _add_reading(router, versions.rollouts)
     _add_changing(router, versions, lambda version: Predictor.load(version, versions.engine))
     api.router.routes.extend(router.routes)  # not as a router of their own: who lists the routes sees each
 
@@ -85,7 +85,7 @@ def _add_reading(router: APIRouter, log: RolloutLog) -> None:
 
 
 def _add_changing(router: APIRouter, versions: LoadedVersions, check_loadable: CheckLoadable) -> None:
-    log = versions.routing
+    log = versions.rollouts
 
     def done(routing: Rollout) -> Rollout:
         """This process follows at once, the others within their poll."""

@@ -24,10 +24,11 @@ from pydantic import Field
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cifar.errors import OUR_FAULT, BadRequest, CifarError
+from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError
 from cifar.serving.asgi import replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
+from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.rest.predict import read_body
@@ -97,7 +98,12 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         async def answer() -> dict[str, Any]:
             requester = _requester(context)
             classified = await service.classifier.classify(
-                _decoded(image), channel="mcp", requester=requester, top_k=top_k, version=version, record=True
+                _decoded(image),
+                channel="mcp",
+                requester=requester,
+                top_k=whole_number("top_k", top_k),
+                version=whole_number("version", version),
+                record=True,
             )
             return {**classified.as_json(), "request_id": requester and requester.request_id}
 
@@ -112,7 +118,11 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             explanation = await service.explainer.explain(
-                _decoded(image), channel="mcp", requester=_requester(context), label=label, version=version
+                _decoded(image),
+                channel="mcp",
+                requester=_requester(context),
+                label=label,
+                version=whole_number("version", version),
             )
             picture = base64.b64encode(explanation.overlay).decode()
             pictures.append(ImageContent(type="image", data=picture, mimeType="image/png"))
@@ -131,7 +141,12 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             uploads = [Upload(f"file {position}", _decoded(file)) for position, file in enumerate(files, 1)]
-            return await service.predict_batch(uploads, requester=_requester(context), top_k=top_k, version=version)
+            return await service.predict_batch(
+                uploads,
+                requester=_requester(context),
+                top_k=whole_number("top_k", top_k),
+                version=whole_number("version", version),
+            )
 
         return await _result(answer)
 
@@ -150,7 +165,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
             note: Annotated[str | None, Field(description="Whatever else there is to say.")] = None,
         ) -> CallToolResult:
             """Say what was right."""
-            return await _result(lambda: records.give(request_id, label, note, requester=_requester(context)))
+            return await _result(lambda: records.store_feedback(request_id, label, note, requester=_requester(context)))
 
     return server
 
@@ -183,6 +198,6 @@ async def _result(
         content = {"error": str(error), "code": error.code}
     except Exception:
         log.exception("a call by MCP failed")
-        content = {"error": OUR_FAULT, "code": CifarError.code}
+        content = {"error": INTERNAL_ERROR, "code": CifarError.code}
     text = TextContent(type="text", text=orjson.dumps(content).decode())
     return CallToolResult(content=[text, *pictures], structuredContent=content, isError=failed)

@@ -1,11 +1,15 @@
-"""What OpenAPI says of routes, where FastAPI cannot find it out by itself."""
+"""OpenAPI: the parts of the schema that FastAPI cannot derive, and `/docs`, which shows it in a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
 
 ERRORS = {
     400: "No image, or a malformed body",
@@ -18,19 +22,19 @@ ERRORS = {
     429: "Too many requests; `Retry-After` says when to try again",
     503: "Not ready, or overloaded; `Retry-After` says when to try again",
 }
-"""Of the routes that take images."""
-VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "The model version to ask."}
+"""Error statuses of the routes that take images."""
+VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "The model version to use."}
 
 
 class ModelVersion(BaseModel):
-    """Which model spoke."""
+    """The model version that answered."""
 
     name: str
     version: int
 
 
 class Error(BaseModel):
-    """What went wrong, in a sentence; `code` is stable."""
+    """An error. `error` is a sentence for people, `code` is stable."""
 
     error: str
     code: str
@@ -38,12 +42,15 @@ class Error(BaseModel):
 
 
 def failures(texts: Mapping[int, str] = ERRORS) -> dict[int | str, dict[str, Any]]:
-    """The answers that are no success, by status."""
+    """Return the error responses of a route, by status, as FastAPI's `responses` takes them."""
     return {status: {"model": Error, "description": text} for status, text in texts.items()}
 
 
 def image_request(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A request with an image, as a form or as the body itself, and these parameters, in the form or in the query."""
+    """Return the description of a request with an image and parameters.
+
+    The image and the parameters come in a form, or the image is the body and the parameters are in the query.
+    """
     image = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
@@ -60,3 +67,23 @@ def image_request(parameters: dict[str, Any]) -> dict[str, Any]:
             "content": {"multipart/form-data": {"schema": form}, "image/*": {"schema": image}},
         },
     }
+
+
+def add_docs(api: FastAPI) -> None:
+    """Add `/docs` with its own copy of Swagger UI.
+
+    A script from a public network would run in the session of the person who is signed in, and without that network the
+    page would stay empty. The URLs are relative, because a proxy may serve the app below a path.
+    """
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=api.title,
+            swagger_js_url="docs/swagger-ui-bundle.js",
+            swagger_css_url="docs/swagger-ui.css",
+            swagger_favicon_url="favicon.ico",
+        )
+
+    api.mount("/docs", StaticFiles(packages=[("fastapi_offline", "static")]))

@@ -17,8 +17,9 @@ from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.models.manifest import Manifest, TensorInfo
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
-from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recorded import RecordedClassifier
+from cifar.serving.process.metrics import count_answer
 from cifar.serving.rest.openapi import ERRORS, failures
 from cifar.serving.rest.predict import read_body
 from cifar.serving.rest.tensors import read_call, write_answer
@@ -66,7 +67,7 @@ register_url_convertor("model", _ModelName())
 register_url_convertor("number", _Number())
 
 
-def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> None:
+def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settings) -> None:
     """Add the routes."""
     own = {
         400: "Malformed, or a tensor of another shape",
@@ -82,13 +83,13 @@ def add_tfserving(api: FastAPI, classifier: Classifier, settings: Settings) -> N
     api.router.routes.extend(router.routes)  # not as a router of their own: who lists the routes sees each
 
 
-def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) -> None:
+def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Settings) -> None:
     versions = classifier.versions
 
     async def answer(request: Request, response: Response, number: int | None) -> dict[str, Any]:
         body = await read_body(request.receive)
         requester = Requester.of(request.scope)
-        async with classifier.queue_slot(CHANNEL, None):
+        async with classifier.queue.slot(CHANNEL):
             served = versions.if_loaded(number, requester.user)
             if served is None:
                 served = await asyncio.to_thread(versions.get, number)
@@ -101,7 +102,7 @@ def _add_predict(router: APIRouter, classifier: Classifier, settings: Settings) 
             answers = await asyncio.gather(*(served.batcher.submit(image, channel=CHANNEL) for image in call.images))
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
-            served.count(CHANNEL, served.predictor.rank(row, 1))
+            count_answer(CHANNEL, manifest.version, served.predictor.rank(row, 1))
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 
