@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import time
 import zlib
@@ -14,7 +13,7 @@ import httpx2
 import pytest
 from support.pictures import corners, encoded, noise
 
-from cifar.errors import CifarError, ImageTooLarge, UnreadableImage, UnsupportedImage
+from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
 from cifar.images.screening import excess
 from cifar.images.spec import ImageSpec
@@ -318,24 +317,3 @@ def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkey
         while left_over.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     assert not left_over.exists()
-
-
-def test_every_error_has_a_code_and_a_status_of_its_kind():
-    """The tree in `errors.py` is what its docstring draws."""
-    import cifar.errors
-
-    rows = re.findall(r"(\w+) +(\d{3})  (\w+)", cifar.errors.__doc__)
-    drawn = {name: (code, int(status)) for name, status, code in rows}
-    classes = [kind for kind in vars(cifar.errors).values() if isinstance(kind, type) and issubclass(kind, CifarError)]
-    served = {kind.__name__: (kind.code, kind.status) for kind in classes}
-    command_line = {name for name in served if f"{name} " in cifar.errors.__doc__} - set(drawn)
-    assert command_line == {
-        "BulkError",
-        "DataError",
-        "KeysError",
-        "TrainingError",
-        "ExportError",
-        "RecordsError",
-        "SettingsError",
-    }
-    assert drawn == {name: entry for name, entry in served.items() if name not in command_line}
