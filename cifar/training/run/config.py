@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from cifar.cpus import computes_bfloat16
 from cifar.errors import BadParameter
 from cifar.training.data.dataset import Dataset, split_validation
+from cifar.training.libraries import library_versions
 from cifar.training.network.architectures import ARCHITECTURES, Precision
 from cifar.training.network.recipes import RECIPES, Recipe
 from cifar.training.run.devices import Devices
@@ -139,3 +140,19 @@ def choose_precision(config: TrainConfig) -> Precision:
     """Return the number format in which convolutions compute on this processor."""
     wanted = config.precision == "bfloat16" or (config.precision == "auto" and computes_bfloat16())
     return "bfloat16" if wanted else "float32"
+
+
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return everything that determines the result of a run, as `config.json` holds it."""
+    return {
+        "config": asdict(config),
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint(),
+            "train_images": len(dataset.train_labels),
+            "test_images": len(dataset.test_labels),
+        },
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "libraries": library_versions(),
+    }

@@ -18,20 +18,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar.errors import TrainingError
 from cifar.files import replacing
-from cifar.training.libraries import library_versions
 
 if TYPE_CHECKING:
     import keras
-
-    from cifar.training.data.dataset import Dataset
-    from cifar.training.run.config import TrainConfig
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.keras"
@@ -42,22 +37,6 @@ H5_MODEL = "model.h5"
 
 Row = dict[str, float]
 """One epoch: `epoch` (from 1), `steps` (since the run began), `seconds`, and loss and metrics of training and validation."""
-
-
-def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return everything that determines the result of a run, as `config.json` holds it."""
-    return {
-        "config": asdict(config),
-        "data": {
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint(),
-            "train_images": len(dataset.train_labels),
-            "test_images": len(dataset.test_labels),
-        },
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.image_shape),
-        "libraries": library_versions(),
-    }
 
 
 def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:

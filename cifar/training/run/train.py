@@ -13,7 +13,7 @@ from cifar.files import remove_leftovers
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RecalibrateBatchNorm
-from cifar.training.run.config import TrainConfig, TrainingPlan
+from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
 from cifar.training.run.loader import EpochLoader
@@ -26,7 +26,6 @@ from cifar.training.run.run_folder import (
     MODEL,
     Row,
     check_folder,
-    describe_run,
     is_finished,
     make_folder,
     read_history,
