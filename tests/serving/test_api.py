@@ -1,4 +1,4 @@
-"""The HTTP API, whole: routes, answers, and what bad input gets."""
+"""The HTTP API of the whole app: routes, answers and errors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cifar import CLASS_NAMES
 from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.rest.app import create_api
 from cifar.settings import ROOT, Settings
 
@@ -28,7 +29,7 @@ def post(api: TestClient, content: bytes = CAT, *, name: str = "photo.jpg", **fi
 
 
 def assert_error(response: httpx2.Response, status: int, code: str, words: str) -> None:
-    """One shape for every error."""
+    """Check status, code and message of an error, and the body that all errors share."""
     assert response.status_code == status, response.text
     body = response.json()
     assert set(body) == {"error", "code", "request_id"}
@@ -39,7 +40,7 @@ def assert_error(response: httpx2.Response, status: int, code: str, words: str) 
 
 
 def test_an_image_gets_its_class_with_every_score(api):
-    """The tutorial's fields, and what a stable contract needs beside them."""
+    """The answer has the fields of the tutorial, and more for a stable contract."""
     answer = post(api).json()
     assert answer["predicted_class"] == "cat"
     assert answer["confidence"] == round(answer["class_scores"]["cat"], 4)
@@ -61,14 +62,14 @@ def test_an_image_gets_its_class_with_every_score(api):
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
-def test_every_example_of_the_page_is_answered_with_its_class(api, name):
-    """The examples show what the model can do."""
+def test_every_example_of_the_page_gets_its_class(api, name):
+    """The examples should show that the model works."""
     assert post(api, (ROOT / "examples" / f"{name}.jpg").read_bytes()).json()["predicted_class"] == name
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "image/*; charset=x"])
 def test_a_raw_body_is_the_same_as_a_form_field(api, kind):
-    """`curl --data-binary` works too; the content decides, not the header."""
+    """`curl --data-binary` works too. The content of the file decides, not the header."""
     raw = api.post("/predict?top_k=2", content=CAT, headers={"Content-Type": kind})
     assert raw.status_code == 200, raw.text
     form = post(api, top_k="2").json()
@@ -76,14 +77,14 @@ def test_a_raw_body_is_the_same_as_a_form_field(api, kind):
 
 
 def test_parameters_come_from_the_form_or_the_query(api):
-    """Both ways are documented."""
+    """Both are documented."""
     assert len(post(api, top_k="7").json()["top_k"]) == 7
     response = api.post("/predict", params={"top_k": 1, "version": 1}, files={"image": CAT})
     assert len(response.json()["top_k"]) == 1
 
 
-def test_a_request_id_is_kept_when_harmless_and_made_when_not(api):
-    """A caller can follow a request; nobody can write into our logs."""
+def test_a_valid_request_id_is_used_and_an_invalid_one_is_replaced(api):
+    """Clients can follow their requests, but cannot write arbitrary text into the log."""
     given = api.get("/health", headers={"X-Request-ID": "order-42.a_B"})
     assert given.headers["x-request-id"] == "order-42.a_B"
     made = api.get("/health", headers={"X-Request-ID": "a b\tc" * 20})
@@ -100,8 +101,8 @@ def test_a_request_id_is_kept_when_harmless_and_made_when_not(api):
     ],
     ids=["text_named_png", "truncated_jpeg", "zero_bytes", "png_of_100_megapixels"],
 )
-def test_a_bad_file_gets_its_status_and_a_sentence(api, content, name, status, code, words):
-    """The issue's table, over HTTP."""
+def test_a_bad_file_gets_its_status_and_a_message(api, content, name, status, code, words):
+    """The file is the reason, so the status is 4xx."""
     assert_error(post(api, content, name=name), status, code, words)
 
 
@@ -118,8 +119,8 @@ def test_a_bad_file_gets_its_status_and_a_sentence(api, content, name, status, c
         ({"version": "latest"}, 422, "bad_parameter", "version must be a whole number"),
     ],
 )
-def test_a_bad_parameter_gets_its_status_and_a_sentence(api, fields, status, code, words):
-    """What came, what was expected."""
+def test_a_bad_parameter_gets_its_status_and_a_message(api, fields, status, code, words):
+    """The message says what was sent and what is expected."""
     assert_error(post(api, **fields), status, code, words)
 
 
@@ -134,8 +135,8 @@ def test_a_bad_parameter_gets_its_status_and_a_sentence(api, fields, status, cod
     ],
     ids=["nothing", "json", "urlencoded", "text_field", "empty_raw_body"],
 )
-def test_a_request_without_an_image_is_told_how_to_send_one(api, request_, words):
-    """400, and the sentence holds the way out."""
+def test_the_error_for_a_request_without_an_image_says_how_to_send_one(api, request_, words):
+    """The status is 400."""
     assert_error(api.post("/predict", **request_), 400, "missing_image", words)
 
 
@@ -150,20 +151,20 @@ def test_a_request_without_an_image_is_told_how_to_send_one(api, request_, words
     ],
 )
 def test_a_malformed_form_is_a_400(api, body):
-    """Whatever stands where a form should be."""
+    """The reason can be the body or the Content-Type."""
     for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "multipart/form-data; boundary="):
         response = api.post("/predict", content=body, headers={"Content-Type": kind})
         assert response.status_code == 400, (kind, response.text)
         assert set(response.json()) == {"error", "code", "request_id"}
 
 
-def test_a_field_that_is_none_of_ours_is_named(api):
-    """`topk` would else be passed over, and the caller would wonder."""
+def test_an_unknown_form_field_is_refused_by_name(api):
+    """Otherwise a mistyped field, such as `topk`, would have no effect and no error."""
     assert_error(post(api, topk="2"), 422, "bad_parameter", "no field 'topk'; there are: image, top_k, version")
 
 
-def test_more_files_or_fields_than_there_are_is_a_400(api):
-    """A form of a thousand parts is not read to its end."""
+def test_a_form_with_too_many_files_or_fields_is_a_400(api):
+    """A form with a thousand parts is not read to its end."""
     for parts in ([("image", CAT), ("image", CAT)], [(f"f{i}", (None, "x")) for i in range(1000)]):
         assert_error(api.post("/predict", files=parts), 400, "bad_request", "Too many")
 
@@ -171,21 +172,21 @@ def test_more_files_or_fields_than_there_are_is_a_400(api):
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/predict", 405), ("PUT", "/predict", 405), ("POST", "/health", 405)]
 )
-def test_a_wrong_method_gets_the_one_shape(api, method, path, status):
-    """No HTML, no bare text."""
+def test_a_wrong_method_gets_the_usual_error_body(api, method, path, status):
+    """It is JSON, not HTML or plain text."""
     assert_error(api.request(method, path), status, "method_not_allowed", f"{method} is not a method of {path}")
 
 
 def test_the_documentation_lists_the_routes_and_their_errors(api):
-    """OpenAPI knows both bodies and every status."""
+    """OpenAPI describes both bodies and every status."""
     assert api.get("/docs").status_code == 200
     predict = api.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     assert set(predict["responses"]) == {*("200", "400", "401", "403", "404", "413", "415", "422", "429", "503")}
 
 
-def test_health_says_alive_ready_and_loaded(api):
-    """Three questions, three routes."""
+def test_three_health_routes_tell_whether_the_process_is_alive_ready_and_has_a_model(api):
+    """`/healthz`, `/readyz` and `/health`."""
     assert api.get("/health").json() == {"status": "healthy", "model_loaded": True}
     assert api.get("/healthz").json() == {"status": "alive"}
     assert api.get("/readyz").json() == {
@@ -197,19 +198,18 @@ def test_health_says_alive_ready_and_loaded(api):
     }
 
 
-def test_the_page_is_there_for_head_too(api):
-    """Spaces asks with HEAD whether the app is up."""
+def test_the_page_answers_head_requests(api):
+    """Hugging Face Spaces uses them to check that the app is up."""
     assert api.head("/").status_code == 200
 
 
-def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
-    """503 with Retry-After, for /readyz and for /predict; /healthz stays 200."""
+def test_before_the_model_is_loaded_the_process_is_alive_but_not_ready():
+    """`/readyz` and `/predict` answer 503 with Retry-After, and `/healthz` answers 200."""
     settings = Settings()
     registry = Registry(settings.registry, settings.model_name)
     versions = LoadedVersions(registry, settings)
-    client = TestClient(
-        create_api(Classifier(versions, settings, NO_CACHE), settings)
-    )  # without its lifespan nothing is loaded
+    # used without a `with` statement, the app does not start, so nothing is loaded
+    client = TestClient(create_api(RecordedClassifier(Classifier(versions, settings, NO_CACHE)), settings))
     assert client.get("/healthz").status_code == 200
     assert client.get("/health").json()["model_loaded"] is False
     for response in (client.get("/readyz"), post(client)):
@@ -217,8 +217,8 @@ def test_before_the_model_is_loaded_it_is_alive_but_not_ready():
         assert response.headers["retry-after"] == "5"
 
 
-def test_any_image_classifier_is_served_at_its_own_size(small_version):
-    """64x64 pixels and three classes: nothing is tied to CIFAR but the defaults."""
+def test_an_image_classifier_of_another_size_is_served(small_version):
+    """It has 64x64 pixels and three classes. Only the defaults belong to CIFAR-10."""
     from support.servers import wait_until_ready
 
     from app import create_app
@@ -233,8 +233,8 @@ def test_any_image_classifier_is_served_at_its_own_size(small_version):
         assert "circle, square, star" in client.get("/").text
 
 
-def test_an_origin_that_is_not_listed_gets_no_permission(api):
-    """Other sites' pages cannot read answers, on our routes or on Gradio's."""
+def test_an_origin_that_is_not_allowed_gets_no_cors_header(api):
+    """The pages of other sites cannot read answers, neither of our routes nor of Gradio's."""
     for path in ("/health", "/config", "/gradio_api/info"):
         response = api.get(path, headers={"Origin": "https://evil.example", "Host": "space.example"})
         assert response.status_code == 200
@@ -245,13 +245,13 @@ def test_an_origin_that_is_not_listed_gets_no_permission(api):
 
 
 def slow_upload(server: str, path: str, *, announce: int | None, send: int) -> tuple[int, int]:
-    """Send up to `send` bytes in pieces; returns the status and how many bytes went before the answer came."""
+    """Send up to `send` bytes in pieces. Returns the status, and the number of bytes sent before the answer came."""
     connection = http.client.HTTPConnection(httpx2.URL(server).host, httpx2.URL(server).port, timeout=30)
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader(*(("Content-Length", str(announce)) if announce else ("Transfer-Encoding", "chunked")))
     connection.endheaders()
-    socket = connection.sock  # the connection lets go of it when the server says "close"
+    socket = connection.sock  # the connection drops its reference when the server sends "close"
     answered = threading.Event()
     status = []
 
@@ -272,7 +272,7 @@ def slow_upload(server: str, path: str, *, announce: int | None, send: int) -> t
             sent += len(chunk)
             time.sleep(0.002)
     except OSError:
-        pass  # the server closed: it had said what it had to say
+        pass  # the server has answered and closed the connection
     reader.join(30)
     connection.close()
     return status[0], sent
@@ -280,8 +280,8 @@ def slow_upload(server: str, path: str, *, announce: int | None, send: int) -> t
 
 @pytest.mark.parametrize("path", ["/predict", "/gradio_api/upload"])
 @pytest.mark.parametrize("announced", [True, False], ids=["content_length", "chunked"])
-def test_a_body_of_50_mb_is_refused_before_it_is_read_whole(server, path, announced):
-    """413 as soon as it is known: at once by Content-Length, else when the limit is passed."""
+def test_a_body_of_50_mb_is_refused_before_it_is_read_completely(server, path, announced):
+    """The 413 comes at once with a Content-Length, and otherwise when the limit is passed."""
     size = 50 * 2**20
     status, sent = slow_upload(server, path, announce=size if announced else None, send=size)
     assert status == 413
@@ -289,8 +289,8 @@ def test_a_body_of_50_mb_is_refused_before_it_is_read_whole(server, path, announ
 
 
 @pytest.mark.slow
-def test_many_callers_get_the_answers_to_their_own_images(server):
-    """96 requests over 8 connections: each answer is the one for its image."""
+def test_concurrent_requests_get_the_answers_to_their_own_images(server):
+    """96 requests over 8 connections."""
     from concurrent.futures import ThreadPoolExecutor
 
     payloads = [(ROOT / "examples" / f"{name}.jpg").read_bytes() for name in CLASS_NAMES]

@@ -1,4 +1,4 @@
-"""`cifar.serving.inference.batch`: many files, archives, and what hostile ones cost."""
+"""`cifar.serving.inference.batch`: many files, archives, and the cost of hostile ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import zips
+from support import hostile_files as zips
 from support.pictures import encoded, noise
 from support.servers import NO_CACHE
 
 from cifar.errors import BadParameter, BatchTooLarge, MissingImage, Overloaded, VersionNotFound
 from cifar.models.registry import Registry
 from cifar.serving.inference.archives import Upload
-from cifar.serving.inference.batch import Batches, Row, counts
+from cifar.serving.inference.batch import Batches, Row, count_by_label
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.inference.service import Service
 from cifar.settings import ROOT, Settings
 
@@ -29,34 +30,34 @@ def service(**limits) -> Service:
     registry = Registry(settings.registry, settings.model_name)
     versions = LoadedVersions(registry, settings)
     versions.load_default()
-    return Service.over(Classifier(versions, settings, NO_CACHE), settings)
+    return Service.over(RecordedClassifier(Classifier(versions, settings, NO_CACHE)), settings)
 
 
 def rows_of(*contents: bytes | Path, **limits) -> list[Row]:
-    """The rows of one batch of files named `file 1`, `file 2`, ..."""
+    """Classify files named `file 1`, `file 2`, ... as one batch."""
     uploads = [Upload(f"file {place}", content) for place, content in enumerate(contents, 1)]
 
     async def ask() -> list[Row]:
         async with service(**limits).batches.open(uploads) as batch:
             rows = [row async for row in batch.rows()]
-            assert len(batch) == len(rows)
+            assert len(batch.entries) == len(rows)
             return rows
 
     return asyncio.run(ask())
 
 
 def code_of(content: bytes, **limits) -> str:
-    """The error code of the one row of a batch."""
+    """Return the error code of a batch of one file."""
     (row,) = rows_of(content, **limits)
     assert row.answer is None
     return row.error.code
 
 
-def test_a_batch_says_of_each_image_what_a_single_call_says(tmp_path):
-    """Files, in memory or on disk, and archives, in their order; the same labels and scores to the last digit."""
+def test_a_batch_gives_each_image_the_answer_of_a_single_call(tmp_path):
+    """For files in memory, files on disk and archives, in their order. Labels and scores are equal to the last digit."""
     (tmp_path / "upload").write_bytes(PHOTO)
     cat = (ROOT / "examples/cat.jpg").read_bytes()
-    rows = rows_of(tmp_path / "upload", cat, zips.packed([("a/cat.jpg", cat), ("a/", b""), ("b.png", PHOTO)]))
+    rows = rows_of(tmp_path / "upload", cat, zips.zipped([("a/cat.jpg", cat), ("a/", b""), ("b.png", PHOTO)]))
     assert [row.name for row in rows] == ["file 1", "file 2", "a/cat.jpg", "b.png"]
 
     async def alone(payload: bytes) -> dict:
@@ -69,16 +70,16 @@ def test_a_batch_says_of_each_image_what_a_single_call_says(tmp_path):
 
 
 def test_a_bad_file_among_twenty_is_a_row_with_its_error():
-    """Nineteen answers, and one sentence with its code, in its place."""
+    """The other nineteen are answered."""
     files = [(f"{place}.png", encoded(noise(seed=place))) for place in range(20)]
     files[7] = ("7.png", b"just text")
-    rows = rows_of(zips.packed(files))
+    rows = rows_of(zips.zipped(files))
     bad = rows[7].as_json()
     assert (bad["name"], bad["code"], bad["label"], bad["top_k"]) == ("7.png", "unsupported_image", None, None)
     assert "whatever its name says" in bad["error"]
     assert sum(row.error is None for row in rows) == 19
-    assert counts(rows)[""] == 1
-    assert sum(counts(rows).values()) == 20
+    assert count_by_label(rows)[""] == 1
+    assert sum(count_by_label(rows).values()) == 20
 
 
 @pytest.mark.parametrize(
@@ -87,24 +88,24 @@ def test_a_bad_file_among_twenty_is_a_row_with_its_error():
         ("truncated", zips.truncated(), "unreadable_archive"),
         ("encrypted", zips.encrypted(), "unreadable_archive"),
         ("damaged", zips.damaged(), "unreadable_archive"),
-        ("nested", zips.packed([("inner.zip", zips.packed([("photo.png", PHOTO)]))]), "unreadable_archive"),
-        ("lzma", zips.packed([("photo.png", PHOTO)], zipfile.ZIP_LZMA), "unreadable_archive"),
+        ("nested", zips.zipped([("inner.zip", zips.zipped([("photo.png", PHOTO)]))]), "unreadable_archive"),
+        ("lzma", zips.zipped([("photo.png", PHOTO)], zipfile.ZIP_LZMA), "unreadable_archive"),
         ("smaller than it is", zips.size_that_lies(100), "unreadable_archive"),
         ("larger than it is", zips.size_that_lies(len(PHOTO) + 1000), "unreadable_archive"),
         ("no zip at all", b"PK\x03\x04" + b"\xff" * 100, "unreadable_archive"),
-        ("an empty image", zips.packed([("photo.png", b"")]), "unreadable_image"),
+        ("an empty image", zips.zipped([("photo.png", b"")]), "unreadable_image"),
     ],
 )
-def test_an_archive_that_cannot_be_unpacked_is_a_row_too(name, content, code):
-    """Whatever is wrong with it; the others of the batch are answered."""
+def test_an_archive_that_cannot_be_unpacked_is_a_row_with_its_error(name, content, code):
+    """The other files of the batch are answered."""
     rows = rows_of(content, PHOTO)
     assert [row.error and row.error.code for row in rows] == [code, None], name
 
 
 def test_a_zip_bomb_is_refused_before_anything_is_unpacked():
-    """A hundred megabytes from a hundred kilobytes: a row where its size, or its ratio, is over the limit; no memory."""
+    """Its size, its compression ratio and the total size are checked first, so it takes no memory."""
     bomb = zips.bomb_of_100_megabytes_of_zeros()
-    rows_of(PHOTO)  # what is loaded once
+    rows_of(PHOTO)  # loads everything that is loaded once
     tracemalloc.start()
     assert code_of(bomb) == "too_large"
     assert code_of(bomb, max_body_bytes=200_000_000) == "unreadable_archive"
@@ -114,12 +115,12 @@ def test_a_zip_bomb_is_refused_before_anything_is_unpacked():
     tracemalloc.stop()
 
 
-def test_an_archive_of_too_many_files_is_refused_whole():
-    """Also where one file is listed ten thousand times, and where the table of contents alone is a bomb."""
+def test_an_archive_with_too_many_files_is_refused_as_a_whole():
+    """Also when it lists one file ten thousand times, and when its table of contents alone is huge."""
     with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
         rows_of(zips.one_file_listed_ten_thousand_times())
     with pytest.raises(BatchTooLarge, match="more than 2 files"):
-        rows_of(PHOTO, zips.packed([("a.png", PHOTO), ("b.png", PHOTO)]), max_batch_files=2)
+        rows_of(PHOTO, zips.zipped([("a.png", PHOTO), ("b.png", PHOTO)]), max_batch_files=2)
     large = zips.table_of_contents_of_40_megabytes()
     tracemalloc.start()
     with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
@@ -129,11 +130,11 @@ def test_an_archive_of_too_many_files_is_refused_whole():
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_names_that_point_elsewhere_are_only_names(tmp_path, monkeypatch):
-    """Nothing is written anywhere; two files of one name are two rows; a name cannot fake a line or a direction."""
+def test_file_names_in_an_archive_are_shown_but_never_used_as_paths(tmp_path, monkeypatch):
+    """Nothing is written, two files of one name are two rows, and control characters are replaced."""
     monkeypatch.chdir(tmp_path)
     names = ["../../evil.png", "/etc/evil.png", "C:\\evil.png", "same.png", "same.png", "a\nb\u202e.png", "x" * 300]
-    rows = rows_of(zips.packed([(name, PHOTO) for name in names]))
+    rows = rows_of(zips.zipped([(name, PHOTO) for name in names]))
     assert [row.name for row in rows][:5] == names[:5]
     assert rows[5].name == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}.png"
     assert len(rows[6].name) == 200
@@ -141,27 +142,27 @@ def test_names_that_point_elsewhere_are_only_names(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_systems_leave_in_archives_is_no_image():
-    """A Mac's shadow files do not become rows; a batch of nothing else is told so."""
-    rows = rows_of(zips.packed([("__MACOSX/._a.png", b"x"), ("a.png", PHOTO), ("b/.DS_Store", b"x")]))
+def test_files_that_operating_systems_add_to_archives_are_ignored():
+    """They do not become rows. An archive with nothing else counts as empty."""
+    rows = rows_of(zips.zipped([("__MACOSX/._a.png", b"x"), ("a.png", PHOTO), ("b/.DS_Store", b"x")]))
     assert [row.name for row in rows] == ["a.png"]
     with pytest.raises(MissingImage, match="No image came"):
-        rows_of(zips.packed([("__MACOSX/._a.png", b"x")]))
+        rows_of(zips.zipped([("__MACOSX/._a.png", b"x")]))
     with pytest.raises(MissingImage):
         rows_of()
 
 
-def test_an_upload_that_was_swept_meanwhile_is_a_row(tmp_path):
-    """Files have a lifetime, and a page may wait longer."""
+def test_an_upload_that_has_expired_is_a_row_with_its_error(tmp_path):
+    """Uploaded files are deleted after a while, and a page may stay open for longer."""
     rows = rows_of(tmp_path / "gone.png", PHOTO)
-    assert [row.error and str(row.error) for row in rows] == ["The upload is no longer here. Choose it again.", None]
+    assert [row.error and str(row.error) for row in rows] == ["The upload has expired. Choose the file again.", None]
 
 
 @pytest.mark.parametrize(
-    ("parameters", "error"), [({"top_k": "many"}, BadParameter), ({"top_k": 99}, BadParameter), ({"version": 99}, VersionNotFound)]
+    ("parameters", "error"), [({"top_k": 0}, BadParameter), ({"top_k": 99}, BadParameter), ({"version": 99}, VersionNotFound)]
 )  # fmt: skip
-def test_a_wrong_parameter_is_the_calls_error_and_not_a_thousand_rows(parameters, error):
-    """It is said once."""
+def test_a_wrong_parameter_is_an_error_of_the_call_and_not_of_each_row(parameters, error):
+    """Otherwise a thousand rows would have the same error."""
 
     async def ask() -> None:
         async with service().batches.open([Upload("a", PHOTO)] * 3) as batch:
@@ -172,15 +173,15 @@ def test_a_wrong_parameter_is_the_calls_error_and_not_a_thousand_rows(parameters
         asyncio.run(ask())
 
 
-def test_who_stops_asking_stops_the_work():
-    """Cancelling a batch leaves at most the few files that were under way."""
+def test_a_batch_that_is_cancelled_reads_no_more_files():
+    """At most the few files that were being read are finished."""
     read = []
 
     async def ask() -> None:
         batches = service().batches
         async with batches.open([Upload("a", PHOTO)] * 500) as batch:
-            batch._entries = [
-                entry._replace(read=lambda entry=entry: (read.append(1), entry.read())[1]) for entry in batch._entries
+            batch.entries = [
+                entry._replace(read=lambda entry=entry: (read.append(1), entry.read())[1]) for entry in batch.entries
             ]
             rows = batch.rows()
             async for _ in rows:
@@ -189,19 +190,19 @@ def test_who_stops_asking_stops_the_work():
             seen = len(read)
             await asyncio.sleep(0.1)
             assert len(read) == seen
-        assert batches._under_way == 0
+        assert batches.open_batches == 0
 
     asyncio.run(ask())
     assert len(read) <= 8
 
 
 def test_more_batches_than_the_limit_are_refused_at_once():
-    """503, and room again when one has ended."""
+    """They get a 503. When a batch has ended, there is room again."""
 
     async def ask() -> None:
-        batches = service(max_batch_calls=1).batches
+        batches = Batches(service().classifier, Settings(), max_batches=1)
         async with batches.open([Upload("a", PHOTO)]):
-            with pytest.raises(Overloaded, match="1 batches are under way"):
+            with pytest.raises(Overloaded, match="1 batches are in progress"):
                 async with batches.open([Upload("b", PHOTO)]):
                     pass
         async with batches.open([Upload("b", PHOTO)]) as batch:
@@ -211,17 +212,17 @@ def test_more_batches_than_the_limit_are_refused_at_once():
 
 
 @pytest.mark.slow
-def test_a_batch_waits_where_a_single_image_would_be_refused():
-    """Three places for all, eight files under way: no row is an error because of it."""
+def test_a_batch_waits_for_a_queue_slot_where_a_single_image_would_be_refused():
+    """With three slots for eight images at a time, no row is an error."""
     rows = rows_of(*[encoded(noise(600, 600, seed=place)) for place in range(9)], max_waiting_images=3)
     assert [row.error for row in rows] == [None] * 9
 
 
 @pytest.mark.slow
 def test_a_thousand_images_need_the_memory_of_a_few(tmp_path):
-    """One file at a time is unpacked: 1,000 pictures, 300 MB in all, from an archive on disk."""
+    """Files are unpacked one at a time: here 1,000 pictures, 300 MB in all, from an archive on disk."""
     photo = encoded(noise(320, 320))
-    (tmp_path / "photos.zip").write_bytes(zips.packed([(f"{n}.png", photo) for n in range(1000)], zipfile.ZIP_STORED))
+    (tmp_path / "photos.zip").write_bytes(zips.zipped([(f"{n}.png", photo) for n in range(1000)], zipfile.ZIP_STORED))
     assert (tmp_path / "photos.zip").stat().st_size > 250_000_000
     tracemalloc.start()
     rows = rows_of(tmp_path / "photos.zip", max_batch_bytes=10**9)
@@ -231,8 +232,16 @@ def test_a_thousand_images_need_the_memory_of_a_few(tmp_path):
     assert peak_bytes < 50_000_000
 
 
-def test_batches_are_made_of_the_services_classifier():
-    """One limit for all ways in."""
-    whole = service()
-    assert isinstance(whole.batches, Batches)
-    assert whole.batches._classifier is whole.classifier
+def test_batches_share_the_queue_slots_of_all_channels():
+    """There is one limit for all channels: a batch waits while another channel holds the only slot."""
+
+    async def ask() -> None:
+        whole = service(max_waiting_images=1)
+        async with whole.batches.open([Upload("a", PHOTO)]) as batch:
+            async with whole.classifier.queue.slot("rest"):
+                first = asyncio.create_task(anext(batch.rows()))
+                await asyncio.sleep(0.2)
+                assert not first.done()
+            assert (await first).error is None
+
+    asyncio.run(ask())

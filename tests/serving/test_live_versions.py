@@ -1,4 +1,4 @@
-"""Versions, labels and traffic change while the server runs: no restart, no lost request, the same user the same version."""
+"""Versions, labels and traffic change while the server runs, without a restart and without a failed request."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import REGISTRY
 from scipy.stats import chisquare
 from support.pictures import encoded, noise
-from support.servers import NO_CACHE, running, wait_until_ready
-from support.two_versions import write_two_versions
+from support.samples import write_two_versions
+from support.servers import NO_CACHE, running, until, wait_until_ready
 
 from app import create_app
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
 from cifar.serving.auth.api_keys import create
-from cifar.serving.auth.principal import Requester
+from cifar.serving.auth.principal import Principal, Requester
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
-from cifar.serving.inference.shadow import Comparison, Shadows
+from cifar.serving.inference.recorded import RecordedClassifier
+from cifar.serving.inference.shadow import ShadowComparison, Shadows
 from cifar.settings import ROOT, Settings
 
 CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
@@ -44,18 +48,18 @@ def log(registry) -> RolloutLog:
     return RolloutLog(registry)
 
 
-def nothing(_: object) -> None:
-    """Takes any version for one that loads."""
+def unchecked(_: object) -> None:
+    """Accept every version as loadable."""
 
 
-def loaded(registry: Registry, **settings: object) -> LoadedVersions:
-    versions = LoadedVersions(registry, Settings(**settings))
+def loaded(registry: Registry, *, clock: Callable[[], float] = time.monotonic, **settings: object) -> LoadedVersions:
+    versions = LoadedVersions(registry, Settings(**settings), clock=clock)
     versions.load_default()
     return versions
 
 
 def add_version(registry: Registry, number: int) -> Path:
-    """A further version, whole before it gets its name, as an export does it."""
+    """Add a version. Its folder is complete before it gets its name, as in an export."""
     hidden = registry.base / ".export-test"
     shutil.copytree(registry.base / "1", hidden)
     manifest = json.loads((hidden / "manifest.json").read_text()) | {"version": number}
@@ -64,7 +68,7 @@ def add_version(registry: Registry, number: int) -> Path:
 
 
 def test_a_new_version_is_served_without_a_restart(registry):
-    """Nobody has promoted anything yet, so the highest version is the stable one."""
+    """Before the first promotion, the highest version is the stable one."""
     versions = loaded(registry)
     assert versions.default.number == 2
     add_version(registry, 3)
@@ -73,21 +77,22 @@ def test_a_new_version_is_served_without_a_restart(registry):
     assert versions.problem == ""
 
 
-def test_after_a_promotion_a_new_version_waits_for_its_turn(registry, log):
-    """Whoever has said what is stable is asked before that changes."""
-    log.promote(2, by="ada", check_loadable=nothing)
+def test_after_a_promotion_a_new_version_is_not_served_until_it_is_promoted(registry, log):
+    """A promotion is a decision, which an export must not change."""
+    log.promote(2, by="ada", check_loadable=unchecked)
     versions = loaded(registry)
     add_version(registry, 3)
     versions.refresh()
     assert versions.default.number == 2
-    log.promote(3, by="ada", check_loadable=nothing)
+    log.promote(3, by="ada", check_loadable=unchecked)
     versions.refresh()
     assert versions.default.number == 3
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_its_place(registry, caplog):
-    """A note for /readyz, one line in the log however often it is looked at, a metric; and mended, it is served."""
-    versions = loaded(registry)
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(registry, caplog):
+    """It is reported in /readyz, in one line of the log, and as a metric. Once repaired, it is served after a minute."""
+    seconds = 0.0
+    versions = loaded(registry, clock=lambda: seconds)
     folder = add_version(registry, 3)
     whole = (folder / "saved_model.pb").read_bytes()
     (folder / "saved_model.pb").write_bytes(b"x")
@@ -99,13 +104,15 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_its_place(registr
     with TestClient(create_app(Settings(registry=registry.base.parent, model_version=2))) as client:
         assert 'cifar_model_load_failed{name="cifar_classifier",version="3"} 1.0' in client.get("/metrics").text
     (folder / "saved_model.pb").write_bytes(whole)
-    versions._tried = None  # a minute later
+    versions.refresh()
+    assert versions.default.number == 2, "it is not tried again at once"
+    seconds = 61.0
     versions.refresh()
     assert (versions.default.number, versions.problem) == (3, "")
 
 
-def test_a_registry_that_vanishes_for_a_while_stops_nobody(registry):
-    """A network drive that hangs off, say."""
+def test_a_registry_that_is_away_for_a_while_does_not_stop_the_server(registry):
+    """The registry may be on a network drive."""
     versions = loaded(registry)
     away = registry.base.rename(registry.base.with_name("away"))
     versions.refresh()
@@ -116,9 +123,9 @@ def test_a_registry_that_vanishes_for_a_while_stops_nobody(registry):
     assert versions.problem == ""
 
 
-def test_a_canary_that_cannot_be_loaded_at_the_start_leaves_everybody_to_the_stable_one(registry, log):
-    """A restart must not fail because of what a tenth of the users would get."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def test_when_a_canary_cannot_be_loaded_at_the_start_the_stable_version_gets_all_traffic(registry, log):
+    """A restart must not fail because of a version that few users get."""
+    log.promote(1, by="ada", check_loadable=unchecked)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     (registry.base / "2" / "saved_model.pb").write_bytes(b"x")
@@ -128,7 +135,7 @@ def test_a_canary_that_cannot_be_loaded_at_the_start_leaves_everybody_to_the_sta
 
 
 def test_a_live_version_is_never_dropped_from_memory(registry, log):
-    """Two are live, the limit is two, and another one that was asked for has a place all the same."""
+    """Two versions are live and the limit is two, but there is room for another one that is asked for by number."""
     log.label("canary", 1, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     versions = loaded(registry, max_loaded_versions=2)
@@ -136,12 +143,18 @@ def test_a_live_version_is_never_dropped_from_memory(registry, log):
     add_version(registry, 4)
     for number in (3, 4):
         versions.get(number)
-    assert set(versions._served) == {1, 2, 4}
+    assert [in_memory(number) for number in (1, 2, 3, 4)] == [1, 1, 0, 1]
 
 
-def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(registry, log):
-    """By the page's cookie, whatever the worker; `version=` overrides; each answer says who spoke."""
-    log.promote(1, by="ada", check_loadable=nothing)
+def in_memory(number: int) -> float | None:
+    """Return the metric that says whether a version is loaded."""
+    labels = {"name": "cifar_classifier", "version": str(number), "engine": "litert"}
+    return REGISTRY.get_sample_value("cifar_model_loaded", labels)
+
+
+def test_over_http_a_user_gets_the_same_version_each_time_and_can_ask_another(registry, log):
+    """The page's cookie decides, in every worker; `version=` overrides it; each answer names its version."""
+    log.promote(1, by="ada", check_loadable=unchecked)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
     settings = Settings(registry=registry.base.parent, registry_poll_seconds=0.05)
@@ -160,7 +173,7 @@ def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(r
         assert {ask(user, version=1) for user in users} == {1}
         ready = client.get("/readyz").json()
         assert ready["traffic"] == {"stable, version 1": 50, "canary, version 2": 50}
-        log.promote(2, by="ada", check_loadable=nothing)
+        log.promote(2, by="ada", check_loadable=unchecked)
         deadline = time.monotonic() + 30
         while {ask(user) for user in users} != {2}:
             assert time.monotonic() < deadline
@@ -168,8 +181,8 @@ def test_over_http_a_user_meets_the_same_version_each_time_and_may_ask_another(r
         assert (models["default"], models["labels"], models["traffic"]) == (2, {"stable": 2}, {"stable": 100})
 
 
-def test_who_opens_the_page_gets_a_cookie_once_and_programs_get_none(registry):
-    """Random, out of scripts' reach, on HTTPS for HTTPS only; it is not given again to who has it."""
+def test_the_page_sets_a_visitor_cookie_once_and_the_api_sets_none(registry):
+    """The value is random and hidden from scripts. Over HTTPS, the cookie is sent over HTTPS only."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     cookie = client.get("/").headers["set-cookie"]
     assert re.fullmatch(r"cifar_user=[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie)
@@ -180,14 +193,14 @@ def test_who_opens_the_page_gets_a_cookie_once_and_programs_get_none(registry):
 
 
 @pytest.mark.parametrize("cookie", ["cifar_user=x", f"not_cifar_user={'a' * 32}", "seen=cifar_user"])
-def test_who_opens_the_page_with_a_cookie_that_counts_for_nothing_gets_one(registry, cookie):
-    """Else they would be known by their address for ever, and meet another version with each network."""
+def test_the_page_replaces_an_invalid_visitor_cookie(registry, cookie):
+    """Otherwise the address would decide, and the user would get another version on each network."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     assert client.get("/", headers={"Cookie": cookie}).headers["set-cookie"].startswith("cifar_user=")
 
 
-def test_a_cookie_that_somebody_made_up_counts_for_nothing():
-    """Not 32 hexadecimal digits: then the address decides. Who signed in is known by that alone."""
+def test_an_invalid_visitor_cookie_is_ignored():
+    """Without 32 hexadecimal digits in the cookie, the address decides. For a signed-in user, only the name counts."""
 
     def user(cookie: bytes, **state: object) -> str:
         scope = {
@@ -202,56 +215,55 @@ def test_a_cookie_that_somebody_made_up_counts_for_nothing():
     for bad in (b"cifar_user=x", b"cifar_user=" + b"A" * 32, b"not_" + good, good + b"b", b""):
         assert user(bad) == "192.0.2.7"
 
-    class Principal:
-        """Somebody signed in."""
-
-        name = "key:ada"
-        scopes = frozenset({"predict"})
-
-    assert user(good, caller=Principal()) == "caller:key:ada"
+    ada = Principal("key:ada", frozenset({"predict"}))
+    assert user(good, principal=ada) == "caller:key:ada"
 
 
 def shadowed(registry: Registry, log: RolloutLog) -> LoadedVersions:
-    """Version 1 answers everybody, and version 2 in the background too."""
-    log.promote(1, by="ada", check_loadable=nothing)
+    """Let version 1 answer all users, and version 2 answer in the background."""
+    log.promote(1, by="ada", check_loadable=unchecked)
     log.label("canary", 2, by="ada")
     log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
     return loaded(registry)
 
 
-def test_a_shadow_answers_in_the_background_and_only_the_comparison_is_kept(registry, log):
-    """Versions 1 and 2 disagree on airplanes and cars alone; the answer is the stable one's, and nobody waits."""
+def test_a_shadow_version_answers_in_the_background_and_only_the_comparison_is_stored(registry, log):
+    """The two versions disagree only on airplanes and cars. The user gets the answer of the stable version."""
     versions = shadowed(registry, log)
-    told: list[Comparison] = []
+    comparisons: list[ShadowComparison] = []
 
     async def ask() -> None:
-        shadows = Shadows(versions, most=2, compared=told.append)
-        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
+        shadows = Shadows(versions, on_comparison=comparisons.append)
+        classifier = RecordedClassifier(Classifier(versions, Settings(), NO_CACHE), shadows=shadows)
         for name in ("airplane", "cat"):
             payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
-            for record in (True, False):  # who wants nothing recorded is not compared either
+            for record in (True, False):  # without a record there is no comparison either
                 answer = await classifier.classify(
                     payload, channel="rest", requester=Requester(name, "ada", frozenset()), record=record
                 )
                 assert answer.version == 1
-            await asyncio.gather(*shadows._under_way)
+            await until(partial(is_idle, shadows))
 
     asyncio.run(ask())
-    assert [(each.request_id, each.version, each.shadow_version, each.agrees) for each in told] == [
+    assert [(each.request_id, each.version, each.shadow_version, each.agrees) for each in comparisons] == [
         ("airplane", 1, 2, False),
         ("cat", 1, 2, True),
     ]
-    assert 0 <= told[1].distance < 0.3 < told[0].distance <= 1
+    assert 0 <= comparisons[1].distance < 0.3 < comparisons[0].distance <= 1
 
 
-def test_more_shadows_than_the_budget_are_left_out(registry, log):
-    """Two under way at most; the others are counted and cost nothing."""
+async def is_idle(shadows: Shadows) -> bool:
+    return shadows.pending == 0
+
+
+def test_shadow_images_beyond_the_limit_are_skipped(registry, log):
+    """At most two images are compared at the same time. The others cost nothing."""
     versions = shadowed(registry, log)
-    told: list[Comparison] = []
+    comparisons: list[ShadowComparison] = []
 
     async def ask() -> None:
-        shadows = Shadows(versions, most=2, compared=told.append)
-        classifier = Classifier(versions, Settings(), NO_CACHE, shadows=shadows)
+        shadows = Shadows(versions, on_comparison=comparisons.append, max_images=2)
+        classifier = RecordedClassifier(Classifier(versions, Settings(), NO_CACHE), shadows=shadows)
         await asyncio.gather(
             *(
                 classifier.classify(
@@ -263,16 +275,16 @@ def test_more_shadows_than_the_budget_are_left_out(registry, log):
                 for i in range(10)
             )
         )
-        assert len(shadows._under_way) <= 2
-        await asyncio.gather(*shadows._under_way)
+        assert shadows.pending <= 2
+        await until(partial(is_idle, shadows))
 
     asyncio.run(ask())
-    assert 1 <= len(told) < 10
+    assert 1 <= len(comparisons) < 10
 
 
 @pytest.fixture
 def administered(registry, tmp_path):
-    """A server with keys for a caller and an administrator."""
+    """A server with API keys for an ordinary client and an administrator."""
     keys = tmp_path / "keys.json"
     bearers = {
         name: {"Authorization": f"Bearer {create(keys, name, scopes)}"}
@@ -284,11 +296,11 @@ def administered(registry, tmp_path):
         yield client, bearers
 
 
-def test_an_administrator_changes_what_is_served_and_the_log_says_who(administered):
-    """Promote, label, split, roll back; what is wrong is refused in the one shape, and nobody else may."""
+def test_an_administrator_changes_the_rollout_and_the_log_names_the_author(administered):
+    """Promote, label, split and roll back. Wrong requests get the usual error body, and others are refused."""
     client, bearers = administered
 
-    def post(action: str, body: dict | None = None, who: str = "boss") -> httpx.Response:
+    def post(action: str, body: dict | None = None, who: str = "boss") -> httpx2.Response:
         return client.post(f"/admin/models/{action}", json=body, headers=bearers[who])
 
     assert post("promote", {"version": 1}, who="caller").status_code == 403
@@ -318,8 +330,8 @@ def test_an_administrator_changes_what_is_served_and_the_log_says_who(administer
     assert client.get("/admin/models", headers=bearers["boss"]).json() == changes[-1]
 
 
-def test_without_sign_in_nobody_administrates(registry):
-    """Anybody could change what is served, so nobody may, and the sentence says what to set."""
+def test_without_sign_in_administration_is_refused(registry):
+    """Otherwise anybody could change the rollout. The message names a setting that turns sign-in on."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     for method, path in (("GET", ""), ("GET", "/log"), ("POST", "/promote"), ("POST", "/rollback")):
         refused = client.request(method, f"/admin/models{path}", json={"version": 1} if path == "/promote" else None)
@@ -329,14 +341,14 @@ def test_without_sign_in_nobody_administrates(registry):
 
 PROMOTES, ROLLBACKS, PAUSE_SECONDS = 4, 2, 2.5
 WINDOW_SECONDS = 2.0
-"""Within which every worker follows, on a machine that does other work as well."""
+"""Time within which every worker follows a change, on a busy machine."""
 
 
 @pytest.mark.slow
 def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_not_live(registry, log, tmp_path):
-    """Four workers, 32 clients: promotions and rollbacks between three versions, then a split that is kept to."""
+    """Four workers and 32 clients: promotions and rollbacks between three versions, then a traffic split."""
     add_version(registry, 3)
-    log.promote(2, by="test", check_loadable=nothing)
+    log.promote(2, by="test", check_loadable=unchecked)
     settings = {"CIFAR_REGISTRY": str(registry.base.parent), "CIFAR_REGISTRY_POLL_SECONDS": "0.2"}
     stable = [(0.0, 2)]
     answers: list[tuple[float, float, str, int, int]] = []
@@ -344,7 +356,7 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
     with running(tmp_path, workers=4, CIFAR_ACCESS_LOG="false", **settings) as server:
 
         def ask(user: str) -> None:
-            with httpx.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
                 while not ended.is_set():
                     began = time.monotonic()
                     answer = client.post("/predict", files={"image": CAT})
@@ -356,10 +368,10 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
                 pool.submit(ask, f"{i:032x}")
             try:
                 for number in [1 + i % 3 for i in range(PROMOTES)]:
-                    stable.append((time.monotonic(), log.promote(number, by="test", check_loadable=nothing).stable))
+                    stable.append((time.monotonic(), log.promote(number, by="test", check_loadable=unchecked).stable))
                     time.sleep(PAUSE_SECONDS)
                 for _ in range(ROLLBACKS):
-                    stable.append((time.monotonic(), log.rollback(by="test", check_loadable=nothing).stable))
+                    stable.append((time.monotonic(), log.rollback(by="test", check_loadable=unchecked).stable))
                     time.sleep(PAUSE_SECONDS)
             finally:
                 ended.set()
@@ -373,7 +385,7 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
         users = [f"{i:032x}" for i in range(1000, 1600)]
 
         def versions_of(user: str) -> set[int]:
-            with httpx.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
                 return {client.post("/predict", files={"image": CAT}).json()["model"]["version"] for _ in range(3)}
 
         with ThreadPoolExecutor(16) as pool:
@@ -387,7 +399,7 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
 
 
 def live_between(stable: list[tuple[float, int]], began: float, ended: float) -> set[int]:
-    """The versions that were stable at some time that an answer may come from."""
+    """Return the versions that were stable at some time between the request and its answer."""
     live = set()
     for at, (since, number) in enumerate(stable):
         until = stable[at + 1][0] if at + 1 < len(stable) else float("inf")
