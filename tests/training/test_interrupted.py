@@ -1,4 +1,4 @@
-"""Training that does not come to its end: stopped, killed, exploded, out of space. What was finished stays, and goes on."""
+"""Training that is interrupted, killed, diverges or runs out of disk space: complete epochs are kept, and runs can be resumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 from support.runs import QUICK, both, colours, colours_folder, config, equal_weights, rows
-from support.servers import heeding_ctrl_c
+from support.servers import start_with_ctrl_c
 
 from cifar.cli.main import main
 from cifar.errors import ExportError, TrainingError
+from cifar.files import TEMPORARY_PREFIX
 from cifar.settings import ROOT, Settings
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export
@@ -26,8 +27,8 @@ from cifar.training.run.train import train
 EPOCHS = 8
 
 
-class StopsInEpochTwo(keras.callbacks.Callback):
-    """Presses Ctrl-C in the middle of the second epoch."""
+class InterruptsEpochTwo(keras.callbacks.Callback):
+    """Raises the exception of Ctrl-C in the middle of the second epoch."""
 
     def on_train_batch_end(self, batch, logs=None):
         if self.model.optimizer.iterations > 18:
@@ -36,14 +37,14 @@ class StopsInEpochTwo(keras.callbacks.Callback):
 
 @pytest.mark.slow
 @both
-def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeypatch, whole, arch):
-    """Same views in the same order, same dropout, same optimizer state: the same weights to the last bit."""
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, whole, arch):
+    """Augmentation, order, dropout and optimizer state are the same, so the weights are equal to the last bit."""
     stopped = tmp_path / "stopped"
     fit = keras.Model.fit
     monkeypatch.setattr(
         keras.Model,
         "fit",
-        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, StopsInEpochTwo()], **k),
+        lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, InterruptsEpochTwo()], **k),
     )
     with pytest.raises(KeyboardInterrupt):
         train(config(arch, seed=5), colours(), stopped)
@@ -59,25 +60,25 @@ def test_a_run_interrupted_and_resumed_equals_one_that_was_not(tmp_path, monkeyp
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """The colours as an image folder."""
+    """The images of `colours` as an image folder."""
     return colours_folder(tmp_path_factory.mktemp("colours"), 150)
 
 
 def command(data, out, *more) -> list[str]:
-    """`train`, in steps that are soon done."""
+    """Return a `train` command with short epochs."""
     options = ["--data", data, "--out", out, "--arch", "tutorial", "--epochs", EPOCHS, "--batch-size", 16, *more]
     return [sys.executable, "-m", "cifar", "train", *map(str, options)]
 
 
 @contextmanager
 def under_way(arguments: list[str], run):
-    """The command, when its first epoch is done; ended in any case."""
-    process = heeding_ctrl_c(arguments)
+    """Run the command until its first epoch is complete; kill it at the end of the block."""
+    process = start_with_ctrl_c(arguments)
     try:
         deadline = time.monotonic() + 200
         while not (run / "checkpoint.keras").exists():
             assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline, "no epoch was finished"
+            assert time.monotonic() < deadline, "no epoch was completed"
             time.sleep(0.01)
         yield process
     finally:
@@ -87,7 +88,7 @@ def under_way(arguments: list[str], run):
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory, folder):
-    """What the command gives when nobody disturbs it."""
+    """A run of the command that was not interrupted."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     subprocess.run(command(folder, run), cwd=ROOT, check=True, capture_output=True)
     return run
@@ -95,27 +96,29 @@ def uninterrupted(tmp_path_factory, folder):
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_can_be_resumed(tmp_path, folder, uninterrupted):
-    """SIGKILL leaves whole files only; resuming gives what an uninterrupted run gives."""
+    """SIGKILL leaves no half-written file. The resumed run has the weights of an uninterrupted one, and removes temporary files."""
     run = tmp_path / "killed"
     with under_way(command(folder, run), run) as process:
         os.kill(process.pid, signal.SIGKILL)
-    assert not (run / "metrics.json").exists(), "it was killed too late to show anything"
+    assert not (run / "metrics.json").exists(), "the process was killed too late for this test"
     with pytest.raises(ExportError, match=r"is not a finished run.*--resume"):
         read_source(run, Settings())
+    (run / f"{TEMPORARY_PREFIX}killed.keras").write_bytes(b"half of a checkpoint")
     subprocess.run(command(folder, run, "--resume"), cwd=ROOT, check=True, capture_output=True)
     assert equal_weights(run, uninterrupted)
+    assert {path.name for path in run.iterdir()} == {path.name for path in uninterrupted.iterdir()}
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_export_takes_and_resume_goes_on_with(tmp_path, folder, uninterrupted):
-    """The real command, the real signal: one sentence, a version, and in the end the same weights."""
+def test_after_ctrl_c_a_run_can_be_exported_and_resumed(tmp_path, folder, uninterrupted):
+    """The command prints how to continue. The resumed run has the weights of an uninterrupted one."""
     run = tmp_path / "stopped"
     with under_way(command(folder, run), run) as process:
         os.kill(process.pid, signal.SIGINT)
-        words = process.communicate(timeout=200)[1]
+        stderr = process.communicate(timeout=200)[1]
     assert process.returncode == 1
-    assert f"kept in {run}; go on with the same command and --resume" in words
-    assert "Traceback" not in words
+    assert f"saved in {run}; to continue, add --resume to the same command" in stderr
+    assert "Traceback" not in stderr
     assert len(rows(run)) < EPOCHS
     assert export(read_source(run, Settings()), tmp_path / "registry", "stopped").manifest.version == 1
     subprocess.run(command(folder, run, "--resume"), cwd=ROOT, check=True, capture_output=True)
@@ -123,8 +126,8 @@ def test_ctrl_c_leaves_a_run_that_export_takes_and_resume_goes_on_with(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
-    """A learning rate far too high is said to be one, and what was good can be exported."""
+def test_a_loss_of_nan_ends_training_and_keeps_the_epochs_before_it(tmp_path, monkeypatch):
+    """The message advises a smaller learning rate, and the earlier epochs can be exported."""
     fit = keras.Model.fit
     run = tmp_path / "run"
 
@@ -135,7 +138,7 @@ def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path,
 
     monkeypatch.setattr(keras.Model, "fit", explode_in_epoch_three)
     with pytest.raises(
-        TrainingError, match=r"in epoch 3; what the 2 before gave is kept in .*--learning-rate than 0.001"
+        TrainingError, match=r"in epoch 3; the run keeps the 2 epochs before it\..*--learning-rate than 0\.001"
     ):
         train(config("tutorial", epochs=5, batch_size=8), colours(60), run)
     monkeypatch.undo()
@@ -147,7 +150,7 @@ def test_a_loss_of_nan_stops_with_advice_and_keeps_the_last_good_epoch(tmp_path,
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, of one megabyte; only root can mount one."""
+    """A file system of one megabyte. Only root can mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
@@ -159,8 +162,8 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("free_kilobytes", [2, 200, 850])
-def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(tmp_path, small_disk, folder, free_kilobytes):
-    """Wherever it is full: no stack trace, whole files only, and with room again the run goes on."""
+def test_a_full_disk_gives_an_error_message_and_no_half_written_file(tmp_path, small_disk, folder, free_kilobytes):
+    """This holds wherever the disk becomes full. With free space the run can be resumed."""
     run = small_disk / "run"
     ballast = small_disk / "ballast"
     free = shutil.disk_usage(small_disk).free
@@ -183,8 +186,8 @@ def test_a_full_disk_gets_a_sentence_and_leaves_nothing_half_written(tmp_path, s
 
 
 @pytest.mark.slow
-def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, monkeypatch):
-    """What is left to do is to write the result: resumed, it equals a run that was not stopped."""
+def test_a_run_that_reached_its_target_trains_no_further_when_it_is_resumed(tmp_path, monkeypatch):
+    """If it was interrupted before the results were written, only the results are missing."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -200,8 +203,8 @@ def test_a_run_stopped_after_it_reached_its_target_trains_no_further(tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_path, monkeypatch, capsys):
-    """There is nothing to export yet, nothing in the way, and nobody is told that something was kept."""
+def test_a_run_interrupted_in_its_first_epoch_can_begin_again(tmp_path, monkeypatch, capsys):
+    """There is nothing to export yet, and the command must not claim that an epoch was saved."""
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -209,7 +212,7 @@ def test_a_stop_before_the_first_epoch_leaves_a_run_that_can_begin_again(tmp_pat
     monkeypatch.setattr("cifar.training.run.train.save_model", stop)
     monkeypatch.setattr("cifar.training.data.dataset.load_dataset", lambda *_, **__: colours(60))
     assert main(["train", "--data", "x", "--out", str(tmp_path / "stopped"), "--arch", "tutorial"]) == 1
-    assert "No epoch was finished; begin again with the same command and --resume." in capsys.readouterr().err
+    assert "No epoch was finished; to begin again, add --resume to the same command." in capsys.readouterr().err
     monkeypatch.setattr("cifar.training.run.train.write_history", stop)
     with pytest.raises(KeyboardInterrupt):
         train(QUICK, colours(60), tmp_path / "run")
