@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
 
+import httpx
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
@@ -18,7 +19,8 @@ from support.servers import Server, need, running, wait_until_ready
 from cifar.settings import ROOT, Settings
 
 # HTTP clients wait five seconds for an answer by default, which is too short where tests share two cores.
-signature(httpx2.get).parameters["timeout"].default.read = 60
+for get in (httpx2.get, httpx.get):  # `gradio_client` uses httpx
+    signature(get).parameters["timeout"].default.read = 60
 
 # The machine's settings must not reach the tests; uploads and records go to temporary folders.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
