@@ -1,9 +1,10 @@
 """The settings of one process: every path, limit and address, with the unit of a number in its name.
 
-The setting `x` is the environment variable `CIFAR_X`. It is read from the environment or from a file `.env` in the
-working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_X_FILE` names it.
+The setting `host` is the environment variable `CIFAR_HOST`. It is read from the environment or from a file `.env` in the
+working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_DATABASE_URL_FILE` names
+the file that contains `CIFAR_DATABASE_URL`.
 
-No other module reads the environment. `docs/settings.md` and `.env.example` are generated from the descriptions below.
+No other module reads the environment; `python docs/generate.py` writes `docs/settings.md` and `.env.example` from this one.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ class Settings(BaseSettings):
     )
     max_kept_bytes: int = Field(1024**3, ge=1024, description="Largest total size of the kept images.")
 
-    ab_window_days: float = Field(14.0, gt=0, description="Days before now that the A/B report covers.")
+    ab_window_days: float = Field(14.0, gt=0, description="Days that the A/B report covers, up to now.")
     ab_effect_share: float = Field(
         0.02,
         ge=0.001,
