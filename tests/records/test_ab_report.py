@@ -198,7 +198,7 @@ def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
             figures.append(
                 (report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value)
             )
-            figures[-1] += ([version.features for version in drift_report(database, registry, settings)],)
+            figures[-1] += ([version.features for version in drift_report(database, registry)],)
         other.dispose()
     assert figures[0] == figures[1]
     assert figures[0][1] == "better"
