@@ -1,4 +1,4 @@
-"""`cifar.training.data.dataset`: every kind of source, and every way in which one can be wrong."""
+"""`cifar.training.data.dataset`: every kind of source, and the errors that each can have."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cifar.settings import Settings
 from cifar.training.data.dataset import load_dataset, split_validation, summarize
 
 ROWS = 20
-"""Images in each batch of the small archives here; real ones have 10,000."""
+"""Images in each batch of the test archives; the real batches have 10,000."""
 
 
 def batch_pickle(seed: int) -> bytes:
-    """A batch as Python 2 pickled it: byte keys, protocol 2, planes of red, green, blue."""
+    """Return a batch as Python 2 pickled it: byte keys, protocol 2, planes of red, green, blue."""
     random = np.random.default_rng(seed)
     data = random.integers(0, 256, (ROWS, 3072), np.uint8)
     return pickle.dumps({b"data": data, b"labels": random.integers(0, 10, ROWS).tolist()}, protocol=2)
@@ -42,7 +42,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """Three classes of four pictures for training and two for testing, of many sizes and formats."""
+    """Three classes with four training and two test images each, of different sizes and formats."""
     for part, count in (("train", 4), ("test", 2)):
         for seed, name in enumerate(("circle", "square", "star")):
             folder = tmp_path / "shapes" / part / name
@@ -53,8 +53,8 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
-def test_the_archive_and_its_extracted_folder_hold_the_same(tmp_path, settings):
-    """Two ways to the same images; planes become channels, and labels keep CIFAR's order."""
+def test_the_archive_and_its_extracted_folder_give_the_same_data(tmp_path, settings):
+    """Both give images with channels last, and labels in CIFAR's order."""
     members = batches()
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
@@ -70,7 +70,7 @@ def test_the_archive_and_its_extracted_folder_hold_the_same(tmp_path, settings):
 
 
 def test_an_image_folder_may_have_other_classes_counts_and_sizes(image_folder, settings):
-    """Pictures are brought to the size asked for, by the function that serving uses."""
+    """Images are resized to the requested size by the function that serving uses."""
     dataset = load_dataset(str(image_folder), settings, image_shape=(64, 64, 3))
     assert dataset.class_names == ("circle", "square", "star")
     assert dataset.train_images.shape == (12, 64, 64, 3)
@@ -78,8 +78,8 @@ def test_an_image_folder_may_have_other_classes_counts_and_sizes(image_folder, s
     assert summarize(dataset)["train_images_by_class"] == {"circle": 4, "square": 4, "star": 4}
 
 
-def test_cifars_own_names_keep_cifars_order(tmp_path, settings):
-    """A folder named as CIFAR's classes gives CIFAR's labels, in whatever order the disk lists them."""
+def test_folders_named_like_cifars_classes_keep_cifars_order(tmp_path, settings):
+    """Models that were trained on an image folder of CIFAR then have the same labels as those trained on the archive."""
     for name in CLASS_NAMES:
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "1.png").write_bytes(encoded(noise(32, 32)))
@@ -87,36 +87,36 @@ def test_cifars_own_names_keep_cifars_order(tmp_path, settings):
 
 
 def test_a_folder_without_a_test_part_can_be_trained_on(image_folder, settings):
-    """Not everybody has test images."""
+    """Test images are optional."""
     import shutil
 
     shutil.rmtree(image_folder / "test")
     assert load_dataset(str(image_folder), settings).test_images.shape == (0, 32, 32, 3)
 
 
-def test_a_source_that_is_none_says_what_is_expected(settings):
-    """A typing error in the path is answered with the four kinds there are."""
-    with pytest.raises(DataError, match=r"'no/such' is no data set: expected `cifar10`, a cifar-10-python\.tar\.gz"):
+def test_an_unknown_source_is_refused_with_the_possible_sources(settings):
+    """After a mistyped path the message lists the four kinds of source."""
+    with pytest.raises(DataError, match=r"'no/such' is not a data set: expected `cifar10`, a cifar-10-python\.tar\.gz"):
         load_dataset("no/such", settings)
 
 
-def test_a_truncated_archive_is_named(tmp_path, settings):
-    """Half an archive is never half a data set."""
+def test_a_truncated_archive_is_reported(tmp_path, settings):
+    """Half an archive must not be used as a smaller data set."""
     whole = archive(tmp_path / "whole.tar.gz", batches())
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"cut\.tar\.gz is no complete \.tar\.gz archive"):
+    with pytest.raises(DataError, match=r"cut\.tar\.gz is not a complete \.tar\.gz archive"):
         load_dataset(str(cut), settings)
 
 
-def test_an_archive_of_something_else_is_named(tmp_path, settings):
-    """A member that is missing is said by name."""
-    with pytest.raises(DataError, match="holds no data_batch_1"):
+def test_an_archive_without_cifars_batches_is_reported(tmp_path, settings):
+    """The message names the missing member."""
+    with pytest.raises(DataError, match="has no data_batch_1"):
         load_dataset(str(archive(tmp_path / "other.tar.gz", {"readme": b"hello"})), settings)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, settings):
-    """Only arrays and built-in containers come out of a batch; a call to anything else is not made."""
+    """Only arrays and built-in containers are unpickled; nothing else is called."""
 
     class Evil:
         def __reduce__(self):
@@ -139,54 +139,54 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, settings):
     ],
     ids=["empty", "text", "a_list", "wrong_width", "label_10"],
 )
-def test_a_damaged_batch_is_named(tmp_path, settings, content):
-    """The batch's name and the way out are in the sentence."""
+def test_a_damaged_batch_is_reported(tmp_path, settings, content):
+    """The message names the batch and says what to do."""
     members = batches() | {"test_batch": content}
     with pytest.raises(DataError, match="test_batch is not a batch of CIFAR-10"):
         load_dataset(str(archive(tmp_path / "bad.tar.gz", members)), settings)
 
 
-def test_an_empty_class_is_named(image_folder, settings):
-    """A class without pictures cannot be learned."""
+def test_an_empty_class_is_reported(image_folder, settings):
+    """A class without images cannot be learned."""
     for file in (image_folder / "train" / "star").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="train/star holds no image"):
+    with pytest.raises(DataError, match="train/star has no image"):
         load_dataset(str(image_folder), settings)
 
 
-def test_an_unreadable_picture_is_named(image_folder, settings):
-    """One broken file among thousands is found by its name."""
+def test_an_unreadable_image_is_reported(image_folder, settings):
+    """The message names the file, which may be one of thousands."""
     (image_folder / "train" / "square" / "9.jpg").write_bytes(truncated_jpeg())
     with pytest.raises(DataError, match=r"train/square/9\.jpg: .*truncated.* Or remove it"):
         load_dataset(str(image_folder), settings)
 
 
-def test_all_unreadable_pictures_are_named_up_to_twenty(image_folder, settings):
-    """Of both parts at once: nobody mends a folder one run a file."""
+def test_up_to_twenty_unreadable_images_are_listed(image_folder, settings):
+    """They are found in both parts at once, so that a folder can be repaired in one go."""
     for part, count in (("train", 20), ("test", 3)):
         for i in range(count):
             (image_folder / part / "star" / f"bad{i:02}.jpg").write_bytes(truncated_jpeg())
     with pytest.raises(DataError) as caught:
         load_dataset(str(image_folder), settings)
-    said = str(caught.value).splitlines()
-    assert [line.count("train/star/bad") for line in said] == [1] * 20 + [0]
-    assert said[-1] == "... and 3 more. Or remove them from the folder."
+    lines = str(caught.value).splitlines()
+    assert [line.count("train/star/bad") for line in lines] == [1] * 20 + [0]
+    assert lines[-1] == "... and 3 more. Or remove them from the folder."
 
 
-def test_pictures_below_a_class_are_said_not_to_be_read(image_folder, settings, capsys):
-    """A folder in a class is no class, and its pictures would be missed."""
+def test_images_in_folders_below_a_class_are_reported_as_not_read(image_folder, settings, capsys):
+    """They do not belong to a class, and the user should know that they are missing."""
     for name in ("square", "star"):
         (image_folder / "train" / name / "more").mkdir()
     load_dataset(str(image_folder), settings)
-    said = capsys.readouterr().err
-    assert f"Not read: {image_folder}/train/square/more and 1 more. A class's pictures lie" in said
+    message = f"Not read: {image_folder}/train/square/more and 1 more. The images of a class must lie"
+    assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_archive_is_told_so_in_one_line(tmp_path, settings):
-    """What each of tarfile's readers thought of it is nobody's concern."""
+def test_a_file_that_is_not_an_archive_is_reported_in_one_line(tmp_path, settings):
+    """Tarfile's own message has one line for each compression method."""
     (tmp_path / "README.md").write_text("# Words")
     with pytest.raises(
-        DataError, match=r"^.*README\.md is no complete \.tar\.gz archive \(file could not be opened"
+        DataError, match=r"^.*README\.md is not a complete \.tar\.gz archive \(file could not be opened"
     ) as caught:
         load_dataset(str(tmp_path / "README.md"), settings)
     assert "\n" not in str(caught.value)
@@ -194,35 +194,35 @@ def test_a_file_that_is_no_archive_is_told_so_in_one_line(tmp_path, settings):
 
 
 def test_classes_that_differ_only_in_case_are_refused(image_folder, settings):
-    """On a Mac they would be one folder, and the model would have another number of classes."""
+    """On macOS they would be one folder, and the model would have fewer classes."""
     (image_folder / "train" / "Star").mkdir()
     with pytest.raises(DataError, match=r"train/Star and .*train/star differ only in case"):
         load_dataset(str(image_folder), settings)
 
 
 def test_train_and_test_must_have_the_same_classes(image_folder, settings):
-    """A class that is tested but never trained is a mistake in the folder."""
+    """A class that is tested but not trained is a mistake in the folder."""
     (image_folder / "test" / "heart").mkdir()
     with pytest.raises(DataError, match="They must be the same"):
         load_dataset(str(image_folder), settings)
 
 
-def test_one_class_is_too_few(tmp_path, settings):
-    """There is nothing to tell apart."""
+def test_a_folder_with_one_class_is_refused(tmp_path, settings):
+    """A classifier needs at least two classes."""
     (tmp_path / "train" / "only").mkdir(parents=True)
     with pytest.raises(DataError, match="1 class folders; at least two"):
         load_dataset(str(tmp_path), settings)
 
 
-def test_what_operating_systems_leave_in_folders_is_passed_over(image_folder, settings):
-    """.DS_Store and Thumbs.db are no pictures, and no reason to stop."""
+def test_files_of_the_operating_system_are_ignored(image_folder, settings):
+    """.DS_Store and Thumbs.db are not images, and must not make loading fail."""
     (image_folder / "train" / ".DS_Store").write_bytes(b"x")
     (image_folder / "train" / "star" / "Thumbs.db").write_bytes(b"x")
     assert len(load_dataset(str(image_folder), settings).train_labels) == 12
 
 
 def test_the_validation_split_is_the_same_for_the_same_seed_and_covers_every_class():
-    """Each position is on one side, the same one each time."""
+    """Each image is in one of the two parts, and always in the same one."""
     labels = np.repeat(np.arange(10), 50)
     fit, held_out = split_validation(labels, 0.1, seed=4)
     again = split_validation(labels, 0.1, seed=4)
@@ -233,12 +233,12 @@ def test_the_validation_split_is_the_same_for_the_same_seed_and_covers_every_cla
 
 
 def test_a_class_with_one_image_cannot_be_split():
-    """The one image would be either never trained or never checked."""
+    """Its only image would be missing from training or from validation."""
     with pytest.raises(DataError, match="one training image"):
         split_validation(np.array([0, 0, 1]), 0.1, seed=0)
 
 
-def test_reading_leaves_no_setting_behind(image_folder):
-    """Too large a picture in a data set is found by the same limit as an upload."""
+def test_the_pixel_limit_also_holds_for_data_sets(image_folder):
+    """An image in a data set is refused by the same limit as an upload."""
     with pytest.raises(DataError, match="megapixels"):
         load_dataset(str(image_folder), Settings(max_image_pixels=1024))

@@ -1,4 +1,4 @@
-"""A folder of one's own images, by the four commands: from files to answers on the page and by the API."""
+"""Your own images with the four commands of the README: from image files to answers on the page and by the API."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def cifar(*arguments: object, **environment: object) -> str:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """60 discs, 60 squares and 60 stars to train on, of many sizes, and 20 of each to try."""
+    """60 discs, 60 squares and 60 stars of different sizes for training, and 20 of each for testing."""
     return shapes_folder(tmp_path_factory.mktemp("shapes") / "shapes", train=60, test=20)
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_path, shapes, size):
-    """The four commands as the README has them; page, REST and gradio_client answer with the folder's names."""
+def test_three_classes_of_sixty_images_are_trained_exported_and_served(tmp_path, shapes, size):
+    """After the four commands of the README, page, REST and gradio_client answer with the names of the folders."""
     held = json.loads(cifar("data", shapes, "--image-size", size, "--json"))
     assert held["image"] == f"{size}x{size}x3"
     assert held["train_images_by_class"] == dict.fromkeys(KINDS, 60)
@@ -47,7 +47,7 @@ def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_pat
     files = [shapes / "test" / kind / "0.jpeg" for kind in KINDS]
     with running(tmp_path, workers=1, **settings) as server:
         address = server.address
-        assert ", ".join(KINDS) in httpx2.get(address).text, "the page names the classes"
+        assert ", ".join(KINDS) in httpx2.get(address).text, "the page must name the classes"
         client = Client(address, verbose=False)
         for file in files:
             by_rest = httpx2.post(f"{address}/predict", files={"image": file.read_bytes()}).json()
@@ -61,8 +61,8 @@ def test_three_classes_of_sixty_pictures_are_trained_exported_and_served(tmp_pat
         assert "top_k must be from 1 to 3" in refused.json()["error"]
 
 
-def test_a_run_starts_from_another_one_and_says_so_in_its_settings(tmp_path, whole, shapes):
-    """`--init-from` takes a run or a version of other classes; what was started from belongs to the run."""
+def test_a_run_can_start_from_another_run_or_version(tmp_path, whole, shapes):
+    """`--init-from` takes a run or a version with other classes, and config.json records it."""
     registry = {"CIFAR_REGISTRY": tmp_path / "registry", "CIFAR_MODEL_NAME": "colours"}
     version = cifar("export", whole("fast"), **registry).strip()
     for name, source in (("of-run", whole("fast")), ("of-version", version)):
@@ -75,4 +75,4 @@ def test_a_run_starts_from_another_one_and_says_so_in_its_settings(tmp_path, who
         )
     histories = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("of-run", "of-version")]
     without_seconds = [[line.rsplit(",", 1)[0] for line in history] for history in histories]
-    assert without_seconds[0] == without_seconds[1], "a run and its version hold the same weights"
+    assert without_seconds[0] == without_seconds[1], "a run and its version have the same weights"
