@@ -290,7 +290,9 @@ class Settings(BaseSettings):
         """Refuse half a configuration: a server that was meant to require sign-in must not start without it."""
         tokens = {"CIFAR_JWT_ISSUER": self.jwt_issuer, "CIFAR_JWT_AUDIENCE": self.jwt_audience}
         if self.jwt_secret and self.jwks_url:
-            raise ValueError("Set CIFAR_JWT_SECRET or CIFAR_JWKS_URL, not both: bearer tokens are of one kind.")
+            raise ValueError(
+                "Set CIFAR_JWT_SECRET or CIFAR_JWKS_URL, not both: a server accepts one kind of bearer token."
+            )
         if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
             raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
         if self.jwt_secret or self.jwks_url:
@@ -305,8 +307,7 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def signs_in(self) -> bool:
-        """True if callers must sign in."""
+    def requires_sign_in(self) -> bool:
         return any((self.api_keys_file, self.jwt_secret, self.jwks_url, self.oidc_provider_url))
 
     @property
@@ -327,11 +328,9 @@ def load_settings() -> Settings:
     secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
     for name in sorted(variables):
         if name.startswith("CIFAR_") and name not in known | secret_files.keys():
-            suffixes = {
-                each.removeprefix("CIFAR_"): each for each in known
-            }  # the shared prefix would look like a match
-            close = difflib.get_close_matches(name.removeprefix("CIFAR_"), suffixes, n=1)
-            hint = f" Did you mean {suffixes[close[0]]}?" if close else ""
+            # Without the prefix, which makes every name look similar.
+            close = difflib.get_close_matches(name[6:].lower(), Settings.model_fields, n=1)
+            hint = f" Did you mean CIFAR_{close[0].upper()}?" if close else ""
             raise SettingsError(f"There is no setting {name}.{hint}")
     secrets = {name: _read_secret(file, variables) for file, name in secret_files.items() if variables.get(file)}
     try:

@@ -326,7 +326,7 @@ def test_spaces_settings_are_enough(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
-    assert settings.signs_in
+    assert settings.requires_sign_in
     assert settings.page_url == "https://someone-cifar.hf.space"
 
 

@@ -36,7 +36,7 @@ _DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name=
 
 def documented(settings: Settings) -> list[Any]:
     """Return FastAPI dependencies that document in OpenAPI how to sign in to a route. They refuse nothing themselves."""
-    return _DOCUMENTED if settings.signs_in else []
+    return _DOCUMENTED if settings.requires_sign_in else []
 
 
 class SignIn:
@@ -141,7 +141,7 @@ def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp
         KeysError: the file of API keys cannot be read.
         SettingsError: the secret of bearer tokens is a public or private key.
     """
-    if not settings.signs_in:
+    if not settings.requires_sign_in:
         return app, []
     from cifar.serving.auth.tokens import bearer_tokens  # its libraries are loaded only where they are needed
 

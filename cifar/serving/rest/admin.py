@@ -57,7 +57,7 @@ def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> Non
     """Add the routes. Where nobody signs in they refuse everybody: anybody could change what is served."""
 
     def refuse_strangers() -> None:
-        if not settings.signs_in:
+        if not settings.requires_sign_in:
             raise MissingScope(
                 "Administration needs sign-in: set CIFAR_API_KEYS_FILE, for one, and use the scope admin."
             )
