@@ -1,10 +1,10 @@
-"""Which score best tells photographs of the classes from photographs of other things.
+"""Compare out-of-distribution scores: how well they separate photographs of the classes from photographs of other things.
 
     python benchmarks/ood.py --run RUN --photos DIR
 
-DIR holds photographs: `DIR/in/<class>/*.jpg` of the model's classes and `DIR/ood/*.jpg` of none. They are only measured on:
-every score is fitted on the run's training images, and its threshold leaves 95 % of the held-out ones inside. Prints
-Markdown, which docs/ood.md quotes.
+DIR holds photographs: `DIR/in/<class>/*.jpg` of the model's classes and `DIR/ood/*.jpg` of other things. Nothing is fitted on
+them: every score is fitted on the run's training images, and at its threshold 95 % of the held-out images are in distribution.
+Prints Markdown, which docs/ood.md quotes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from cifar.training.run.calibration import calibrated, fit_score, fit_temperatur
 IMAGES, TEST_IMAGES, RESAMPLES = 12_000, 5_000, 2_000
 
 
-class Seen(NamedTuple):
-    """What the network makes of a set of images."""
+class Outputs(NamedTuple):
+    """The outputs of the network for a set of images."""
 
     features: np.ndarray
-    """What our score looks at; the last `width` columns are what the last dense layer takes."""
+    """The features of our score. The last `width` columns are the input of the last dense layer."""
     probabilities: np.ndarray
 
 
-Score = Callable[[Seen], np.ndarray]
+Score = Callable[[Outputs], np.ndarray]
 
 
 def main() -> None:
@@ -54,38 +54,38 @@ def main() -> None:
         sys.exit("The network has no dense layer, so there are no features to compare.")
     random = np.random.default_rng(0)
 
-    def see(images: np.ndarray) -> Seen:
-        return Seen(*network.predict(images, batch_size=500, verbose=0))
+    def run_network(images: np.ndarray) -> Outputs:
+        return Outputs(*network.predict(images, batch_size=500, verbose=0))
 
-    def photos(files: Iterable[Path]) -> Seen:
+    def photos(files: Iterable[Path]) -> Outputs:
         spec, limit = ImageSpec.from_shape(dataset.image_shape), settings.max_image_pixels
-        return see(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
+        return run_network(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
 
     config = run["config"]
     fit, held_out = split_validation(dataset.train_labels, config["validation_split"], config["seed"])
     fit = random.permutation(fit)[:IMAGES]
     tested = random.permutation(len(dataset.test_labels))[:TEST_IMAGES]
-    training, labels = see(dataset.train_images[fit]), dataset.train_labels[fit]
-    nothing = see(make_outliers(dataset.train_images[fit], len(fit), random))
-    held, test = see(dataset.train_images[held_out]), see(dataset.test_images[tested])
+    training, labels = run_network(dataset.train_images[fit]), dataset.train_labels[fit]
+    outliers = run_network(make_outliers(dataset.train_images[fit], len(fit), random))
+    held, test = run_network(dataset.train_images[held_out]), run_network(dataset.test_images[tested])
     classes, others = photos(arguments.photos.glob("in/*/*.jpg")), photos(arguments.photos.glob("ood/*.jpg"))
     temperature = fit_temperature(held.probabilities, dataset.train_labels[held_out])
     test_labels = dataset.test_labels[tested]
     print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {arguments.run}: {len(fit)} training images, {len(nothing.features)} pictures of nothing,"
+        f"{datetime.now(UTC):%Y-%m-%d}, {arguments.run}: {len(fit)} training images, {len(outliers.features)} synthetic outliers,"
     )
     print(
-        f"{len(held_out)} held out, {len(tested)} test images, {len(classes.features)} photos of classes, {len(others.features)} of none."
+        f"{len(held_out)} held out, {len(tested)} test images, {len(classes.features)} photos of classes, {len(others.features)} of other things."
     )
     print(
         f"Temperature {temperature:.3f}; ECE of the test images {error(test.probabilities, test_labels):.4f} without,"
     )
     print(f"{error(np.asarray(calibrated(test.probabilities, temperature)), test_labels):.4f} with it.\n")
     print(
-        "| score | photos of classes / of none, AUROC (95 %) | test images / photos of none | flagged: test | photos of classes | of none |"
+        "| score | photos of classes / of other things, AUROC (95 %) | test images / photos of other things | flagged: test | photos of classes | of other things |"
     )
     print("|---|---|---|---|---|---|")
-    for name, score in scores(model, training, labels, nothing).items():
+    for name, score in scores(model, training, labels, outliers).items():
         limit = np.quantile(score(held), 0.95)
         of_test, of_classes, of_others = score(test), score(classes), score(others)
         low, high = interval(of_classes, of_others, random)
@@ -95,55 +95,59 @@ def main() -> None:
         )
 
 
-def scores(model: keras.Model, training: Seen, labels: np.ndarray, nothing: Seen) -> dict[str, Score]:
-    """The scores by name, fitted; higher is stranger."""
+def scores(model: keras.Model, training: Outputs, labels: np.ndarray, outliers: Outputs) -> dict[str, Score]:
+    """Fit every score; return them by name. A higher score means less like the training images."""
     kernel, *bias = next(
         layer for layer in reversed(model.layers) if isinstance(layer, keras.layers.Dense)
     ).get_weights()
     width = len(kernel)
 
-    def top(seen: Seen) -> np.ndarray:
-        return seen.features[:, -width:]
+    def top(outputs: Outputs) -> np.ndarray:
+        return outputs.features[:, -width:]
 
-    def logits(seen: Seen) -> np.ndarray:
-        return top(seen) @ kernel + (bias[0] if bias else 0)
+    def logits(outputs: Outputs) -> np.ndarray:
+        return top(outputs) @ kernel + (bias[0] if bias else 0)
 
-    all_layers = fit_score(training.features, labels, nothing.features)
-    last_layer = fit_score(top(training), labels, top(nothing))
+    all_layers = fit_score(training.features, labels, outliers.features)
+    last_layer = fit_score(top(training), labels, top(outliers))
     near, far = gaussian(top(training), labels), gaussian(top(training), np.zeros_like(labels))
     bank = unit(top(training))
     return {
-        "max softmax": lambda seen: -seen.probabilities.max(axis=1),
-        "entropy": lambda seen: -(seen.probabilities * np.log(seen.probabilities + 1e-30)).sum(axis=1),
-        "max logit": lambda seen: -logits(seen).max(axis=1),
-        "energy": lambda seen: -np.logaddexp.reduce(logits(seen), axis=1),
-        "feature norm": lambda seen: -np.linalg.norm(top(seen), axis=1),
-        "kNN, 10th of the bank, normalised features": lambda seen: -np.sort(unit(top(seen)) @ bank.T, axis=1)[:, -10],
+        "max softmax": lambda outputs: -outputs.probabilities.max(axis=1),
+        "entropy": lambda outputs: -(outputs.probabilities * np.log(outputs.probabilities + 1e-30)).sum(axis=1),
+        "max logit": lambda outputs: -logits(outputs).max(axis=1),
+        "energy": lambda outputs: -np.logaddexp.reduce(logits(outputs), axis=1),
+        "feature norm": lambda outputs: -np.linalg.norm(top(outputs), axis=1),
+        "kNN, 10th of the bank, normalised features": lambda outputs: (
+            -np.sort(unit(top(outputs)) @ bank.T, axis=1)[:, -10]
+        ),
         "ViM": vim(top(training), kernel, bias[0] if bias else np.zeros(kernel.shape[1]), top, logits),
-        "Mahalanobis": lambda seen: near(top(seen)),
-        "relative Mahalanobis": lambda seen: near(top(seen)) - far(top(seen)),
-        "against pictures of nothing, last layer": lambda seen: np.asarray(raw_score(top(seen), last_layer)),
-        "**against pictures of nothing, three layers**": lambda seen: np.asarray(raw_score(seen.features, all_layers)),
+        "Mahalanobis": lambda outputs: near(top(outputs)),
+        "relative Mahalanobis": lambda outputs: near(top(outputs)) - far(top(outputs)),
+        "against synthetic outliers, last layer": lambda outputs: np.asarray(raw_score(top(outputs), last_layer)),
+        "**against synthetic outliers, three layers**": lambda outputs: np.asarray(
+            raw_score(outputs.features, all_layers)
+        ),
     }
 
 
 def gaussian(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The squared distance to the nearest mean, in units of the scatter around them."""
+    """Return the squared Mahalanobis distance to the nearest class mean."""
     means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
     scatter = features - means[np.unique(labels, return_inverse=True)[1]]
     values, vectors = np.linalg.eigh(scatter.T @ scatter / len(scatter))
     whiten = vectors / np.sqrt(np.maximum(values, 1e-3 * values.mean()))
-    return lambda seen: np.stack([(((seen - mean) @ whiten) ** 2).sum(axis=1) for mean in means]).min(axis=0)
+    return lambda outputs: np.stack([(((outputs - mean) @ whiten) ** 2).sum(axis=1) for mean in means]).min(axis=0)
 
 
 def vim(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, top: Score, logits: Score) -> Score:
-    """Virtual-logit matching (Wang et al. 2022, arXiv:2203.10807)."""
+    """Return virtual-logit matching (Wang et al. 2022, arXiv:2203.10807)."""
     origin = -np.linalg.pinv(kernel.T) @ bias
     _, vectors = np.linalg.eigh((features - origin).T @ (features - origin))
     rest = vectors[:, : len(kernel) // 2]
     alpha = (features @ kernel + bias).max(axis=1).mean() / np.linalg.norm((features - origin) @ rest, axis=1).mean()
-    return lambda seen: (
-        alpha * np.linalg.norm((top(seen) - origin) @ rest, axis=1) - np.logaddexp.reduce(logits(seen), axis=1)
+    return lambda outputs: (
+        alpha * np.linalg.norm((top(outputs) - origin) @ rest, axis=1) - np.logaddexp.reduce(logits(outputs), axis=1)
     )
 
 
@@ -152,23 +156,23 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
-    """The chance that one of `higher` is above one of `lower`; equal ones count half."""
+    """Return the probability that a value of `higher` exceeds one of `lower`; equal values count half."""
     ordered = np.sort(lower)
     below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
     return float(below.mean() / 2 / len(lower))
 
 
 def interval(lower: np.ndarray, higher: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """95 % of the bootstrap, both sets drawn anew."""
+    """Return the 95 % bootstrap interval of the AUROC; both sets are resampled."""
     drawn = [auroc(random.choice(lower, len(lower)), random.choice(higher, len(higher))) for _ in range(RESAMPLES)]
     return np.quantile(drawn, (0.025, 0.975))
 
 
 def error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The expected calibration error, 15 bins of equal width."""
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    places = np.minimum((sure * 15).astype(int), 14)
-    return float(sum(abs((sure - right)[places == place].sum()) for place in range(15)) / len(labels))
+    """Return the expected calibration error over 15 bins of equal width."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    return float(sum(abs((confidence - right)[bins == number].sum()) for number in range(15)) / len(labels))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Accuracy for the same minutes: the tutorial's recipe and the fast one, one after the other, on the same machine.
+"""Compare the accuracy of the tutorial's recipe and of the fast recipe after the same training time on this machine.
 
     PYTHONPATH=. python benchmarks/training.py --data SOURCE [--rounds N] [--keep DIR]
 
-Each round trains the tutorial's ten epochs, then the fast recipe with a time budget of the same seconds. Between them a
-product of two 2048 x 2048 float32 matrices says what the processor can do; the share of it counts the multiplications and
-additions of convolutions and dense layers, three times the forward pass for each image.
+Each round trains the tutorial's ten epochs, then the fast recipe with a time budget of the same length. The peak rate of the
+processor is measured with a product of two 2048 x 2048 float32 matrices. The share of the peak counts the multiplications and
+additions of convolutions and dense layers, three times those of the forward pass for each image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDE = 2048
 
 
 def peak() -> float:
-    """GFLOP/s of a float32 product, the best of ten."""
+    """Measure the GFLOP/s of a float32 matrix product, the best of ten."""
     matrix = tf.random.normal((SIDE, SIDE))
     seconds = []
     for _ in range(10):
@@ -39,13 +39,13 @@ def peak() -> float:
     return 2 * SIDE**3 / min(seconds) / 1e9
 
 
-def gflop_an_image(model: keras.Model) -> float:
-    """Of one forward pass."""
+def gflop_per_image(model: keras.Model) -> float:
+    """Count the operations of one forward pass."""
     total = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            places = layer.output.shape[1] * layer.output.shape[2] if len(layer.output.shape) == 4 else 1
-            total += 2 * places * int(tf.size(layer.kernel))
+            positions = layer.output.shape[1] * layer.output.shape[2] if len(layer.output.shape) == 4 else 1
+            total += 2 * positions * int(tf.size(layer.kernel))
     return total / 1e9
 
 
@@ -64,7 +64,7 @@ def row(name: str, metrics: dict[str, Any], model: keras.Model, peak_gflops: flo
     history = metrics["history"]
     steady = history[1:-1] or history
     seconds = statistics.median(entry["seconds"] for entry in steady)
-    trained = metrics["fitted_images"] * 3 * gflop_an_image(model)
+    trained = metrics["fitted_images"] * 3 * gflop_per_image(model)
     return [
         name,
         f"{metrics['training_seconds']:.0f} s",
@@ -76,10 +76,14 @@ def row(name: str, metrics: dict[str, Any], model: keras.Model, peak_gflops: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="cifar10, or an image folder of its classes")
+    parser.add_argument("--data", required=True, help="cifar10, or an image folder with its classes")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="the fast recipe's budget (default: what the tutorial's took)")
-    parser.add_argument("--keep", type=Path, help="where the runs stay, for training_curve.py (default: nowhere)")
+    parser.add_argument(
+        "--seconds", type=float, help="time budget of the fast recipe (default: the training time of the tutorial's)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="folder to keep the runs in, for training_curve.py (default: they are removed)"
+    )
     arguments = parser.parse_args()
     print("| recipe | training | test accuracy (95 %) | share of the float32 peak | waiting for data |")
     print("|---|---|---|---|---|")

@@ -1,6 +1,6 @@
-"""Draw accuracy against minutes, one line for each run: `python benchmarks/training_curve.py runs/a runs/b`.
+"""Plot accuracy over minutes of training, one line for each run: `python benchmarks/training_curve.py runs/a runs/b`.
 
-Reads each run's history.csv (`seconds` are of one epoch, `val_accuracy` is of the images held out from training).
+Reads history.csv of each run (`seconds` of each epoch, and `val_accuracy` on the images held out from training).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 
 def read_curve(run: Path) -> tuple[list[float], list[float]]:
-    """Minutes since the start and validation accuracy in [0, 1], after each epoch."""
+    """Return the minutes since the start and the validation accuracy in [0, 1] after each epoch."""
     file = run / "history.csv"
     try:
         with file.open(newline="") as lines:
@@ -23,7 +23,7 @@ def read_curve(run: Path) -> tuple[list[float], list[float]]:
         accuracy = [float(row["val_accuracy"]) for row in rows]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise SystemExit(
-            f"{file} is no history of a run ({type(error).__name__}: {error}). Name run folders."
+            f"{file} is not a history of a run ({type(error).__name__}: {error}). Pass run folders."
         ) from error
     if not rows:
         raise SystemExit(f"{file} has no epoch yet.")
