@@ -1,13 +1,14 @@
-"""How many replicas for a rate and a p99, and what a million predictions cost; held against a run.
+"""Capacity planning: the number of replicas for a request rate and a p99 latency, and the cost of a million predictions.
 
-python benchmarks/simulate.py measure                            service times of one worker, kept in results/service_times.json
-python benchmarks/simulate.py plan --rate 1000 --p99-ms 50       replicas and cost, from those
-python benchmarks/simulate.py compare                            formula and simulation side by side, from those
-python benchmarks/simulate.py check                              three replicas here: formula, simulation and run side by side
+python benchmarks/simulate.py measure                            measure the service times of one worker (results/service_times.json)
+python benchmarks/simulate.py plan --rate 1000 --p99-ms 50       compute replicas and cost from these service times
+python benchmarks/simulate.py compare                            compare formula and simulation for these service times
+python benchmarks/simulate.py check                              compare formula, simulation and three real replicas on this machine
 
-The model: callers come by chance (Poisson), nginx hands each to one replica (by a hash of its address), and a worker serves one request
-after the other. So each worker is an M/G/1 queue. Its mean wait is Pollaczek and Khinchine's; its tail is taken as exponential, as in
-heavy traffic. The simulation (SimPy) draws from the measured service times, and knows that replicas may share `--cores`.
+The model: requests arrive at random (Poisson), nginx sends each client to one replica by a hash of its address, and a worker serves one
+request after the other. Each worker is therefore an M/G/1 queue. Its mean waiting time follows from the Pollaczek-Khinchine formula; the
+tail is assumed to be exponential, as in heavy traffic. The simulation (SimPy) draws from the measured service times and also models replicas
+that share cores.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ UTILISATIONS = (0.1, 0.2, 0.4, 0.6, 0.8)
 # ---- measuring ----
 @contextmanager
 def replica(port: int, folder: str) -> Iterator[int]:
-    """One replica of one worker, without a cache, pictures being the same; yields its process id."""
-    own = {"CIFAR_CACHE_IMAGES": "0", "CIFAR_ACCESS_LOG": "false", "CIFAR_UPLOADS": folder}
+    """Start a replica with one worker and yield its process id. It has no cache, because all requests send the same image."""
+    variables = {"CIFAR_CACHE_IMAGES": "0", "CIFAR_ACCESS_LOG": "false", "CIFAR_UPLOADS": folder}
     command = [sys.executable, "-m", "cifar", "serve", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             try:
@@ -68,8 +69,8 @@ def message(payload: bytes) -> bytes:
     return head.encode() + payload
 
 
-class Line:
-    """Connections to one replica, kept open. Written by hand: a client library takes longer than the server."""
+class ConnectionPool:
+    """Keep-alive connections to one replica. A client library would take more time than the server."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -78,8 +79,8 @@ class Line:
     async def ask(self, request: bytes) -> bool:
         while self.free and self.free[0][0] < time.monotonic() - 2:  # the server closes them after five seconds
             self.free.pop(0)[2].close()
-        known = self.free.pop()[1:] if self.free else None
-        reader, writer = known or await asyncio.open_connection("127.0.0.1", self.port)
+        idle = self.free.pop()[1:] if self.free else None
+        reader, writer = idle or await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
@@ -88,75 +89,75 @@ class Line:
         return head.startswith(b"HTTP/1.1 200")
 
 
-async def one_by_one(port: int, payload: bytes, count: int, clock: int = time.CLOCK_MONOTONIC) -> list[float]:
-    """Seconds of each request by a clock, each sent after the last was answered; those that warm up are left out."""
-    line, seconds = Line(port), []
+async def measure_sequentially(port: int, payload: bytes, count: int, clock: int = time.CLOCK_MONOTONIC) -> list[float]:
+    """Send requests one after the other and return the seconds of each by the given clock, without the warm-up requests."""
+    pool, seconds = ConnectionPool(port), []
     for _ in range(count + 50):
         start = time.clock_gettime(clock)
-        if not await line.ask(message(payload)):
+        if not await pool.ask(message(payload)):
             sys.exit("simulate: a single request was refused")
         seconds.append(time.clock_gettime(clock) - start)
     return seconds[50:]
 
 
-async def by_chance(ports: list[int], payload: bytes, rate: float, seconds: float) -> tuple[list[float], int]:
-    """An open loop: who comes does not wait for who came before. Seconds from when each was due, and how many were refused."""
-    lines, took, tasks = [Line(port) for port in ports], [], []
-    request, chance = message(payload), random.Random(1)  # noqa: S311 - a load, repeated alike
+async def send_poisson(ports: list[int], payload: bytes, rate: float, seconds: float) -> tuple[list[float], int]:
+    """Send requests in an open loop; return the seconds from each due time to the response, and the number of refused requests."""
+    pools, latencies, tasks = [ConnectionPool(port) for port in ports], [], []
+    request, generator = message(payload), random.Random(1)  # noqa: S311 - the same load in every run
     start = due = time.perf_counter()
 
-    async def ask(line: Line, due: float) -> None:
-        if await line.ask(request):
-            took.append(time.perf_counter() - due)
+    async def ask(pool: ConnectionPool, due: float) -> None:
+        if await pool.ask(request):
+            latencies.append(time.perf_counter() - due)
 
     while due < start + seconds:
-        due += chance.expovariate(rate)
+        due += generator.expovariate(rate)
         if (wait := due - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(ask(chance.choice(lines), due)))
+        tasks.append(asyncio.create_task(ask(generator.choice(pools), due)))
     await asyncio.gather(*tasks)
-    return took, len(tasks) - len(took)
+    return latencies, len(tasks) - len(latencies)
 
 
 # ---- the model ----
 def simulate(service: np.ndarray, rate: float, replicas: int, cores: int, count: int = 40_000) -> np.ndarray:
-    """Seconds that each of `count` requests is there, in replicas of one worker on `cores` in all."""
-    world, chance, took = simpy.Environment(), np.random.default_rng(2), []
-    queues = [simpy.Resource(world) for _ in range(replicas)]
-    processors = simpy.Resource(world, capacity=cores)
+    """Simulate `count` requests to replicas with one worker each that share `cores`; return the seconds of each request."""
+    environment, generator, latencies = simpy.Environment(), np.random.default_rng(2), []
+    queues = [simpy.Resource(environment) for _ in range(replicas)]
+    processors = simpy.Resource(environment, capacity=cores)
 
     def request(queue: simpy.Resource, seconds: float):
-        came = world.now
+        arrival = environment.now
         with queue.request() as turn:
             yield turn
             with processors.request() as processor:
                 yield processor
-                yield world.timeout(seconds)
-        took.append(world.now - came)
+                yield environment.timeout(seconds)
+        latencies.append(environment.now - arrival)
 
     def arrivals():
-        for gap, seconds in zip(chance.exponential(1 / rate, count), chance.choice(service, count), strict=True):
-            yield world.timeout(gap)
-            world.process(request(queues[chance.integers(replicas)], seconds))
+        for gap, seconds in zip(generator.exponential(1 / rate, count), generator.choice(service, count), strict=True):
+            yield environment.timeout(gap)
+            environment.process(request(queues[generator.integers(replicas)], seconds))
 
-    world.process(arrivals())
-    world.run()
-    return np.array(took[count // 10 :])
+    environment.process(arrivals())
+    environment.run()
+    return np.array(latencies[count // 10 :])
 
 
 def formula(service: np.ndarray, rate: float, replicas: int) -> tuple[float, float]:
-    """Mean and 99th percentile of a request's seconds, for workers that each have a core of their own."""
+    """Return the mean and the 99th percentile of a request's seconds, for workers with one core each."""
     busy = rate / replicas * service.mean()
     if busy >= 1:
         return math.inf, math.inf
     wait = rate / replicas * (service**2).mean() / (2 * (1 - busy))  # Pollaczek-Khinchine
-    chance = np.random.default_rng(3)
-    waits = np.where(chance.random(100_000) < busy, chance.exponential(wait / busy, 100_000), 0)
-    return service.mean() + wait, float(np.quantile(waits + chance.choice(service, 100_000), 0.99))
+    generator = np.random.default_rng(3)
+    waits = np.where(generator.random(100_000) < busy, generator.exponential(wait / busy, 100_000), 0)
+    return service.mean() + wait, float(np.quantile(waits + generator.choice(service, 100_000), 0.99))
 
 
 def plan(service: np.ndarray, rate: float, p99_seconds: float) -> int:
-    """The fewest workers, each with a core of its own, that keep the percentile; 0 where none do."""
+    """Return the smallest number of workers, with one core each, that keep the 99th percentile; 0 if no number does."""
     if np.quantile(service, 0.99) > p99_seconds:
         return 0
     low = high = max(1, math.ceil(rate * service.mean()))
@@ -170,11 +171,11 @@ def plan(service: np.ndarray, rate: float, p99_seconds: float) -> int:
 
 # ---- commands ----
 def measure(arguments: argparse.Namespace) -> None:
-    """By the replica's own processor time, which neighbours on a busy machine do not lengthen as they do the clock's."""
+    """Measure the processor time of the replica, which other programs on a busy machine hardly change."""
     with tempfile.TemporaryDirectory() as folder, replica(arguments.port, folder) as pid:
         clock = (~pid << 3) | 2  # Linux: the processor time of another process
         rows = {
-            name: asyncio.run(one_by_one(arguments.port, payload, arguments.count, clock))
+            name: asyncio.run(measure_sequentially(arguments.port, payload, arguments.count, clock))
             for name, payload in PAYLOADS.items()
         }
     RESULTS.write_text(json.dumps({name: [round(x, 6) for x in row] for name, row in rows.items()}) + "\n")
@@ -191,12 +192,14 @@ def show_plan(arguments: argparse.Namespace) -> None:
         service = np.array(row)
         workers = plan(service, arguments.rate, arguments.p99_ms / 1e3)
         if not workers:
-            print(f"{name}: no number of workers does: the service time alone has a higher p99")
+            print(f"{name}: impossible, because the service time alone has a higher p99")
             continue
         busy = arguments.rate / workers * service.mean()
         simulated = np.quantile(simulate(service, arguments.rate, workers, workers), 0.99) * 1e3
         cost = workers * arguments.price / (arguments.rate * 3600) * 1e6
-        print(f"{name}: {workers} workers, {busy:.0%} busy, p99 simulated {simulated:.1f} ms, {cost:.4f} a million")
+        print(
+            f"{name}: {workers} workers, {busy:.0%} busy, simulated p99 {simulated:.1f} ms, cost per million {cost:.4f}"
+        )
 
 
 def compare(_: argparse.Namespace) -> None:
@@ -216,7 +219,7 @@ def compare(_: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Service times are taken anew, from a replica that runs beside the others: the machine is as it is now."""
+    """Measure the service times now, on a replica that runs beside the others, so that they fit the current state of the machine."""
     ports = [arguments.port + i for i in range(REPLICAS)]
     payload = PAYLOADS[arguments.payload]
     cores = os.cpu_count() or 1
@@ -228,11 +231,11 @@ def check(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         for port in ports:
             stack.enter_context(replica(port, stack.enter_context(tempfile.TemporaryDirectory())))
-        service = np.array(asyncio.run(one_by_one(ports[0], payload, 1000)))
+        service = np.array(asyncio.run(measure_sequentially(ports[0], payload, 1000)))
         for busy in UTILISATIONS:
             rate = busy * min(cores, REPLICAS) / service.mean()
-            took, refused = asyncio.run(by_chance(ports, payload, rate, arguments.seconds))
-            run = np.array(took)
+            latencies, refused = asyncio.run(send_poisson(ports, payload, rate, arguments.seconds))
+            run = np.array(latencies)
             simulated = simulate(service, rate, REPLICAS, cores)
             mean, tail = formula(service, rate, REPLICAS)
             means = " | ".join(f"{x * 1e3:.2f}" for x in (run.mean(), simulated.mean(), mean))
@@ -242,22 +245,22 @@ def check(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=27861, help="first of the ports that replicas listen on")
+    parser.add_argument("--port", type=int, default=27861, help="first port of the replicas")
     commands = parser.add_subparsers(required=True)
     measuring = commands.add_parser("measure")
-    measuring.add_argument("--count", type=int, default=2000, help="requests of each kind")
+    measuring.add_argument("--count", type=int, default=2000, help="requests per image")
     measuring.set_defaults(run=measure)
     planning = commands.add_parser("plan")
-    planning.add_argument("--rate", type=float, required=True, help="requests a second")
+    planning.add_argument("--rate", type=float, required=True, help="requests per second")
     planning.add_argument("--p99-ms", type=float, default=50)
     planning.add_argument(
-        "--price", type=float, default=0.04, help="of a core for an hour; the default is an assumption"
+        "--price", type=float, default=0.04, help="price of one core per hour; the default is an assumption"
     )
     planning.set_defaults(run=show_plan)
     commands.add_parser("compare").set_defaults(run=compare)
     checking = commands.add_parser("check")
     checking.add_argument("--payload", choices=PAYLOADS, default="png32")
-    checking.add_argument("--seconds", type=float, default=8, help="of each run")
+    checking.add_argument("--seconds", type=float, default=8, help="length of each run")
     checking.set_defaults(run=check)
     arguments = parser.parse_args()
     arguments.run(arguments)
