@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from starlette.routing import Mount
 from support.servers import visited_server
 
 from cifar.errors import BadRequest
+from cifar.serving import gradio as internals
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.settings import ROOT
 
@@ -105,6 +107,14 @@ def test_the_model_tab_accepts_a_number_and_no_path(server):
     for number in (["x" * 300], {"a": "../.."}, 1.5, True):
         answer = httpx2.post(f"{server}/gradio_api/run/predict", json={"fn_index": event, "data": [number]})
         assert "version must be a whole number; got" in answer.json()["data"][0]
+
+
+def test_the_list_of_gradios_internals_names_tests_that_exist():
+    """They are the tests to run after an upgrade of Gradio."""
+    named = re.findall(r"(\w+/test_\w+\.py)::(test_\w+)", internals.__doc__)
+    assert len(named) >= 20
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
 
 
 def test_gradios_own_check_of_file_paths_is_switched_on():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import time
 import zlib
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -17,7 +15,6 @@ from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
 from cifar.images.screening import excess
 from cifar.images.spec import ImageSpec
-from cifar.serving.gradio.uploads import sweep
 from cifar.settings import ROOT
 
 
@@ -257,63 +254,3 @@ def test_the_header_x_gradio_server_does_not_put_another_host_into_the_page(serv
     """Every address in the configuration is on this server."""
     text = httpx2.get(f"{server}/config", headers={"X-Gradio-Server": "http://evil.example"}).text
     assert "evil.example" not in text
-
-
-# --- files on disk ----------------------------------------------------------------------------------------------------
-
-
-def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
-    """Only their age counts. Empty folders are deleted as well, and links are not followed."""
-    long_ago = (time.time() - 100,) * 2
-    for name in ("old/a.png", "tmp_cut_off", "young/b.png", "other/d.png"):
-        file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"x")
-        if "young" not in name:
-            os.utime(file, long_ago)
-    (tmp_path / "just made").mkdir()
-    (tmp_path / "outside").symlink_to(ROOT / "examples")
-    os.utime(tmp_path / "outside", long_ago, follow_symlinks=False)
-    sweep(tmp_path, max_age_seconds=60)
-    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"young/b.png"}
-    assert (tmp_path / "just made").exists()
-    assert not (tmp_path / "outside").is_symlink()
-    assert len(list((ROOT / "examples").iterdir())) == 11, "the target of a link is not deleted"
-    sweep(Path(tmp_path / "never made"), max_age_seconds=60)
-
-
-def test_an_upload_that_cannot_be_deleted_does_not_prevent_the_deletion_of_others(tmp_path, monkeypatch):
-    """For example one from another user's server in the same folder."""
-    for name in "abc":
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1, 1))
-    unlink = Path.unlink
-
-    def unlink_own(path: Path, **more: bool) -> None:
-        if path.name == "b":
-            raise PermissionError
-        unlink(path, **more)
-
-    monkeypatch.setattr(Path, "unlink", unlink_own)
-    sweep(tmp_path, max_age_seconds=60)
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
-
-
-def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkeypatch):
-    """A partial upload that a crash left behind does not stay forever."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # set by the app; restored afterwards
-    from fastapi.testclient import TestClient
-
-    from app import create_app
-    from cifar.settings import Settings
-
-    left_over = tmp_path / "tmp123"
-    left_over.write_bytes(b"x")
-    os.utime(left_over, (1, 1))
-    application = create_app(Settings(uploads=tmp_path))
-    with TestClient(application):
-        deadline = time.monotonic() + 20
-        while left_over.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert not left_over.exists()
