@@ -11,11 +11,12 @@ Source: M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Net
 
 from __future__ import annotations
 
-import io
 from itertools import product
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from cifar.format import png
 
 STEPS = 8
 """The window moves in steps of an eighth of the image's side, from edge to edge: nine positions by nine."""
@@ -112,7 +113,4 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> bytes:
     anchors = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(level, anchors, channel) for channel in _COLOURS.T], axis=2)
     grey = np.asarray(Image.fromarray(picture).convert("L"))[..., None]
-    mixed = np.rint(_OPACITY * colours + (1 - _OPACITY) * grey).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(mixed).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(np.rint(_OPACITY * colours + (1 - _OPACITY) * grey).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What a version holds, from its manifest, after its files were compared with it. Needs no TensorFlow."""
+"""Descriptions of versions for the command line, from their manifests. No machine-learning library is needed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from cifar.models.registry import Registry
 
 
 def inspect_version(folder: Path) -> dict[str, Any]:
-    """The manifest of the version in `folder`, verified, with `bytes`: the size of all its files.
+    """Verify the version in `folder`, and return its manifest and, as `bytes`, the total size of its files.
 
     Raises:
         VersionNotFound: there is no such folder.
-        VersionUnusable: the folder is no version, or a file is not what was exported.
+        VersionUnusable: the folder is not a version, or a file differs from the exported one.
     """
     folder = folder.resolve()
     registry = Registry(folder.parent.parent, folder.parent.name)
     if not folder.is_dir():
-        raise VersionNotFound(f"{folder} is not there; a version's folder is expected, such as saved_model/NAME/1.")
+        raise VersionNotFound(
+            f"The folder {folder} does not exist. Name a version's folder, such as saved_model/NAME/1."
+        )
     version = registry.get_folder(folder.name)
     version.verify()
     return {**version.manifest.model_dump(), "bytes": sum(file.bytes for file in version.manifest.files.values())}
 
 
 def list_versions(registry: Registry) -> tuple[list[dict[str, Any]], list[str]]:
-    """The usable versions, a row for each, ascending; and a sentence for each folder that is none."""
+    """Return a row for each usable version, ascending, and a message for each folder that is not one."""
     problems = registry.problems()
     rows = [
         {
@@ -42,18 +44,18 @@ def list_versions(registry: Registry) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report as tables for a terminal."""
+    """Format the result of `inspect_version` as tables for a terminal."""
     lines = [
         f"{report['name']} version {report['version']}, exported {report['created']}, {report['bytes']:,} bytes",
         f"classes ({len(report['class_names'])}): {', '.join(report['class_names'])}",
         f"input: {_shape(list(report['image'].values()))} pixels; {report['preprocessing']}",
         f"input range of the Keras model: {report['input_range'][0]:g} to {report['input_range'][1]:g}",
-        f"parity: {report['parity']['max_abs_difference']:.2g} at most over {report['parity']['images']} images",
+        f"largest difference from the Keras model: {report['parity']['max_abs_difference']:.2g} over {report['parity']['images']} images",
     ]
-    if known := report["confidence"]:
+    if confidence := report["confidence"]:
         lines.append(
-            f"confidence: temperature {known['temperature']:g}; out of distribution by {known['method']}, "
-            f"above {known['threshold']:g}"
+            f"confidence: temperature {confidence['temperature']:g}; out-of-distribution score: {confidence['method']}, "
+            f"threshold {confidence['threshold']:g}"
         )
     lines += [f"{name}: {value}" for name, value in report["metrics"].items() if not isinstance(value, dict | list)]
     for name, signature in report["signatures"].items():

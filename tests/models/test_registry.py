@@ -1,4 +1,4 @@
-"""`cifar.models.registry`: which versions there are, and whether they are what was exported."""
+"""`cifar.models.registry`: finds the versions and compares their files with the manifest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
+from cifar.files import TEMPORARY_PREFIX
 from cifar.models.registry import Registry
 
 
 @pytest.fixture
 def registry(tmp_path: Path, small_version) -> Registry:
-    """A registry of a test's own, with version 1."""
+    """A registry with version 1, in a folder of the test."""
     shutil.copytree(small_version.path, tmp_path / "shapes" / "1")
     return Registry(tmp_path, "shapes")
 
 
 def add_version(registry: Registry, number: int) -> Path:
-    """A copy of version 1 as another version."""
+    """Copy version 1 as another version."""
     folder = registry.base / str(number)
     shutil.copytree(registry.base / "1", folder)
     manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
@@ -29,33 +30,33 @@ def add_version(registry: Registry, number: int) -> Path:
 
 
 def test_the_highest_complete_version_is_the_latest(registry):
-    """Numbers are compared as numbers: 10 comes after 9."""
+    """Versions are compared as numbers: 10 comes after 9."""
     for number in (9, 10):
         add_version(registry, number)
     assert registry.numbers() == [1, 9, 10]
     assert registry.get().number == 10
 
 
-def test_a_version_can_be_asked_for_by_number(registry):
-    """An older version stays reachable."""
+def test_an_older_version_can_be_requested_by_number(registry):
+    """It stays available when a newer one is exported."""
     add_version(registry, 2)
     assert registry.get(1).number == 1
 
 
-def test_an_unknown_version_is_not_found_and_the_sentence_lists_those_there_are(registry):
-    """The caller learns what to ask for."""
+def test_the_error_for_an_unknown_version_lists_the_existing_ones(registry):
+    """The client learns which versions it can request."""
     with pytest.raises(VersionNotFound, match="no version 7; there are: 1"):
         registry.get(7)
 
 
 def test_an_empty_registry_says_how_to_fill_it(tmp_path):
-    """A newcomer without a model reads the next command."""
+    """A new user without a model gets the next command."""
     with pytest.raises(VersionNotFound, match="python -m cifar export runs/NAME --name nothing"):
         Registry(tmp_path, "nothing").get()
 
 
-def test_a_folder_without_a_manifest_is_no_version(registry):
-    """An export that did not finish is never served, and asking for it says why."""
+def test_a_folder_without_a_manifest_is_not_a_version(registry):
+    """An export that did not finish is never served, and the error says so."""
     folder = add_version(registry, 2)
     (folder / "manifest.json").unlink()
     assert registry.get().number == 1
@@ -65,8 +66,8 @@ def test_a_folder_without_a_manifest_is_no_version(registry):
 
 
 @pytest.mark.parametrize("name", ["01", "1 2", "v2", "2.0", "-1", "0", "٣", "1000000000"])
-def test_a_folder_whose_name_is_no_plain_number_is_refused(registry, name):
-    """Only 1, 2, 3, ... are versions, up to nine digits: TensorFlow Serving, the records and people read the same number."""
+def test_a_folder_whose_name_is_not_a_plain_number_is_refused(registry, name):
+    """Only 1, 2, 3, ... of up to nine digits: TensorFlow Serving and the records database must read the same number."""
     (registry.base / "1").rename(registry.base / name)
     assert registry.numbers() == []
     assert "whole number" in registry.problems()[name]
@@ -75,7 +76,7 @@ def test_a_folder_whose_name_is_no_plain_number_is_refused(registry, name):
 
 
 def test_a_changed_file_is_found_by_its_checksum(registry):
-    """A SavedModel is code: one changed byte, and it is not loaded."""
+    """A SavedModel can contain any code, so it is not loaded when a byte of it was changed."""
     file = registry.base / "1" / "saved_model.pb"
     content = bytearray(file.read_bytes())
     content[100] ^= 1
@@ -84,8 +85,8 @@ def test_a_changed_file_is_found_by_its_checksum(registry):
         registry.get().verify()
 
 
-def test_a_missing_file_and_a_file_too_many_are_found(registry):
-    """Nothing may be added to a version, or taken from it."""
+def test_a_missing_file_and_an_additional_file_are_found(registry):
+    """No file may be added to a version or removed from it."""
     (registry.base / "1" / "extra.bin").write_bytes(b"x")
     with pytest.raises(VersionUnusable, match=r"extra\.bin is not listed"):
         registry.get().verify()
@@ -96,36 +97,45 @@ def test_a_missing_file_and_a_file_too_many_are_found(registry):
 
 
 def test_a_version_that_was_renamed_is_refused(registry):
-    """Version 1 copied to 5 would answer under a number that its manifest denies."""
+    """Version 1, copied to folder 5, would be served under a number that its manifest contradicts."""
     shutil.copytree(registry.base / "1", registry.base / "5")
     with pytest.raises(VersionUnusable, match="holds shapes version 1"):
         registry.get(5)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "shapes"}'])
-def test_a_manifest_that_cannot_be_read_is_named(registry, content):
-    """The sentence names the file."""
+def test_the_error_for_an_unreadable_manifest_names_the_file(registry, content):
+    """So that the operator can repair it."""
     (registry.base / "1" / "manifest.json").write_text(content)
     with pytest.raises(VersionUnusable, match=r"shapes/1/manifest\.json is not a usable manifest"):
         registry.get()
 
 
 def test_a_broken_version_does_not_hide_the_others(registry):
-    """One bad manifest among the versions is a problem of that one."""
+    """The other versions stay usable."""
     (add_version(registry, 2) / "manifest.json").write_text("{")
     assert "not a usable manifest" in registry.problems()["2"]
     assert registry.get(1).number == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "a b"])
-def test_a_models_name_is_a_folders_name(tmp_path, name):
-    """Nothing outside the registry can be named."""
+def test_a_models_name_must_be_a_plain_folder_name(tmp_path, name):
+    """It must not lead out of the registry."""
     with pytest.raises(BadParameter, match="A model's name"):
         Registry(tmp_path, name)
 
 
-def test_an_export_under_way_is_invisible(registry):
-    """The hidden sibling that an export writes to is neither a version nor a problem."""
-    (registry.base / ".export-abc").mkdir()
+def test_a_running_export_is_invisible(registry):
+    """The hidden folder that an export writes to is neither a version nor a problem."""
+    (registry.base / f"{TEMPORARY_PREFIX}abc").mkdir()
     assert registry.numbers() == [1]
     assert registry.problems() == {}
+
+
+def test_a_manifest_with_another_ood_threshold_is_refused(registry):
+    """The score of every version is scaled to the same threshold, and the server compares with that one."""
+    file = registry.base / "1" / "manifest.json"
+    confidence = {"temperature": 1, "method": "made up", "threshold": 0.5}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"confidence": confidence}))
+    with pytest.raises(VersionUnusable, match=r"confidence\.threshold: Input should be greater than or equal to 1"):
+        registry.get()

@@ -1,4 +1,4 @@
-"""`cifar.serving.inference.loaded` and `classify`: several versions, several callers, and what happens when loading fails."""
+"""`cifar.serving.inference.loaded` and `classify`: several versions, concurrent requests, and failures of loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.servers import wait_until_ready
 from app import create_app
 from cifar.errors import NotReady, VersionNotFound, VersionUnusable
 from cifar.models.predictor import Predictor
-from cifar.models.registry import Registry
+from cifar.models.registry import Registry, Version
 from cifar.models.rollout import RolloutLog
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -41,20 +41,20 @@ def registry(tmp_path: Path, small_version) -> Registry:
 
 @pytest.fixture
 def versions(registry) -> LoadedVersions:
-    """Version 1 loaded as the default, room for two more."""
+    """Version 1 loaded as the default, and room for two more."""
     versions = LoadedVersions(registry, Settings(max_loaded_versions=3, model_version=1))
     versions.load_default()
     return versions
 
 
 def test_a_version_is_loaded_once_and_kept(versions):
-    """The second caller does not wait."""
+    """The second request does not wait."""
     assert versions.get(2) is versions.get(2)
     assert versions.get(None) is versions.get(1)
 
 
-def test_the_version_longest_unused_goes_first_and_the_default_never(versions):
-    """At most three in memory; a request in flight keeps its own alive, and then it is freed."""
+def test_the_least_recently_used_version_is_dropped_and_the_default_never(versions):
+    """At most three versions stay in memory. A dropped one is freed when no request uses it any more."""
     two = weakref.ref(versions.get(2))
     three = weakref.ref(versions.get(3))
     assert versions.get(2) is two()
@@ -65,28 +65,33 @@ def test_the_version_longest_unused_goes_first_and_the_default_never(versions):
     assert versions.get(1).predictor.version.number == 1
 
 
-def test_many_callers_of_a_new_version_cause_one_load(versions, monkeypatch):
-    """Ten threads, one load."""
+def test_concurrent_requests_for_a_new_version_load_it_once(registry):
+    """Ten threads wait for one load."""
     loads = []
-    load = Predictor.load
-    monkeypatch.setattr(Predictor, "load", lambda version, *_, **__: (loads.append(version.number), load(version))[1])
+
+    def load(version: Version) -> Predictor:
+        loads.append(version.number)
+        return Predictor.load(version)
+
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=3, model_version=1), load=load)
+    versions.load_default()
     threads = [threading.Thread(target=versions.get, args=(3,)) for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert loads == [3]
+    assert loads == [1, 3]
 
 
-def test_until_the_default_is_loaded_nothing_is_answered(registry):
-    """Alive is not ready."""
+def test_no_version_is_served_before_the_default_is_loaded(registry):
+    """The server is alive, but not ready."""
     versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     with pytest.raises(NotReady):
         versions.get(2)
 
 
-def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
-    """Changed after the start's check: the sentence is there for every probe, and grows no traceback."""
+def test_the_reason_why_the_default_cannot_be_loaded_is_given_on_each_request(registry):
+    """Its file was changed after the check at start. Each request gets a new exception, so no traceback grows."""
     versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     (registry.base / "1" / "saved_model.pb").write_bytes(b"x")
     versions.load_default()
@@ -98,29 +103,28 @@ def test_a_default_that_cannot_be_loaded_says_why_each_time(registry):
     assert len(set(map(id, errors))) == 3
 
 
-def test_any_other_failure_of_loading_is_said_too(registry, monkeypatch):
-    """A library that is missing must not look like a model that is slow."""
+def test_an_unexpected_failure_of_loading_is_reported_as_well(registry):
+    """A missing library must not look like a model that is still being loaded."""
 
-    def fail(*_):
+    def fail(_: Version) -> Predictor:
         raise ImportError("no TensorFlow here")
 
-    monkeypatch.setattr(Predictor, "load", fail)
-    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1), load=fail)
     versions.load_default()
     with pytest.raises(VersionUnusable, match="An internal error"):
         versions.check_ready()
 
 
-def test_a_version_that_cannot_answer_is_not_ready(registry):
-    """Checksums are right, class names are not: found while warming up, not by the first user."""
+def test_a_version_whose_answers_do_not_fit_its_manifest_is_not_loaded(registry):
+    """The checksums are correct, the class names are not: the warm-up finds this before the first user does."""
     file = registry.base / "2" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": ["circle", "square"]}))
     with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
         Predictor.load(registry.get(2))
 
 
-def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
-    """Over HTTP: the pinned default, another by number, one that is not there; and the page offers them."""
+def test_a_client_chooses_the_version_and_the_answer_names_it(registry):
+    """Over HTTP: the pinned default, another version by number, and an unknown one. The page offers all versions."""
     (registry.base / "3" / "saved_model.pb").write_bytes(b"x")
     settings = Settings(registry=registry.base.parent, model_name="shapes", model_version=2, default_top_k=9)
     with TestClient(create_app(settings)) as client:
@@ -138,17 +142,19 @@ def test_a_caller_chooses_the_version_and_the_answer_names_it(registry):
         assert str(registry.base) not in broken.text
         page_load = client.post("/gradio_api/run/predict", json={"data": [None], "fn_index": _load_event(client)})
         choices = page_load.json()["data"][0]["choices"]
-        assert [number for _, number in choices] == ["", 4, 3, 2, 1], "and the one that answers this visitor"
+        assert [number for _, number in choices] == ["", 4, 3, 2, 1], (
+            "the first choice is the version that the rollout assigns to the visitor"
+        )
 
 
 def _load_event(client: TestClient) -> int:
-    """The number of the event that runs when the page opens."""
+    """Return the number of the event that runs when the page opens."""
     dependencies = client.get("/config").json()["dependencies"]
     return next(d["id"] for d in dependencies if any(target[1] == "load" for target in d["targets"]))
 
 
-def test_a_listed_origin_may_read_answers_errors_too(registry):
-    """What CIFAR_CORS_ORIGINS is for."""
+def test_a_page_from_a_listed_origin_may_read_answers_and_errors(registry):
+    """The setting CIFAR_CORS_ORIGINS."""
     settings = Settings(
         registry=registry.base.parent, model_name="shapes", cors_origins=["https://a.example"], max_body_bytes=2048
     )
@@ -161,12 +167,10 @@ def test_a_listed_origin_may_read_answers_errors_too(registry):
             assert response.headers.get("access-control-allow-origin") == allowed
 
 
-def test_an_error_nobody_foresaw_is_a_500_with_an_id_and_no_details(registry, monkeypatch):
-    """The log has the trace; the caller has the id to ask about."""
+def test_an_unexpected_error_is_a_500_with_a_request_id_and_no_details(registry, monkeypatch):
+    """The traceback is in the log. The client gets the id under which the operator finds it."""
 
     class FailingClassifier(Classifier):
-        """Fails as a bug would."""
-
         async def classify(self, *_, **__):
             raise RuntimeError("secret detail")
 
@@ -183,15 +187,15 @@ def test_an_error_nobody_foresaw_is_a_500_with_an_id_and_no_details(registry, mo
     assert "secret" not in by_gradio.text
 
 
-def test_an_unknown_version_is_not_loaded_from_anywhere(versions):
-    """Numbers name folders in the registry, and nothing else."""
+def test_a_number_without_a_version_is_not_found(versions):
+    """Only existing folders of the registry are loaded."""
     for number in (0, -1, 99):
         with pytest.raises(VersionNotFound):
             versions.get(number)
 
 
-def test_a_process_that_a_promotion_made_ready_counts_as_ready(tmp_path):
-    """What was stable at the start could not be loaded: the next one is taken up by itself, and ends the alert on workers that are not ready."""
+def test_a_promotion_can_make_a_process_ready_that_could_not_load_its_version(tmp_path):
+    """The process loads the promoted version without a restart, and the metric for the alert on unready workers recovers."""
     registry = Registry(write_two_versions(tmp_path), "cifar_classifier")
     next((registry.base / "2").rglob("*.pb")).write_bytes(b"changed")
     WORKERS_READY.set(0)
