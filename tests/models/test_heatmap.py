@@ -24,6 +24,7 @@ from cifar.serving.inference.batcher import Batcher
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.heatmaps import Explanation, heat_map
 from cifar.serving.inference.loaded import LoadedVersions
+from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.inference.service import Service
 from cifar.settings import ROOT, Settings
 
@@ -114,7 +115,7 @@ def test_the_ood_score_is_not_taken_for_the_probability_of_a_class(scored_versio
     settings = Settings(registry=scored_version.path.parent.parent, model_name="colours")
     versions = LoadedVersions(Registry(settings.registry, "colours"), settings)
     versions.load_default()
-    service = Service.over(Classifier(versions, settings, NO_CACHE), settings)
+    service = Service.over(RecordedClassifier(Classifier(versions, settings, NO_CACHE)), settings)
     payload = encoded(noise(32, 32))
 
     async def ask() -> tuple[Explanation, list[Row]]:
