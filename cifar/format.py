@@ -54,8 +54,9 @@ def png(pixels: np.ndarray) -> bytes:
     Args:
         pixels: `(height, width)`, `(height, width, 1)` or `(height, width, 3)`, `uint8`.
     """
+    grey = pixels.ndim == 3 and pixels.shape[2] == 1
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 

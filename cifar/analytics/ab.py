@@ -14,7 +14,8 @@ from cifar.analytics.rows import MAX_ROWS, read_columns
 from cifar.analytics.sequential import Accuracy, difference, feedback_needed
 from cifar.errors import BadParameter, CifarError
 from cifar.models.rollout import RolloutLog
-from cifar.records.tables import NONE, comparisons, feedback, predictions
+from cifar.records.tables import comparisons, feedback, predictions
+from cifar.records.values import NONE_LABEL
 from cifar.settings import Settings
 
 _MAX_LOOKS = 40
@@ -193,7 +194,7 @@ def _judged(rows: Columns) -> Columns:
     An answer is right if its label is the true one. An answer that was marked as out of distribution is also right if the true
     label is "none of the classes".
     """
-    none = (rows["truth"] == NONE) & (rows["in_distribution"] == False)  # noqa: E712 - compares an array
+    none = (rows["truth"] == NONE_LABEL) & (rows["in_distribution"] == False)  # noqa: E712 - compares an array
     right = np.asarray((rows["truth"] == rows["label"]) | none, bool)
     users = np.unique(rows["user"], return_inverse=True)[1]
     return {"version": rows["version"], "at": rows["at"], "user": users, "right": right}

@@ -34,7 +34,7 @@ def _traffic(versions: list[VersionReport]) -> str:
         "p95 ms",
         "confidence",
         "in distribution",
-        "disagrees as shadow",
+        "disagrees in shadow traffic",
     )
     rows = [
         (

@@ -228,7 +228,7 @@ def test_the_command_prints_a_table_or_json(engine, tmp_path):
     write_a_day(engine)
     table = cifar("ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", CIFAR_RECORDS_FOLDER=tmp_path)
     assert table.returncode == 0, table.stderr
-    assert "disagrees as shadow" in table.stdout
+    assert "disagrees in shadow traffic" in table.stdout
     assert "30.0 % of 100" in table.stdout
     assert table.stdout.endswith("Version 2 is better than version 1.\n")
     report = json.loads(cifar("ab", "report", "--json", CIFAR_RECORDS_FOLDER=tmp_path).stdout)
