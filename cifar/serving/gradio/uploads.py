@@ -6,14 +6,14 @@ another worker, would stay for ever.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
 
-from cifar.serving.process.lifespan import cancelled_in_the_end, while_serving
+from cifar.serving.process.lifespan import repeat_while_serving
 
 UPLOAD_LIFETIME_SECONDS = 3600
 
@@ -41,10 +41,5 @@ def _delete_if_older(path: Path, oldest: float) -> None:
 
 def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: float = UPLOAD_LIFETIME_SECONDS) -> None:
     """Sweep when the server starts, and then every quarter of `max_age_seconds` until it stops."""
-
-    async def sweep_forever() -> None:
-        while True:
-            await asyncio.to_thread(sweep, folder, max_age_seconds=max_age_seconds)
-            await asyncio.sleep(max_age_seconds / 4)
-
-    while_serving(api, lambda: cancelled_in_the_end(sweep_forever()))
+    work = partial(sweep, folder, max_age_seconds=max_age_seconds)
+    repeat_while_serving(api, work, seconds=max_age_seconds / 4, at_start=True)

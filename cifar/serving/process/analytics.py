@@ -1,8 +1,7 @@
-"""A/B report and drift from this process's records, for the page and the metrics."""
+"""The A/B report and drift, computed from the records for the page and for the metrics."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -18,94 +17,91 @@ from cifar.analytics.ab import ABReport, ab_report
 from cifar.analytics.drift_report import VersionDrift, drift_report
 from cifar.errors import RecordsUnavailable
 from cifar.models.registry import Registry
-from cifar.serving.process.lifespan import cancelled_in_the_end, while_serving
+from cifar.serving.process.lifespan import repeat_while_serving
 from cifar.serving.process.metrics import DRIFT_LEVEL, DRIFT_PSI
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_KEPT_SECONDS = 5
+CACHE_SECONDS = 5
+"""Age up to which a result is used again."""
 DRIFT_SECONDS = 300.0
 """Interval at which one worker of each host updates the drift metrics."""
-_UNASKED: Any = object()
+_MISSING: Any = object()
 _LEVELS = {"none": 0, "warn": 1, "alert": 2}
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
 class Analytics:
-    """Asks the database, from a thread: that takes up to a second, so all who ask within a few share one answer."""
+    """Queries the records. A query takes up to a second, so call this in a thread; results are cached for some seconds."""
 
     def __init__(self, engine: Engine, registry: Registry, settings: Settings) -> None:
         self._engine = engine
         self._registry = registry
         self._settings = settings
-        self._kept: TTLCache[str, Any] = TTLCache(2, _KEPT_SECONDS)
-        self._asking = Lock()
-        self._shown: set[tuple[int, str]] = set()
+        self._cache: TTLCache[str, Any] = TTLCache(2, CACHE_SECONDS)
+        self._lock = Lock()
+        self._measured: set[tuple[int, str]] = set()
 
     def report(self) -> ABReport:
-        """The A/B report of the settings.
+        """Return the A/B report.
 
         Raises:
             RecordsUnavailable: the database does not answer.
         """
-        return self._asked("report", lambda: ab_report(self._engine, self._settings))
+        return self._cached("report", lambda: ab_report(self._engine, self._settings))
 
     def drift(self, number: int) -> VersionDrift:
-        """Drift of one version.
+        """Return the drift of one version.
 
         Raises:
             RecordsUnavailable: the database does not answer.
         """
-        found = [version for version in self._asked("drift", self._drift) if version.version == number]
+        found = [version for version in self._cached("drift", self._drift) if version.version == number]
         if found:
             return found[0]
-        known = self._registry.get(number).manifest.reference
-        return VersionDrift(number, "few" if known else "no_reference", 0, known.images if known else None, [])
+        reference = self._registry.get(number).manifest.reference
+        if reference is None:
+            return VersionDrift(number, "no_reference", 0, None, [])
+        return VersionDrift(number, "few", 0, reference.images, [])
 
     def _drift(self) -> list[VersionDrift]:
         return drift_report(self._engine, self._registry)
 
-    def _asked(self, name: str, ask: Callable[[], Told]) -> Told:
-        """What was told a moment ago, or what the database says now; it is asked by one at a time.
+    def _cached(self, name: str, query: Callable[[], T]) -> T:
+        """Return a cached result, or run the query. Concurrent callers wait for one query.
 
-        That it did not answer is remembered as long: else each who asks would wait in turn for it not to answer again.
+        A failure is cached too. Otherwise each waiting caller would run into the same time-out, one after the other.
         """
-        with self._asking:
-            told: Told | None = self._kept.get(name, _UNASKED)
-            if told is _UNASKED:
+        with self._lock:
+            result: T | None = self._cache.get(name, _MISSING)
+            if result is _MISSING:
                 try:
-                    told = ask()
+                    result = query()
                 except SQLAlchemyError as error:
                     log.warning("the records cannot be read: %s", type(error).__name__)
-                    told = None
-                self._kept[name] = told
-        if told is None:
+                    result = None
+                self._cache[name] = result
+        if result is None:
             raise RecordsUnavailable("The records cannot be read now. Try again later.")
-        return told
+        return result
 
     def measure(self) -> None:
-        """Set the metrics. What can no longer be told is no number, and no alert."""
-        told = {(version.version, one.feature): one for version in self._drift() for one in version.features}
-        for version, feature in self._shown - told.keys():
-            DRIFT_PSI.labels(version, feature).set(math.nan)
-            DRIFT_LEVEL.labels(version, feature).set(math.nan)
-        for (version, feature), one in told.items():
-            DRIFT_PSI.labels(version, feature).set(one.psi)
-            DRIFT_LEVEL.labels(version, feature).set(_LEVELS[one.level])
-        self._shown |= told.keys()
+        """Update the drift metrics. A feature that can no longer be measured becomes NaN, which raises no alert."""
+        try:
+            report = self._drift()
+        except SQLAlchemyError as error:
+            log.warning("drift cannot be measured: %s", type(error).__name__)
+            return
+        found = {(version.version, feature.feature): feature for version in report for feature in version.features}
+        for labels in self._measured - found.keys():
+            DRIFT_PSI.labels(*labels).set(math.nan)
+            DRIFT_LEVEL.labels(*labels).set(math.nan)
+        for labels, feature in found.items():
+            DRIFT_PSI.labels(*labels).set(feature.psi)
+            DRIFT_LEVEL.labels(*labels).set(_LEVELS[feature.level])
+        self._measured |= found.keys()
 
     def measure_while_serving(self, api: FastAPI) -> None:
-        """Set the metrics now and then, in one worker of the host: all read the same database."""
-
-        async def measure_forever() -> None:
-            while True:
-                await asyncio.sleep(DRIFT_SECONDS)
-                try:
-                    await asyncio.to_thread(self.measure)
-                except SQLAlchemyError as error:
-                    log.warning("drift could not be measured: %s", type(error).__name__)
-                except Exception:
-                    log.exception("drift could not be measured")
-
-        while_serving(api, lambda: cancelled_in_the_end(measure_forever()))
+        """Update the drift metrics regularly. One worker of a host suffices, since all read the same database."""
+        repeat_while_serving(api, self.measure, seconds=DRIFT_SECONDS)

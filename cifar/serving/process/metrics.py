@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus. With several workers each writes to files that any of them can add up."""
+"""The metrics for Prometheus. With several workers each writes its values to files, and any worker can add them up."""
 
 from __future__ import annotations
 
@@ -24,49 +24,53 @@ from cifar.errors import Overloaded, WaitedTooLong
 if TYPE_CHECKING:
     from cifar.models.predictor import Prediction
 
+# gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before it imports this. prometheus_client then writes every value to a file
+# in that folder whose name holds the process id. Each restarted worker would add files, and all of them are read for each
+# answer of /metrics. So the files are named after the worker's slot instead (`count_in`), and a new worker goes on with
+# those of the worker that it replaces. Metrics take their value class when they are created: replace it before the first.
 _SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
 _files = "parent"
 
-if _SEVERAL_PROCESSES:  # before the first metric: see `count_in`
+if _SEVERAL_PROCESSES:
     values.ValueClass = values.MultiProcessValue(lambda: _files)  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter("request_count", "Requests answered.", ["method", "endpoint", "status"])
 LATENCY = Histogram(
     "request_latency_seconds",
-    "Time from a request's head to its answer's.",
+    "Time from the head of a request to the head of its answer.",
     ["method", "endpoint"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-BATCH_SIZE = Histogram(
-    "cifar_batch_images", "Images that the model was given at once.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
-)
+BATCH_SIZE = Histogram("cifar_batch_images", "Images in one batch of the model.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 WAIT_SECONDS = Histogram(
     "cifar_batch_wait_seconds",
-    "Time between an image being ready and the model taking it.",
+    "Time that a decoded image waits for the model.",
     ["route"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IMAGES = Counter("cifar_images_total", "Images classified.", ["route", "version"])
-PREDICTIONS = Counter("cifar_predictions_total", "Images by the class they were given.", ["version", "label"])
+PREDICTIONS = Counter("cifar_predictions_total", "Images by predicted class.", ["version", "label"])
 CONFIDENCE = Histogram(
     "cifar_confidence",
-    "Probability of the class that was given.",
+    "Probability of the predicted class.",
     ["version"],
     buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
 )
 OUT_OF_DISTRIBUTION = Counter(
     "cifar_out_of_distribution_total",
-    "Images unlike those the version was trained on; only of versions that can tell.",
+    "Images with an out-of-distribution score above 1. Only for versions that have this score.",
     ["version"],
 )
 REFUSED = Counter(
-    "cifar_refused_total", "Images not classified because too many waited, or too long.", ["route", "code"]
+    "cifar_refused_total",
+    "Images refused because too many were waiting, or because they waited too long.",
+    ["route", "code"],
 )
 for _labels in product(("rest", "page", "gradio", "mcp", "batch", "tensor"), (Overloaded.code, WaitedTooLong.code)):
-    REFUSED.labels(*_labels)  # a rate does not see the first of what was never there
+    REFUSED.labels(*_labels)  # `rate()` misses the first increase of a series that did not exist
 
 RATE_LIMITED = Counter("cifar_rate_limited_total", "Requests refused with 429.", ["group"])
-CACHE = Counter("cifar_cache_total", "Answers looked up by the image's digest.", ["store", "result"])
+CACHE = Counter("cifar_cache_total", "Cache look-ups by the digest of the image.", ["store", "result"])
 REMOTE_FAILURES = Counter("cifar_remote_failures_total", "Calls of an outside service that failed.", ["dependency"])
 BREAKER_OPEN = Gauge(
     "cifar_breaker_open",
@@ -75,8 +79,10 @@ BREAKER_OPEN = Gauge(
     multiprocess_mode="livemax",
 )
 
-RECORDS_DROPPED = Counter("cifar_records_dropped_total", "Records given up: the journal or the disk was full.")
-IMAGES_NOT_KEPT = Counter("cifar_images_not_kept_total", "Images not kept: as many are there as the settings allow.")
+RECORDS_DROPPED = Counter("cifar_records_dropped_total", "Records lost because the journal or the disk was full.")
+IMAGES_NOT_KEPT = Counter(
+    "cifar_images_not_kept_total", "Images not kept because the limit of the settings was reached."
+)
 FEEDBACK = Counter("cifar_feedback_total", "Feedback stored.")
 DRIFT_PSI = Gauge(
     "cifar_drift_psi",
@@ -91,31 +97,31 @@ DRIFT_LEVEL = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
-# "live": what a process that has ended held, nobody holds.
-WORKERS = Gauge("cifar_workers", "Workers that are there.", multiprocess_mode="livesum")
+# The modes "live..." leave out processes that have ended.
+WORKERS = Gauge("cifar_workers", "Running workers.", multiprocess_mode="livesum")
 WORKERS_READY = Gauge(
     "cifar_workers_ready", "Workers that have loaded their default version.", multiprocess_mode="livesum"
 )
 LOADED = Gauge(
     "cifar_model_loaded",
-    "Workers that have a version in memory, and what runs it there.",
+    "Workers that have loaded a version, by the engine that runs it.",
     ["name", "version", "engine"],
     multiprocess_mode="livesum",
 )
 NOT_LOADED = Gauge(
     "cifar_model_load_failed",
-    "Whether a version that users should be sent to cannot be loaded: 1 if any worker cannot.",
+    "Whether a version that should receive traffic cannot be loaded: 1 if that is so in any worker.",
     ["name", "version"],
     multiprocess_mode="livemax",
 )
 SHADOWED = Counter(
     "cifar_shadow_total",
-    "Images that a second version answered in the background, by what came of it: agrees, disagrees, dropped, failed.",
+    "Images of shadow traffic by result: agrees, disagrees, dropped, failed.",
     ["version", "shadow_version", "result"],
 )
 SHADOW_DISTANCE = Histogram(
     "cifar_shadow_distance",
-    "Half the sum of the differences of two versions' probabilities: 0 for the same answer.",
+    "Total variation distance of the probabilities of two versions: 0 for the same answer.",
     ["version", "shadow_version"],
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
 )
@@ -155,17 +161,13 @@ def watch(dependency: Dependency) -> None:
 
 
 def count_in(files: str) -> None:
-    """Write this process's counts to files of that name; no two processes may at once.
-
-    A process may go on with the files of one that has ended. By default they would bear the process's id: each restart
-    would leave two more, and all of them are read whenever Prometheus asks.
-    """
+    """Write this process's values to files of this name. No two running processes may use the same name."""
     global _files  # noqa: PLW0603 - the library asks a function without arguments
     _files = files
 
 
 def exposition() -> tuple[bytes, str]:
-    """The metrics of all workers in Prometheus' text format, and its content type."""
+    """Return the metrics of all workers in Prometheus' text format, and its content type."""
     if not _SEVERAL_PROCESSES:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
     registry = CollectorRegistry()
