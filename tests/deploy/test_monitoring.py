@@ -1,4 +1,4 @@
-"""The real app with two workers under a real Prometheus: what it counts, what it logs, and what the dashboard shows."""
+"""Tests of metrics, logs and dashboard: the app with two workers, scraped by a real Prometheus."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ CAT = (ROOT / "examples/cat.jpg").read_bytes()
 C_LIBRARY = re.compile(
     r"INFO: Created TensorFlow Lite|WARNING: All log messages before absl|[IWE]\d{4} [\d:.]+ +\d+ |\d{4}-\d\d-\d\d [\d:.]+: [IWE] |To enable the following instructions"
 )
-"""What the C++ of LiteRT and TensorFlow writes to stderr by itself."""
+"""Lines that the C++ code of LiteRT and TensorFlow writes to stderr."""
 
 
 @dataclass
 class Watched:
-    """A server under load, and who watches it."""
+    """A server under load and its Prometheus."""
 
     server: Server
     prometheus: str
     predictions: int
-    """How many `POST /predict` were sent."""
+    """Number of `POST /predict` that were sent."""
 
     def query(self, expression: str) -> list[dict]:
-        """The samples that an expression has now, without those that are no number."""
+        """Return the current samples of an expression, without NaN."""
         answer = httpx2.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         return [sample for sample in answer["data"]["result"] if not math.isnan(float(sample["value"][1]))]
 
     def value(self, expression: str) -> float:
-        """The one number that an expression is now, or -1."""
+        """Return the current value of an expression, or -1."""
         samples = self.query(expression)
         return float(samples[0]["value"][1]) if samples else -1
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Two workers in which images wait, but few may, after traffic of every kind, scraped each second."""
+    """Two workers with a short queue, scraped each second, after traffic of every kind."""
     need("prometheus")
     folder = tmp_path_factory.mktemp("watched")
     settings = {
@@ -77,22 +77,26 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "CIFAR_LOG_LEVEL": "debug",
         "CIFAR_RECORDS_FOLDER": str(folder / "records"),
     }
+    constants = {
+        "cifar.analytics.drift_report.MIN_IMAGES": 20,
+        "cifar.serving.process.analytics.DRIFT_SECONDS": 1,
+    }
     with (
-        running(folder, workers=2, target="tests.support.patient_app:app", **settings) as server,
+        running(folder, workers=2, constants=constants, **settings) as server,
         prometheus(folder, server) as address,
     ):
         watched = Watched(server, address, 0)
         deadline = time.monotonic() + 120
         measured = ("cifar:predictions:drift6h", "max(cifar_drift_psi)")
         while min(map(watched.value, measured)) < 0 or watched.value("sum(cifar_refused_total)") <= 0:
-            assert time.monotonic() < deadline, "Prometheus saw no traffic, or none was refused"
+            assert time.monotonic() < deadline, "Prometheus saw no traffic, or no image was refused"
             watched.predictions += send_traffic(server.address)
-            time.sleep(1)  # one scrape
+            time.sleep(1)  # one scrape interval
         yield watched
 
 
 class prometheus:  # noqa: N801 - reads as a function where it is used
-    """A Prometheus with the configuration of `deploy/`, of which only target and intervals differ."""
+    """A Prometheus with the configuration of `deploy/`, except for target and intervals."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         shutil.copytree(DEPLOY / "prometheus/rules", folder / "rules")
@@ -128,7 +132,7 @@ class prometheus:  # noqa: N801 - reads as a function where it is used
 
 
 def send_traffic(address: str) -> int:
-    """Each class, many at once, the mistakes of callers, the page and its client; how often POST /predict was asked."""
+    """Send many images at once, wrong requests, and requests of the page; return the number of POST /predict."""
 
     def predict(content: bytes) -> int:
         return httpx2.post(
@@ -141,7 +145,7 @@ def send_traffic(address: str) -> int:
     examples = [(ROOT / f"examples/{name}.jpg").read_bytes() for name in CLASS_NAMES]
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(predict, [*examples * 4, *[large_picture()] * 16]))
-    assert set(statuses) == {200, 503}, "some were answered, and of the large ones some were refused"
+    assert set(statuses) == {200, 503}, "some were answered, and some of the large ones refused"
     bad = [picture_with(MARK, "PNG")[:-40], MARK.encode(), CAT[:-400]]
     assert [predict(content) for content in bad] == [422, 415, 422]
     with httpx2.Client(base_url=address, timeout=30) as client:
@@ -164,14 +168,14 @@ def send_traffic(address: str) -> int:
 
 @cache
 def large_picture() -> bytes:
-    """One that takes a while to decode, so that others wait."""
+    """Return an image that takes long to decode, so that others wait."""
     buffer = io.BytesIO()
     Image.effect_noise((2500, 2500), 50).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def picture_with(text: str, kind: str) -> bytes:
-    """A picture that says something where people do not look."""
+    """Return an image with a text in its metadata."""
     note, exif = PngImagePlugin.PngInfo(), Image.Exif()
     note.add_text("Comment", text)
     exif[TiffImagePlugin.IMAGEDESCRIPTION] = text
@@ -183,7 +187,7 @@ def picture_with(text: str, kind: str) -> bytes:
 
 
 def log_lines(server: Server) -> list[dict]:
-    """The lines of the server's log; what is no JSON is the C++ libraries', else that is an error."""
+    """Return the JSON lines of the server's log. Only C++ libraries may write others."""
     events = []
     for line in server.log.read_text().splitlines():
         if line.startswith("{"):
@@ -194,22 +198,25 @@ def log_lines(server: Server) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_every_panel_of_the_dashboard_has_data_after_traffic(watched, name):
-    """No panel asks for a metric that is not there, or is called otherwise."""
+    """No panel uses a metric that does not exist."""
     assert watched.query(EXPRESSIONS[name].replace("$__rate_interval", "1m")), EXPRESSIONS[name]
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("rule", [rule["record"] for rule in RULES if "record" in rule])
 def test_every_recording_rule_has_data_after_traffic(watched, rule):
-    """Alerts stand on these; one without data would be silent for ever."""
+    """Alerts use these rules; without data an alert would never fire."""
     assert watched.query(rule)
 
 
 @pytest.mark.slow
-def test_prometheus_evaluates_every_rule_and_sees_no_trouble_that_is_not(watched):
-    """All rules are healthy; those alerts are silent whose reasons no load and no slow machine makes."""
+@pytest.mark.nightly
+def test_every_rule_is_healthy_and_no_alert_fires_without_reason(watched):
+    """The listed alerts do not depend on the load or the speed of the machine."""
     groups = httpx2.get(f"{watched.prometheus}/api/v1/rules").json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(RULES)
@@ -219,8 +226,9 @@ def test_prometheus_evaluates_every_rule_and_sees_no_trouble_that_is_not(watched
 
 
 @pytest.mark.slow
-def test_prometheus_counts_what_was_sent_to_whichever_worker(watched):
-    """Two workers, one sum: exactly as many as were asked."""
+@pytest.mark.nightly
+def test_prometheus_counts_requests_to_all_workers(watched):
+    """The counters of two workers add up to exactly the number of requests."""
     deadline = time.monotonic() + 20
     expression = 'sum(request_count_total{endpoint="/predict",method="POST"})'
     while watched.value(expression) != watched.predictions and time.monotonic() < deadline:
@@ -235,15 +243,17 @@ def test_prometheus_counts_what_was_sent_to_whichever_worker(watched):
 
 
 @pytest.mark.slow
-def test_nothing_of_the_page_is_counted_as_a_strange_address(watched):
-    """Only what was asked for on purpose has the label of addresses that nobody has."""
-    strange = watched.query('request_count_total{endpoint="other"} > 0')
-    assert {(s["metric"]["method"], s["metric"]["status"]) for s in strange} == {("GET", "404")}
+@pytest.mark.nightly
+def test_requests_of_the_page_are_not_counted_as_other(watched):
+    """Only the deliberate request of an unknown path has the endpoint label `other`."""
+    other = watched.query('request_count_total{endpoint="other"} > 0')
+    assert {(s["metric"]["method"], s["metric"]["status"]) for s in other} == {("GET", "404")}
 
 
 @pytest.mark.slow
-def test_in_json_every_line_is_an_event_and_every_request_one_line(watched):
-    """Gunicorn's lines, uvicorn's and ours have one shape; a call that another worker answered is one request."""
+@pytest.mark.nightly
+def test_each_log_line_is_json_and_each_request_has_one_line(watched):
+    """Lines of gunicorn, uvicorn and the app have one shape; a call that another worker answers is logged once."""
     events = log_lines(watched.server)
     assert {"gunicorn.error", "uvicorn.error", "cifar.access", "cifar.serving.inference.loaded"} <= {
         e["logger"] for e in events
@@ -256,13 +266,14 @@ def test_in_json_every_line_is_an_event_and_every_request_one_line(watched):
 
 
 @pytest.mark.slow
-def test_no_secret_and_no_content_of_an_image_is_logged(watched):
-    """Not a token, in header, cookie or address; not a file's name, its tags or its bytes, be they broken or not."""
+@pytest.mark.nightly
+def test_no_secret_and_no_image_content_is_logged(watched):
+    """The log has no token from header, cookie or URL, and no file name, metadata or bytes of an image."""
     assert MARK not in watched.server.log.read_text()
 
 
-def test_the_dashboard_is_what_grafana_expects():
-    """Panels have ids of their own and places that do not overlap, and ask the data source that the reader chooses."""
+def test_the_dashboard_is_valid_for_grafana():
+    """Panels have unique ids, do not overlap, and use the chosen data source."""
     (variable,) = DASHBOARD["templating"]["list"]
     assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
     chosen = {"type": "prometheus", "uid": f"${{{variable['name']}}}"}
@@ -281,8 +292,8 @@ def test_the_dashboard_is_what_grafana_expects():
         assert all(source["datasource"] == chosen for source in (panel, *panel["targets"]))
 
 
-def test_what_grafana_is_provisioned_with_fits_together():
-    """The data source is Prometheus, its interval that of the scrapes, and the dashboards are where they are looked for."""
+def test_the_provisioning_of_grafana_is_consistent():
+    """The data source is Prometheus with its scrape interval, and the dashboard folder is the mounted one."""
     (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     assert source["type"] == "prometheus"
@@ -293,14 +304,14 @@ def test_what_grafana_is_provisioned_with_fits_together():
 
 
 def total(server: Server, name: str) -> float:
-    """The sum of a metric's samples, whichever worker is asked."""
+    """Return the sum of the samples of a metric."""
     lines = httpx2.get(f"{server.address}/metrics", timeout=10).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
 
 @pytest.mark.slow
-def test_counts_outlive_their_worker_and_what_it_held_does_not(tmp_path):
-    """Kills and reloads: no counter ever falls, none is lost, the dead hold nothing, and files do not gather."""
+def test_counters_survive_their_worker_and_gauges_do_not(tmp_path):
+    """After kills and a reload no count is lost, gauges cover live workers only, and files are removed."""
     posts = r'request_count_total\{endpoint="/predict",method="POST",status="200"\}'
     with running(tmp_path, workers=2) as server:
         for round_ in range(3):
@@ -316,22 +327,22 @@ def test_counts_outlive_their_worker_and_what_it_held_does_not(tmp_path):
         assert total(server, posts) == 80
         assert total(server, "cifar_images_total") == 80
         files = [file.name for file in tmp_path.glob("cifar-workers-*/counter_*.db")]
-        assert len(files) <= 1 + 2 * 2, "the parent's, and two workers' before and after the reload"
+        assert len(files) <= 1 + 2 * 2, "those of the parent, and of two workers before and after the reload"
 
 
 def wait_until_replaced(server: Server, ready: int, counted: str, least: int) -> None:
-    """Watch, until two workers are there again and all of their model, that nothing counted is lost meanwhile."""
+    """Wait until two workers with their model run again, while the counter must not fall."""
     wait_for_workers(server, ready)
     deadline = time.monotonic() + 60
     while True:
         try:
             assert total(server, counted) >= least
-            held = {
+            gauges = {
                 name: total(server, name) for name in ("cifar_workers", "cifar_workers_ready", "cifar_model_loaded")
             }
         except httpx2.TransportError:
-            held = {}
-        if held and set(held.values()) == {2}:
+            gauges = {}
+        if gauges and set(gauges.values()) == {2}:
             return
-        assert time.monotonic() < deadline, held
+        assert time.monotonic() < deadline, gauges
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Real nginx, with the image's nginx.conf, in front of two real workers: pages, streams, limits, headers, HTTPS."""
+"""Tests of nginx with the image's nginx.conf in front of two workers: pages, streams, limits, headers, HTTPS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
 from support.nginx import Nginx, certificate_in, running_nginx
-from support.servers import Server, classify, need, running, wait_for_workers
+from support.servers import Server, classify, need, wait_for_workers
 
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT, Settings
@@ -34,15 +34,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two workers behind every nginx of this file."""
-    with running(tmp_path_factory.mktemp("app"), workers=2) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def upstream(app) -> str:
-    return app.address.removeprefix("http://")
+def upstream(two_workers) -> str:
+    return two_workers.address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +51,18 @@ def certificate(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def secure(upstream, certificate, tmp_path_factory) -> Iterator[Nginx]:
-    """With a certificate mounted."""
+    """Nginx with a certificate."""
     with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
         yield nginx
 
 
 def client_from(address: str, **options) -> httpx2.Client:
-    """A client with another of this machine's own addresses."""
+    """Return a client that uses another loopback address."""
     return httpx2.Client(transport=httpx2.HTTPTransport(local_address=address), timeout=30, **options)
 
 
 def logged(nginx: Nginx, **fields: object) -> dict:
-    """The line of the log that has these; it comes just after the answer."""
+    """Return the line of the access log with these fields; it is written just after the response."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         lines = [json.loads(line) for line in nginx.log.read_text().splitlines() if line.startswith("{")]
@@ -82,7 +75,7 @@ def logged(nginx: Nginx, **fields: object) -> dict:
 
 @contextmanager
 def echo() -> Iterator[str]:
-    """An upstream that answers with the headers it got, to see what any app behind nginx sees; yields HOST:PORT."""
+    """Run an upstream that responds with the headers it received; yields HOST:PORT."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -103,43 +96,43 @@ def echo() -> Iterator[str]:
         server.shutdown()
 
 
-def test_gradio_client_gets_every_answer_through_nginx(front):
-    """Upload, queue and event stream: ten images, ten right answers."""
+def test_gradio_client_works_through_nginx(front):
+    """Upload, queue and event stream: ten images get ten right answers."""
     client = Client(front.address, verbose=False)
     for name in CLASS_NAMES:
         answer = client.predict(handle_file(EXAMPLES / f"{name}.jpg"), api_name="/predict")
         assert answer["predicted_class"] == name
 
 
-def test_a_stream_is_passed_on_while_it_lasts(front):
-    """A heartbeat's first event comes while the stream is open, not when a buffer is full."""
+def test_a_stream_is_not_buffered(front):
+    """The first event of a heartbeat arrives while the stream is open."""
     with httpx2.stream("GET", f"{front.address}/gradio_api/heartbeat/abc", timeout=30) as stream:
         assert stream.status_code == 200
         assert next(stream.iter_text())
         assert "content-encoding" not in stream.headers
 
 
-def test_curl_finds_its_event_through_nginx(front):
-    """`POST /call/predict`, then `GET /call/predict/EVENT`."""
+def test_curl_can_fetch_its_event_through_nginx(front):
+    """`POST /call/predict` is followed by `GET /call/predict/EVENT`."""
     (path,) = httpx2.post(f"{front.address}/gradio_api/upload", files={"files": ("cat.jpg", CAT)}).json()
     image = {"path": path, "meta": {"_type": "gradio.FileData"}}
     event = httpx2.post(f"{front.address}/gradio_api/call/predict", json={"data": [image, 1, None]}).json()["event_id"]
     assert "event: complete" in httpx2.get(f"{front.address}/gradio_api/call/predict/{event}", timeout=30).text
 
 
-def test_a_body_over_the_limit_is_413_in_the_one_shape_and_one_at_the_limit_reaches_the_app(front):
-    """Both refuse the same byte."""
+def test_nginx_refuses_a_body_above_the_limit_and_passes_one_at_the_limit(front):
+    """The limit is the same as the app's, and the refusal has the app's JSON shape."""
     headers = {"Content-Type": "image/png", "X-Request-ID": "large-1"}
     over = httpx2.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES + 1), headers=headers, timeout=60)
     assert over.status_code == 413
     assert over.json()["code"] == "body_too_large"
     assert over.json()["request_id"] == over.headers["X-Request-ID"] == "large-1"
     at = httpx2.post(f"{front.address}/predict", content=bytes(MAX_BODY_BYTES), headers=headers, timeout=60)
-    assert at.json()["code"] == "unsupported_image", "the app has read it whole"
+    assert at.json()["code"] == "unsupported_image", "the app has read the whole body"
 
 
-def test_assets_are_kept_for_a_year_and_pages_are_not(front):
-    """What has a hash in its name never changes; a missing file is not kept."""
+def test_assets_are_cached_for_a_year_and_pages_are_not(front):
+    """A file with a hash in its name never changes; a 404 is not cached."""
     page = httpx2.get(front.address)
     asset = re.search(r"assets/[\w-]+\.js", page.text)[0]
     assert httpx2.get(f"{front.address}/{asset}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
@@ -149,8 +142,8 @@ def test_assets_are_kept_for_a_year_and_pages_are_not(front):
     assert "immutable" not in missing.headers.get("Cache-Control", "")
 
 
-def test_text_is_compressed_for_who_can_read_it(front):
-    """By nginx, where the app has not done it."""
+def test_text_is_compressed_for_clients_that_accept_it(front):
+    """Nginx compresses responses that the app has not compressed."""
     plain = httpx2.get(f"{front.address}/config", headers={"Accept-Encoding": "identity"})
     packed = httpx2.get(f"{front.address}/openapi.json", headers={"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in plain.headers
@@ -158,8 +151,8 @@ def test_text_is_compressed_for_who_can_read_it(front):
     assert "Accept-Encoding" in packed.headers["Vary"]
 
 
-def test_nginx_does_not_tell_its_version(front):
-    """Not in a header, not on its error pages."""
+def test_nginx_does_not_reveal_its_version(front):
+    """It is neither in a header nor on error pages."""
     for path in ("/", "/metrics", "/nothing"):
         response = httpx2.get(front.address + path)
         assert response.headers["Server"] == "nginx"
@@ -185,15 +178,15 @@ SPOOFED = {
 }
 
 
-def test_what_a_client_says_of_itself_never_reaches_the_app(tmp_path):
-    """Address, scheme and host are nginx's word; everything else that some library would believe is gone."""
+def test_forwarding_headers_of_a_client_never_reach_the_app(tmp_path):
+    """Nginx sets address, scheme and host itself, and clears every other header that a library would believe."""
     with echo() as upstream, running_nginx(tmp_path, upstream) as nginx:
         host = f"127.0.0.1:{nginx.port}"
         for connection in ("keep-alive", "close, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-ID"):
             got = httpx2.get(nginx.address, headers={**SPOOFED, "Connection": connection}).json()
-            told = {name: value for name, value in got if name not in {"accept", "accept-encoding", "user-agent"}}
-            assert re.fullmatch("[0-9a-f]{32}", told.pop("x-request-id"))
-            assert told == {
+            received = {name: value for name, value in got if name not in {"accept", "accept-encoding", "user-agent"}}
+            assert re.fullmatch("[0-9a-f]{32}", received.pop("x-request-id"))
+            assert received == {
                 "host": host,
                 "x-forwarded-for": "127.0.0.1",
                 "x-forwarded-proto": "http",
@@ -203,31 +196,31 @@ def test_what_a_client_says_of_itself_never_reaches_the_app(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("sent", "valid"),
     [("a.b_C-9", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("<i>", False), ("", False)],
 )
-def test_a_request_id_is_passed_on_unless_it_is_odd(front, given, kept):
-    """By nginx as by the app: the same id in the answer, the app's log and nginx's log."""
-    response = httpx2.get(f"{front.address}/health", headers={"X-Request-ID": given})
+def test_a_valid_request_id_is_kept(front, sent, valid):
+    """The response and the access log of nginx have the client's id, or a new one if it is not valid."""
+    response = httpx2.get(f"{front.address}/health", headers={"X-Request-ID": sent})
     answered = response.headers["X-Request-ID"]
-    assert (answered == given) == kept
+    assert (answered == sent) == valid
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answered)
     assert logged(front, request_id=answered, path="/health")
 
 
-def test_a_proxy_in_front_is_believed_only_when_it_is_named(tmp_path):
-    """Its client's address and scheme count, the last one that it did not make up itself; anybody else's word does not."""
+def test_forwarding_headers_are_believed_from_trusted_proxies_only(tmp_path):
+    """The last address before the proxy and its scheme count; from other addresses the headers are ignored."""
     headers = {"X-Forwarded-For": "6.6.6.6, 203.0.113.7", "X-Forwarded-Proto": "https"}
     with echo() as upstream, running_nginx(tmp_path, upstream, NGINX_TRUSTED_PROXIES="127.0.0.9") as nginx:
         for address, client, scheme in (("127.0.0.9", "203.0.113.7", "https"), ("127.0.0.8", "127.0.0.8", "http")):
             with client_from(address) as http:
-                told = dict(http.get(nginx.address, headers=headers).json())
-            assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == (client, scheme)
+                received = dict(http.get(nginx.address, headers=headers).json())
+            assert (received["x-forwarded-for"], received["x-forwarded-proto"]) == (client, scheme)
             assert logged(nginx, client=client, status=200)
 
 
-def test_a_host_that_is_not_ours_is_refused_and_never_reflected(upstream, tmp_path):
-    """With NGINX_HOSTS set; Gradio would call itself whatever the client says. Probes may use an address."""
+def test_an_unknown_host_is_refused(upstream, tmp_path):
+    """Gradio would build its URLs from any Host header. Health checks may use an address."""
     with running_nginx(tmp_path, upstream, NGINX_HOSTS="space.example, www.space.example") as nginx:
         good = httpx2.get(f"{nginx.address}/config", headers={"Host": "www.space.example:8443"})
         assert good.json()["root"] == "http://www.space.example:8443"
@@ -238,8 +231,8 @@ def test_a_host_that_is_not_ours_is_refused_and_never_reflected(upstream, tmp_pa
             assert httpx2.get(f"{nginx.address}/readyz", headers={"Host": host}).status_code == 200
 
 
-def test_prometheus_reads_metrics_by_a_hosts_address_though_names_are_set(tmp_path):
-    """It calls each container by its address; who may not read them is told what any other name is told."""
+def test_prometheus_can_read_metrics_by_address_when_hosts_are_named(tmp_path):
+    """Prometheus scrapes containers by address; other clients get the same refusal as for any unknown host."""
     options = {"NGINX_HOSTS": "space.example", "NGINX_METRICS_FROM": "127.0.0.9"}
     with echo() as upstream, running_nginx(tmp_path, upstream, **options) as nginx:
         for address, path, status in (
@@ -253,8 +246,8 @@ def test_prometheus_reads_metrics_by_a_hosts_address_though_names_are_set(tmp_pa
             assert dict(http.get(f"{nginx.address}/metrics").json())["host"] == "localhost"
 
 
-def test_metrics_are_for_those_networks_that_are_named(upstream, tmp_path):
-    """Nobody by default; and a forged address is no key."""
+def test_metrics_are_open_to_the_named_networks_only(upstream, tmp_path):
+    """A forged X-Forwarded-For does not help."""
     with running_nginx(tmp_path, upstream, NGINX_METRICS_FROM="127.0.0.9") as nginx:
         with client_from("127.0.0.9") as http:
             assert "# HELP" in http.get(f"{nginx.address}/metrics").text
@@ -262,15 +255,15 @@ def test_metrics_are_for_those_networks_that_are_named(upstream, tmp_path):
             assert http.get(f"{nginx.address}/metrics").status_code == 404
 
 
-def test_the_log_is_json_without_queries(front):
-    """A line for each request that a program can read, quotes and all; a token in an address is not in it."""
+def test_the_access_log_is_json_without_query_strings(front):
+    """Each line is valid JSON even with quotes in a header, and a token in a URL is not logged."""
     httpx2.get(f"{front.address}/health?token=secret123", headers={"User-Agent": 'a"b\\c'})
     assert logged(front, method="GET", path="/health", status=200, user_agent='a"b\\c')
     assert "secret123" not in front.log.read_text()
 
 
-def test_one_address_has_so_many_requests_under_way_and_no_more(upstream, tmp_path):
-    """The fourth is told to wait while other addresses are served, and is served when one of the three has ended."""
+def test_concurrent_requests_of_one_address_are_limited(upstream, tmp_path):
+    """The fourth request is refused until one of three has ended; other addresses are served meanwhile."""
     with (
         running_nginx(tmp_path, upstream, NGINX_CONNECTIONS_PER_ADDRESS="3") as nginx,
         client_from("127.0.0.5") as http,
@@ -290,8 +283,8 @@ def test_one_address_has_so_many_requests_under_way_and_no_more(upstream, tmp_pa
             time.sleep(0.1)
 
 
-def test_while_the_app_is_away_callers_are_told_to_come_back(tmp_path):
-    """A sentence in the one shape, 503 and Retry-After: a port on which nobody listens."""
+def test_without_the_app_nginx_answers_503_with_retry_after(tmp_path):
+    """The response has the app's JSON shape."""
     with running_nginx(tmp_path, "127.0.0.1:9") as nginx:
         response = httpx2.post(f"{nginx.address}/predict", content=CAT)
     assert response.status_code == 503
@@ -299,9 +292,9 @@ def test_while_the_app_is_away_callers_are_told_to_come_back(tmp_path):
     assert response.json()["code"] == "not_ready"
 
 
-def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, front):
-    """SIGKILL under load: what the dead worker had not begun to answer is asked once more of the other."""
-    behind_nginx = Server(front.address, app.process, app.log)
+def test_a_killed_worker_costs_at_most_a_half_sent_response(two_workers, front):
+    """A request that the killed worker had not begun to answer is sent to the other worker."""
+    behind_nginx = Server(front.address, two_workers.process, two_workers.log)
     stop = threading.Event()
     answered, broken = [], []
 
@@ -318,9 +311,9 @@ def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, fr
         runs = [pool.submit(load, k) for k in range(8)]
         for _ in range(2):
             time.sleep(1)
-            ready = app.log.read_text().count("is ready on")
-            os.kill(min(app.workers()), signal.SIGKILL)
-            wait_for_workers(app, ready + 1)
+            ready = two_workers.log.read_text().count("is ready on")
+            os.kill(min(two_workers.workers()), signal.SIGKILL)
+            wait_for_workers(two_workers, ready + 1)
         time.sleep(1)
         stop.set()
         for run in runs:
@@ -328,12 +321,12 @@ def test_the_death_of_a_worker_costs_at_most_an_answer_that_was_half_out(app, fr
     print(f"{len(answered)} answered, broken: {broken}")
     assert len(answered) > 20
     assert all(answered)
-    assert len(broken) <= 2, "one worker writes one answer at a time"
+    assert len(broken) <= 2, "a worker writes one response at a time"
     assert all("without sending complete message body" in error for error in broken)
 
 
-def test_with_a_certificate_http_only_says_where_to_go(secure):
-    """308, so that a POST stays one; probes are answered, for they check no certificate."""
+def test_with_a_certificate_plain_http_redirects(secure):
+    """Status 308 keeps a POST a POST; health checks are answered without a redirect."""
     response = httpx2.post(f"{secure.address}/predict?top_k=1", content=CAT)
     assert response.status_code == 308
     assert response.headers["Location"] == "https://127.0.0.1/predict?top_k=1"
@@ -347,8 +340,8 @@ def https_client(certificate: Path, **options) -> httpx2.Client:
     return httpx2.Client(verify=trusted, timeout=30, **options)
 
 
-def test_https_speaks_http_2_and_says_that_it_stays(secure, certificate):
-    """HTTP/2 and HTTP/1.1 give the same answer, with HSTS; the app knows that it is HTTPS."""
+def test_https_offers_http_2_and_hsts(secure, certificate):
+    """HTTP/2 and HTTP/1.1 give the same answer, and the app builds https URLs."""
     address = f"https://localhost:{secure.tls_port}"
     for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
         with https_client(certificate, http2=http2) as http:
@@ -363,7 +356,7 @@ def test_https_speaks_http_2_and_says_that_it_stays(secure, certificate):
 
 
 def test_a_renewed_certificate_is_served_after_the_signal_that_compose_names(tmp_path):
-    """A certificate lasts for weeks and a container for longer; nobody has to restart it."""
+    """The container need not be restarted for a new certificate."""
     served = set()
     with running_nginx(tmp_path, "127.0.0.1:1", NGINX_TLS_FOLDER=str(certificate_in(tmp_path))) as nginx:
         for _ in range(2):
@@ -392,15 +385,15 @@ def test_a_renewed_certificate_is_served_after_the_signal_that_compose_names(tmp
         ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA", False),
     ],
 )
-def test_only_modern_tls_is_spoken(secure, options, accepted):
-    """1.2 with forward secrecy and authenticated encryption, and 1.3."""
+def test_only_modern_tls_is_accepted(secure, options, accepted):
+    """TLS 1.3, and TLS 1.2 with forward secrecy and authenticated encryption."""
     command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{secure.tls_port}", *options.split()]
     result = subprocess.run(command, input="", capture_output=True, text=True, timeout=20, check=False)
     assert (result.returncode == 0) == accepted, result.stdout + result.stderr
 
 
 def test_the_page_works_over_https(secure):
-    """A real browser, HTTP/2: nothing is asked for over plain HTTP, and a photo gets its answer."""
+    """A browser loads everything over HTTPS and classifies a photo."""
     path = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])

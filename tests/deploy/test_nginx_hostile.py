@@ -1,4 +1,4 @@
-"""Attacks on nginx and through it: smuggled requests, closed doors by other names, clients that dawdle."""
+"""Attacks on nginx and through it: request smuggling, closed paths in other spellings, slow clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, StreamReset
 from support.nginx import Nginx, certificate_in, running_nginx
-from support.servers import classify, running
+from support.servers import classify
 
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT
@@ -25,30 +25,28 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory) -> Iterator[str]:
-    """Two workers."""
-    with running(tmp_path_factory.mktemp("app"), workers=2) as app:
-        assert "# HELP" in httpx2.get(f"{app.address}/metrics").text, "who came through would see it"
-        yield app.address.removeprefix("http://")
+def upstream(two_workers) -> str:
+    assert "# HELP" in httpx2.get(f"{two_workers.address}/metrics").text, "a successful attack would show this"
+    return two_workers.address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
 def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
-    """Nginx in front of them, everything by default."""
+    """Nginx with default settings."""
     with running_nginx(tmp_path_factory.mktemp("front"), upstream) as nginx:
         yield nginx
 
 
 @pytest.fixture(scope="module")
 def secure(upstream, tmp_path_factory) -> Iterator[Nginx]:
-    """The same with HTTPS, and so HTTP/2."""
+    """Nginx with HTTPS, and so with HTTP/2."""
     certificate = certificate_in(tmp_path_factory.mktemp("certificate"))
     with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
         yield nginx
 
 
 def exchange(port: int, *pieces: bytes) -> bytes:
-    """Send raw bytes; what comes back until the other side closes, or has answered and is silent for half a second."""
+    """Send raw bytes and return the response, until the connection closes or is silent for half a second."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         received = b""
         try:
@@ -97,7 +95,7 @@ SMUGGLING = {
     "negative chunk": (POST + CHUNKED + b"\r\n-1\r\n\r\n", 400),
     "chunk of 2^64": (POST + CHUNKED + b"\r\n10000000000000000\r\n", 400),
     "chunk longer than it says": (POST + CHUNKED + b"\r\n2\r\nabcdef\r\n" + END, 400),
-    # these are well formed, or read so, and end where nginx says: what follows is a request of its own, and refused
+    # These are well formed, or read as such. The smuggled part is then a second request, which nginx refuses.
     "chunked in capitals": (POST + b"TRANSFER-ENCODING: CHUNKED\r\n\r\n" + END, 400),
     "chunked with an underscore": (POST + b"Transfer_Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + END, 415),
     "chunked after a bare line feed": (POST + b"X: y\nTransfer-Encoding: chunked\r\n\r\n" + END, 400),
@@ -120,12 +118,12 @@ SMUGGLING = {
 
 @pytest.mark.parametrize("name", SMUGGLING)
 def test_no_request_is_smuggled_past_nginx(front, name):
-    """One reading of where a request ends: what hides behind it is never the app's, and nobody gets another's answer."""
+    """Nginx and the app agree where a request ends: the hidden request fails, and no client gets another's response."""
     attack, expected = SMUGGLING[name]
     received = exchange(front.port, attack + SMUGGLED)
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", received)]
     assert statuses[:1] == [expected], received[:300]
-    assert set(statuses[1:]) <= {404}, "a second request is nginx's to refuse"
+    assert set(statuses[1:]) <= {404}, "nginx refuses the second request"
     assert b"# HELP" not in received
     for _ in range(6):
         mine = uuid.uuid4().hex
@@ -151,11 +149,11 @@ HTTP2 = {
 
 
 @pytest.mark.parametrize("name", HTTP2)
-def test_no_request_is_smuggled_on_the_way_from_http_2(front, secure, name):
-    """What HTTP/2 can say and HTTP/1.1 would read otherwise is refused, or is plain content."""
+def test_no_request_is_smuggled_through_http_2(front, secure, name):
+    """HTTP/2 frames that HTTP/1.1 would read differently are refused, or are treated as content."""
     headers, body = HTTP2[name]
     received = exchange_http2(secure.tls_port, dict(headers[:1]), headers, body)
-    assert received.startswith((b"400 ", b"405 ", b"reset")), "refused, or by the app as the POST that it was"
+    assert received.startswith((b"400 ", b"405 ", b"reset")), "refused, by nginx or as a wrong POST by the app"
     assert b"# HELP" not in received
     assert b"evil" not in received
     for _ in range(6):
@@ -165,7 +163,7 @@ def test_no_request_is_smuggled_on_the_way_from_http_2(front, secure, name):
 
 
 def exchange_http2(port: int, first: dict[str, str], headers: list[tuple[str, str]], body: bytes) -> bytes:
-    """POST over HTTP/2 with headers that a decent library refuses to send; all content that came back, and the status."""
+    """Send a POST over HTTP/2 with invalid headers, and return status, headers and content of the response."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
@@ -195,8 +193,8 @@ def exchange_http2(port: int, first: dict[str, str], headers: list[tuple[str, st
         return received
 
 
-def test_the_host_of_an_absolute_address_is_not_believed(front):
-    """`GET http://evil.example/config` with a good `Host`: Gradio would name itself by it."""
+def test_the_host_of_an_absolute_url_is_ignored(front):
+    """With `GET http://evil.example/config`, Gradio would build its URLs from that host."""
     received = exchange(
         front.port, b"GET http://evil.example/config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
@@ -229,8 +227,8 @@ CLOSED = [
 ]  # fmt: skip
 
 
-def test_closed_doors_stay_closed_by_every_other_name(front):
-    """Metrics, monitoring, files and URLs by way of Gradio: encoded, doubled, up and down, in capitals."""
+def test_closed_paths_stay_closed_in_every_spelling(front):
+    """Metrics, monitoring, and files and URLs through Gradio: encoded, with extra slashes and dots, in capitals."""
     opened = []
     for path in CLOSED:
         received = exchange(front.port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -238,12 +236,12 @@ def test_closed_doors_stay_closed_by_every_other_name(front):
         leaks = any(word in received for word in (b"# HELP", b"root:", b"PATH=", b"class Settings", b"sha256"))
         if leaks or status not in {400, 403, 404, 405}:
             opened.append((path, received[:120]))
-    print(f"{len(CLOSED)} addresses")
+    print(f"{len(CLOSED)} paths")
     assert opened == []
 
 
-async def dawdle(port: int, address: str, head: bytes, seconds: float) -> bytes:
-    """Send `head` at once, then a byte a second; what the other side says when it has had enough, or nothing."""
+async def send_slowly(port: int, address: str, head: bytes, seconds: float) -> bytes:
+    """Send `head` at once, then a byte a second; return the response when the other side closes, or nothing."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     writer.write(head)
     deadline = time.monotonic() + seconds
@@ -251,18 +249,18 @@ async def dawdle(port: int, address: str, head: bytes, seconds: float) -> bytes:
         while time.monotonic() < deadline:
             writer.write(b"a")
             try:
-                return await asyncio.wait_for(reader.read(65536), 1) or b"cut off"
+                return await asyncio.wait_for(reader.read(65536), 1) or b"closed"
             except TimeoutError:
                 pass
     except ConnectionError:
-        return b"cut off"
+        return b"closed"
     finally:
         writer.close()
     return b""
 
 
-def test_two_hundred_clients_that_send_a_byte_a_second_keep_nobody_waiting(front):
-    """Half of them dawdle in the header and are cut off, half in the body and never reach the app; others are answered."""
+def test_two_hundred_slow_clients_do_not_delay_others(front):
+    """Half send the header slowly and are disconnected, half send the body slowly and never reach the app."""
     header = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
     body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     quick: list[bool] = []
@@ -278,7 +276,7 @@ def test_two_hundred_clients_that_send_a_byte_a_second_keep_nobody_waiting(front
             i += 1
 
     async def attack() -> list[bytes]:
-        slow = [dawdle(front.port, f"127.0.1.{1 + i % 4}", header if i < 100 else body, 16) for i in range(200)]
+        slow = [send_slowly(front.port, f"127.0.1.{1 + i % 4}", header if i < 100 else body, 16) for i in range(200)]
         *ends, _ = await asyncio.gather(*slow, asyncio.to_thread(ask))
         return ends
 
@@ -286,16 +284,16 @@ def test_two_hundred_clients_that_send_a_byte_a_second_keep_nobody_waiting(front
     print(f"{len(quick)} quick requests, all answered: {all(quick)}")
     assert len(quick) > 20
     assert all(quick)
-    assert set(ends[:100]) == {b"cut off"}
+    assert set(ends[:100]) == {b"closed"}
     assert classify(front, 0)
 
 
-def test_one_address_that_dawdles_uses_up_its_own_share_only(front):
-    """Two hundred bodies from one address: those over its limit are told at once, and other addresses notice nothing."""
+def test_slow_clients_of_one_address_do_not_affect_other_addresses(front):
+    """Of two hundred slow bodies from one address, those above its limit are refused at once; other addresses are served."""
     body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
 
     async def attack() -> tuple[list[bytes], list[int]]:
-        slow = asyncio.gather(*[dawdle(front.port, "127.0.1.9", body, 4) for _ in range(200)])
+        slow = asyncio.gather(*[send_slowly(front.port, "127.0.1.9", body, 4) for _ in range(200)])
         await asyncio.sleep(2)
         async with httpx2.AsyncClient() as client:
             statuses = [(await client.get(f"{front.address}/health")).status_code for _ in range(20)]
