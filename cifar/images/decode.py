@@ -65,8 +65,8 @@ def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarra
     return to_input(open_image(payload, spec, max_pixels=max_pixels), spec)
 
 
-def statistics(pixels: np.ndarray) -> tuple[float, float]:
-    """Return brightness and contrast of one `uint8` model input: mean and standard deviation, each in [0, 1].
+def brightness_and_contrast(pixels: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of one `uint8` model input, each in [0, 1].
 
     Computed from sums, since for so few numbers `np.mean` and `np.std` take ten times as long.
     """

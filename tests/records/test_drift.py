@@ -17,7 +17,7 @@ from support.samples import open_records, write_answers
 
 from cifar.analytics.drift import ALERT_PSI, drift
 from cifar.analytics.drift_report import drift_report
-from cifar.images.decode import statistics
+from cifar.images.decode import brightness_and_contrast
 from cifar.models.manifest import Bins
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
@@ -75,7 +75,7 @@ def test_rounding_in_the_records_is_not_drift():
     answers[:, 1] = 1 - answers[:, 0]
     images = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 3), np.uint8)
     known = make_reference(answers, images, ["cat", "dog"], source="test")
-    looks = np.array([statistics(image) for image in images])
+    looks = np.array([brightness_and_contrast(image) for image in images])
     row = {"scores": {}}
     recorded = [rounded(row | {"score": score})["score"] for score in answers[:, 0].tolist()]
     recent = {
@@ -98,8 +98,8 @@ def test_bins_with_edges_and_counts_that_do_not_match_are_refused():
 def test_brightness_and_contrast_are_mean_and_standard_deviation():
     """Both are those of the model's input, scaled to [0, 1]."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    assert statistics(image) == pytest.approx((image.mean() / 255, image.std() / 255), abs=1e-6)
-    assert statistics(np.full((4, 4, 1), 255, np.uint8)) == (1.0, 0.0)
+    assert brightness_and_contrast(image) == pytest.approx((image.mean() / 255, image.std() / 255), abs=1e-6)
+    assert brightness_and_contrast(np.full((4, 4, 1), 255, np.uint8)) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -186,7 +186,7 @@ def stream(engine, predictor: Predictor, made: list[Image.Image], *, version: in
     """Classify the pictures with the real predictor, and record the answers."""
     images = [np.asarray(picture) for picture in made]
     answers = [predictor.predict(image[None], top_k=1)[0] for image in images]
-    looks = [statistics(image) for image in images]
+    looks = [brightness_and_contrast(image) for image in images]
     write_answers(
         engine,
         version,

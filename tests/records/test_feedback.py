@@ -1,4 +1,4 @@
-"""Predictions recorded and feedback taken by a running server: every way in, every refusal, and nothing lost."""
+"""Predictions recorded and feedback stored by a running server: all channels, all errors, and no record lost."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
+from support.databases import real_postgres
 from support.pictures import encoded, noise
-from support.postgres import real_postgres
 from support.servers import running, wait_until_ready
 
 from app import create_app
 from cifar import CLASS_NAMES
+from cifar.images.decode import brightness_and_contrast
 from cifar.records.database import open_engine
 from cifar.records.images import kept_images
 from cifar.records.reader import read_predictions
 from cifar.serving.auth.api_keys import create
-from cifar.serving.inference.recording import statistics
 from cifar.settings import ROOT, Settings
 
 CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 
 
 def app_with(folder: Path, **more: object) -> TestClient:
-    settings = Settings(records_folder=folder / "var", records_flush_seconds=0.05, **more)
-    return TestClient(create_app(settings), raise_server_exceptions=False)
+    settings = Settings(records_folder=folder / "var", **more)
+    return TestClient(create_app(settings, page=False), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -43,29 +43,31 @@ def client(tmp_path) -> Iterator[TestClient]:
         yield client
 
 
-def predict(client: TestClient | httpx.Client, image: bytes = CAT, **more) -> dict:
+def predict(client: TestClient | httpx2.Client, image: bytes = CAT, **more) -> dict:
     response = client.post("/predict", files={"image": image}, **more)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def say(client: TestClient | httpx.Client, request_id: object, label: object = "dog", **more) -> httpx.Response:
+def give_feedback(
+    client: TestClient | httpx2.Client, request_id: object, label: object = "dog", **more
+) -> httpx2.Response:
     headers = more.pop("headers", None)
     return client.post("/feedback", json={"request_id": request_id, "label": label, **more}, headers=headers)
 
 
 def rows(folder: Path, **more: object) -> dict[str, dict]:
-    """What is in the records, by request id."""
+    """Return the predictions in the database, with their feedback, by request id."""
     engine = open_engine(Settings(records_folder=folder / "var", **more))
     found = {row["request_id"]: row for row in read_predictions(engine)}
     engine.dispose()
     return found
 
 
-def test_feedback_at_once_after_the_answer_is_stored_with_it(client, tmp_path):
-    """Nobody has to wait for a flush; what was stored comes back, and saying it again replaces it."""
+def test_feedback_directly_after_the_answer_is_stored_with_it(client, tmp_path):
+    """It does not have to wait for a flush. The response shows what was stored, and later feedback replaces it."""
     answer = predict(client)
-    first = say(client, answer["request_id"], note="whiskers")
+    first = give_feedback(client, answer["request_id"], note="whiskers")
     assert first.status_code == 200
     assert first.json() == {
         "request_id": answer["request_id"],
@@ -73,7 +75,7 @@ def test_feedback_at_once_after_the_answer_is_stored_with_it(client, tmp_path):
         "note": "whiskers",
         "at": first.json()["at"],
     }
-    assert say(client, answer["request_id"], "none").json()["note"] == ""
+    assert give_feedback(client, answer["request_id"], "none").json()["note"] == ""
     row = rows(tmp_path)[answer["request_id"]]
     assert (row["feedback_label"], row["feedback_note"]) == ("none", "")
     assert row["scores"] == pytest.approx(answer["class_scores"], abs=1e-6)
@@ -84,15 +86,15 @@ def test_feedback_at_once_after_the_answer_is_stored_with_it(client, tmp_path):
     assert row["route"] == "rest"
 
 
-def test_no_address_no_key_and_no_photo_is_in_the_records(tmp_path):
-    """A keyed hash stands for who asked; the files hold nothing else of them, whatever they sent."""
+def test_the_records_contain_no_address_no_key_and_no_photo(tmp_path):
+    """A keyed hash stands for the user. Nothing else of the user is in any file."""
     keys = tmp_path / "keys.json"
     key = create(keys, "visible-name", ["predict", "feedback"])
     photo = encoded(noise(60, 60, seed=3), "JPEG")
     with app_with(tmp_path, api_keys_file=keys) as client:
         client.headers["X-API-Key"] = key
         wait_until_ready(client)
-        say(client, predict(client, photo)["request_id"])
+        give_feedback(client, predict(client, photo)["request_id"])
     content = b"".join(file.read_bytes() for file in (tmp_path / "var").rglob("*") if file.is_file())
     assert b"predictions" in content
     for secret in (b"visible-name", key.encode(), b"testclient", photo[100:200]):
@@ -114,10 +116,10 @@ def test_no_address_no_key_and_no_photo_is_in_the_records(tmp_path):
         ({"request_id": "\ud800", "label": "\udfff", "note": "\ud800"}, 404, "request_not_found"),
     ],
 )
-def test_wrong_feedback_gets_a_clear_error_and_changes_nothing(client, tmp_path, body, status, code):
-    """The state is as before."""
+def test_wrong_feedback_gets_an_error_and_changes_nothing(client, tmp_path, body, status, code):
+    """Earlier feedback stays."""
     request_id = predict(client)["request_id"]
-    say(client, request_id, "frog", note="first")
+    give_feedback(client, request_id, "frog", note="first")
     content = json.dumps(body).replace('"ID"', f'"{request_id}"')
     response = client.post("/feedback", content=content, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (status, code)
@@ -125,8 +127,8 @@ def test_wrong_feedback_gets_a_clear_error_and_changes_nothing(client, tmp_path,
     assert (row["feedback_label"], row["feedback_note"]) == ("frog", "first")
 
 
-def test_who_chooses_somebody_elses_id_changes_neither_answer_nor_feedback(tmp_path):
-    """With sign-in the id alone opens nothing: only who asked, or an administrator, may speak of an answer."""
+def test_a_client_that_uses_the_id_of_another_user_changes_neither_prediction_nor_feedback(tmp_path):
+    """The id alone is not enough: feedback needs the user of the prediction, or an administrator."""
     keys = tmp_path / "keys.json"
     scopes = {"ann": ["predict", "feedback"], "eve": ["predict", "feedback"], "mute": ["predict"]}
     key = {name: {"X-API-Key": create(keys, name, which)} for name, which in scopes.items()}
@@ -135,48 +137,48 @@ def test_who_chooses_somebody_elses_id_changes_neither_answer_nor_feedback(tmp_p
         wait_until_ready(client)
         chosen = {"X-Request-ID": "order-7"}
         predict(client, headers={**key["ann"], **chosen})
-        assert say(client, "order-7", "frog", headers=key["ann"]).status_code == 200
+        assert give_feedback(client, "order-7", "frog", headers=key["ann"]).status_code == 200
         assert predict(client, encoded(noise()), headers={**key["eve"], **chosen})["request_id"] == "order-7"
-        refused = say(client, "order-7", "ship", headers=key["eve"])
+        refused = give_feedback(client, "order-7", "ship", headers=key["eve"])
         assert (refused.status_code, refused.json()["code"]) == (404, "request_not_found")
-        assert say(client, "order-7", "ship", headers=key["mute"]).json()["code"] == "missing_scope"
-        assert say(client, "order-7", "ship").status_code == 401
+        assert give_feedback(client, "order-7", "ship", headers=key["mute"]).json()["code"] == "missing_scope"
+        assert give_feedback(client, "order-7", "ship").status_code == 401
         assert rows(tmp_path)["order-7"]["label"] == "cat"
         assert rows(tmp_path)["order-7"]["feedback_label"] == "frog"
-        assert say(client, "order-7", "deer", headers=key["root"]).status_code == 200
+        assert give_feedback(client, "order-7", "deer", headers=key["root"]).status_code == 200
         assert rows(tmp_path)["order-7"]["feedback_label"] == "deer"
 
 
-def test_only_single_predictions_are_recorded_and_only_where_they_may_be(client, tmp_path):
-    """Not batches, not explanations, not what asks to be left out."""
+def test_only_single_predictions_are_recorded_and_only_with_permission(client, tmp_path):
+    """Explanations are not recorded, nor requests with `record=false`."""
     files = {"image": CAT}
     assert client.post("/explain", files=files).status_code == 200
     left_out = predict(client, params={"record": "false"})["request_id"]
     assert predict(client, data={"record": "false"})["request_id"] != left_out
-    assert say(client, left_out).status_code == 404
+    assert give_feedback(client, left_out).status_code == 404
     wrong = client.post("/predict", files=files, params={"record": "maybe"})
     assert (wrong.status_code, wrong.json()["code"]) == (422, "bad_parameter")
     kept = predict(client)["request_id"]
-    assert say(client, kept).status_code == 200
+    assert give_feedback(client, kept).status_code == 200
     assert set(rows(tmp_path)) == {kept}
 
 
-def test_with_records_off_nothing_is_written_and_nothing_is_asked(tmp_path):
-    """`CIFAR_RECORDS=false`: no folder, no route, no buttons."""
+def test_with_records_off_nothing_is_written_and_feedback_is_not_offered(tmp_path):
+    """`CIFAR_RECORDS=false`: there is no folder and no route."""
     with app_with(tmp_path, records=False) as client:
         wait_until_ready(client)
-        assert say(client, predict(client)["request_id"]).status_code in {404, 405}
+        assert give_feedback(client, predict(client)["request_id"]).status_code in {404, 405}
         assert "/feedback" not in client.get("/openapi.json").json()["paths"]
     assert not (tmp_path / "var").exists()
 
 
-def test_where_the_folder_cannot_be_written_answers_go_on(tmp_path, caplog):
-    """As in a container whose root is read-only: feedback is refused with its code, readiness names it, one line is logged."""
+def test_predictions_go_on_when_the_records_folder_cannot_be_written(tmp_path, caplog):
+    """As in a read-only container. Feedback gets an error, `/readyz` lists the records, and one line is logged."""
     (tmp_path / "var").write_text("a file in the way")
     with app_with(tmp_path) as client:
         wait_until_ready(client)
         for _ in range(3):
-            refused = say(client, predict(client)["request_id"])
+            refused = give_feedback(client, predict(client)["request_id"])
             assert (refused.status_code, refused.json()["code"]) == (503, "records_unavailable")
             assert int(refused.headers["Retry-After"]) > 0
         assert client.get("/readyz").json()["without"] == ["records"]
@@ -185,23 +187,23 @@ def test_where_the_folder_cannot_be_written_answers_go_on(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_while_postgresql_is_away_answers_go_on_and_feedback_says_so(tmp_path):
-    """And once it is back, what was answered meanwhile can be spoken of."""
+def test_predictions_go_on_while_postgresql_is_down_and_feedback_gets_an_error(tmp_path):
+    """When it is back, feedback on the predictions of that time is stored."""
     with (
         real_postgres() as cluster,
-        app_with(tmp_path, database_url=cluster.new_database("x"), records_timeout_seconds=1) as client,
+        app_with(tmp_path, database_url=cluster.new_database("x")) as client,
     ):
         wait_until_ready(client)
-        assert say(client, predict(client)["request_id"]).status_code == 200
-        assert say(client, "never-was").json()["code"] == "request_not_found"
+        assert give_feedback(client, predict(client)["request_id"]).status_code == 200
+        assert give_feedback(client, "never-was").json()["code"] == "request_not_found"
         cluster.stop()
         meanwhile = predict(client)["request_id"]
-        refused = say(client, meanwhile)
+        refused = give_feedback(client, meanwhile)
         assert (refused.status_code, refused.json()["code"]) == (503, "records_unavailable")
         until(lambda: client.get("/readyz").json()["without"] == ["records"])
         cluster.start()
         until(lambda: client.get("/readyz").json()["without"] == [])
-        assert say(client, meanwhile).status_code == 200
+        assert give_feedback(client, meanwhile).status_code == 200
 
 
 def until(true) -> None:
@@ -212,39 +214,39 @@ def until(true) -> None:
 
 
 @pytest.mark.slow
-def test_gradios_clients_can_say_what_was_right_too(server):
-    """Their answers carry the request's id, for `POST /feedback`."""
+def test_clients_of_gradio_can_give_feedback_too(server):
+    """Their answers contain the request id for `POST /feedback`."""
     client = Client(server, verbose=False)
     answer = client.predict(handle_file(ROOT / "examples/cat.jpg"), api_name="/predict")
-    with httpx.Client(base_url=server) as rest:
-        assert say(rest, answer["request_id"], "none").status_code == 200
+    with httpx2.Client(base_url=server) as rest:
+        assert give_feedback(rest, answer["request_id"], "none").status_code == 200
 
 
-def test_the_photos_are_kept_only_where_the_setting_says_so(tmp_path):
-    """Byte by byte as they came, once each, and never those of requests that are not recorded."""
+def test_photos_are_stored_only_with_the_setting_for_it(tmp_path):
+    """They are stored unchanged and once each, but not those of requests that are not recorded."""
     with app_with(tmp_path, keep_uploads=True) as client:
         wait_until_ready(client)
         for image in (CAT, CAT, encoded(noise(70, 50))):
             request_id = predict(client, image)["request_id"]
         predict(client, encoded(noise(20, 20)), params={"record": "false"})
-        say(client, request_id)
+        give_feedback(client, request_id)
     kept = {path.name: path.read_bytes() for path, _, _ in kept_images(Settings(records_folder=tmp_path / "var"))}
     assert set(kept.values()) == {CAT, encoded(noise(70, 50))}
     assert {row["digest"] for row in rows(tmp_path).values()} == set(kept)
 
 
-def test_brightness_and_contrast_are_mean_and_deviation_of_what_the_model_saw():
-    """What drift is measured by."""
+def test_brightness_and_contrast_are_mean_and_standard_deviation_of_the_models_input():
+    """Drift is measured with them."""
     import numpy as np
 
     random = np.random.default_rng(0)
     for pixels in (random.integers(0, 256, (32, 32, 3), np.uint8), np.full((96, 96, 1), 255, np.uint8)):
-        wanted = pixels.mean() / 255, pixels.std() / 255
-        assert statistics(pixels) == pytest.approx(wanted, abs=1e-5)
+        expected = pixels.mean() / 255, pixels.std() / 255
+        assert brightness_and_contrast(pixels) == pytest.approx(expected, abs=1e-5)
 
 
 class Load:
-    """Clients that ask, and say what was right of every tenth answer, until the server is killed."""
+    """Clients that classify images and give feedback on every tenth answer, until the server is killed."""
 
     def __init__(self, address: str) -> None:
         self.answered: list[str] = []
@@ -256,7 +258,7 @@ class Load:
             thread.start()
 
     def _ask(self, k: int) -> None:
-        client = httpx.Client(base_url=self._address, timeout=10)
+        client = httpx2.Client(base_url=self._address, timeout=10)
         for i in range(1_000_000):
             if self._stop.is_set():
                 return
@@ -264,11 +266,11 @@ class Load:
                 request_id = predict(client, headers={"X-Request-ID": f"k{k}-{i}"})["request_id"]
                 self.answered.append(request_id)
                 label = CLASS_NAMES[i % 10]
-                if i % 10 == 0 and say(client, request_id, label).status_code == 200:
+                if i % 10 == 0 and give_feedback(client, request_id, label).status_code == 200:
                     self.acknowledged[request_id] = label
-            except httpx.TransportError:  # its worker was killed
+            except httpx2.TransportError:  # its worker was killed
                 client.close()
-                client = httpx.Client(base_url=self._address, timeout=10)
+                client = httpx2.Client(base_url=self._address, timeout=10)
                 time.sleep(0.01)
 
     def end(self) -> None:
@@ -279,8 +281,8 @@ class Load:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_killed_workers_lose_no_answer_and_no_feedback(tmp_path, kind):
-    """Four workers under load, killed again and again, at last all at once: whatever a client was told is in the database."""
+def test_killed_workers_lose_no_prediction_and_no_feedback(tmp_path, kind):
+    """Four workers under load are killed, one after the other and finally all at once. Every answer is in the database."""
     if kind == "postgresql":
         with real_postgres() as cluster:
             _kill_workers(tmp_path, CIFAR_DATABASE_URL=cluster.new_database("killed"))
@@ -289,17 +291,17 @@ def test_killed_workers_lose_no_answer_and_no_feedback(tmp_path, kind):
 
 
 def _kill_workers(folder: Path, **more: str) -> None:
-    records = {"CIFAR_RECORDS_FOLDER": str(folder / "var"), "CIFAR_RECORDS_FLUSH_SECONDS": "0.5"}
+    records = {"CIFAR_RECORDS_FOLDER": str(folder / "var")}
     with running(folder, workers=4, **records, **more) as server:
         load = Load(server.address)
         for turn in range(1, 6):
-            until(lambda most=40 * turn: len(load.answered) > most)
+            until(lambda count=40 * turn: len(load.answered) > count)
             os.kill(min(server.workers()), signal.SIGKILL)
         until(lambda: len(load.answered) > 250)
         for worker in server.workers():
             os.kill(worker, signal.SIGKILL)
         load.end()
-        with httpx.Client(base_url=server.address) as client:
+        with httpx2.Client(base_url=server.address) as client:
             wait_until_ready(client)
     found = rows(folder, database_url=more.get("CIFAR_DATABASE_URL"))
     assert len(load.acknowledged) > 10
@@ -309,11 +311,11 @@ def _kill_workers(folder: Path, **more: str) -> None:
 
 
 @pytest.mark.slow
-def test_feedback_finds_its_answer_whichever_worker_is_asked(tmp_path):
-    """Each call on a new connection, and no flush in between: four workers, one memory."""
-    records = {"CIFAR_RECORDS_FOLDER": str(tmp_path / "var"), "CIFAR_RECORDS_FLUSH_SECONDS": "3600"}
-    with running(tmp_path, workers=4, **records) as server:
+def test_feedback_finds_its_prediction_in_every_worker(tmp_path):
+    """Each request to the four workers has a connection of its own, and there is no flush in between."""
+    constants = {"cifar.serving.inference.recording.FLUSH_SECONDS": 3600}
+    with running(tmp_path, workers=4, constants=constants, CIFAR_RECORDS_FOLDER=str(tmp_path / "var")) as server:
         for _ in range(40):
-            with httpx.Client(base_url=server.address) as one, httpx.Client(base_url=server.address) as other:
-                assert say(other, predict(one)["request_id"]).status_code == 200
+            with httpx2.Client(base_url=server.address) as one, httpx2.Client(base_url=server.address) as other:
+                assert give_feedback(other, predict(one)["request_id"]).status_code == 200
     assert len(rows(tmp_path)) == 40

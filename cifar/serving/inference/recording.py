@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.errors import MissingScope, RecordsUnavailable, RequestNotFound
-from cifar.images.decode import statistics
+from cifar.images.decode import brightness_and_contrast
 from cifar.records.feedback import store_feedback
-from cifar.records.recorder import FLUSH_SECONDS, Recorder, Row
+from cifar.records.recorder import Recorder, Row
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.shadow import ShadowComparison
@@ -28,6 +28,8 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
+FLUSH_SECONDS = 1.0
+"""Interval at which records are moved from the journal into the database."""
 _OTHER_HOSTS_SECONDS = 1.5 * FLUSH_SECONDS
 """Time after which a prediction made on another host is in the database."""
 
@@ -36,7 +38,7 @@ class Records:
     """Records the answers of one process and takes feedback. Use it from one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._recorder = Recorder(settings, on_drop=RECORDS_DROPPED.inc)
+        self._recorder = Recorder(settings, flush_seconds=FLUSH_SECONDS, on_drop=RECORDS_DROPPED.inc)
         self._several_hosts = settings.database_url is not None
         # threads of its own: while the database hangs, they block, and images must not
         self._threads = ThreadPoolExecutor(2, "feedback")
@@ -59,7 +61,7 @@ class Records:
         if images and not await asyncio.to_thread(images.put, answer.digest, payload):
             IMAGES_NOT_KEPT.inc()
         label, score = answer.prediction.top_k[0]
-        brightness, contrast = statistics(answer.seen)
+        brightness, contrast = brightness_and_contrast(answer.seen)
         self._recorder.add(
             {
                 "request_id": requester.request_id,

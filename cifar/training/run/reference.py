@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from cifar.files import replacing
-from cifar.images.decode import statistics
+from cifar.images.decode import brightness_and_contrast
 from cifar.models.manifest import OOD_THRESHOLD, Bins, Reference
 from cifar.statistics import bin_counts, bin_edges
 from cifar.training.run.calibration import Confidence, calibrated, ood_score, with_features
@@ -57,7 +57,7 @@ def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequenc
     classes = len(class_names)
     probabilities, scores = answers[:, :classes], answers[:, classes:]
     labels = np.bincount(probabilities.argmax(axis=1), minlength=classes).tolist()
-    looks = np.array([statistics(image) for image in images])
+    looks = np.array([brightness_and_contrast(image) for image in images])
     return Reference(
         images=len(images),
         source=source,
