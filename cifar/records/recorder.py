@@ -32,8 +32,6 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 1.0
-"""Interval at which the journal is moved into the database."""
 MAX_JOURNAL_BYTES = 64 * 1024**2
 _ROWS_PER_TRANSACTION = 200
 """Few, because the thread holds the interpreter lock meanwhile, and the event loop waits for it."""
@@ -48,16 +46,16 @@ class Recorder:
         self,
         settings: Settings,
         *,
+        flush_seconds: float,
         on_drop: Callable[[int], object] = lambda _: None,
-        flush_seconds: float = FLUSH_SECONDS,
         max_journal_bytes: int = MAX_JOURNAL_BYTES,
     ) -> None:
         """Make a recorder. Nothing is written yet.
 
         Args:
             settings: database, folder, retention and limits.
+            flush_seconds: interval at which the journal is moved into the database.
             on_drop: called with the number of records that were dropped.
-            flush_seconds: see `FLUSH_SECONDS`.
             max_journal_bytes: largest journal file.
 
         Raises:

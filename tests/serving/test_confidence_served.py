@@ -112,7 +112,7 @@ def test_images_out_of_distribution_are_marked_in_answers_and_counted_in_metrics
     from app import create_app
 
     settings = Settings(registry=scored_version.path.parent.parent, model_name=scored_version.name)
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings, page=False)) as client:
         wait_until_ready(client)
         before = counted(client)
         inside, outside = (client.post("/predict", files={"image": image}).json() for image in (familiar, UNFAMILIAR))

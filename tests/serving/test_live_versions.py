@@ -101,7 +101,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(registry, c
     assert versions.default.number == versions.get().predictor.version.number == 2
     assert "3/saved_model.pb is not the file that was exported" in versions.problem
     assert sum("cannot be served" in record.message for record in caplog.records) == 1
-    with TestClient(create_app(Settings(registry=registry.base.parent, model_version=2))) as client:
+    with TestClient(create_app(Settings(registry=registry.base.parent, model_version=2), page=False)) as client:
         assert 'cifar_model_load_failed{name="cifar_classifier",version="3"} 1.0' in client.get("/metrics").text
     (folder / "saved_model.pb").write_bytes(whole)
     versions.refresh()
@@ -291,7 +291,7 @@ def administered(registry, tmp_path):
         for name, scopes in (("caller", ["predict"]), ("boss", ["predict", "admin"]))
     }
     settings = Settings(registry=registry.base.parent, api_keys_file=keys)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings, page=False), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client, bearers
 
@@ -332,7 +332,7 @@ def test_an_administrator_changes_the_rollout_and_the_log_names_the_author(admin
 
 def test_without_sign_in_administration_is_refused(registry):
     """Otherwise anybody could change the rollout. The message names a setting that turns sign-in on."""
-    client = TestClient(create_app(Settings(registry=registry.base.parent)))
+    client = TestClient(create_app(Settings(registry=registry.base.parent), page=False))
     for method, path in (("GET", ""), ("GET", "/log"), ("POST", "/promote"), ("POST", "/rollback")):
         refused = client.request(method, f"/admin/models{path}", json={"version": 1} if path == "/promote" else None)
         assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
