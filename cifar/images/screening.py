@@ -28,7 +28,7 @@ _TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 
 
 def excess(payload: bytes) -> str:
-    """Say what the file has too much of, for an error message. Empty when the file may be decoded."""
+    """Return what the file has too much of, for an error message; empty when the file may be decoded."""
     if payload.startswith(b"\xff\xd8"):
         return _jpeg_excess(payload)
     if payload.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -39,7 +39,7 @@ def excess(payload: bytes) -> str:
 
 
 def tiff_excess(data: bytes) -> str:
-    """Say what a TIFF file has too much of, or EXIF data, which has the same structure. Empty for anything else."""
+    """Return the same for a TIFF file, or for EXIF data, which has the same structure; empty for anything else."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return ""
@@ -59,8 +59,8 @@ def tiff_excess(data: bytes) -> str:
     return "TIFF tags that announce more bytes than the file has" if announced > len(data) else ""
 
 
-def _counted(steps: Iterator[None], limit: int, what: str) -> str:
-    return next((f"more than {limit} {what}" for count, _ in enumerate(steps, 1) if count > limit), "")
+def _counted(steps: Iterator[None], limit: int, unit: str) -> str:
+    return next((f"more than {limit} {unit}" for count, _ in enumerate(steps, 1) if count > limit), "")
 
 
 def _jpeg_excess(payload: bytes) -> str:

@@ -215,7 +215,9 @@ class RolloutLog:
         if sum(traffic.values()) != 100:
             raise BadParameter(f"Traffic must add to 100 percent; {_as_text(traffic)} is {sum(traffic.values())}.")
         if STABLE in shadow:
-            raise BadParameter("The stable version is what shadows are compared with; give a shadow to another label.")
+            raise BadParameter(
+                "Shadows are compared with the stable version; give the shadow traffic to another label."
+            )
         action = f"traffic {_as_text(traffic)}" + (f" --shadow {_as_text(shadow)}" if shadow else "")
         return self._write(last, by=by, action=action, traffic=_without_zeros(traffic), shadow=_without_zeros(shadow))
 

@@ -125,9 +125,9 @@ class ModelServer:
                     f"{error.details()}"
                 ) from error
             late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            what = f"did not answer within {self._timeout_seconds:g} seconds" if late else "does not answer"
+            failure = f"did not answer within {self._timeout_seconds:g} seconds" if late else "does not answer"
             raise ModelServerUnavailable(
-                f"TensorFlow Serving at {self.address} {what} ({error.code().name}). Try again in a moment."
+                f"TensorFlow Serving at {self.address} {failure} ({error.code().name}). Try again in a moment."
             ) from error
 
     def _remote_function(self) -> Any:
