@@ -182,7 +182,7 @@ def test_a_long_text_among_numbers_takes_no_more_memory_than_the_call():
     body = json.dumps({"instances": [["x" * 1_000_000] + [0] * 100]}).encode()
     tracemalloc.start()
     with pytest.raises(BadRequest, match="got int, str of shape"):
-        read_call(body, manifest, most_images=256, max_pixels=10**6)
+        read_call(body, manifest, max_images=256, max_pixels=10**6)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 20_000_000
@@ -192,7 +192,7 @@ def test_the_images_of_a_call_may_cost_no_more_than_one_image():
     """A few kilobytes may unpack to millions of pixels, and a call has room for many such files."""
     manifest = Registry(ROOT / "saved_model", "cifar_classifier").get().manifest
     file = base64.b64encode(encoded(noise(40, 40))).decode()
-    limits = {"most_images": 256, "max_pixels": 40 * 40 * 3}
+    limits = {"max_images": 256, "max_pixels": 40 * 40 * 3}
     body = {"signature_name": "serving_bytes", "instances": [{"b64": file}] * 3}
     assert len(read_call(json.dumps(body).encode(), manifest, **limits).images) == 3
     body["instances"].append({"b64": file})
@@ -250,7 +250,7 @@ def test_a_label_and_the_split_decide_who_answers_and_a_header_says_it(tmp_path)
     log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
-    with TestClient(create_app(Settings(registry=tmp_path))) as client:
+    with TestClient(create_app(Settings(registry=tmp_path), page=False)) as client:
         wait_until_ready(client)
         body = {"signature_name": "serving_uint8", "instances": [IMAGE]}
         assert ask(client, body, f"{MODEL}/labels/canary:predict").headers["x-model-version"] == "2"
@@ -382,7 +382,7 @@ def test_our_server_over_a_model_server_that_dies_and_comes_back(base, tmp_path)
         assert answer.status_code == 200, answer.text
         return list(answer.json()["class_scores"].values())
 
-    with TestClient(create_app(Settings(registry=base.parent))) as local:
+    with TestClient(create_app(Settings(registry=base.parent), page=False)) as local:
         wait_until_ready(local)
         expected = [scores(local, payload) for payload in payloads]
         here = same_script(local)
@@ -422,7 +422,7 @@ def test_a_server_of_models_that_is_away_at_the_start_is_waited_for(tmp_path):
     """Alive, not ready, and the sentence names it; no trace in the log."""
     registry = write_two_versions(tmp_path)
     settings = Settings(registry=registry, engine="tfserving", tfserving_url=f"127.0.0.1:{free_port()}")
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings, page=False)) as client:
         deadline = time.monotonic() + 30
         while (answer := client.get("/readyz")).json()["code"] == "not_ready":
             assert time.monotonic() < deadline

@@ -1,8 +1,8 @@
-"""The same functions for assistants, by the Model Context Protocol: `POST /gradio_api/mcp/`, streamable HTTP, stateless.
+"""The functions for assistants, by the Model Context Protocol: `POST /gradio_api/mcp/`, streamable HTTP, stateless.
 
-Gradio has an MCP server too, at this address. It fetches URLs for its callers, writes every picture to a folder that nobody
-sweeps, and answers in Python's notation. This one takes pictures as base64, keeps them in memory, and answers JSON. Each request
-stands alone, so any worker can answer it.
+It replaces Gradio's own MCP server at this address, which fetches URLs for its callers, writes every image to a folder that
+is never cleaned, and answers in Python's notation. This one takes images as base64, keeps them in memory and answers in JSON.
+Requests do not depend on each other, so any worker can answer each of them.
 """
 
 from __future__ import annotations
@@ -47,23 +47,22 @@ _DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
 
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
-VersionNumber = Annotated[int | None, Field(description="The model version to ask; without it, the default one.")]
-Label = Annotated[str | None, Field(description="One of the model's classes; without it, the most probable one.")]
+VersionNumber = Annotated[int | None, Field(description="The model version to use. Without it, the default one.")]
+Label = Annotated[str | None, Field(description="One of the model's classes. Without it, the most probable one.")]
 Request = Context[Any, Any, Any]
 
 
 def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
-    """Add the route. Other methods than POST are refused: there is no stream that could say anything."""
+    """Add the route, for POST only: a stateless server sends no events of its own."""
     server = create_server(service, settings)
-    server.streamable_http_app()  # makes the manager
+    server.streamable_http_app()  # creates the session manager
     manager = server.session_manager
     while_serving(api, manager.run)
-    for path in (PATH, f"{PATH}/"):
-        api.router.routes.append(Route(path, _Endpoint(manager), methods=["POST"]))
+    api.router.routes.extend(Route(path, _Endpoint(manager), methods=["POST"]) for path in (PATH, f"{PATH}/"))
 
 
 class _Endpoint:
-    """An ASGI app around the library's, which answers 500 to what is no UTF-8, or nested too deeply."""
+    """An ASGI app around the library's. The library would answer 500 to invalid UTF-8 and to JSON nested too deeply."""
 
     def __init__(self, manager: StreamableHTTPSessionManager) -> None:
         self._manager = manager
@@ -78,14 +77,14 @@ class _Endpoint:
 
 
 def create_server(service: Service, settings: Settings) -> FastMCP[None]:
-    """The tools, with the names and parameters of Gradio's endpoints."""
+    """Create the tools, with the names and parameters of Gradio's endpoints."""
     server: FastMCP[None] = FastMCP(
         "CIFAR Space",
         instructions=_INSTRUCTIONS,
         json_response=True,
         stateless_http=True,
         max_request_body_size=settings.max_body_bytes,
-        # Which hosts are ours is nginx's to say (NGINX_HOSTS), and other sites' pages are kept out by CORS.
+        # nginx checks the host (NGINX_HOSTS), and CORS keeps out the pages of other sites.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
@@ -113,7 +112,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
     async def explain(
         context: Request, image: Image, label: Label = None, version: VersionNumber = None
     ) -> CallToolResult:
-        """Say which part of an image a label's score rests on: a heat map, and a picture of it over the image."""
+        """Show which parts of an image a label's score depends on: a heat map, also drawn over the image."""
         pictures: list[ImageContent] = []
 
         async def answer() -> dict[str, Any]:
@@ -152,7 +151,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
     @server.tool(annotations=_READS)
     async def models() -> CallToolResult:
-        """List the model versions that can be asked."""
+        """List the model versions that can be used."""
         return await _result(service.models)
 
     if records := service.classifier.records:
@@ -162,9 +161,9 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
             context: Request,
             request_id: Annotated[str, Field(description="The `request_id` of an answer.")],
             label: Annotated[str, Field(description="One of the version's classes, or none.")],
-            note: Annotated[str | None, Field(description="Whatever else there is to say.")] = None,
+            note: Annotated[str | None, Field(description="Any further remark.")] = None,
         ) -> CallToolResult:
-            """Say what was right."""
+            """Send the right label for an answer."""
             return await _result(lambda: records.store_feedback(request_id, label, note, requester=_requester(context)))
 
     return server
@@ -176,7 +175,7 @@ def _requester(context: Request) -> Requester | None:
 
 
 def _decoded(image: str) -> bytes:
-    """The file behind base64 or a `data:` URL."""
+    """Return the file in base64 or in a `data:` URL."""
     data = image[match.end() :] if (match := _DATA_URL.match(image[:200])) else image
     try:
         return base64.b64decode(data, validate=True)
@@ -189,7 +188,7 @@ def _decoded(image: str) -> bytes:
 async def _result(
     answer: Callable[[], Awaitable[dict[str, Any]]], pictures: Sequence[ImageContent] = ()
 ) -> CallToolResult:
-    """The answer as structured content, and as text for clients that know no other; or the error, in the same two ways."""
+    """Return an answer or an error as structured content, and as text for clients that know only text."""
     failed = True
     try:
         content = await answer()

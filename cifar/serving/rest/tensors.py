@@ -1,7 +1,7 @@
-"""TensorFlow Serving's JSON for tensors: what came as `instances` or `inputs` becomes images, and answers the same form.
+"""TensorFlow Serving's JSON for tensors: reads `instances` or `inputs` into images, and writes the answer in the same form.
 
-The three signatures of an export take one input each. Here all of them end in the model's `uint8` input: floats are rounded to the
-nearest of 255 levels, which is exact for pixels divided by 255, and encoded files are read as `POST /predict` reads them.
+Each of the three signatures of an export has one input. All of them are converted to the model's `uint8` input: floats are
+rounded to the nearest of 255 levels, which is exact for pixels divided by 255, and image files are decoded as for `POST /predict`.
 """
 
 from __future__ import annotations
@@ -25,43 +25,42 @@ DEFAULT_SIGNATURE = "serving_default"
 
 @dataclass(frozen=True)
 class TensorCall:
-    """One `:predict` call, read."""
+    """The content of one `:predict` call."""
 
     signature: SignatureInfo
     by_row: bool
-    """Whether the input came as `instances`, and the answer goes as `predictions`."""
+    """True for `instances`, which are answered with `predictions`; false for `inputs`, answered with `outputs`."""
     images: np.ndarray
     """`(n, height, width, channels)` `uint8`."""
 
 
-def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: int) -> TensorCall:
-    """Read a call's body for one version.
+def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: int) -> TensorCall:
+    """Read the body of a call for one version.
 
     Args:
-        body: JSON with `instances` or `inputs`, and perhaps `signature_name`.
-        manifest: the version's.
-        most_images: in one call.
-        max_pixels: of an encoded file, and of all of a call as they are decoded.
+        body: JSON with `instances` or `inputs`, and optionally `signature_name`.
+        manifest: the manifest of the version.
+        max_images: limit on the images in one call.
+        max_pixels: limit on the pixels of all image files of a call together.
 
     Raises:
-        BadRequest: it is not formed as TensorFlow Serving's API documents it, or its tensor has another shape or range.
+        BadRequest: the body does not follow TensorFlow Serving's API, or its tensor has the wrong shape or range.
         UnsupportedImage, UnreadableImage, ImageTooLarge: see `preprocess`.
     """
     call = _object(body)
     name = call.get("signature_name") or DEFAULT_SIGNATURE
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
-        there = ", ".join(manifest.signatures)
-        raise BadRequest(
-            f"There is no signature {name[:40] if isinstance(name, str) else _shown(name)!r}; version {manifest.version} has: {there}."
-        )
+        got = name[:40] if isinstance(name, str) else _shown(name)
+        known = ", ".join(manifest.signatures)
+        raise BadRequest(f"There is no signature {got!r}; version {manifest.version} has: {known}.")
     ((tensor, info),) = signature.inputs.items()
     by_row = "instances" in call
     values = _by_row(call["instances"], tensor) if by_row else _named(call["inputs"], tensor)
     if not isinstance(values, list) or not values:
         raise BadRequest(f"Expected a list of at least one {tensor}; got {_shown(values)}.")
-    if len(values) > most_images:
-        raise BadRequest(f"A call takes at most {most_images} images; got {len(values)}.")
+    if len(values) > max_images:
+        raise BadRequest(f"A call takes at most {max_images} images; got {len(values)}.")
     if info.dtype == "string":
         images = list(_decoded([_file(value) for value in values], manifest.image, max_pixels))
         return TensorCall(signature, by_row, np.stack(images))
@@ -69,12 +68,12 @@ def read_call(body: bytes, manifest: Manifest, *, most_images: int, max_pixels: 
 
 
 def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """The answer in the form of the call.
+    """Return the answer in the form of the call.
 
     Args:
-        call: what was asked.
-        rows: `(n, classes)` or `(n, classes + 1)` `float32`, as `Predictor.answers` gives them.
-        class_names: of the version.
+        call: the call.
+        rows: `(n, classes)` or `(n, classes + 1)` `float32`, as `Predictor.answers` returns them.
+        class_names: the classes of the version.
     """
     classes = len(class_names)
     outputs: dict[str, list[Any]] = {
@@ -106,14 +105,14 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _by_row(instances: Any, tensor: str) -> Any:
-    """The values of the one input, however each row names it."""
+    """Return the rows' values of the one input, with or without its name."""
     if not isinstance(instances, list):
         return instances
     return [_named(row, tensor) for row in instances]
 
 
 def _named(value: Any, tensor: str) -> Any:
-    """`{"image": X}` is X; `{"b64": X}` is a value itself."""
+    """Return X for `{"image": X}`, and `value` itself for `{"b64": X}` and anything else without a name."""
     if not isinstance(value, dict) or value.keys() == {"b64"}:
         return value
     if value.keys() != {tensor}:
@@ -122,12 +121,12 @@ def _named(value: Any, tensor: str) -> Any:
 
 
 def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int) -> Iterator[np.ndarray]:
-    """The images of files, which together may cost as much to decode as one may."""
-    left = max_pixels
+    """Decode files. All of them together have the limit of pixels that one file has elsewhere."""
+    remaining = max_pixels
     for file in files:
         image = open_image(file, spec, max_pixels=max_pixels)
-        left -= image.width * image.height
-        if left < 0:
+        remaining -= image.width * image.height
+        if remaining < 0:
             raise ImageTooLarge(
                 f"The images of a call have at most {max_pixels:,} pixels together; send fewer at once."
             )
@@ -140,14 +139,14 @@ def _file(value: Any) -> bytes:
         raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {_shown(value)}.')
     try:
         return base64.b64decode(encoded, validate=True)
-    except ValueError as error:  # `binascii.Error` is one; letters beyond ASCII are another
+    except ValueError as error:  # `binascii.Error`, or a character that is not ASCII
         raise BadRequest(f"The value of b64 is not base64: {error}.") from error
 
 
 def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
     expected = f"{dtype} of shape (n, {', '.join(map(str, shape))})"
     try:
-        # as it came: in an array of text, each number would take as much room as the longest text
+        # Objects: in an array of strings, each number would take as much memory as the longest string.
         array = np.asarray(values, dtype=object)
     except ValueError as error:
         raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.") from error
@@ -167,4 +166,4 @@ def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, i
 
 
 def _shown(value: Any) -> str:
-    return reprlib.repr(value)[:60]  # goes some levels deep; `repr` would go as deep as a caller likes
+    return reprlib.repr(value)[:60]  # limits its depth; `repr` would recurse as deep as the caller's JSON

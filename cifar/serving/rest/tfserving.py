@@ -1,7 +1,7 @@
-"""TensorFlow Serving's REST API on our server, so that one client works against both: `/v1/models/...`.
+"""TensorFlow Serving's REST API, `/v1/models/...`, so that one client works with both servers.
 
-Status, metadata and `:predict`, by version, by label, or without either: then the caller's version answers, as everywhere
-else here, and the header `X-Model-Version` says which. Errors have the `error` that its clients read, and our `code` beside it.
+It has status, metadata and `:predict`, by version, by label, or without either. In the last case the rollout chooses the
+version, and the header `X-Model-Version` names it. Errors have the field `error` that its clients read, and our `code`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from cifar.settings import Settings
 CHANNEL = "tensor"
 MAX_CALL_IMAGES = 256
 """Images in one call of `:predict`."""
-_AWAY_BYTES = 64 * 1024
-"""Longer bodies are read in a thread: JSON of a megabyte takes the event loop 20 ms."""
+_THREAD_BYTES = 64 * 1024
+"""Longer bodies are parsed in a thread: one megabyte of JSON would block the event loop for 20 ms."""
 
 Name = Annotated[str, Path(description="The model's name.", max_length=200, pattern="^[^/:]+$")]
 Number = Annotated[int, Path(description="A version.", ge=1, le=999_999_999)]
@@ -51,28 +51,29 @@ _BODY = {
 }
 
 
-class _ModelName(StringConvertor):
-    """A part of a path without a colon: behind one stands what to do."""
+class _Part(StringConvertor):
+    """A part of a path without a colon, which separates the verb: `NAME:predict`."""
 
     regex = "[^/:]+"
 
 
 class _Number(IntegerConvertor):
-    """A number of no more digits than Python reads: from thousands on it raises, which would be an error of ours."""
+    """A number of at most 18 digits. Python raises ValueError for thousands of digits, which would be answered 500."""
 
     regex = "[0-9]{1,18}"
 
 
-register_url_convertor("model", _ModelName())
-register_url_convertor("number", _Number())
+# Starlette has one registry for all converters, so these names are ours.
+register_url_convertor("tfserving_part", _Part())
+register_url_convertor("tfserving_number", _Number())
 
 
 def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settings) -> None:
     """Add the routes."""
     own = {
-        400: "Malformed, or a tensor of another shape",
+        400: "A malformed body, or a tensor of the wrong shape",
         404: "No such model, version or label",
-        405: "Another method",
+        405: "Wrong method",
     }
     router = APIRouter(
         prefix="/v1/models", responses=failures({**ERRORS, **own}), dependencies=documented(settings), tags=["tensors"]
@@ -80,7 +81,9 @@ def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settin
     _add_predict(router, classifier, settings)
     _add_metadata(router, classifier.versions)
     _add_status(router, classifier.versions)
-    api.router.routes.extend(router.routes)  # not as a router of their own: who lists the routes sees each
+    api.router.routes.extend(
+        router.routes
+    )  # each one, not as a router of its own: the table of routes is checked against them
 
 
 def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Settings) -> None:
@@ -94,8 +97,8 @@ def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Se
             if served is None:
                 served = await asyncio.to_thread(versions.get, number)
             manifest = served.predictor.version.manifest
-            limits = {"most_images": MAX_CALL_IMAGES, "max_pixels": settings.max_image_pixels}
-            if len(body) > _AWAY_BYTES or _may_hold_files(body):
+            limits = {"max_images": MAX_CALL_IMAGES, "max_pixels": settings.max_image_pixels}
+            if len(body) > _THREAD_BYTES or _may_hold_files(body):
                 call = await asyncio.to_thread(read_call, body, manifest, **limits)
             else:
                 call = read_call(body, manifest, **limits)
@@ -106,72 +109,72 @@ def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Se
         response.headers["X-Model-Version"] = str(manifest.version)
         return write_answer(call, rows, manifest.class_names)
 
-    @router.post("/{name:model}/versions/{version:number}:predict", openapi_extra=_BODY)
+    @router.post("/{name:tfserving_part}/versions/{version:tfserving_number}:predict", openapi_extra=_BODY)
     async def predict_by_version(name: Name, version: Number, request: Request, response: Response) -> dict[str, Any]:
-        """Ask one version for its outputs, in rows (`instances`) or columns (`inputs`)."""
+        """Return the outputs of one version, by row (`instances`) or by column (`inputs`)."""
         _check(versions, name)
         return await answer(request, response, version)
 
-    @router.post("/{name:model}/labels/{label:model}:predict", openapi_extra=_BODY)
+    @router.post("/{name:tfserving_part}/labels/{label:tfserving_part}:predict", openapi_extra=_BODY)
     async def predict_by_label(name: Name, label: Label, request: Request, response: Response) -> dict[str, Any]:
-        """Ask the version that has a label."""
+        """Return the outputs of the version with this label."""
         _check(versions, name)
         return await answer(request, response, _labelled(versions, label))
 
-    @router.post("/{name:model}:predict", openapi_extra=_BODY)
+    @router.post("/{name:tfserving_part}:predict", openapi_extra=_BODY)
     async def predict(name: Name, request: Request, response: Response) -> dict[str, Any]:
-        """Ask the caller's version."""
+        """Return the outputs of the version that the rollout chooses for the caller."""
         _check(versions, name)
         return await answer(request, response, None)
 
-    @router.post("/{name:model}:{verb}", include_in_schema=False)
+    @router.post("/{name:tfserving_part}:{verb}", include_in_schema=False)
     async def other(name: str, verb: str) -> None:
-        """Classify and regress need signatures that image classifiers do not have."""
+        """Answer 404 to `:classify` and `:regress`, which need signatures that image classifiers do not have."""
         raise RouteClosed(f"There is no :{verb[:20]} here; there is {name[:40]}:predict.")
 
 
 def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name:model}/versions/{version:number}/metadata")
+    @router.get("/{name:tfserving_part}/versions/{version:tfserving_number}/metadata")
     def metadata_of_version(name: Name, version: Number) -> dict[str, Any]:
-        """The signatures of one version."""
+        """Return the signatures of one version."""
         _check(versions, name)
         return _metadata(versions.registry.get(version).manifest)
 
-    @router.get("/{name:model}/labels/{label:model}/metadata")
+    @router.get("/{name:tfserving_part}/labels/{label:tfserving_part}/metadata")
     def metadata_of_label(name: Name, label: Label) -> dict[str, Any]:
-        """The signatures of the version that has a label."""
+        """Return the signatures of the version with this label."""
         _check(versions, name)
         return _metadata(versions.registry.get(_labelled(versions, label)).manifest)
 
-    @router.get("/{name:model}/metadata")
+    @router.get("/{name:tfserving_part}/metadata")
     def metadata(name: Name) -> dict[str, Any]:
-        """The signatures of the stable version."""
+        """Return the signatures of the stable version."""
         _check(versions, name)
         return _metadata(versions.default.manifest)
 
 
 def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
-    @router.get("/{name:model}/versions/{version:number}")
+    @router.get("/{name:tfserving_part}/versions/{version:tfserving_number}")
     def status_of_version(name: Name, version: Number) -> dict[str, Any]:
-        """Whether one version can be asked."""
+        """Report whether one version can be used."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, version)]}
 
-    @router.get("/{name:model}/labels/{label:model}")
+    @router.get("/{name:tfserving_part}/labels/{label:tfserving_part}")
     def status_of_label(name: Name, label: Label) -> dict[str, Any]:
-        """Whether the version that has a label can be asked."""
+        """Report whether the version with this label can be used."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, _labelled(versions, label))]}
 
-    @router.get("/{name:model}")
+    @router.get("/{name:tfserving_part}")
     def status(name: Name) -> dict[str, Any]:
-        """Which versions can be asked, the newest first."""
+        """Report which versions can be used, newest first."""
         _check(versions, name)
         return {"model_version_status": [_status(versions, number) for number in reversed(versions.registry.numbers())]}
 
 
 def _may_hold_files(body: bytes) -> bool:
-    """Whether a call may bring image files, of which some bytes unpack to many pixels. JSON may spell `b64` with escapes."""
+    """Return whether a call may hold image files, which are expensive to decode. JSON may write `b64` with escapes."""
     return b"b64" in body or b"\\" in body
 
 
@@ -188,7 +191,7 @@ def _labelled(versions: LoadedVersions, label: str) -> int:
 
 
 def _status(versions: LoadedVersions, number: int) -> dict[str, Any]:
-    """One version's state. One that is not loaded is loaded when it is asked for, so it is available too."""
+    """Return the state of one version. A version that is not in memory is available too: a call loads it."""
     state, code, message = "AVAILABLE" if versions.ready else "LOADING", "OK", ""
     try:
         versions.registry.get(number)
@@ -216,7 +219,7 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
 
 
 def _tensor(info: TensorInfo, name: str) -> dict[str, Any]:
-    """As the JSON form of `TensorInfo` writes it: sizes are 64-bit numbers, so text; -1 is any."""
+    """Return the JSON form of protobuf's `TensorInfo`: sizes are strings, since they are 64-bit numbers; -1 is any size."""
     dtype = {"float32": "FLOAT"}.get(info.dtype, info.dtype.upper())
     sizes = [{"size": str(-1 if size is None else size), "name": ""} for size in info.shape]
     return {"dtype": f"DT_{dtype}", "tensor_shape": {"dim": sizes, "unknown_rank": False}, "name": name}
