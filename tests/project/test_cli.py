@@ -84,9 +84,9 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
         (["predict", "README.md"], "README.md: The file's content is not an image"),
         (["predict", "examples/cat.jpg", "--version", "99"], "no version 99"),
         (["predict", "examples/cat.jpg", "--top-k", "0"], "top_k must be from 1 to 10"),
-        (["inspect", "saved_model/cifar_classifier/99"], "is not there"),
+        (["inspect", "saved_model/cifar_classifier/99"], "does not exist"),
         (["inspect", "saved_model/cifar_classifier"], "whole number"),
-        pytest.param(["export", "nowhere"], "is not there", marks=pytest.mark.slow),
+        pytest.param(["export", "nowhere"], "does not exist", marks=pytest.mark.slow),
         pytest.param(
             ["export", "tests/data/keras2_tutorial.h5", "--name", "a/b"],
             "A model's name is also a folder's name",
