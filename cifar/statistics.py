@@ -19,7 +19,7 @@ _EDGE_DIGITS = 4
 _PSEUDO_COUNT = 0.5
 """Added to the count of each bin, so that an empty bin does not make the index infinite."""
 _CHANCE = 0.01
-"""Probability that the index exceeds `stability_index_by_chance` once, without drift."""
+"""Probability that the index exceeds `stability_index_by_chance` without drift."""
 
 
 def wilson_interval(successes: int, trials: int) -> list[float]:

@@ -15,7 +15,7 @@ from cifar.models.registry import Version
 from cifar.settings import Settings
 
 
-class _Worker:
+class _RayWorker:
     """A classifier for one processor; Ray creates as many workers as the cluster has room for."""
 
     def __init__(self, run: BulkRun, output: Path, version: Version, settings: Settings) -> None:
@@ -45,7 +45,7 @@ def make_parts_on_ray(
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
         items = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
         made = items.map(
-            _Worker,
+            _RayWorker,
             fn_constructor_args=(run, output, version, settings),
             concurrency=(1, min(processors, len(numbers))),
             num_cpus=1,

@@ -109,7 +109,9 @@ def _robustness(robustness: dict[str, Any]) -> Figure:
         axes.axhline(undisturbed, color=_GREY, linestyle="--", label="accuracy without disturbance")
         axes.fill_between(positions, low, high, color=_BLUE, alpha=0.2)
         axes.plot(positions, [point["accuracy"] for point in points], "o-", color=_BLUE, markersize=4, label="accuracy")
-        axes.plot(positions, [point["confidence"] for point in points], ":", color=_RED, linewidth=2, label="mean confidence")
+        axes.plot(
+            positions, [point["confidence"] for point in points], ":", color=_RED, linewidth=2, label="mean confidence"
+        )
         axes.set_xticks(positions, [f"{point['strength']:g}" for point in points])
         axes.set(title=name, ylim=(0, 1))
         axes.set_xlabel(disturbance["unit"], fontsize=8)
