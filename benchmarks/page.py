@@ -1,9 +1,9 @@
-"""How long a person waits: from a photo dropped on the page to its label shown, in a real Chromium.
+"""Measures how long a person waits in a real Chromium, from a photo dropped on the page until its label is shown.
 
     python benchmarks/page.py --photos DIR [--address http://localhost:7860]
 
-DIR holds photographs, in any folders below it; each is dropped once, so that no answer is one that was kept. Start the
-server first. Prints medians, how much of it the model took, and when the page was first painted.
+DIR contains photos, in any folders below it. Each is dropped once, so that no answer comes from the cache. Start the server
+first. Prints the median and the longest wait, the median time in the model, and when the page was first painted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ DROP = """async ([bytes, name]) => {
 
 
 def drop(page: Page, photo: Path) -> tuple[float, float]:
-    """Milliseconds until the label is painted, and those of them in the model."""
+    """Return the milliseconds until the label is painted, and how many of them the model took."""
     waited = page.evaluate(DROP, [list(photo.read_bytes()), photo.name])
-    told = page.locator("#answer figcaption").inner_text()
-    in_model = next(line for line in told.splitlines() if "in the model" in line)
+    caption = page.locator("#answer figcaption").inner_text()
+    in_model = next(line for line in caption.splitlines() if "in the model" in line)
     page.get_by_role("button", name="Remove Image").click()
     page.locator("#answer .empty").wait_for()
     return waited, float(in_model.split()[0])
@@ -60,7 +60,7 @@ def main() -> None:
         )
         usable = page.evaluate("performance.now()")
         photos = sorted(options.photos.rglob("*.jpg"))[: options.n + 1]
-        times = [drop(page, photo) for photo in photos][1:]  # the first is for warming up
+        times = [drop(page, photo) for photo in photos][1:]  # the first one warms up
         browser.close()
     waited, in_model = zip(*times, strict=True)
     print(

@@ -24,12 +24,12 @@ def test_every_answer_says_what_a_browser_must_not_do(api, path):
 def test_a_page_on_spaces_may_be_framed_by_spaces_and_by_no_other(monkeypatch):
     """Hugging Face shows a Space in a frame, and says so by SPACE_ID."""
     monkeypatch.setenv("SPACE_ID", "ada/cifar")
-    headers = TestClient(create_app(load_settings())).get("/health").headers
+    headers = TestClient(create_app(load_settings(), page=False)).get("/health").headers
     assert "frame-ancestors https://huggingface.co https://*.hf.space" in headers["content-security-policy"]
     assert "x-frame-options" not in headers
 
 
 def test_the_sites_of_the_setting_may_frame_the_page():
     """What CIFAR_FRAME_ANCESTORS is for."""
-    headers = TestClient(create_app(Settings(frame_ancestors=["https://a.example"]))).get("/health").headers
+    headers = TestClient(create_app(Settings(frame_ancestors=["https://a.example"]), page=False)).get("/health").headers
     assert headers["content-security-policy"].endswith("frame-ancestors https://a.example")

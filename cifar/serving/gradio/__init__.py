@@ -1,7 +1,7 @@
 """The code that depends on how Gradio works inside. Gradio is pinned; read this list before you upgrade it.
 
 Each entry names an internal of Gradio 6.31, what depends on it, and the test that notices a change. The rest of the project uses
-Gradio's documented interface only. A test holds the names of the internals within this folder and `page/static/`.
+Gradio's documented interface only. A test fails if another file than these names an internal.
 
 mount.py
     `Blocks.has_launched`, a security switch: while it is False, Gradio accepts any path on the server as a file of a call.
@@ -25,12 +25,12 @@ calls.py
     `gr.Request.request` is Starlette's request, with the `state` that our middleware set.
         gradio_api/test_gradio.py::test_gradio_client_and_rest_give_the_same_answer
 guard.py, routes.py
-    Gradio's paths: which exist, which the page and the clients need.
+    The paths of Gradio, and which of them the page and the clients use.
         gradio_api/test_gradio.py::test_the_routes_of_gradio_that_the_page_does_not_need_are_closed
     Any object with a `path` in a call is a file, and `file=` takes a URL.
         gradio_api/test_gradio.py::test_no_file_of_the_server_is_read_for_a_caller
         gradio_api/test_gradio.py::test_the_server_fetches_no_url_for_a_caller
-    CORS headers of Gradio's own, for every origin, if a request has the header `Origin`; the guard removes it.
+    Gradio adds CORS headers for every origin to the answer to a request with `Origin`, so the guard removes that header.
         serving/test_api.py::test_an_origin_that_is_not_allowed_gets_no_cors_header
     The header `x-gradio-server` sets the address in Gradio's answers.
         images/test_hostile.py::test_the_header_x_gradio_server_does_not_put_another_host_into_the_page
@@ -44,6 +44,8 @@ affinity.py, routes.py
         gradio_api/test_workers.py::test_a_call_by_curl_finds_its_event_through_any_worker
     The event `unexpected_error` ends a stream, and Gradio's clients show its message.
         gradio_api/test_workers.py::test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end
+    Of uvicorn, not Gradio: `Server.startup` and `Server.capture_signals` are overridden.
+        gradio_api/test_workers.py::test_a_reload_under_load_costs_no_request
 page/static/page.js
     `changeLocale` of the file `/assets/core-*.js`, and the text nodes of the tabs, for the language.
         page/test_page_access.py::test_the_page_speaks_the_browsers_language_and_can_be_switched_without_losing_the_answer
@@ -51,11 +53,11 @@ page/static/page.js
         page/test_page_access.py::test_the_chinese_page_has_no_english_sentence_on_any_tab
     Gradio's front end calls `window.fetch`, which is replaced to show errors on the page.
         page/test_browser.py::test_a_server_that_does_not_answer_is_reported_on_the_page
-    Gradio listens to `change` and `drop` of the photo in the bubbling phase, so a file can be refused before.
+    Gradio's listeners for `change` and `drop` run in the bubbling phase, so a capturing listener can refuse a file before.
         page/test_browser.py::test_a_photo_over_the_size_limit_gets_an_error_message_and_is_not_sent
 page/static/live.js
     `gradio_config.dependencies` has the `fn_index` of the function for a frame, called by `POST /gradio_api/run/predict`.
         page/test_browser.py::test_the_live_camera_sends_one_frame_at_a_time
 page/static/page.css
-    Gradio's class names, such as `.gradio-container` and `.toast-wrap`. No test; compare screenshots.
+    The class names of Gradio's elements, such as `.gradio-container` and `.toast-wrap`. No test; compare screenshots.
 """
