@@ -101,7 +101,7 @@ def test_a_get_request_to_a_route_for_calls_gets_a_4xx(server):
 
 
 def test_ten_pages_at_once_get_their_answers(server):
-    """Each browser context is a session of its own."""
+    """Each browser context has its own session."""
     path = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
@@ -262,7 +262,7 @@ def test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end(serv
         ready = server.log.read_text().count("is ready on")
         os.kill(pid, signal.SIGKILL)
         heard = [streams[session].result(timeout=10) for session in theirs]
-        assert ["The worker that held this session has gone" in text for text in heard] == [True] * len(theirs), heard
+        assert ["The worker that held this session has ended" in text for text in heard] == [True] * len(theirs), heard
         assert all(streams[session].result(timeout=20).endswith("silent") for session in others)
     wait_for_workers(server, ready + 1)
 

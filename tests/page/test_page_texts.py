@@ -62,7 +62,7 @@ def codes_of_the_server(error: type[CifarError] = CifarError) -> set[str]:
 
 
 def test_the_texts_are_exactly_those_that_the_page_uses():
-    """A misspelt key would fail when the page shows it, an error without a text too; an unused text would be kept for nothing."""
+    """A misspelt key, or an error without a text, would fail only when the page shows it. An unused text is dead weight."""
     by_code = {f"error.{code}" for code in codes_of_the_server()}
     by_class = {f"class.{name}" for name in CLASS_NAMES}
     of_gradio = {"common.complete"}  # a key of Gradio's own, which its Chinese translation lacks
@@ -127,7 +127,7 @@ def test_an_answer_out_of_distribution_says_so_above_the_bars():
 
 @pytest.mark.parametrize(("in_distribution", "shown"), [(True, False), (None, True)])
 def test_a_version_without_ood_score_says_that_it_has_none(in_distribution, shown):
-    """Without a word on it, people would take every answer for in distribution."""
+    """Otherwise people would assume that such a version recognises unfamiliar photos."""
     page = answer_html(an_answer(in_distribution=in_distribution), manifest=manifest_with(None), explains=False)
     assert ("cannot recognise photos of other things" in page) == shown
     assert "none of the classes." not in page

@@ -33,7 +33,7 @@ from cifar.serving.routes import rule_of
 _EVENT_ID = re.compile(r"(\d+)-(\w+)")
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"})
-_GONE = "The worker that held this session has gone."
+_GONE = "The worker that held this session has ended."
 _CONNECT_RETRIES = 5
 """httpx2 waits 0, 0.5, 1, 2 and 4 seconds between them. A worker that died has been replaced by then."""
 

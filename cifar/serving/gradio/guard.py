@@ -1,4 +1,4 @@
-"""Checks every request that would reach Gradio, and gives Gradio's error responses the format of ours.
+"""Checks every request before it reaches Gradio, and gives Gradio's error responses the format of the API.
 
 Gradio reads files for its callers: it accepts a path on the server, or a URL that it then fetches, in every input that looks
 like a file (`FileData`), and any URL after `/gradio_api/file=`. Nothing here needs that. Files come only by upload, and only the

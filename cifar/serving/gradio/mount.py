@@ -31,8 +31,8 @@ def mount_blocks(
     `SessionRouter` (only with several workers) and Gradio's own app.
 
     Args:
-        api: the app with all of its own routes. What reaches Gradio under the path of one of them came with a method that
-            the route does not have.
+        api: the app with all of its own routes. A request for the path of one of them reaches the guard only if its method
+            is wrong.
         create_page: creates the page.
         settings: size limits and the upload folder.
         worker: this process's place among several workers.
