@@ -30,7 +30,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Nobody is root, nothing is written but where it is said, nothing is asked of the kernel. */ -}}
+{{- /* No root user and the default seccomp profile. */ -}}
 {{- define "cifar.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ .uid }}
@@ -39,7 +39,7 @@ fsGroup: {{ .uid }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{- /* What every pod needs to be pulled and placed. */ -}}
+{{- /* Pull secrets, node selector and tolerations of every pod. */ -}}
 {{- define "cifar.placement" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
@@ -81,7 +81,7 @@ capabilities: {drop: [ALL]}
 {{- if eq .Values.models.source "init" }}
 initContainers:
   - name: models
-    image: {{ required "models.init.image names the image that holds the models, where models.source is init." .Values.models.init.image }}
+    image: {{ required "models.source init needs models.init.image, the image with the models." .Values.models.init.image }}
     command: [cp, -r, /models/., /registry/]
     securityContext:
       {{- include "cifar.containerSecurity" . | nindent 6 }}
@@ -93,7 +93,7 @@ initContainers:
 {{- end }}
 {{- end -}}
 
-{{- /* nginx answers health checks whatever hosts it is for, when they come as localhost. */ -}}
+{{- /* nginx answers health checks for the host localhost, whatever NGINX_HOSTS says. */ -}}
 {{- define "cifar.probe" -}}
 httpGet:
   path: {{ . }}
