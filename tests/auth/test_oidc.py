@@ -1,4 +1,4 @@
-"""People sign in to the page, at a real provider; who tampers with any step of it does not."""
+"""Sign-in to the page at a provider, and attempts to tamper with each step of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[OneUserProvider]:
-    """A provider that serves for all tests."""
+    """One provider for all tests."""
     provider = OneUserProvider()
     with serving(provider) as address:
         provider.address = address
@@ -49,13 +49,12 @@ def settings_for(provider: OneUserProvider, **others: object) -> Settings:
 
 @pytest.fixture(scope="module")
 def app(provider):
-    """The whole app, where people can sign in."""
     return create_app(settings_for(provider))
 
 
 @pytest.fixture
 def browser(app, provider) -> Iterator[TestClient]:
-    """A browser that knows nothing yet, and does not follow redirects by itself."""
+    """A browser without cookies that does not follow redirects."""
     provider.lies, provider.status, provider.keys = {}, 200, provider.keys[:1]
     with TestClient(app, base_url="http://localhost", follow_redirects=False, raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -64,28 +63,28 @@ def browser(app, provider) -> Iterator[TestClient]:
 
 
 def to_provider(browser: TestClient, path: str = "/signin") -> str:
-    """Begin to sign in; the address at which the provider sends the browser back."""
+    """Start a sign-in. Return the address to which the provider redirects the browser."""
     answer = browser.get(path)
     assert answer.status_code == 303, answer.text
     return httpx2.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
 
 
-def sign_in(browser: TestClient, wanted: str = "/") -> httpx2.Response:
-    return browser.get(to_provider(browser, f"/signin?next={wanted}"))
+def sign_in(browser: TestClient, target: str = "/") -> httpx2.Response:
+    return browser.get(to_provider(browser, f"/signin?next={target}"))
 
 
 def is_signed_in(browser: TestClient) -> bool:
     return browser.get("/config").status_code == 200
 
 
-def test_a_person_signs_in_and_comes_to_the_page_they_wanted(browser):
-    """From the page to the provider, back, and on; then the page and its calls work, and a stranger's do not."""
-    wanted = "/?__theme=dark&a=%2Fb"
-    answer = browser.get(wanted)
+def test_after_the_sign_in_a_person_sees_the_page_that_they_opened(browser):
+    """The browser goes to the provider and back. The page and its calls work with the session, and not without."""
+    target = "/?__theme=dark&a=%2Fb"
+    answer = browser.get(target)
     assert answer.status_code == 303
     answer = browser.get(to_provider(browser, answer.headers["Location"]))
     assert answer.status_code == 303
-    assert answer.headers["Location"] == wanted
+    assert answer.headers["Location"] == target
     assert is_signed_in(browser)
     assert "<gradio-app" in browser.get("/").text
     image = (ROOT / "examples" / "cat.jpg").read_bytes()
@@ -95,18 +94,18 @@ def test_a_person_signs_in_and_comes_to_the_page_they_wanted(browser):
     assert not is_signed_in(browser)
 
 
-def test_only_a_person_who_opens_a_page_is_sent_to_the_provider(browser):
-    """A program gets 401 in the one shape; so does a script of the page whose session is over."""
+def test_only_browsers_that_open_a_page_are_redirected_to_the_provider(browser):
+    """Programs get 401 as JSON, and so do scripts of a page whose session has ended."""
     for method, accept in (("GET", "application/json"), ("GET", "*/*"), ("POST", BROWSER["Accept"])):
         answer = browser.request(method, "/", headers={"Accept": accept})
         assert answer.status_code == 401
         assert answer.json()["code"] == "not_signed_in"
     refused = browser.get("/", headers={"Authorization": "Bearer x"})
-    assert refused.status_code == 401, "who sent a wrong key is told so"
+    assert refused.status_code == 401, "a wrong key is answered 401, not redirected"
 
 
 def test_the_request_to_the_provider_is_bound_to_this_browser(browser):
-    """State, nonce and PKCE's challenge: each long, each new, none the secret itself."""
+    """State, nonce and PKCE challenge are long and new each time, and the client's secret is not sent."""
     asked = [parse_qs(urlsplit(browser.get("/signin").headers["Location"]).query) for _ in range(2)]
     for query in asked:
         assert query["code_challenge_method"] == ["S256"]
@@ -119,13 +118,13 @@ def test_the_request_to_the_provider_is_bound_to_this_browser(browser):
         assert min(map(len, values)) >= 43
 
 
-def test_an_answer_of_the_providers_counts_once_and_in_one_browser(browser, app):
-    """A stolen or repeated address of the callback is worth nothing."""
+def test_an_answer_of_the_provider_is_valid_once_and_in_one_browser(browser, app):
+    """The address of the callback is useless when it is stolen or repeated."""
     callback = to_provider(browser)
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as thief:
         assert thief.get(callback).json()["code"] == "sign_in_failed"
         to_provider(thief)
-        assert thief.get(callback).status_code == 401, "a sign-in of their own does not help"
+        assert thief.get(callback).status_code == 401, "another sign-in of the thief does not help"
         assert not is_signed_in(thief)
     assert browser.get(callback).status_code == 303
     assert is_signed_in(browser)
@@ -145,8 +144,8 @@ def test_an_answer_of_the_providers_counts_once_and_in_one_browser(browser, app)
         lambda address: address.partition("?")[0],
     ],
 )
-def test_a_callback_that_was_changed_signs_nobody_in(browser, change):
-    """Wrong state, wrong code, no code, an error: 401, in words, with a way to try again."""
+def test_a_changed_callback_starts_no_session(browser, change):
+    """A wrong or missing state or code, or an error, is answered 401 with a link to try again."""
     answer = browser.get(change(to_provider(browser)))
     assert answer.status_code == 401
     assert '<a href="/signin">Try again</a>' in answer.text
@@ -168,17 +167,17 @@ def test_a_callback_that_was_changed_signs_nobody_in(browser, change):
     ],
     ids=str,
 )
-def test_an_id_token_that_is_not_for_this_sign_in_signs_nobody_in(browser, provider, lies):
-    """The provider's word counts when it is the provider's, for us, about now, and an answer to what we asked."""
+def test_an_id_token_for_another_sign_in_starts_no_session(browser, provider, lies):
+    """Issuer, audience, expiry, subject and nonce are checked."""
     provider.lies = lies
     callback = to_provider(browser)
     assert browser.get(callback).status_code == 401
-    assert "was not started in this browser" in browser.get(callback).text, "there is one try"
+    assert "was not started in this browser" in browser.get(callback).text, "there is one attempt"
     assert not is_signed_in(browser)
 
 
-def test_an_id_token_signed_by_a_stranger_signs_nobody_in(provider):
-    """The keys of the provider decide, not the name of a key."""
+def test_an_id_token_signed_with_another_key_starts_no_session(provider):
+    """The id of a key is not enough; the signature must fit the provider's key."""
     provider.keys = [public(EC_KEY, "first")]
     try:
         with TestClient(create_app(settings_for(provider)), base_url="http://localhost", follow_redirects=False) as new:
@@ -189,22 +188,22 @@ def test_an_id_token_signed_by_a_stranger_signs_nobody_in(provider):
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "target",
     ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "/\t/evil.example", "javascript:alert(1)",
      "/%0d%0aSet-Cookie:x", "evil.example", "", "/" + "a" * 600, "http:evil.example", "/\n/evil.example", " /x", "/x y"],
 )  # fmt: skip
-def test_after_the_sign_in_nobody_is_sent_to_another_site(browser, wanted):
-    """A link to our sign-in must not end on somebody else's page."""
-    answer = browser.get("/signin", params={"next": wanted})
+def test_the_sign_in_never_redirects_to_another_site(browser, target):
+    """A link to the sign-in must not end on another site's page."""
+    answer = browser.get("/signin", params={"next": target})
     callback = httpx2.get(answer.headers["Location"]).headers["Location"].removeprefix("http://localhost")
-    target = browser.get(callback).headers["Location"]
-    assert target == own_path(wanted)
-    assert target in {"/", "/%0d%0aSet-Cookie:x"}
+    location = browser.get(callback).headers["Location"]
+    assert location == own_path(target)
+    assert location in {"/", "/%0d%0aSet-Cookie:x"}
     assert own_path("/docs?a=b") == "/docs?a=b"
 
 
-def test_the_cookie_is_signed_and_out_of_the_reach_of_scripts(browser, provider):
-    """HttpOnly, SameSite=Lax, behind https Secure and bound to this host; one that was changed is no session."""
+def test_the_cookie_is_signed_and_scripts_cannot_read_it(browser, provider):
+    """It is HttpOnly and SameSite=Lax, and with https Secure and bound to the host. A changed cookie is no session."""
     cookie = sign_in(browser).headers["Set-Cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
@@ -230,7 +229,7 @@ def test_the_cookie_is_signed_and_out_of_the_reach_of_scripts(browser, provider)
 
 
 def test_a_session_ends_with_its_time(provider):
-    """The signature holds when it was made; a clock that went on by the session's length ends it."""
+    """The signature holds the time; a session older than the setting is not accepted."""
     app = create_app(settings_for(provider, session_seconds=60))
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         sign_in(client)
@@ -249,16 +248,16 @@ def _chain(part) -> Iterator[object]:
         part = part.app
 
 
-def test_another_sites_page_cannot_act_in_a_session(browser):
-    """Browsers say where a request comes from; a POST from elsewhere has no session, even if its cookie came along."""
+def test_the_page_of_another_site_cannot_use_a_session(browser):
+    """Browsers name the site of a request. A POST from another site has no session, even with its cookie."""
     sign_in(browser)
     image = {"image": (ROOT / "examples" / "cat.jpg").read_bytes()}
     for site, status in (("same-origin", 200), ("none", 200), ("cross-site", 401), ("same-site", 401)):
         assert browser.post("/predict", files=image, headers={"Sec-Fetch-Site": site}).status_code == status, site
 
 
-def test_signing_out_ends_the_session_and_says_so(browser):
-    """A link alone does not do it: a page asks first, and names who is signed in, harmlessly."""
+def test_signing_out_ends_the_session_after_a_confirmation(browser):
+    """A link alone does not sign out. The page that asks shows the name of the person, escaped."""
     sign_in(browser)
     asked = browser.get("/signout")
     assert "Signed in as Alice &lt;a&gt;" in asked.text
@@ -268,22 +267,22 @@ def test_signing_out_ends_the_session_and_says_so(browser):
     assert "You are signed out" in browser.get("/signout").text
 
 
-def test_many_sign_ins_that_were_begun_do_not_outgrow_the_cookie(browser):
-    """Browsers drop a cookie of more than 4 kB; the last ones begun still come to their end."""
+def test_many_unfinished_sign_ins_do_not_exceed_the_size_of_a_cookie(browser):
+    """Browsers drop a cookie larger than 4 kB. The latest sign-ins can still be finished."""
     for _ in range(30):
         callback = to_provider(browser, "/signin?next=/" + "a" * 400)
         assert len(browser.cookies[COOKIE]) < 4000
     assert browser.get(callback).status_code == 303
 
 
-def test_in_a_frame_the_sign_in_offers_a_window(browser):
-    """Spaces show the page in a frame, where providers refuse to appear."""
+def test_in_a_frame_the_sign_in_offers_a_new_window(browser):
+    """Spaces show the page in a frame, and providers refuse to appear there."""
     answer = browser.get("/signin", headers={"Sec-Fetch-Dest": "iframe"})
     assert 'href="http://localhost/signin" target="_blank"' in answer.text
 
 
-def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider, monkeypatch):
-    """503 in words, a few questions, then none until it has had its rest."""
+def test_a_provider_that_is_down_is_called_again_after_a_while(provider, monkeypatch):
+    """Sign-in is answered 503. After a few failures the circuit opens, and `/readyz` names the provider."""
     provider.status = 500
     asked = provider.asked.get("/.well-known/openid-configuration", 0)
     settings = settings_for(provider)
@@ -296,18 +295,21 @@ def test_a_provider_that_is_down_is_left_alone_and_then_asked_again(provider, mo
                 assert answer.status_code == 503
                 assert answer.json()["code"] == "sign_in_unavailable"
             assert provider.asked["/.well-known/openid-configuration"] == asked + 2
+            wait_until_ready(client)
+            assert client.get("/readyz").json()["without"] == ["oidc"]
             provider.status = 200
             for _ in range(50):
                 if client.get("/signin").status_code == 303:
                     break
                 time.sleep(0.1)
             assert sign_in(client).status_code == 303
+            assert client.get("/readyz").json()["without"] == []
     finally:
         provider.status = 200
 
 
-def test_a_provider_that_says_it_is_another_is_not_believed(provider):
-    """Its document decides who signs and where our secret is sent."""
+def test_a_discovery_document_of_another_issuer_is_refused(provider):
+    """The document decides whose signatures are accepted and where the client's secret is sent."""
     provider.issuer = "https://another.example"
     try:
         with TestClient(create_app(settings_for(provider)), base_url="http://localhost", follow_redirects=False) as new:
@@ -316,8 +318,8 @@ def test_a_provider_that_says_it_is_another_is_not_believed(provider):
         provider.issuer = None
 
 
-def test_spaces_settings_are_enough(monkeypatch):
-    """What Hugging Face sets for a Space with `hf_oauth: true` turns the sign-in on."""
+def test_the_variables_of_spaces_suffice_for_sign_in(monkeypatch):
+    """Hugging Face sets them for a Space with `hf_oauth: true`."""
     for name, value in {
         "OAUTH_CLIENT_ID": "id",
         "OAUTH_CLIENT_SECRET": "s" * 36,
@@ -331,8 +333,8 @@ def test_spaces_settings_are_enough(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_session_holds_at_every_worker(provider, tmp_path):
-    """Begun at one worker, finished at another, used at all: each call on a connection of its own."""
+def test_every_worker_accepts_a_session(provider, tmp_path):
+    """A sign-in can start at one worker and finish at another. Each request uses a new connection."""
     provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
     environment = {
         "CIFAR_PUBLIC_URL": "http://localhost",
@@ -342,9 +344,9 @@ def test_a_session_holds_at_every_worker(provider, tmp_path):
     }
     with running(tmp_path, workers=3, **environment) as server:
         for _ in range(6):
-            begun = httpx2.get(f"{server.address}/signin")
-            cookies = dict(begun.cookies)
-            callback = httpx2.get(begun.headers["Location"]).headers["Location"].removeprefix("http://localhost")
+            started = httpx2.get(f"{server.address}/signin")
+            cookies = dict(started.cookies)
+            callback = httpx2.get(started.headers["Location"]).headers["Location"].removeprefix("http://localhost")
             finished = httpx2.get(f"{server.address}{callback}", cookies=cookies)
             assert finished.headers["Location"] == "/"
         client = Client(server.address, httpx_kwargs={"cookies": dict(finished.cookies)}, verbose=False)
@@ -354,8 +356,8 @@ def test_a_session_holds_at_every_worker(provider, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_person_in_a_real_browser_signs_in_classifies_and_signs_out(provider, tmp_path):
-    """Chromium, the page, the provider: a photo is answered, and after signing out the page is closed."""
+def test_a_person_signs_in_classifies_and_signs_out_in_a_real_browser(provider, tmp_path):
+    """In Chromium a photo is classified, and after signing out the page is closed."""
     path = need("chromium")
     provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
     port = free_port()

@@ -1,4 +1,4 @@
-"""Rate limits, in memory and in a real Redis, and what happens when Redis goes."""
+"""Rate limits, in memory and in a real Redis, and the loss of Redis."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def ask(client: TestClient, **headers: str) -> int:
     return client.post("/predict", files={"image": PHOTO}, headers=headers).status_code
 
 
-def test_who_asks_too_often_is_told_when_to_come_back():
-    """429 in the one shape, Retry-After, and on every answer how much is left."""
+def test_a_caller_over_the_limit_is_answered_429_with_retry_after():
+    """Every limited answer has headers that say how many requests are left."""
     with app(rate_limit_predict="3/hour") as client:
         first = client.post("/predict", files={"image": PHOTO})
         assert first.status_code == 200
@@ -51,15 +51,15 @@ def test_who_asks_too_often_is_told_when_to_come_back():
         assert client.get("/").status_code == 200, "nor is looking at the page"
 
 
-def test_a_refused_request_is_not_read():
-    """A body of twenty megabytes is not taken in to be thrown away."""
+def test_the_body_of_a_refused_request_is_not_read():
+    """A body of twenty megabytes is not received only to be thrown away."""
     with app(rate_limit_predict="1/hour") as client:
         ask(client)
         assert client.post("/predict", content=b"x" * 30_000_000).status_code == 429, "not 413"
 
 
-def test_the_page_and_its_api_have_a_limit_of_their_own():
-    """Calls and uploads count, whatever their route; `POST /predict` does not."""
+def test_the_page_and_its_api_have_a_separate_limit():
+    """Calls and uploads count on every route; `POST /predict` does not."""
     with app(rate_limit_page="4/hour") as client:
         routes = ["run/predict", "api/predict", "call/predict", "queue/join"]
         answers = [client.post(f"/gradio_api/{route}", json={"data": [None]}).status_code for route in routes]
@@ -80,12 +80,12 @@ def test_the_page_and_its_api_have_a_limit_of_their_own():
         (None, "None"),
     ],
 )
-def test_callers_are_told_apart_by_address_or_network(client, caller):
-    """Whoever has 2**64 addresses is still one caller."""
+def test_callers_are_identified_by_address_or_network(client, caller):
+    """An IPv6 user has 2**64 addresses and is still one caller."""
     assert rate_limit_key({"state": {}, "client": client}) == caller
 
 
-def test_who_signed_in_is_counted_by_name_from_wherever():
+def test_a_principal_is_counted_by_name_at_any_address():
     """An office behind one address is not one caller."""
 
     class Principal:
@@ -94,16 +94,16 @@ def test_who_signed_in_is_counted_by_name_from_wherever():
     assert rate_limit_key({"state": {"principal": Principal()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
 
 
-def test_a_limit_that_cannot_be_read_ends_the_start_with_its_name(monkeypatch):
-    """`600 per minute` is not silently no limit."""
+def test_a_limit_that_cannot_be_parsed_ends_the_start(monkeypatch):
+    """A mistyped limit must not mean that there is none."""
     monkeypatch.setenv("CIFAR_RATE_LIMIT_PREDICT", "600 per fortnight")
     with pytest.raises(SettingsError, match=r"CIFAR_RATE_LIMIT_PREDICT='600 per fortnight' is not usable.*600/minute"):
         load_settings()
 
 
 @pytest.mark.slow
-def test_two_processes_count_together_in_redis(tmp_path):
-    """Two apps, one limit; and an answer given by one is known to the other."""
+def test_two_processes_share_one_count_in_redis(tmp_path):
+    """Two apps have one limit together."""
     with real_redis(tmp_path) as url:
         settings = {"rate_limit_predict": "5/hour", "redis_url": url}
         with app(**settings) as one, app(**settings) as two:
@@ -112,8 +112,8 @@ def test_two_processes_count_together_in_redis(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, caplog, monkeypatch):
-    """Never there, then there, then killed, then back: every request is answered, `/readyz` names what is missing."""
+def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, caplog, monkeypatch):
+    """Redis is missing, starts, is killed and returns: every request is answered, and `/readyz` names Redis while it is down."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
     port = free_port()
     settings = {
@@ -146,8 +146,8 @@ def test_without_redis_each_process_goes_on_alone_and_says_so_once(tmp_path, cap
 
 
 @pytest.mark.slow
-def test_a_redis_that_hangs_is_left_alone_after_a_few_timeouts(monkeypatch):
-    """It takes connections and says nothing: two requests wait, the others do not ask."""
+def test_a_redis_that_hangs_is_not_called_after_a_few_timeouts(monkeypatch):
+    """It accepts connections and never answers. After a few requests that wait, the circuit is open."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = {

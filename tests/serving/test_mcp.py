@@ -1,4 +1,4 @@
-"""The functions by the Model Context Protocol, called by its own client over streamable HTTP."""
+"""The functions for assistants, called by the Model Context Protocol's own client over streamable HTTP."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def by_rest(address: str, path: str = "/predict", headers: dict[str, str] | None
 
 
 def without_id(result: CallToolResult) -> dict:
-    """An answer, as `by_rest` gives it: each has an id of its own."""
+    """Return an answer without its request id, as `by_rest` does."""
     assert len(result.structuredContent["request_id"]) == 32
     return {key: value for key, value in result.structuredContent.items() if key != "request_id"}
 
 
-def test_the_tools_keep_their_names_parameters_and_types(address):
-    """Those of Gradio's endpoints: whoever knows one way in knows the other."""
+def test_the_tools_have_the_names_parameters_and_types_of_gradios_endpoints(address):
+    """Callers who know one of the two interfaces know the other."""
     tools = ask(address, lambda opened: opened.list_tools()).tools
     kinds = {
         tool.name: {name: _kind(schema) for name, schema in tool.inputSchema["properties"].items()} for tool in tools
@@ -78,16 +78,16 @@ def _kind(schema: dict) -> str:
 
 
 @pytest.mark.parametrize("image", [DATA_URL, base64.b64encode(CAT).decode(), DATA_URL.replace("image/jpeg", "")])
-def test_a_picture_in_base64_gets_the_answer_of_rest(address, image):
-    """To the last digit, as structured content and as text."""
+def test_an_image_in_base64_gets_the_answer_of_rest(address, image):
+    """It is equal to the last digit, as structured content and as text."""
     result = call(address, "predict", image=image, top_k=4, version=1)
     assert not result.isError
     assert without_id(result) == by_rest(address, top_k=4, version=1)
     assert json.loads(result.content[0].text) == result.structuredContent
 
 
-def test_an_explanation_comes_with_its_picture(address):
-    """The map as numbers, as REST gives it, and the overlay as an image that an assistant can show."""
+def test_an_explanation_has_numbers_and_an_image(address):
+    """The heat map has the numbers of REST, and the overlay is an image that an assistant can show."""
     result = call(address, "explain", image=DATA_URL, label="dog")
     wanted = by_rest(address, "/explain", label="dog")
     picture = wanted.pop("overlay").removeprefix("data:image/png;base64,")
@@ -97,8 +97,8 @@ def test_an_explanation_comes_with_its_picture(address):
     assert Image.open(io.BytesIO(base64.b64decode(image.data))).format == "PNG"
 
 
-def test_a_batch_and_the_list_of_models_are_there_too(address):
-    """An archive is opened, a bad file is a row."""
+def test_there_are_tools_for_batches_and_for_the_list_of_models(address):
+    """An archive is unpacked, and a bad file is a row with an error."""
     archive = base64.b64encode(zipped([("cat.jpg", CAT), ("b.txt", b"text")])).decode()
     result = call(address, "predict_batch", files=[DATA_URL, archive], top_k=2)
     first, second, bad = result.structuredContent["rows"]
@@ -124,24 +124,24 @@ def test_a_batch_and_the_list_of_models_are_there_too(address):
         ("predict_batch", {"files": [DATA_URL], "top_k": 0}, "bad_parameter", "from 1 to 10"),
     ],
 )
-def test_an_error_has_the_sentence_and_the_code_of_rest(address, tool, arguments, code, words):
-    """`isError`, so that an assistant knows, and what to do about it."""
+def test_an_error_has_the_message_and_the_code_of_rest(address, tool, arguments, code, words):
+    """`isError` is set, and the message says what to do."""
     result = call(address, tool, **arguments)
     assert result.isError
     assert result.structuredContent["code"] == code
     assert words in result.structuredContent["error"]
 
 
-def test_arguments_of_another_type_are_errors_without_a_trace(address):
-    """What the schema forbids is said by the protocol's library; nothing of ours shows."""
+def test_arguments_of_the_wrong_type_are_errors_without_a_traceback(address):
+    """The MCP library checks the schema and answers."""
     for arguments in ({}, {"image": 3}, {"image": DATA_URL, "top_k": "many"}):
         result = call(address, "predict", **arguments)
         assert result.isError
         assert "Traceback" not in result.content[0].text
 
 
-def test_the_server_fetches_no_address_for_an_assistant(address):
-    """Nobody's server is visited, however the address is spelt; files of the server are not read either."""
+def test_the_server_fetches_no_url_for_an_assistant(address):
+    """This holds for every spelling of a URL, and files of the server are not read either."""
     with visited_server() as (url, visits):
         for image in (url, url.upper(), f" {url}", f"data:{url}", f"data:image/png;base64,{url}", "file:///etc/passwd"):
             for tool, arguments in (
@@ -153,8 +153,8 @@ def test_the_server_fetches_no_address_for_an_assistant(address):
     assert visits == []
 
 
-def test_no_other_method_and_no_other_path_is_open(address):
-    """There is no stream to hold open, and Gradio's own MCP routes are not there."""
+def test_other_methods_and_paths_of_mcp_are_refused(address):
+    """There is no event stream, and Gradio's own MCP routes are closed."""
     for method in ("GET", "DELETE", "PUT"):
         answer = httpx2.request(method, address + MCP_PATH)
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
@@ -164,22 +164,22 @@ def test_no_other_method_and_no_other_path_is_open(address):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"jsonrpc": "2.0"}', b"[" * 100_000])
-def test_junk_in_the_place_of_a_call_is_the_callers_mistake(address, body):
-    """Never a 5xx."""
+def test_an_invalid_call_is_answered_with_a_client_error(address, body):
+    """It must not be answered with a status of 500 or more."""
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     assert 400 <= httpx2.post(address + MCP_PATH, content=body, headers=headers).status_code < 500
 
 
-def test_mcp_is_off_until_it_is_asked_for(server):
-    """The default server refuses the address, with any method."""
+def test_mcp_is_off_by_default(server):
+    """The default server answers 404 to every method."""
     for method in ("GET", "POST", "DELETE"):
         answer = httpx2.request(method, server + MCP_PATH)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.slow
-def test_behind_sign_in_an_assistant_needs_a_token(tmp_path):
-    """A bearer token in the client's headers opens it; without one, or without the scope, nothing is answered."""
+def test_with_sign_in_an_assistant_needs_a_token(tmp_path):
+    """The client sends a bearer token; without it, or without the scope, the call is refused."""
 
     def token(scope: str) -> dict[str, str]:
         claims = {"iss": "us", "aud": "cifar", "sub": "assistant", "scope": scope, "exp": 4_000_000_000}
@@ -200,7 +200,7 @@ def test_behind_sign_in_an_assistant_needs_a_token(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_answer_one_assistant(tmp_path):
-    """No call depends on the one before it: whichever worker takes it can answer."""
+    """Calls do not depend on each other, so any worker can answer each of them."""
     with running(tmp_path, workers=2, CIFAR_MCP="true") as server:
         wanted = by_rest(server.address)
 

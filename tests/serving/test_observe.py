@@ -1,4 +1,4 @@
-"""`cifar.serving.front.observe` and `cifar.serving.process.logs`: few labels, one line a request, and nothing in it that a caller wrote."""
+"""Request metrics and logs: few labels, one line for each request, no text of a caller in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAT = (ROOT / "examples/cat.jpg").read_bytes()
 
 
 def series(client, sample_name: str, **labels: str) -> dict[tuple[str, ...], float]:
-    """The samples of that name with these labels, by the values of their other labels."""
+    """Return the samples of that name with these labels, by the values of their other labels."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == sample_name]
     return {
@@ -32,8 +32,8 @@ def series(client, sample_name: str, **labels: str) -> dict[tuple[str, ...], flo
     }
 
 
-def test_every_route_of_the_api_is_a_label_of_its_own(api):
-    """Whoever adds a route sees it on the dashboard, parameters and all, without a list to keep."""
+def test_every_route_of_the_api_is_a_label(api):
+    """Each route has its own series on the dashboard."""
     paths = api.get("/openapi.json").json()["paths"]
     assert len(paths) > 15
     for path in paths:
@@ -56,13 +56,13 @@ def test_every_route_of_the_api_is_a_label_of_its_own(api):
         ("/gradio_api/heartbeat/a/b", OTHER),
     ],
 )
-def test_a_path_is_counted_under_the_template_of_its_route(path, template):
-    """Sessions, events and files are parts of paths, and each would be a label of its own."""
+def test_a_path_is_counted_under_the_label_of_its_route(path, template):
+    """Sessions, events and files are parts of paths, and each would be another label."""
     assert rule_of(path).label == template
 
 
-def test_strange_paths_and_methods_make_one_series_and_no_more(api):
-    """Somebody who tries a thousand addresses does not fill Prometheus."""
+def test_unknown_paths_and_methods_share_one_series(api):
+    """A scan of a thousand addresses must not fill Prometheus."""
     for method in ("GET", "BREW", "PROPFIND"):
         api.request(method, "/nothing")
     series(api, "request_count_total")  # itself a request
@@ -74,7 +74,7 @@ def test_strange_paths_and_methods_make_one_series_and_no_more(api):
 
 
 def test_a_request_is_counted_by_endpoint_and_status_and_timed(api):
-    """Good ones, bad ones, and those that the framework never saw."""
+    """This holds for successes, errors and wrong methods."""
 
     def counted() -> dict[tuple[str, ...], float]:
         return series(api, "request_count_total", endpoint="/predict")
@@ -93,7 +93,7 @@ def test_a_request_is_counted_by_endpoint_and_status_and_timed(api):
 
 
 def test_answers_are_counted_by_version_and_label_with_their_confidence(api):
-    """What the drift alert and the dashboard live on; classes never given are there as zero."""
+    """The dashboard needs these counts. Classes that were never predicted are 0."""
     before = series(api, "cifar_predictions_total", version="2")
     sure = series(api, "cifar_confidence_sum", version="2")[()]
     answer = api.post("/predict", files={"image": CAT}).json()
@@ -103,8 +103,8 @@ def test_answers_are_counted_by_version_and_label_with_their_confidence(api):
     assert series(api, "cifar_confidence_sum", version="2")[()] - sure == pytest.approx(answer["confidence"], abs=1e-4)
 
 
-def test_the_model_that_is_loaded_says_what_runs_it_and_how_long_it_took(api):
-    """Which version do the workers hold, and is it there?"""
+def test_a_loaded_version_is_counted_with_its_engine_and_its_loading_time(api):
+    """Operators can see which version each worker has loaded."""
     assert series(api, "cifar_model_loaded", name="cifar_classifier", version="2") == {("litert",): 1}
     assert series(api, "cifar_model_load_seconds_count", version="2", engine="litert")[()] >= 1
     assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
@@ -136,8 +136,8 @@ async def _leave(_scope, _receive, _send) -> None:
 
 
 @pytest.mark.parametrize(("app", "status"), [(_answer, 200), (_fail, 500), (_leave, 499)])
-def test_a_request_without_an_answer_is_counted_too(caplog, app, status):
-    """An error that nobody caught is a 500; a caller who left before the answer is no error of ours."""
+def test_a_request_without_an_answer_is_counted(caplog, app, status):
+    """An exception that is not handled is a 500; a client that disconnects before the answer is a 499."""
     caplog.set_level(logging.INFO, "cifar.access")
     try:
         ask(observed(app))
@@ -148,8 +148,8 @@ def test_a_request_without_an_answer_is_counted_too(caplog, app, status):
     assert record.seconds >= 0
 
 
-def test_a_request_passed_on_by_another_worker_is_counted_where_it_arrived(caplog):
-    """Else every call of the page would be two."""
+def test_a_request_that_another_worker_forwards_is_counted_only_there(caplog):
+    """Otherwise each call of the page would count twice."""
     caplog.set_level(logging.INFO, "cifar.access")
     ask(observed(_answer), state={"request_id": "an-id", "from_worker": True})
     assert caplog.records == []
@@ -159,14 +159,14 @@ def test_a_request_passed_on_by_another_worker_is_counted_where_it_arrived(caplo
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/assets/index.js", "/favicon.ico"])
 def test_probes_and_assets_are_logged_at_debug_level_only(caplog, path):
-    """A probe a second would bury what matters."""
+    """A probe each second would hide the other lines."""
     caplog.set_level(logging.DEBUG, "cifar.access")
     ask(observed(_answer), path=path, method="GET")
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
 
 
-def test_no_line_is_written_where_the_access_log_is_off(caplog):
-    """For those who have a proxy's log already, and for the benchmark."""
+def test_the_access_log_can_be_turned_off(caplog):
+    """A proxy may have its own log."""
     caplog.set_level(logging.DEBUG, "cifar.access")
     ask(Observe(_answer, access_log=False))
     assert caplog.records == []
@@ -174,8 +174,8 @@ def test_no_line_is_written_where_the_access_log_is_off(caplog):
 
 @pytest.fixture
 def logged(capsys, monkeypatch):
-    """A function that logs by our configuration and returns what was written; the configuration goes again."""
-    # A new configuration closes all handlers there are, and TensorFlow's closes pytest's own stderr with it.
+    """A function that logs with our configuration and returns the output. The configuration is reset afterwards."""
+    # `dictConfig` closes all handlers, and TensorFlow's would close pytest's stderr.
     monkeypatch.setattr(logging, "_handlerList", [])
     root, ours = logging.getLogger(), logging.getLogger("cifar")
     before = root.handlers[:], root.level, ours.level
@@ -195,16 +195,16 @@ def logged(capsys, monkeypatch):
 FORGED = "no\n2026-11-22 10:00:00,000 ERROR cifar: forged\r\x1b[2K\x9b31m\u2028\u202e\x00\ud800 end"
 
 
-def test_in_text_only_we_begin_a_line_and_nothing_is_obeyed(logged):
-    """Whatever a message brings along, a reader sees one event, and their terminal does what it did before."""
+def test_a_text_log_shows_one_event_for_each_unindented_line(logged):
+    """Line feeds in a message are indented and control characters are escaped, so no event can be forged."""
     text = logged("text", logging.WARNING, "got %s", FORGED)
     first, second = text.rstrip("\n").split("\n")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING cifar\.test: got no", first)
     assert second == r"    2026-11-22 10:00:00,000 ERROR cifar: forged\r\x1b[2K\x9b31m\u2028\u202e\x00\ud800 end"
 
 
-def test_in_json_an_event_is_one_line_with_all_of_its_fields(logged):
-    """Time, level, logger, request and message, whatever is in it."""
+def test_a_json_log_has_one_line_for_each_event(logged):
+    """It holds time, level, logger, request id and message."""
     request_id.set("an-id")
     text = logged("json", logging.WARNING, "got %s", FORGED, extra={"status": 404})
     request_id.set("")
@@ -222,8 +222,8 @@ def test_in_json_an_event_is_one_line_with_all_of_its_fields(logged):
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_the_trace_of_an_exception_belongs_to_its_event(logged, format):
-    """In JSON it is a field; in text every line of it is indented."""
+def test_the_traceback_of_an_exception_belongs_to_its_event(logged, format):
+    """In JSON it is a field; in text each of its lines is indented."""
     try:
         raise ValueError(FORGED)
     except ValueError as error:
@@ -233,16 +233,16 @@ def test_the_trace_of_an_exception_belongs_to_its_event(logged, format):
     assert [line for line in lines if not line.startswith("    ")] == lines[:1]
 
 
-def test_what_libraries_say_at_debug_level_is_never_logged():
-    """Pillow would write the tags of a picture, and the form reader what it finds."""
+def test_debug_messages_of_libraries_are_not_logged():
+    """Pillow would log the tags of an image, and the form parser parts of the request."""
     config = log_config(Settings(log_level="debug"))
     assert config["root"]["level"] == "INFO"
     verbose = [name for name, options in config["loggers"].items() if options.get("level") == "DEBUG"]
     assert verbose == ["cifar"]
 
 
-def test_of_the_migrations_lines_only_those_of_a_change_are_logged(logged, capsys, tmp_path):
-    """Four more would come at each start, and tell nothing."""
+def test_of_alembics_lines_only_those_about_a_migration_are_logged(logged, capsys, tmp_path):
+    """Alembic logs four more at each start."""
     logged("text", logging.INFO, "configured")
     for _ in range(2):
         migrate(open_engine(Settings(records_folder=tmp_path)), tmp_path)
@@ -250,6 +250,6 @@ def test_of_the_migrations_lines_only_those_of_a_change_are_logged(logged, capsy
     assert "INFO alembic.runtime.migration: Running upgrade  -> 0001" in line
 
 
-def test_the_formatter_of_text_is_the_one_that_is_configured():
-    """The tests above mean what is used."""
+def test_the_tested_text_formatter_is_the_configured_one():
+    """Otherwise the tests above would test unused code."""
     assert log_config(Settings())["formatters"]["text"] == {"()": TextFormatter}

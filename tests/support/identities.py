@@ -133,3 +133,8 @@ class OneUserProvider(FastAPI):
             claims(iss=said.pop("iss", here), scope=None, **said), RSA_KEY, "RS256", headers={"kid": "first"}
         )
         return JSONResponse({"access_token": "opaque", "token_type": "Bearer", "id_token": id_token})
+
+
+def bearer(credential: str) -> dict[str, str]:
+    """The header that sends an API key or a token."""
+    return {"Authorization": f"Bearer {credential}"}
