@@ -149,31 +149,23 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
     return export(read_source(scored_run[0], settings), settings.registry, "colours")
 
 
-_COSTLY_FIXTURES = {"browser", "whole", "scored_run", "scored_version"}
-_ALONE = {
-    f"test_{name}"
-    for name in [
-        "break",
-        "container",
-        "feedback",
-        "limits",
-        "live_versions",
-        "monitoring",
-        "nginx",
-        "nginx_hostile",
-        "several_hosts",
-        "tfserving",
-        "uploads",
-        "workers",
-    ]
-}
-"""Files that put several processes under load or kill them: another test beside them would use up their time limits."""
+_TRAINED = {"whole", "scored_run", "scored_version"}
+_EXPENSIVE = _TRAINED | {"browser"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures and files: those that need a browser or a training are slow, and some run alone."""
+    """Mark tests that need a training or a browser as slow, and say which of them run in the same process.
+
+    The tests of a file share fixtures, so they run in one process. All files that use a trained model are one group: it
+    is trained once, and their group comes first because it takes the longest.
+    """
+    fixtures: dict[Path, set[str]] = {}
     for item in items:
-        if item.path.stem in _ALONE:
-            item.add_marker(pytest.mark.alone)
-        if _COSTLY_FIXTURES & set(getattr(item, "fixturenames", ())):
+        needed = set(getattr(item, "fixturenames", ()))
+        fixtures.setdefault(item.path, set()).update(needed)
+        if needed & _EXPENSIVE:
             item.add_marker(pytest.mark.slow)
+    for item in items:
+        trained = fixtures[item.path] & _TRAINED
+        item.add_marker(pytest.mark.xdist_group("trained" if trained else item.path.stem))
+    items.sort(key=lambda item: not fixtures[item.path] & _TRAINED)

@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 CAT = (EXAMPLES / "cat.jpg").read_bytes()
 MAX_BODY_BYTES = Settings.model_fields["max_body_bytes"].default
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

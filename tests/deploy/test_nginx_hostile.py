@@ -21,7 +21,7 @@ from support.servers import classify
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,7 @@ def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
     """Promtool simulates hours of metrics in a moment."""
@@ -95,6 +96,7 @@ def test_an_alert_fires_when_it_should_and_is_silent_when_not(alert):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("alert", "change", "fields", "noticed_by"), WEAKENED, ids=[f"{alert} {change}" for alert, change, *_ in WEAKENED]
 )

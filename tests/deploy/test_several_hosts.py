@@ -26,7 +26,7 @@ LIMIT = 150
 LOAD_CLIENTS = 6
 TIMEOUT_SECONDS = 5.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ from cifar import CLASS_NAMES
 
 WORKERS = 4
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -345,6 +345,7 @@ WINDOW_SECONDS = 2.0
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_not_live(registry, log, tmp_path):
     """Four workers and 32 clients: promotions and rollbacks between three versions, then a traffic split."""
     add_version(registry, 3)
