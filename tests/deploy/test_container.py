@@ -21,9 +21,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from gradio_client import Client, handle_file
-from support.nginx import certificate_in, free_port
+from support.nginx import certificate_in
 from support.pictures import encoded, noise
-from support.servers import SHARED
+from support.servers import SHARED, free_port
 
 from cifar import CLASS_NAMES, __version__
 from cifar.settings import ROOT

@@ -1,4 +1,4 @@
-"""How the browser tests visit the page: opened, checked for script errors and strangers' requests, tab by tab."""
+"""Visits of the page in a browser, with checks for script errors and for requests to other hosts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TABS = {
 }
 """The names of each tab, English and Chinese."""
 WAIT_MS = 60_000
-"""Longest wait for what the page has to load or ask for; a machine may be busy."""
+"""Timeout for loading and for answers; the machine may be busy."""
 
 
 @contextmanager
 def visit(
     browser: Browser, server: str, *, locale: str = "en-US", width: int = 1200, scheme: str = "light"
 ) -> Iterator[Page]:
-    """The page, opened and ready; afterwards: no script error, nothing that the policy forbids, no request to another host."""
+    """Open the page; at the end check that there was no script error, no policy violation and no request to another host."""
     page = browser.new_page(viewport={"width": width, "height": 900}, locale=locale, color_scheme=scheme)
     page.set_default_timeout(WAIT_MS)
     requests, errors = [], []
@@ -50,7 +50,7 @@ def upload(page: Page, file: Path) -> None:
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Open a tab by its place in `TABS`; on a narrow screen it may be in the menu of those that do not fit."""
+    """Open a tab of `TABS`; on a narrow screen it may be in the overflow menu."""
     either = TABS[name]
     for text in either:
         tab = page.locator("#tabs > .tab-wrapper [role=tablist] [role=tab]:visible", has_text=text)
@@ -67,12 +67,12 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def choose_many(page: Page, tab: str, files: list) -> None:
-    """Give files to the widget of the tab Batch or Compare."""
+    """Choose files on the tab Batch or Compare."""
     page.set_input_files(f"#{tab} input[type=file]", files)
 
 
 def label(page: Page):
-    """What the answer is, as the page marks it: one of the class names, whatever the language."""
+    """Return the element whose attribute `data-label` is the predicted class, in any language."""
     return page.locator("#answer .answer")
 
 

@@ -1,4 +1,4 @@
-"""A real Redis and a real PostgreSQL, started for tests."""
+"""Redis and PostgreSQL servers, started for tests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from support.servers import free_port, listens, need
 
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-"""Where Debian has them."""
+"""The folders of PostgreSQL's programs on Debian."""
 
 
 class Cluster:
-    """A cluster on a free port, in a folder of its own."""
+    """A PostgreSQL cluster on a free port, in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -27,7 +27,7 @@ class Cluster:
         self._run("initdb", "--pgdata", str(folder / "data"), "--auth", "trust", "--username", "cifar", "--no-sync")
 
     def _run(self, program: str, *arguments: str) -> None:
-        root = os.geteuid() == 0  # whom PostgreSQL does not run for
+        root = os.geteuid() == 0  # PostgreSQL refuses to run as root
         command = [need(program, also_in=_PROGRAMS), *arguments]
         log = self._folder / "output"
         with log.open("a") as output:
@@ -44,14 +44,14 @@ class Cluster:
         self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._folder / "data"))
 
     def new_database(self, name: str) -> str:
-        """The address of an empty database."""
+        """Create a database and return its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "cifar", name)
         return f"postgresql+psycopg://cifar@127.0.0.1:{self.port}/{name}"
 
 
 @contextmanager
 def real_postgres() -> Iterator[Cluster]:
-    """A cluster that is running."""
+    """Run a PostgreSQL cluster."""
     need("initdb", also_in=_PROGRAMS)
     folder = Path(tempfile.mkdtemp(prefix="cifar-postgres-"))
     if os.geteuid() == 0:

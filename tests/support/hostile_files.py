@@ -28,7 +28,7 @@ _MAGIC = {
 
 @cache
 def whole_files() -> dict[str, bytes]:
-    """A good picture in each format, and in a few of its less common ways."""
+    """Return a valid image in each format, and in some less common variants."""
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -48,7 +48,7 @@ def whole_files() -> dict[str, bytes]:
 
 
 def hostile_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:  # noqa: C901 - a list
-    """Name and content of each file."""
+    """Yield name and content of each file."""
     rng = random.Random(seed)
     whole = whole_files()
     for name, content in whole.items():
@@ -81,7 +81,7 @@ def hostile_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:  # noqa: C901 -
 
 
 def _damaged(content: bytes, rng: random.Random) -> bytes:
-    """A few bytes changed, or a run of them taken out, doubled or overwritten."""
+    """Return `content` with some bytes changed, removed, doubled or overwritten."""
     damaged = bytearray(content)
     at = rng.randrange(len(damaged))
     length = rng.choice((1, 1, 2, 4, 16, 64))
@@ -105,7 +105,7 @@ def _png_that_says(width: int, height: int) -> bytes:
 
 
 def _chained_directories(depth: int) -> bytes:
-    """EXIF whose directories point each to the next, and the last to the first."""
+    """Return EXIF data whose directories form a cycle."""
     size = 2 + 12 + 4
     body = b"II*\0" + struct.pack("<I", 8)
     for i in range(depth):
@@ -124,7 +124,7 @@ PHOTO = encoded(noise(32, 32))
 
 
 def zipped(files: list[tuple[str, bytes]], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """An ordinary zip."""
+    """Return a valid zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files:
@@ -133,12 +133,12 @@ def zipped(files: list[tuple[str, bytes]], compression: int = zipfile.ZIP_DEFLAT
 
 
 def bomb_of_100_megabytes_of_zeros() -> bytes:
-    """About 100 kB that unpack to a thousand times as much."""
+    """Return about 100 kB that unpack to 100 MB."""
     return zipped([("bomb.bmp", bytes(100_000_000))])
 
 
 def one_file_listed_ten_thousand_times() -> bytes:
-    """A table of contents whose entries all point at the same bytes: some 500 kB that promise 2 GB."""
+    """Return 500 kB whose directory lists the same bytes 10,000 times, 2 GB in total."""
     whole = zipped([("a", encoded(noise(256, 256)))])
     end = whole.rindex(b"PK\x05\x06")
     (start,) = struct.unpack_from("<I", whole, end + 16)
@@ -148,22 +148,22 @@ def one_file_listed_ten_thousand_times() -> bytes:
 
 
 def table_of_contents_of_40_megabytes() -> bytes:
-    """Names of 60,000 characters, 700 times: zipfile would read them all before anybody could count."""
+    """Return 700 names of 60,000 characters, which zipfile would read before they can be counted."""
     return zipped([(f"{place:03}" + "x" * 60_000, b"") for place in range(700)], zipfile.ZIP_STORED)
 
 
 def size_that_lies(announced: int) -> bytes:
-    """A file that is said to unpack to another size than it does."""
+    """Return an archive that announces a wrong unpacked size."""
     content = PHOTO
     whole = bytearray(zipped([("photo.png", content)]))
     central = whole.rindex(b"PK\x01\x02")
-    struct.pack_into("<I", whole, 22, announced)  # in the file's own header, and in the table
+    struct.pack_into("<I", whole, 22, announced)  # in the file's header and in the directory
     struct.pack_into("<I", whole, central + 24, announced)
     return bytes(whole)
 
 
 def encrypted() -> bytes:
-    """A file whose flags say that it needs a password."""
+    """Return an archive whose flags say that it needs a password."""
     whole = bytearray(zipped([("photo.png", PHOTO)]))
     whole[6] |= 1
     whole[whole.rindex(b"PK\x01\x02") + 8] |= 1
@@ -171,13 +171,13 @@ def encrypted() -> bytes:
 
 
 def damaged() -> bytes:
-    """One byte of a file is another one."""
+    """Return an archive with one changed byte."""
     whole = bytearray(zipped([("photo.png", PHOTO)], zipfile.ZIP_STORED))
     whole[200] ^= 0xFF
     return bytes(whole)
 
 
 def truncated() -> bytes:
-    """The second half is missing, the table of contents with it."""
+    """Return the first half of an archive, without its directory."""
     whole = zipped([("photo.png", PHOTO), ("more.png", PHOTO)])
     return whole[: len(whole) // 2]

@@ -1,4 +1,4 @@
-"""Several hosts in one machine: each program in a network namespace of its own, joined by a bridge in another."""
+"""Several hosts on one machine: each program has its own network namespace, and a bridge connects them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cifar.settings import ROOT
 PREFIX = "cifar-hosts"
 SUBNET = "10.77.0"
 ADDRESSES = {"client": 1, "nginx": 2, "redis": 3, "app1": 11, "app2": 12, "app3": 13}
-"""The hosts, by the last part of their address. `client` stands for a platform's balancer: it says who asks."""
+"""The last part of each host's address. `client` acts as a trusted proxy that names the client's address."""
 APPS = ["app1", "app2", "app3"]
 APP_PORT, NGINX_PORT, REDIS_PORT = 7861, 7860, 6379
 CLONE_NEWNET = 0x40000000
@@ -42,12 +42,12 @@ def _namespace(host: str, pid: int | None = None) -> str:
 
 
 def _etc(namespace: str) -> Path:
-    """What `ip netns exec` lays over /etc."""
+    """Return the folder that `ip netns exec` mounts over /etc."""
     return Path("/etc/netns") / namespace
 
 
 def _remove(namespace: str) -> None:
-    """End what runs inside, and the namespace with its links."""
+    """Kill the processes of a namespace, and delete it with its links."""
     for pid in _ip("netns", "pids", namespace).split():
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
@@ -58,7 +58,7 @@ def _remove(namespace: str) -> None:
 
 
 def _remove_leftovers() -> None:
-    """Those of a run that crashed, and of this one."""
+    """Remove the namespaces of crashed runs and of this one."""
     for line in _ip("netns", "list").splitlines():
         name = line.split(" ")[0]
         if name.startswith(f"{PREFIX}-"):
@@ -69,7 +69,7 @@ def _remove_leftovers() -> None:
 
 @contextmanager
 def network() -> Iterator[None]:
-    """Namespaces and links; meanwhile this thread, and what it starts, is the host `client`."""
+    """Create namespaces and links. Meanwhile this thread and its children are on the host `client`."""
     need("ip")
     _remove_leftovers()
     try:
@@ -77,8 +77,8 @@ def network() -> Iterator[None]:
             _ip("netns", "add", _namespace("switch"))
             _ip("-n", _namespace("switch"), "link", "add", "bridge", "type", "bridge")
         except subprocess.CalledProcessError as error:
-            said = f"network namespaces cannot be made here: {error.stderr.strip()}"
-            pytest.fail(said) if os.environ.get("CI") == "true" else pytest.skip(said)
+            message = f"network namespaces cannot be created here: {error.stderr.strip()}"
+            pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
         _ip("-n", _namespace("switch"), "link", "set", "bridge", "up")
         for host in ADDRESSES:
             _plug_in(host)
@@ -103,7 +103,7 @@ def _plug_in(host: str) -> None:
 
 @contextmanager
 def _inside(host: str) -> Iterator[None]:
-    """This thread, and threads and processes that it starts, in the host's network."""
+    """Move this thread, and threads and processes that it starts, into the host's network."""
     libc = ctypes.CDLL(None, use_errno=True)
     here, there = Path("/proc/thread-self/ns/net"), Path("/run/netns", _namespace(host))
     with here.open() as before, there.open() as after:
@@ -116,7 +116,7 @@ def _inside(host: str) -> Iterator[None]:
 
 @contextmanager
 def cut_off(host: str) -> Iterator[None]:
-    """Its cable is pulled: packets vanish, nobody is told."""
+    """Disconnect a host: its packets are lost without notice."""
     _ip("-n", _namespace("switch"), "link", "set", host, "down")
     try:
         yield
@@ -126,7 +126,7 @@ def cut_off(host: str) -> Iterator[None]:
 
 @dataclass
 class Hosts:
-    """What runs: three replicas, nginx and Redis."""
+    """Three replicas, nginx and Redis."""
 
     folder: Path
     settings: dict[str, str]
@@ -144,7 +144,7 @@ class Hosts:
             )
 
     def stop(self, host: str, how: int = signal.SIGTERM) -> int:
-        """`ip netns exec` has become the program, so the signal is the program's."""
+        """Send a signal and return the exit code. `ip netns exec` was replaced by the program, which gets the signal."""
         process = self.processes.pop(host)
         process.send_signal(how)
         try:
@@ -154,7 +154,7 @@ class Hosts:
             raise
 
     def start_app(self, app: str) -> None:
-        """As `python -m cifar serve`, with files of its own: nothing but the registry and Redis is shared."""
+        """Start `python -m cifar serve` with its own files: only the registry and Redis are shared."""
         files = self.folder / app
         files.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "cifar", "serve", "--workers", "2"]
@@ -175,7 +175,7 @@ class Hosts:
         self.wait_for(f"{self.app(app)}/readyz", app)
 
     def app(self, app: str) -> str:
-        """Its own address, not nginx's."""
+        """Return the address of a replica, without nginx."""
         return f"http://{address(app)}:{APP_PORT}"
 
     def log(self, host: str) -> str:
@@ -184,7 +184,7 @@ class Hosts:
 
 @contextmanager
 def three_replicas(folder: Path, **settings: str) -> Iterator[Hosts]:
-    """Three replicas behind the project's nginx, with one Redis, all on hosts of their own; the caller is on another."""
+    """Run three replicas, nginx and Redis, each on its own host; the test is on another one."""
     redis_server, nginx = need("redis-server"), need("nginx")
     shared = {
         "CIFAR_REDIS_URL": f"redis://{address('redis')}:{REDIS_PORT}/0",

@@ -1,4 +1,4 @@
-"""Those who vouch for callers: keys to sign with, and a small OpenID Connect provider that really serves."""
+"""Signing keys, tokens and a small OpenID Connect provider."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def claims(**changes: object) -> dict[str, object]:
-    """What a good token says; a change to None takes a claim out."""
+    """Return the claims of a valid token with changes; None removes a claim."""
     good = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -40,7 +40,7 @@ def claims(**changes: object) -> dict[str, object]:
 
 
 def public(key, key_id: str, **changes: object) -> dict[str, object]:
-    """A private key's public half, as a JWKS lists it."""
+    """Return the public key of a private key in the form of a JWKS."""
     algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
     return {**json.loads(algorithm.to_jwk(key.public_key())), "kid": key_id, "use": "sig", **changes}
 
@@ -51,7 +51,7 @@ def base64url(content: bytes) -> str:
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """Serve an app from a thread on a free port; yields its address."""
+    """Serve an app in a thread, on a free port; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -62,7 +62,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 class OneUserProvider(FastAPI):
-    """An OpenID Connect provider that knows one client and one person, signs everybody in as her, and checks the rest.
+    """An OpenID Connect provider with one client and one user, which signs every visitor in as her and checks all parameters.
 
     Attributes:
         asked: how often each path was asked for.
@@ -136,5 +136,5 @@ class OneUserProvider(FastAPI):
 
 
 def bearer(credential: str) -> dict[str, str]:
-    """The header that sends an API key or a token."""
+    """Return the header with an API key or a token."""
     return {"Authorization": f"Bearer {credential}"}

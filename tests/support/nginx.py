@@ -1,20 +1,18 @@
-"""Real nginx with the project's nginx.conf, for tests."""
+"""Running nginx with the project's nginx.conf."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.servers import need
+from support.servers import free_port, listens, need
 
 from cifar.settings import ROOT
 
@@ -22,21 +20,12 @@ RENDER = [sys.executable, "deploy/container/render.py", "nginx.conf"]
 
 
 def render(**environment: str) -> subprocess.CompletedProcess[str]:
-    """What the container's start script does with the environment."""
+    """Render nginx.conf as the container's start script does."""
     return subprocess.run(RENDER, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def free_port() -> int:
-    """A port below those that the system gives to clients: one of these could be taken by a client meanwhile."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 def certificate_in(folder: Path) -> Path:
-    """The folder, with a self-signed certificate for localhost in it, and its key."""
+    """Write a self-signed certificate for localhost and its key into a folder, and return the folder."""
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "tls.key"]
     command = [need("openssl"), "req", "-x509", *subject, *key, "-out", folder / "tls.crt"]
@@ -60,14 +49,14 @@ class Nginx:
 
 @contextmanager
 def running_nginx(folder: Path, upstream: str, **environment: str) -> Iterator[Nginx]:
-    """Nginx in front of `upstream` (HOST:PORT), on free ports; ended by SIGQUIT, which must suffice."""
+    """Run nginx in front of `upstream` (HOST:PORT), on free ports. It must end on SIGQUIT."""
     program = need("nginx")
     ports = {"PORT": str(free_port()), "NGINX_TLS_PORT": str(free_port())}
     files = {"NGINX_RUN_FOLDER": str(folder), "NGINX_TLS_FOLDER": str(folder / "tls"), "NGINX_DRAIN_SECONDS": "1"}
     rendered = render(NGINX_UPSTREAM=upstream, **(ports | files | environment))
     assert rendered.returncode == 0, rendered.stderr
     (folder / "nginx.conf").write_text(rendered.stdout)
-    user = ["-g", "user root;"] if os.geteuid() == 0 else []  # the folders of tests are root's alone
+    user = ["-g", "user root;"] if os.geteuid() == 0 else []  # only root can read the folders of tests
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [program, "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf"), *user],
@@ -76,7 +65,7 @@ def running_nginx(folder: Path, upstream: str, **environment: str) -> Iterator[N
         )
     nginx = Nginx(int(ports["PORT"]), int(ports["NGINX_TLS_PORT"]), folder / "log", process)
     deadline = time.monotonic() + 20
-    while socket.socket().connect_ex(("127.0.0.1", nginx.port)) != 0:
+    while not listens(nginx.port):
         assert process.poll() is None, nginx.log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Image files for tests. The hostile ones are named by their property."""
+"""Images and image files for tests. The hostile ones are named by their property."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    """The file that Pillow writes."""
+    """Return the file that Pillow writes for an image."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def noise(width: int = 48, height: int = 40, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """A picture in which every pixel differs from its neighbours."""
+    """Return an image of random pixels."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
     return (
@@ -30,7 +30,7 @@ def noise(width: int = 48, height: int = 40, mode: str = "RGB", seed: int = 0) -
 
 
 def corners() -> Image.Image:
-    """A 64x64 picture with another colour in each quarter, to see which way is up."""
+    """Return a 64x64 image with another colour in each quarter, which shows its orientation."""
     image = Image.new("RGB", (64, 64))
     for x, y, colour in ((0, 0, "red"), (32, 0, "lime"), (0, 32, "blue"), (32, 32, "white")):
         image.paste(colour, (x, y, x + 32, y + 32))
@@ -38,7 +38,7 @@ def corners() -> Image.Image:
 
 
 def png_of_100_megapixels() -> bytes:
-    """A complete, valid PNG of 10,000 x 10,000 black pixels in some 300 kB or less."""
+    """Return a valid PNG of 10,000 x 10,000 black pixels, at most 300 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -51,13 +51,13 @@ def png_of_100_megapixels() -> bytes:
 
 
 def truncated_jpeg() -> bytes:
-    """A JPEG whose second half is missing."""
+    """Return the first half of a JPEG."""
     whole = encoded(noise(256, 256), "JPEG")
     return whole[: len(whole) // 2]
 
 
 def shape(kind: str, random: np.random.Generator) -> Image.Image:
-    """A disc, a square or a star: any size of picture, place, scale, turn and colour, on a rough ground, with noise."""
+    """Return a disc, a square or a star of random size, place, rotation and colour, on a noisy background."""
     width, height = (int(side) for side in random.integers(40, 200, 2))
     ground = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -75,7 +75,7 @@ def shape(kind: str, random: np.random.Generator) -> Image.Image:
 
 
 def shapes_folder(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
-    """An image folder of discs, squares and stars: so many of each, as JPEG and PNG in turn."""
+    """Write an image folder with `train` and `test` images of each shape, as JPEG and PNG, and return it."""
     random = np.random.default_rng(seed)
     for part, count in (("train", train), ("test", test)):
         for kind in ("disc", "square", "star"):

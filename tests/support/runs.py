@@ -15,7 +15,7 @@ from cifar.training.run.config import TrainConfig
 
 
 def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
-    """Pictures that are mostly red, green or blue: a network learns them in seconds."""
+    """Return images that are mostly red, green or blue, which a network learns in seconds."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % classes
     images = random.integers(0, 120, (count, size, size, 3), np.uint8)
@@ -24,7 +24,7 @@ def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
 
 
 def colours_folder(folder: Path, count: int) -> Path:
-    """The training part of the same as an image folder."""
+    """Write the training images of `colours` as an image folder, and return it."""
     dataset = colours(count)
     for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
         target = folder / "train" / "abc"[label]

@@ -17,7 +17,7 @@ from cifar.settings import ROOT, Settings
 
 
 def open_records(settings: Settings) -> Engine:
-    """The database of the settings, with its tables."""
+    """Open the database of the settings and create its tables."""
     settings.records_folder.mkdir(parents=True, exist_ok=True)
     engine = open_engine(settings)
     migrate(engine, settings.records_folder)
@@ -27,15 +27,15 @@ def open_records(settings: Settings) -> Engine:
 def write_answers(
     engine: Engine, version: int, *, right: np.ndarray, users: np.ndarray | None = None, hours: float = 10.0, **columns
 ) -> None:
-    """One answer with feedback for each of `right`, evenly over the last hours.
+    """Write one prediction with feedback for each entry of `right`, evenly over the last hours.
 
     Args:
         engine: see `open_records`.
-        version: who answered.
-        right: `(n,)` `bool`, what feedback says.
-        users: `(n,)`, who asked. Default: everybody once.
-        hours: how far they go back.
-        columns: of `predictions`, one value or `(n,)`, in place of made-up ones.
+        version: the version that predicted.
+        right: `(n,)` `bool`, whether the feedback confirms the prediction.
+        users: `(n,)`, the users. Default: a new one each time.
+        hours: the age of the oldest one.
+        columns: values of columns of `predictions`, one or `(n,)`. Default: random ones.
     """
     dice, count = np.random.default_rng(version), len(right)
     labels = dice.integers(0, 10, count)
@@ -56,14 +56,14 @@ def write_answers(
         for at in range(count)
     ]
     wrong = {name: CLASS_NAMES[(at + 1) % 10] for at, name in enumerate(CLASS_NAMES)}
-    said = [
+    answers = [
         {"request_id": row["request_id"], "at": row["at"] + 1, "note": "", "by": row["user"]}
         | {"label": row["label"] if good else wrong[row["label"]]}
         for row, good in zip(rows, right, strict=True)
     ]
     with engine.begin() as connection:
         connection.execute(insert(predictions), rows)
-        connection.execute(insert(feedback), said)
+        connection.execute(insert(feedback), answers)
 
 
 def _plain(values, at: int):
@@ -74,7 +74,7 @@ def _plain(values, at: int):
 def write_comparisons(
     engine: Engine, version: int, shadow_version: int, *, agrees: list[bool], distance: float
 ) -> None:
-    """What one version said in the shadow of another."""
+    """Write comparisons of a shadow version with the version that answered."""
     rows = [
         {"id": f"{shadow_version}-{at}", "at": time.time() - 60, "model": "cifar_classifier", "version": version}
         | {"shadow_version": shadow_version, "agrees": same, "distance": distance}
@@ -85,7 +85,7 @@ def write_comparisons(
 
 
 def write_a_day(engine: Engine) -> None:
-    """Two versions, of which the second is better, and what it said in the first one's shadow."""
+    """Write records of two versions, of which the second is better, and of its shadow traffic."""
     dice = np.random.default_rng(0)
     write_answers(engine, 1, right=dice.random(3000) < 0.66, hours=10.0)
     write_answers(engine, 2, right=dice.random(1200) < 0.9, hours=10.1)
@@ -96,7 +96,10 @@ SHIPPED = ROOT / "saved_model" / "cifar_classifier" / "1"
 
 
 def write_two_versions(registry: Path) -> Path:
-    """Write both under `registry`; version 1 is without `test` and `history`, whatever the shipped one has."""
+    """Write two versions into `registry`: the shipped version 1 without test results and history, and an invented version 2.
+
+    Version 2 is version 1 with the names of its first two classes exchanged, so that the two disagree on those only.
+    """
     base = registry / "cifar_classifier"
     base.mkdir(parents=True)
     manifest = json.loads((SHIPPED / "manifest.json").read_text())
@@ -116,7 +119,7 @@ def _write(folder: Path, manifest: dict) -> None:
 
 
 def invented_measures(class_names: list[str]) -> dict:
-    """What a test of 10,000 images could have given, in the shape that training writes."""
+    """Return invented results of a test on 10,000 images, in the form that training writes."""
     dice = np.random.default_rng(0)
     matrix = dice.integers(0, 40, (len(class_names), len(class_names)))
     np.fill_diagonal(matrix, 0)
@@ -146,7 +149,7 @@ def invented_measures(class_names: list[str]) -> dict:
 
 
 def invented_history() -> list[dict]:
-    """Eight epochs that went well."""
+    """Return the invented history of eight epochs."""
     return [
         {
             "epoch": epoch,
