@@ -1,7 +1,7 @@
-"""What counting and logging cost a request: `PYTHONPATH=. python benchmarks/observing.py 2>/dev/null`.
+"""Measure what counting and logging cost per request: `PYTHONPATH=. python benchmarks/observing.py 2>/dev/null`.
 
-The same empty answer in a loop, bare and observed; beside it `POST /predict` of a small JPEG, without the HTTP server. With
-several processes the counts are in mapped files: `PROMETHEUS_MULTIPROC_DIR=$(mktemp -d)` in front measures those.
+It times an empty answer with and without `Observe`, and `POST /predict` of a small JPEG without the HTTP server and the
+middleware. With several processes the counts are in mapped files; set `PROMETHEUS_MULTIPROC_DIR=$(mktemp -d)` to measure those.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import asyncio
 import logging.config
 import statistics
 import time
+from functools import partial
 
-from starlette.routing import Route
+from fastapi import FastAPI
 
 from app import create_app
+from cifar.serving.asgi import replay
 from cifar.serving.front.observe import Observe
 from cifar.serving.process.logs import log_config
 from cifar.settings import ROOT, Settings
 
 ROUNDS, REQUESTS = 9, 1000
-IMAGE = {"type": "http.request", "body": (ROOT / "examples/cat.jpg").read_bytes(), "more_body": False}
+IMAGE = (ROOT / "examples/cat.jpg").read_bytes()
 
 
 async def empty(_scope, _receive, send) -> None:
@@ -28,9 +30,6 @@ async def empty(_scope, _receive, send) -> None:
 
 
 async def microseconds(app, log_format: str) -> float:
-    async def receive() -> dict:
-        return IMAGE
-
     async def send(_message) -> None:
         pass
 
@@ -39,27 +38,27 @@ async def microseconds(app, log_format: str) -> float:
     started = time.perf_counter()
     for _ in range(REQUESTS):
         scope = {**fixed, "headers": [(b"content-type", b"image/jpeg")], "state": {"request_id": "0" * 32}}
-        await app(scope, receive, send)
+        await app(scope, replay(IMAGE, asyncio.Event().wait), send)  # the client does not disconnect
     return (time.perf_counter() - started) / REQUESTS * 1e6
 
 
 def observed(access_log: bool) -> Observe:
-    return Observe(empty, [Route("/predict", print)], access_log=access_log)
+    return Observe(empty, access_log=access_log)
 
 
 async def main() -> None:
-    api = create_app(Settings())
+    api = create_app(Settings(records=False), page=False)
     async with api.router.lifespan_context(api):
-        await asyncio.sleep(2)  # the model is being loaded
+        await asyncio.sleep(2)  # until the model is loaded
         systems = {
             "nothing": (empty, "text"),
             "counted": (observed(False), "text"),
             "counted and logged as text": (observed(True), "text"),
             "counted and logged as JSON": (observed(True), "json"),
-            "POST /predict": (api.predict_route, "text"),
+            "POST /predict": (partial(FastAPI.__call__, api), "text"),
         }
         times = {name: [] for name in systems}
-        for _ in range(ROUNDS):  # interleaved, so that a slow moment meets all
+        for _ in range(ROUNDS):  # interleaved, so that a slow moment affects all
             for name, system in systems.items():
                 times[name].append(await microseconds(*system))
     medians = {name: statistics.median(values) for name, values in times.items()}

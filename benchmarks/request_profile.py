@@ -1,9 +1,9 @@
-"""Where the time of one request goes, at 64 connections on one worker.
+"""Profile one worker under load: how its time per request is divided between parts of the code, at 64 connections.
 
     python benchmarks/request_profile.py [--payload "32x32 PNG"] [--seconds 7]
 
-`py-spy` samples the worker under load; each sample counts for the innermost part it finds itself in. The share of the
-worker's time, over the requests it answered meanwhile, is microseconds a request.
+`py-spy` samples the stacks of the worker. Each sample counts for the part of its innermost frame. The shares, divided by
+the requests answered in that time, give microseconds per request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = {
 
 
 def part(stack: str) -> str:
-    """The part of the innermost frame that belongs to one."""
+    """Return the part of the innermost frame that belongs to a part."""
     for frame in reversed(stack.split(";")):
         for name, files in PARTS.items():
             if any(file in frame for file in files):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cifar.records.values import REQUEST_ID
 from cifar.serving.asgi import header
-
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""Request ids that callers may choose: nothing that could forge a line of the log."""
 
 
 class RequestId:
