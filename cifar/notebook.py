@@ -1,4 +1,4 @@
-"""`cifar.show(image)`: the answer to one image in a notebook, drawn as the page draws it, without a server."""
+"""`cifar.show(image)` classifies an image in a notebook and draws the result as the page does, without a server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STYLE = (
 
 @dataclass(frozen=True)
 class Shown:
-    """What the model says of an image. In a notebook it draws itself; anywhere else it prints as text."""
+    """The prediction for one image. A notebook draws it as HTML; everywhere else it prints as text."""
 
     model_name: str
     version: int
@@ -47,12 +47,11 @@ class Shown:
     """The model's input, `(height, width, channels)` `uint8`."""
 
     def __repr__(self) -> str:
-        """The ranked labels."""
         ranked = ", ".join(f"{label} {score:.1%}" for label, score in self.prediction.top_k)
         return f"{ranked} ({self.model_name}, version {self.version})"
 
     def _repr_html_(self) -> str:
-        """The bars, and what the model saw. Nothing is fetched, and no script runs."""
+        """Return the bars and the model's input as HTML, without scripts and without requests."""
         height, width = self.seen.shape[:2]
         bars = "".join(
             f"<li><div><span>{html.escape(label)}</span><span>{score:.1%}</span></div>"
@@ -75,24 +74,24 @@ class Shown:
 def show(image: Photo, *, top_k: int | None = None, version: int | None = None) -> Shown:
     """Classify one image with the model that would be served.
 
-    The first call loads the model: a tenth of a second with LiteRT.
+    The first call loads the model, which takes a tenth of a second with LiteRT.
 
     Args:
         image: a path, the bytes of an image file, a Pillow image, or an array `(height, width)` or `(height, width, 3)`,
             `uint8` in [0, 255] or floats in [0, 1].
-        top_k: how many classes to rank; without it, the setting `default_top_k`.
-        version: the version to ask; without it, the one that would be served.
+        top_k: number of classes to rank. Default: the setting `default_top_k`.
+        version: number of the version. Default: the one that the server would serve.
 
     Raises:
         MissingImage: there is no file at the path.
-        BadParameter: `image` is nothing of the above, or `top_k` is out of range.
+        BadParameter: `image` is none of the above, or `top_k` is out of range.
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
     number = RolloutLog.of(settings).current().stable if version is None else version
     predictor = _loaded(settings.registry, settings.model_name, number)
     seen = preprocess(_file_of(image), predictor.image, max_pixels=settings.max_image_pixels)
-    wanted = predictor.at_most(settings.default_top_k) if top_k is None else top_k
+    wanted = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
     (prediction,) = predictor.predict(seen[None], top_k=wanted)
     return Shown(predictor.version.name, predictor.version.number, prediction, seen)
 
@@ -103,14 +102,14 @@ def _loaded(registry: Path, name: str, number: int) -> Predictor:
 
 
 def _file_of(image: Photo) -> bytes:
-    """The image as a file, so that it takes the one road that all images take."""
+    """Return `image` as an image file, so that it is decoded like an upload."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | PathLike):
         try:
             return Path(image).read_bytes()
         except OSError as error:
-            raise MissingImage(f"There is no image to be read at {str(image)!r}: {error.strerror}.") from error
+            raise MissingImage(f"The image {str(image)!r} cannot be read: {error.strerror}.") from error
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
