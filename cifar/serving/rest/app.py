@@ -75,9 +75,9 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
     for dependency in dependencies:
         watch(dependency)
     _add_error_handlers(api)
+    add_predict(api, classifier, settings)  # first, as routes are matched in order
     add_docs(api)
     _add_health(api, classifier, dependencies)
-    add_predict(api, classifier, settings)
 
     @api.get("/metrics", response_class=Response, dependencies=documented(settings))
     async def metrics() -> Response:
