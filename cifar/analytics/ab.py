@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -59,11 +60,12 @@ class VersionReport:
 
 @dataclass(frozen=True)
 class Look:
-    """The estimated difference in accuracy after the first `feedback` answers with feedback."""
+    """The estimated difference in accuracy at one moment of the test."""
 
     at: float
-    """Time of the last of them, in seconds since 1970."""
+    """Time of the newest feedback that is included, in seconds since 1970."""
     feedback: int
+    """Number of answers with feedback up to then."""
     value: float
     low: float
     high: float
@@ -79,9 +81,10 @@ class AccuracyComparison:
     now: Look | None
     """None if a version has feedback by fewer than `MIN_USERS` users."""
     looks: list[Look]
+    """Up to `_MAX_LOOKS` moments of the test, from the oldest to `now`."""
     effect: float
     needed: int
-    """Answers with feedback that detect a difference of `effect` with 80 % power, both versions together, in their current shares."""
+    """Answers with feedback, of both versions together, that detect a difference of `effect`; see `feedback_needed`."""
 
 
 Verdict = Literal["no_records", "one_version", "few", "open", "better"]
@@ -120,10 +123,10 @@ def ab_report(
     Args:
         engine: the records' database.
         settings: the model, the window, and the smallest difference of interest.
-        versions: the version in use and the version on trial. By default the stable version and the version that receives
-            the rest of the traffic, or, if there are no such two, the two versions that answered most requests.
+        versions: the version in use and the version on trial. Default: the two versions that share the traffic now, or the two
+            with the most requests if no two versions share it.
         since_days: length of the window up to now, in days. Default: the setting `ab_window_days`.
-        effect: the difference for which `needed` is computed. Default: the setting `ab_effect_share`. It does not change the test.
+        effect: the difference for which `needed` is computed; it does not change the test. Default: the setting `ab_effect_share`.
         max_rows: the largest number of predictions, and of answers with feedback, to read.
 
     Raises:
@@ -136,7 +139,7 @@ def ab_report(
         answered = read_columns(connection, _answered_query(model, since), max_rows)
         judged = _judged(read_columns(connection, _feedback_query(model, since), max_rows))
         shadows = {row.shadow_version: row for row in connection.execute(_shadow_query(model, since))}
-    requests = _requests_by_version(answered)
+    requests = Counter(answered["version"].tolist())
     numbers = sorted(requests.keys() | shadows.keys())
     accuracies = {number: _accuracy(judged, number) for number in numbers}
     rows = [_version_report(number, answered, shadows.get(number), accuracies[number]) for number in numbers]
@@ -158,16 +161,16 @@ def ab_report(
 
 
 def _answered_query(model: str, since: float) -> Select[Any]:
-    names = ("version", "seconds", "score", "in_distribution")
-    query = select(*(predictions.c[name] for name in names))
-    return query.where(predictions.c.model == model, predictions.c.at >= since).order_by(predictions.c.at.desc())
+    table = predictions.c
+    query = select(table.version, table.seconds, table.score, table.in_distribution)
+    return query.where(table.model == model, table.at >= since).order_by(table.at.desc())
 
 
 def _feedback_query(model: str, since: float) -> Select[Any]:
-    names = ("version", "user", "label", "in_distribution")
-    query = select(*(predictions.c[name] for name in names), feedback.c.label.label("truth"), feedback.c.at)
-    query = query.join_from(predictions, feedback)
-    return query.where(predictions.c.model == model, predictions.c.at >= since).order_by(feedback.c.at.desc())
+    table = predictions.c
+    query = select(table.version, table.user, table.label, table.in_distribution)
+    query = query.add_columns(feedback.c.label.label("truth"), feedback.c.at).join_from(predictions, feedback)
+    return query.where(table.model == model, table.at >= since).order_by(feedback.c.at.desc())
 
 
 def _shadow_query(model: str, since: float) -> Select[Any]:
@@ -178,18 +181,13 @@ def _shadow_query(model: str, since: float) -> Select[Any]:
     return query.where(table.model == model, table.at >= since).group_by(table.shadow_version)
 
 
-def _requests_by_version(answered: Columns) -> dict[int, int]:
-    numbers, counts = np.unique(answered["version"], return_counts=True)
-    return {int(number): int(count) for number, count in zip(numbers, counts, strict=True)}
-
-
 def _of_versions(columns: Columns, *numbers: int) -> Columns:
     chosen = np.isin(columns["version"], numbers)
     return {name: column[chosen] for name, column in columns.items()}
 
 
 def _judged(rows: Columns) -> Columns:
-    """Add whether each answer was right, and number the users.
+    """Replace the labels by whether they are right, and the names of the users by numbers.
 
     An answer is right if its label is the true one. An answer that was marked as out of distribution is also right if the true
     label is "none of the classes".
@@ -243,12 +241,14 @@ def _versions_on_trial(settings: Settings, requests: dict[int, int]) -> list[int
 
 
 def _pair(versions: Sequence[int], requests: dict[int, int]) -> tuple[int, int] | None:
-    for number in versions if requests else ():
+    if not requests:
+        return None
+    for number in versions:
         if number not in requests:
             known = ", ".join(map(str, sorted(requests)))
             raise BadParameter(f"Version {number} has answered no request in this period. Versions that have: {known}.")
-    pair = list(versions) or sorted(requests, key=lambda number: (-requests[number], number))[:2]
-    return (pair[0], pair[1]) if len(pair) == 2 and requests else None
+    pair = versions or sorted(requests, key=lambda number: (-requests[number], number))[:2]
+    return (pair[0], pair[1]) if len(pair) == 2 else None
 
 
 def _compare(
@@ -268,11 +268,11 @@ def _compare(
         estimate = difference(_accuracy(until, first), _accuracy(until, second), mixture=mixture)
         if estimate:
             looks.append(Look(float(until["at"][-1]), int(end), *estimate))
-    has_feedback = accuracies[first].feedback and accuracies[second].feedback
-    weights = [accuracies[number].feedback if has_feedback else requests[number] for number in (first, second)]
-    needed = feedback_needed(
-        accuracies[first], accuracies[second], effect=effect, mixture=mixture, share=weights[1] / sum(weights)
-    )
+    pair = accuracies[first], accuracies[second]
+    counts = [each.feedback for each in pair]
+    if not all(counts):
+        counts = [requests[first], requests[second]]
+    needed = feedback_needed(*pair, effect=effect, mixture=mixture, share=counts[1] / sum(counts))
     return AccuracyComparison(first, second, looks[-1] if looks else None, looks, effect, needed)
 
 

@@ -19,14 +19,12 @@ WARN_PSI = 0.1
 ALERT_PSI = 0.25
 """The two customary limits of the population stability index."""
 
-NUMBERS = ("confidence", "brightness", "contrast")
-
 Level = Literal["none", "warn", "alert"]
 
 
 @dataclass(frozen=True)
 class FeatureDrift:
-    """One feature of the recent images beside the reference: image counts by bin, in the same order."""
+    """The drift of one feature. The lists have one entry per bin, in the same order."""
 
     feature: str
     psi: float
@@ -36,6 +34,7 @@ class FeatureDrift:
     names: list[str]
     """Names of the bins."""
     then: list[int]
+    """Images of the reference in each bin."""
     recent: list[int]
 
 
@@ -59,7 +58,7 @@ def _features(
     """Yield each feature with the names of its bins, the counts in the reference, and the recent counts."""
     names = list(reference.labels)
     yield "labels", names, list(reference.labels.values()), [int((recent["label"] == name).sum()) for name in names]
-    for feature in NUMBERS:
+    for feature in ("confidence", "brightness", "contrast"):
         bins: Bins = getattr(reference, feature)
         yield feature, _ranges(bins), bins.counts, bin_counts(recent[feature], bins.edges)
     scored = [value for value in recent["in_distribution"].tolist() if value is not None]

@@ -27,8 +27,6 @@ Status = Literal["measured", "few", "no_reference"]
 
 @dataclass(frozen=True)
 class VersionDrift:
-    """Drift of one version."""
-
     version: int
     status: Status
     """`few`: fewer than `MIN_IMAGES` recent images. `no_reference`: its manifest holds no reference distribution."""
@@ -69,7 +67,7 @@ def _recent(model: str, since: float) -> Select[Any]:
 def _reference(registry: Registry, number: int) -> Reference | None:
     try:
         return registry.get(number).manifest.reference
-    except CifarError:  # the version was removed after it had answered
+    except CifarError:  # the version answered requests and was removed later
         return None
 
 

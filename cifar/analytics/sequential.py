@@ -1,9 +1,9 @@
-"""A sequential test of the difference between two accuracies, which stays valid however often one looks at it.
+"""A sequential test of the difference between two accuracies: its result may be looked at any number of times.
 
 The test is the mixture sequential probability ratio test with a normal mixture (Johari, Koomen, Pekelis and Walsh: "Always
 Valid Inference: Continuous Monitoring of A/B Tests", Operations Research 70(3), 2022), with the variance estimated from the
-data. If there is no difference, the probability that the p-value ever falls to 0.05 is at most 5 %; the probability that the
-interval ever misses the true difference is at most 5 % too. Both hold asymptotically, not for the first few answers. Therefore a
+data. If there is no difference, the probability that the p-value ever falls to 0.05 is at most 5 %. The probability that the
+interval ever misses the true difference is at most 5 % too. Both are asymptotic and do not hold for the first few answers, so a
 comparison requires `MIN_USERS` per version, and the variance is never smaller than if both versions had the same accuracy.
 `benchmarks/peeking.py` measures the resulting error rates.
 """
@@ -28,7 +28,8 @@ class Accuracy:
     """The accuracy of one version by feedback.
 
     Feedback is given per request, but one user often sends similar images and always gets the same version. The sampling unit is
-    therefore the user: the variance is the (linearized) variance of a ratio between users, if that is the larger one.
+    therefore the user: the variance between users (linearized variance of a ratio) is used if it is larger than that of
+    independent answers.
     """
 
     users: int
@@ -88,20 +89,20 @@ def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Differen
     if min(first.users, second.users) < MIN_USERS:
         return None
     value = second.share - first.share
-    variance = float(variance_of(*(Counts(each.feedback, each.right, each.design_effect) for each in (first, second))))
+    variance = float(variance_of(first, second))
     half = float(half_width(variance, mixture))
     return Difference(value, max(-1.0, value - half), min(1.0, value + half), float(p_value(value, variance, mixture)))
 
 
 class Counts(NamedTuple):
-    """The feedback of one version: numbers, or arrays over many looks."""
+    """The fields of `Accuracy` that determine the variance, as numbers or as arrays over many looks."""
 
     feedback: Any
     right: Any
     design_effect: Any
 
 
-def variance_of(first: Counts, second: Counts) -> Any:
+def variance_of(first: Accuracy | Counts, second: Accuracy | Counts) -> Any:
     """Return the variance of the difference of two accuracies.
 
     This is the larger of the unpooled and the pooled estimate. With few answers in one of two unequal groups, the unpooled
@@ -134,14 +135,14 @@ def half_width(variance: Any, mixture: float) -> Any:
 
 
 def feedback_needed(first: Accuracy, second: Accuracy, *, effect: float, mixture: float, share: float) -> int:
-    """Return how many answers with feedback detect a difference of `effect` with probability `POWER`, both versions together.
+    """Return how many answers with feedback, of both versions together, detect a difference of `effect` with probability `POWER`.
 
     The number is computed for a single look at the end; earlier looks find some differences sooner.
 
     Args:
         first: the accuracy of the first version so far.
-        second: the accuracy of the second version so far. Without feedback, a version is assumed to be right half of the time,
-            which needs most feedback.
+        second: the accuracy of the second version so far. A version without feedback is assumed to have an accuracy of 0.5, for
+            which most feedback is needed.
         effect: the difference, such as 0.02.
         mixture: see `difference`.
         share: share of the feedback that belongs to the second version.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar.analytics.ab import ABReport, AccuracyComparison, VersionReport
+from cifar.analytics.ab import ABReport, VersionReport
 from cifar.analytics.drift_report import MIN_IMAGES, VersionDrift
 from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
@@ -70,28 +70,26 @@ def _feedback(versions: list[VersionReport]) -> str:
 
 def verdict_text(report: ABReport) -> str:
     """Return the verdict as a sentence."""
+    if report.verdict == "no_records":
+        return _NO_RECORDS
     comparison = report.comparison
     if comparison is None:
-        return (
-            _NO_RECORDS
-            if report.verdict == "no_records"
-            else "Only one version answered requests: there is nothing to compare."
-        )
+        return "Only one version answered requests: there is nothing to compare."
     if report.verdict == "better":
         other = comparison.first if report.better == comparison.second else comparison.second
         return f"Version {report.better} is better than version {other}."
-    return f"Not decided yet: {_missing(comparison)}"
-
-
-def _missing(comparison: AccuracyComparison) -> str:
-    needed = f"A difference of {comparison.effect * 100:g} points is found in four of five cases with about {comparison.needed:,} answers with feedback."
-    if comparison.now is None:
-        return f"versions {comparison.first} and {comparison.second} each need feedback by {MIN_USERS} users. {needed}"
-    return f"the interval includes zero. There are {comparison.now.feedback:,} answers with feedback. {needed}"
+    if comparison.now:
+        missing = f"the interval includes zero. There are {comparison.now.feedback:,} answers with feedback."
+    else:
+        missing = f"versions {comparison.first} and {comparison.second} each need feedback by {MIN_USERS} users."
+    return (
+        f"Not decided yet: {missing} A difference of {comparison.effect * 100:g} points is found in four of five cases with about "
+        f"{comparison.needed:,} answers with feedback."
+    )
 
 
 def drift_text(report: list[VersionDrift]) -> str:
-    """Format one line for each version and one for each feature."""
+    """Format one line for each version, followed by a table of its features if drift was measured."""
     if not report:
         return _NO_RECORDS
     lines = []

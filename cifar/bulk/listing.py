@@ -1,4 +1,4 @@
-"""List the input of a bulk run, a folder or a file of paths, as a stream: the whole list is never in memory."""
+"""List the input of a bulk run, a folder or a file of paths. The paths are yielded one by one, never all held in memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _files(root: Path, below: str) -> Iterator[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link to itself, or into a folder without permission: its row will hold the error
+    except OSError:  # a link to itself, or into a folder without permission: its row gets the error
         return True
 
 

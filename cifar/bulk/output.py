@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cifar.bulk.listing import paths, root_of
 from cifar.errors import BulkError
 from cifar.files import new_folder, remove_leftovers, replacing, sha256
 from cifar.models.registry import Version
 from cifar.settings import Settings
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _RUN = "_run.json"
 _LISTING = "_listing"
@@ -28,12 +27,13 @@ class BulkRun:
 
     input: str
     input_sha256: str | None
-    """Of a file of paths; None for a folder. A folder is listed once, and files added later are not part of the run."""
+    """SHA-256 of a file of paths; None for a folder, whose files may change after it was listed."""
     root: str
+    """The folder that relative paths refer to."""
     model: str
     version: int
     version_sha256: str
-    """Of the version's manifest, which holds the SHA-256 of every other file."""
+    """SHA-256 of the version's manifest, which in turn holds the SHA-256 of every other file of the version."""
     max_body_bytes: int
     max_image_pixels: int
     images: int = 0
@@ -41,7 +41,7 @@ class BulkRun:
 
     @property
     def parts(self) -> int:
-        """The number of parts; parts are numbered from 1."""
+        """Number of parts. They are numbered from 1."""
         return -(-self.images // self.part_images)
 
     def part_size(self, number: int) -> int:
@@ -50,7 +50,7 @@ class BulkRun:
 
 
 def describe(source: Path, version: Version, settings: Settings) -> BulkRun:
-    """Return the parameters of the requested run, with `images` and `part_images` still 0."""
+    """Return the parameters of the requested run. `images` and `part_images` are 0 until the input is listed."""
     if not source.exists():
         raise BulkError(f"{source} does not exist. --input takes a folder of images, or a file of paths.")
     return BulkRun(
@@ -82,15 +82,16 @@ def start_run(requested: BulkRun, output: Path, *, part_images: int) -> BulkRun:
         if not images:
             raise BulkError(f"{requested.input} holds no files to classify.")
         run = replace(requested, images=images, part_images=part_images)
-        _write(folder / _RUN, json.dumps(asdict(run), indent=2))
+        (folder / _RUN).write_text(json.dumps(asdict(run), indent=2))
     return run
 
 
 def resume_run(requested: BulkRun, output: Path) -> BulkRun:
-    """Return the run of an existing output folder, if it is the requested one.
+    """Return the run of an existing output folder, and remove the temporary files that it left when it was killed.
 
     Raises:
-        BulkError: the folder holds no run, or a run with another input, another version or other limits; names the difference.
+        BulkError: the folder holds no run, or a run with another input, another version or other limits. The message names the
+            difference.
     """
     try:
         run = BulkRun(**json.loads((output / _RUN).read_text()))
@@ -112,11 +113,9 @@ def missing_parts(run: BulkRun, output: Path) -> list[int]:
     Raises:
         BulkError: a part is damaged, or does not have the number of rows that the run expects.
     """
-    import pyarrow.parquet as pq
-
     numbers = []
     for number in range(1, run.parts + 1):
-        path = part_path(output, number)
+        path = _part_path(output, number)
         try:
             rows = pq.read_metadata(path).num_rows
         except FileNotFoundError:
@@ -125,7 +124,9 @@ def missing_parts(run: BulkRun, output: Path) -> list[int]:
         except (OSError, ValueError) as error:
             raise BulkError(f"{path} is damaged. Remove it, and continue with --resume.") from error
         if rows != run.part_size(number):
-            raise BulkError(f"{path} has {rows} rows instead of {run.part_size(number)}. Remove it.")
+            raise BulkError(
+                f"{path} has {rows} rows instead of {run.part_size(number)}. Remove it, and continue with --resume."
+            )
     return numbers
 
 
@@ -137,13 +138,11 @@ def part_paths(output: Path, number: int) -> list[str]:
 
 def write_part(output: Path, number: int, table: pa.Table) -> None:
     """Write one part. Writing a part twice is harmless: the second file, with the same rows, replaces the first."""
-    import pyarrow.parquet as pq
-
-    with replacing(part_path(output, number)) as temporary:
+    with replacing(_part_path(output, number)) as temporary:
         pq.write_table(table, temporary)
 
 
-def part_path(output: Path, number: int) -> Path:
+def _part_path(output: Path, number: int) -> Path:
     return output / f"part-{number:06}.parquet"
 
 
@@ -151,11 +150,6 @@ def _write_listing(found: Iterator[str], folder: Path, part_images: int) -> int:
     images = 0
     while part := list(islice(found, part_images)):
         number = images // part_images + 1
-        _write(folder / f"{number:06}.txt", "".join(f"{json.dumps(path)}\n" for path in part))
+        (folder / f"{number:06}.txt").write_text("".join(f"{json.dumps(path)}\n" for path in part))
         images += len(part)
     return images
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

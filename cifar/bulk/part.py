@@ -1,4 +1,4 @@
-"""One part of a bulk run: read, classify and write the images of one listing file. A file that fails becomes a row with an error."""
+"""Make one part of a bulk run: read and classify its images, and write the rows. A file that fails becomes a row with an error."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cifar.bulk.output import BulkRun, part_paths, write_part
 from cifar.cpus import available_cpus
@@ -19,9 +20,6 @@ from cifar.models.engines import engine_of
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Version
 from cifar.settings import Settings
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def make_part(run: BulkRun, output: Path, number: int, classifier: BulkClassifier) -> tuple[int, int]:
@@ -37,12 +35,9 @@ class BulkClassifier:
     def __init__(self, version: Version, settings: Settings, *, threads: int | None = None) -> None:
         """Load the version. `threads` defaults to the number of available processors."""
         self._settings = settings
-        self._threads = threads or available_cpus()
-        self._predictor = Predictor.load(version, engine_of(settings), threads=self._threads)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, "bulk")
+        threads = threads or available_cpus()
+        self._predictor = Predictor.load(version, engine_of(settings), threads=threads)
+        self._pool = ThreadPoolExecutor(threads, "bulk")
 
     def table(self, root: Path, paths: Sequence[str]) -> pa.Table:
         """Classify files and return one row per file, in the order of `paths`.
@@ -51,8 +46,6 @@ class BulkClassifier:
             The columns `path`, `label`, `score`, `scores` (in the order of `class_names` in the column's metadata), `ood_score`,
             `in_distribution`, `model`, `version`, and `code` and `error` for a file that could not be classified.
         """
-        import pyarrow as pa
-
         size = self._settings.max_batch_images
         batches = [paths[start : start + size] for start in range(0, len(paths), size)]
         rows = [row for rows in self._pool.map(lambda batch: self._rows(root, batch), batches) for row in rows]
@@ -85,7 +78,7 @@ class BulkClassifier:
         try:
             # The size is not checked in advance: a device or a growing file does not report its true size.
             with open(file, "rb", opener=_open_without_waiting) as opened:
-                payload = opened.read(limit + 1) or b""
+                payload = opened.read(limit + 1) or b""  # None for a named pipe without data
         except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
             raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
         if len(payload) > limit:
@@ -105,8 +98,6 @@ class BulkClassifier:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        import pyarrow as pa
-
         names = "\n".join(self._predictor.class_names)
         return pa.schema(
             [

@@ -16,7 +16,7 @@ from cifar.settings import Settings
 
 
 class _RayWorker:
-    """A classifier for one processor; Ray creates as many workers as the cluster has room for."""
+    """Makes whole parts on one processor. Ray creates at most one such worker per processor of the cluster."""
 
     def __init__(self, run: BulkRun, output: Path, version: Version, settings: Settings) -> None:
         self._run, self._output = run, output
@@ -33,10 +33,10 @@ def make_parts_on_ray(
     """Make the numbered parts on the cluster of `RAY_ADDRESS`, or on a local cluster without that variable.
 
     Yields:
-        For each part its number of rows, and how many of them hold an error.
+        The number of rows of each part, and how many of them hold an error.
 
     Raises:
-        BulkError: a worker failed more often than Ray retries; parts that were written remain.
+        BulkError: Ray or a worker failed, also after Ray's retries; the parts that were written remain.
     """
     if not numbers:
         return

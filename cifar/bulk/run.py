@@ -1,4 +1,4 @@
-"""Run or resume a bulk run, on this machine or on a Ray cluster."""
+"""Start or resume a bulk run, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from tqdm import tqdm
+
 from cifar.bulk.output import BulkRun, describe, missing_parts, resume_run, start_run
 from cifar.bulk.part import BulkClassifier, make_part
 from cifar.errors import BulkError
@@ -14,9 +16,9 @@ from cifar.models.registry import Version
 from cifar.settings import Settings
 
 PART_IMAGES = 10_000
-"""Images per part: the number in memory at once, and the work that is lost if the run is killed."""
+"""Images per part. One part is in memory at a time, and the work on it is lost if the run is killed."""
 _LOG_INTERVAL_SECONDS = 30.0
-"""Seconds between progress lines where the output is not a terminal."""
+"""Seconds between progress lines if stderr is not a terminal."""
 
 Runner = Literal["local", "ray"]
 MakeParts = Callable[[BulkRun, Path, Sequence[int], Version, Settings], Iterator[tuple[int, int]]]
@@ -35,15 +37,15 @@ def predict_many(
 ) -> int:
     """Classify all images of a folder or of a file of paths; see `cifar.bulk` for the output folder.
 
-    Each part has a fixed piece of the listing and is written atomically. A run that was killed can therefore be resumed at any
-    point, on either runner, without losing or repeating a row.
+    The listing assigns each image to a part, and each part is written atomically. A run that was killed can therefore be resumed
+    with either runner, without losing or repeating a row.
 
     Args:
         source: a folder of images, or a file of paths; see `listing.paths`.
         output: a folder that does not exist yet, or with `resume` the folder of an earlier run.
         version: the version that classifies the images.
         settings: the engine and the limits.
-        runner: `local` for the processors of this machine, `ray` for a Ray cluster, on which all folders have the same paths.
+        runner: `local` for the processors of this machine, or `ray` for a Ray cluster whose machines all have the same paths.
         resume: continue the run if `output` exists.
         part_images: images per part of a new run. Default: `PART_IMAGES`.
 
@@ -51,13 +53,11 @@ def predict_many(
         The number of rows written by this call that hold an error.
 
     Raises:
-        BulkError: the input cannot be listed; the output cannot be created or resumed; Ray is not installed or failed; or none
-            of the files could be read as an image, in which case the rows with the errors remain.
+        BulkError: the input cannot be listed; the output cannot be created or resumed; Ray is not installed or failed; or no
+            file could be read as an image. In the last case the output, whose rows hold the errors, remains.
         VersionUnusable: the version cannot be loaded; no output is created.
-        OSError: the disk is full, for example; parts that were written remain.
+        OSError: for example, the disk is full; the parts that were written remain.
     """
-    from tqdm import tqdm
-
     version.verify()
     requested = describe(source, version, settings)
     run = resume_run(requested, output) if resume and output.exists() else None
