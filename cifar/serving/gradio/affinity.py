@@ -22,7 +22,7 @@ import anyio
 import httpx2
 import uvicorn
 from fastapi import FastAPI
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
@@ -63,7 +63,6 @@ class SessionRouter:
             return
         place = rule_of(scope["path"]).session
         before, _, last = scope["path"].rstrip("/").rpartition("/")
-        body: bytes | None = None
         owner = self._slot
         if place == "event":
             if event := _EVENT_ID.fullmatch(last):
@@ -72,6 +71,7 @@ class SessionRouter:
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         elif place == "body" and scope["method"] == "POST":
             body = await Request(scope, receive).body()
+            receive = replay(body, receive)
             owner = self._owner(json.loads(body).get("session_hash"))
         elif place == "query":
             query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -79,11 +79,11 @@ class SessionRouter:
         elif place == "path":
             owner = self._owner(last)
         if owner != self._slot:
-            await self._forward(owner, scope, _body(body, receive), receive, send)
+            await self._forward(owner, scope, receive, send)
             return
         if place == "answer" and scope["method"] == "POST":
             send = _sender_that_adds_the_slot(send, self._slot)
-        await self.gradio(scope, receive if body is None else replay(body, receive), send)
+        await self.gradio(scope, receive, send)
 
     def _owner(self, session: str | None) -> int:
         return self._slot if not session else zlib.crc32(session.encode()) % self._workers
@@ -100,15 +100,15 @@ class SessionRouter:
             self._clients[owner] = httpx2.AsyncClient(transport=transport, timeout=None)  # streams can be silent
         return self._clients[owner]
 
-    async def _forward(
-        self, owner: int, scope: Scope, content: AsyncIterator[bytes], receive: Receive, send: Send
-    ) -> None:
+    async def _forward(self, owner: int, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream the request to another worker, and its answer back, until either side disconnects."""
         address = f"http://worker{scope['raw_path'].decode()}?{scope['query_string'].decode()}"
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP | _REPLACED]
         headers += _forwarded_headers(scope)
         try:
-            request = self._client(owner).build_request(scope["method"], address, headers=headers, content=content)
+            request = self._client(owner).build_request(
+                scope["method"], address, headers=headers, content=_body(scope, receive)
+            )
             answer = await self._client(owner).send(request, stream=True)
         except httpx2.TransportError as error:
             raise WorkerGone(f"{_GONE} Reload the page, or call again.") from error
@@ -173,29 +173,21 @@ def _sender_that_adds_the_slot(send: Send, slot: int) -> Send:
     return send_with_slot
 
 
-async def _body(read: bytes | None, receive: Receive) -> AsyncIterator[bytes]:
-    """Yield the request's body: `read` if it has been read already, otherwise what arrives."""
-    if read is not None:
-        yield read
-        return
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+async def _body(scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the request's body as it arrives, until it ends or the client disconnects."""
+    with suppress(ClientDisconnect):
+        async for piece in Request(scope, receive).stream():
+            yield piece
 
 
-class _FromWorker:
-    """Marks requests that another worker passed on: that worker has counted them, and they are answered here."""
+def _marked(app: ASGIApp) -> ASGIApp:
+    """Mark requests that another worker passed on: that worker has counted them, and this one must answer them."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["from_worker"] = True
-        await self.app(scope, receive, send)
+        await app(scope, receive, send)
+
+    return answer
 
 
 class _SocketServer(uvicorn.Server):
@@ -206,7 +198,7 @@ class _SocketServer(uvicorn.Server):
         self._shared = sockets / f"{slot}.sock"
         super().__init__(
             uvicorn.Config(
-                _FromWorker(app),
+                _marked(app),
                 uds=str(self._own),
                 lifespan="off",
                 log_config=None,

@@ -1,9 +1,9 @@
 """Checks every request before it reaches Gradio, and gives Gradio's error responses the format of the API.
 
 Gradio reads files for its callers: it accepts a path on the server, or a URL that it then fetches, in every input that looks
-like a file (`FileData`), and any URL after `/gradio_api/file=`. Nothing here needs that. Files come only by upload, and only the
-routes in `routes.py` are open. Gradio also answers 500 to calls that it does not expect. Here they are an error of the caller,
-unless our own function reports that the error is ours.
+like a file (`FileData`), and any URL after `/gradio_api/file=`. This service does not need that: the guard accepts uploaded
+files only, and opens only the routes in `routes.py`. Gradio also answers 500 to a malformed call. The guard answers 4xx instead,
+unless one of our own functions reports an internal error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FILE_BY_URL = re.compile(r"/gradio_api/file=\s*[a-zA-Z][\w+.-]*:")
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 _MAX_PATH_CHARACTERS = 1024
 """The path of an upload is much shorter. Resolving 64 kB of folders that do not exist takes half a second."""
-_NO_ROUTE = "There is nothing at this address."
+_CLOSED = "There is nothing at this address."
 _DOES_NOT_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 
 
@@ -59,11 +59,9 @@ class GradioGuard:
             await self.gradio(scope, receive, send)
             return
         try:
-            receive = await self._checked(scope, receive)
+            await self._answer(scope, await self._checked(scope, receive), send)
         except CifarError as error:
             await error_response(error, scope["state"]["request_id"])(scope, receive, send)
-            return
-        await self._answer(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Refuse a request that must not reach Gradio. Return a `receive` from which Gradio can read the body."""
@@ -72,7 +70,7 @@ class GradioGuard:
         if own:
             raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", sorted(own))
         if path.startswith(_PREFIX) and (not rule_of(path).gradio or _FILE_BY_URL.match(path)):
-            raise RouteClosed(_NO_ROUTE)
+            raise RouteClosed(_CLOSED)
         headers = MutableHeaders(scope=scope)
         del headers["x-gradio-server"]  # with it, a caller could set the address in Gradio's answers
         del headers["origin"]  # Gradio would allow every origin, with credentials; `create_api` has answered CORS
@@ -115,7 +113,11 @@ class GradioGuard:
         return any(file.is_relative_to(root) for root in self._file_roots)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let Gradio answer. An error response is held back and sent in our format."""
+        """Let Gradio answer.
+
+        Raises:
+            CifarError: Gradio's answer is an error response. It was not sent.
+        """
         failure: bytearray | None = None
         status = 500
 
@@ -130,18 +132,15 @@ class GradioGuard:
 
         try:
             await self.gradio(scope, receive, send_unless_failed)
-        except CifarError as error:
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
-            return
         except Exception as error:
-            if failure is None:
+            if isinstance(error, CifarError) or failure is None:
                 raise
             log.warning("Gradio failed at %s %r: %r", scope["method"], scope["path"], type(error))
             if isinstance(error, (OSError, MemoryError)):  # such as a full disk: not an error of the caller
                 log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
         if failure is not None:
-            await error_response(_as_error(status, bytes(failure)), scope["state"]["request_id"])(scope, receive, send)
+            raise _as_error(status, bytes(failure))
 
 
 async def _read_call(scope: Scope, receive: Receive) -> bytes:
@@ -176,7 +175,7 @@ def _as_error(status: int, body: bytes) -> CifarError:
     if message == INTERNAL_ERROR:
         return CifarError(INTERNAL_ERROR)
     if status in {403, 404}:
-        return RouteClosed(_NO_ROUTE)
+        return RouteClosed(_CLOSED)
     error = CallFailed(message if isinstance(message, str) else _DOES_NOT_FIT)
     error.status = CallFailed.status if status == 500 else status
     return error

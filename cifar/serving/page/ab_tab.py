@@ -6,7 +6,7 @@ from cifar.analytics.ab import ABReport, AccuracyComparison, VersionReport
 from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
 from cifar.format import percent, points
-from cifar.serving.page.plots import interval_plot
+from cifar.serving.page.plots import interval_plot, wide_table
 from cifar.serving.page.texts import html_text, text
 
 _COLUMNS = (
@@ -74,16 +74,12 @@ def _difference(pair: AccuracyComparison, available: int) -> list[str]:
 
 
 def _table(versions: list[VersionReport]) -> str:
-    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in _COLUMNS)
-    rows = "".join(
+    rows = [
         f'<tr><th scope="row">{row.version}</th>{"".join(f"<td>{cell}</td>" for cell in _cells(row))}</tr>'
         for row in versions
-    )
-    return (
-        f'<section class="card"><h2 class="part" id="ab-title">{html_text("ab.table")}</h2>'
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="ab-title">'
-        f'<table class="versions"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
-    )
+    ]
+    table = wide_table("versions", map(html_text, _COLUMNS), rows)
+    return f'<section class="card"><h2 class="part" id="versions-title">{html_text("ab.table")}</h2>{table}</section>'
 
 
 def _cells(row: VersionReport) -> list[str]:

@@ -18,7 +18,7 @@ from cifar.serving.gradio.components import Choice, Photo, Slider
 from cifar.serving.inference.classify import Classification, whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.page.answer import answer_html, error_html
-from cifar.serving.page.texts import as_html, class_name, html_text
+from cifar.serving.page.texts import TRANSLATIONS, as_html, class_name, html_text
 from cifar.settings import Settings
 
 _NO_ANSWER = f'<p class="empty">{html_text("answer.empty")}</p>'
@@ -50,13 +50,12 @@ class ClassifyTab:
         version: the choice of the model version. It is hidden until the page loads and there are several versions.
     """
 
-    def __init__(self, service: Service, settings: Settings, translations: gr.I18n) -> None:
+    def __init__(self, service: Service, settings: Settings) -> None:
         """Lay out the tab within the current `gr.Blocks`.
 
         Args:
             service: answers the photos.
             settings: the folder of the examples, the default number of labels and the pixel limit.
-            translations: for the labels of Gradio's components.
         """
         self._classifier = service.classifier
         self._explainer = service.explainer
@@ -65,8 +64,8 @@ class ClassifyTab:
         with gr.Row():
             with gr.Column(min_width=300):
                 photo = Photo(
-                    label=translations("photo.label"),
-                    placeholder=translations("photo.drop"),
+                    label=TRANSLATIONS("photo.label"),
+                    placeholder=TRANSLATIONS("photo.drop"),
                     sources=["upload", "clipboard", "webcam"],
                     height=340,
                     elem_id="photo",
@@ -82,13 +81,13 @@ class ClassifyTab:
                         len(class_names),
                         value=min(settings.default_top_k, len(class_names)),
                         step=1,
-                        label=translations("answer.top_k"),
+                        label=TRANSLATIONS("answer.top_k"),
                         elem_id="top-k",
                         min_width=200,
                     )
                     self.version = Choice(
                         visible=False,
-                        label=translations("version.label"),
+                        label=TRANSLATIONS("version.label"),
                         elem_id="version",
                         interactive=True,
                         min_width=120,

@@ -17,26 +17,20 @@ from cifar.serving.page.batch_tab import batch_html, compare_html
 from cifar.serving.page.classify_tab import ClassifyTab
 from cifar.serving.page.code_tab import code_html
 from cifar.serving.page.model_tab import drift_html, model_html
-from cifar.serving.page.texts import AUTOMATIC, LANGUAGES, TEXTS, Text, class_name, html_text, join
+from cifar.serving.page.texts import AUTOMATIC, TRANSLATIONS, Text, class_name, html_text, join
 from cifar.settings import Settings
 
 _MAX_NAMES = 20
 """Class names in the introduction; a longer list ends with an ellipsis."""
 _ADDRESS = "() => [{address: location.origin + location.pathname}]"
 
-TRANSLATIONS = gr.I18n(
-    **{tag: {key: getattr(text, field) for key, text in TEXTS.items()} for field, tag in LANGUAGES.items()}
-)
-"""All texts, for the labels of Gradio's components and for the page's scripts."""
 
+class Page:
+    """The page with its tabs, and the endpoints for Gradio's clients.
 
-def create_page(service: Service, settings: Settings) -> gr.Blocks:
-    """Build the page, with the endpoints for Gradio's clients."""
-    return _Page(service, settings).blocks
-
-
-class _Page:
-    """The page, and the functions that fill its tabs when the page or a tab is opened."""
+    Attributes:
+        blocks: what Gradio mounts.
+    """
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._versions = service.classifier.versions
@@ -48,7 +42,7 @@ class _Page:
             gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.speak()")
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(TRANSLATIONS("tab.classify"), id="classify"):
-                    classify = ClassifyTab(service, settings, TRANSLATIONS)
+                    classify = ClassifyTab(service, settings)
                 with gr.Tab(TRANSLATIONS("tab.batch"), id="batch"):
                     batch = gr.HTML(elem_id="batch", apply_default_css=False)
                 with gr.Tab(TRANSLATIONS("tab.compare"), id="compare"):

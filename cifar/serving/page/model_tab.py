@@ -8,7 +8,7 @@ from typing import Any
 from cifar.analytics.drift_report import MIN_IMAGES, WINDOW_HOURS, VersionDrift
 from cifar.format import percent
 from cifar.models.manifest import ConfidenceInfo, Manifest, SignatureInfo
-from cifar.serving.page.plots import Series, class_bars, confusion_table, curves, reliability_diagram
+from cifar.serving.page.plots import Series, class_bars, confusion_table, curves, reliability_diagram, wide_table
 from cifar.serving.page.texts import as_html, html_text, text
 
 _MAX_MATRIX_CLASSES = 30
@@ -35,14 +35,8 @@ def model_html(manifest: Manifest, drift: str = "") -> str:
     sections = [_section("model.facts", _facts(manifest))]
     if drift:
         sections.append(_section("model.drift", drift))
-    if measured:
-        sections += _measured(measured, manifest.class_names)
-    else:
-        sections.append(f'<p class="missing">{html_text("model.missing_test")}</p>')
-    if history:
-        sections.append(_section("model.curves", _curves(history)))
-    else:
-        sections.append(f'<p class="missing">{html_text("model.missing_history")}</p>')
+    sections += _measured(measured, manifest.class_names) if measured else [_missing("model.missing_test")]
+    sections.append(_section("model.curves", _curves(history)) if history else _missing("model.missing_history"))
     sections.append(_section("model.signatures", _signatures(manifest.signatures)))
     return f'<div class="model">{"".join(sections)}</div>'
 
@@ -50,6 +44,10 @@ def model_html(manifest: Manifest, drift: str = "") -> str:
 def _section(title: str, content: str) -> str:
     name = title.removeprefix("model.")
     return f'<section class="card {name}"><h2 class=part id="{name}-title">{html_text(title)}</h2>{content}</section>'
+
+
+def _missing(key: str) -> str:
+    return f'<p class="missing">{html_text(key)}</p>'
 
 
 def _measured(measured: dict[str, Any], class_names: list[str]) -> list[str]:
@@ -148,17 +146,12 @@ def _signatures(signatures: dict[str, SignatureInfo]) -> str:
             for name, info in named.items()
         )
 
-    rows = "".join(
+    rows = [
         f'<tr><th scope="row"><code>{html.escape(name)}</code></th><td><code>{tensors(info.inputs)}</code></td>'
         f"<td><code>{tensors(info.outputs)}</code></td></tr>"
         for name, info in signatures.items()
-    )
-    columns = ("model.signature", "model.inputs", "model.outputs")
-    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in columns)
-    return (
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="signatures-title">'
-        f'<table class="signatures"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
+    ]
+    return wide_table("signatures", map(html_text, ("model.signature", "model.inputs", "model.outputs")), rows)
 
 
 def drift_html(drift: VersionDrift) -> str:
@@ -169,14 +162,10 @@ def drift_html(drift: VersionDrift) -> str:
     if drift.status == "few":
         return f"<p>{html_text('drift.few', hours=hours, images=images, minimum=f'{MIN_IMAGES:,}')}</p>"
     columns = ("drift.feature", "drift.psi", "drift.chance", "drift.level")
-    head = "".join(f'<th scope="col">{html_text(key)}</th>' for key in columns)
-    rows = "".join(
+    rows = [
         f'<tr class="drifts-{each.level}"><th scope="row">{html_text(_FEATURES[each.feature])}</th>'
         f"<td>{each.psi:.3f}</td><td>{each.chance:.3f}</td><td>{html_text(_LEVELS[each.level])}</td></tr>"
         for each in drift.features
-    )
-    return (
-        f"<p>{html_text('drift.help', hours=hours, images=images, reference=f'{drift.reference_images:,}')}</p>"
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="drift-title">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    explanation = html_text("drift.help", hours=hours, images=images, reference=f"{drift.reference_images:,}")
+    return f"<p>{explanation}</p>{wide_table('drift', map(html_text, columns), rows)}"

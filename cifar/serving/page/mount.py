@@ -9,7 +9,8 @@ from fastapi import FastAPI
 
 from cifar.serving.gradio.mount import mount_blocks
 from cifar.serving.inference.service import Service
-from cifar.serving.page.layout import TRANSLATIONS, create_page
+from cifar.serving.page.layout import Page
+from cifar.serving.page.texts import TRANSLATIONS
 from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
 
@@ -22,7 +23,7 @@ def mount_page(api: FastAPI, service: Service, settings: Settings, worker: Worke
     """Build the page for `service` and mount it at `/` of `api`."""
     mount_blocks(
         api,
-        lambda: create_page(service, settings),
+        lambda: Page(service, settings).blocks,
         settings,
         worker,
         theme=gr.themes.Default(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cifar.format import percent
@@ -38,9 +38,24 @@ def class_bars(per_class: dict[str, Any]) -> str:
     return f'<ol class="bars">{"".join(rows)}</ol>'
 
 
+def wide_table(name: str, columns: Iterable[str], rows: Iterable[str], *, corner: str = "") -> str:
+    """Return a table that scrolls sideways within itself.
+
+    Args:
+        name: its CSS class. The heading above it has the id `NAME-title`.
+        columns: the contents of the header cells, as HTML.
+        rows: the `<tr>` elements of the body.
+        corner: the cell in front of the header cells, as HTML.
+    """
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-labelledby="{name}-title"><table class="{name}">'
+        f"<thead><tr>{corner}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
 def confusion_table(matrix: list[list[int]], class_names: list[str]) -> str:
     """Return the confusion matrix as a table whose cells are shaded by their share of the row."""
-    head = "".join(f'<th scope="col"><span>{as_html(class_name(name))}</span></th>' for name in class_names)
     rows = []
     for truth, (name, counts) in enumerate(zip(class_names, matrix, strict=True)):
         total = max(1, sum(counts))
@@ -50,10 +65,8 @@ def confusion_table(matrix: list[list[int]], class_names: list[str]) -> str:
             for predicted, count in enumerate(counts)
         )
         rows.append(f'<tr><th scope="row">{as_html(class_name(name))}</th>{cells}</tr>')
-    return (
-        '<div class="wide" tabindex="0" role="region" aria-labelledby="confusion-title"><table class="confusion">'
-        f"<thead><tr><td>{html_text('model.confusion_corner')}</td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    columns = (f"<span>{as_html(class_name(name))}</span>" for name in class_names)
+    return wide_table("confusion", columns, rows, corner=f"<td>{html_text('model.confusion_corner')}</td>")
 
 
 def _whole_percent(share: float) -> str:

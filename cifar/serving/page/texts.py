@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import gradio as gr
+
 from cifar.errors import CifarError
 
 
@@ -33,17 +35,20 @@ TEXTS = {
 }
 """Every text by its key. `error.CODE` is the text for an error, `class.NAME` the name of one of CIFAR-10's classes."""
 
+TRANSLATIONS = gr.I18n(
+    **{tag: {key: getattr(both, field) for key, both in TEXTS.items()} for field, tag in LANGUAGES.items()}
+)
+"""The same texts, for the labels of Gradio's components and for the page's scripts."""
+
 
 def text(key: str, **values: object) -> Text:
     """Return a text with its placeholders filled in. A value that is a `Text` is filled in by language."""
-    return Text(
-        *(
-            template.format_map(
-                {name: value[at] if isinstance(value, Text) else value for name, value in values.items()}
-            )
-            for at, template in enumerate(TEXTS[key])
-        )
-    )
+
+    def filled(at: int) -> str:
+        by_language = {name: value[at] if isinstance(value, Text) else value for name, value in values.items()}
+        return TEXTS[key][at].format_map(by_language)
+
+    return Text(filled(0), filled(1))
 
 
 def class_name(name: str) -> Text:
