@@ -1,7 +1,8 @@
 """Outside services that the server calls and can lose: Redis, sign-in hosts, TensorFlow Serving, the records database.
 
-Every one of them is a `Dependency`: it has a circuit breaker, logs one line when the service goes down and one when it
-is back, feeds two metrics (`serving.process.metrics.watch`) and is listed in `/readyz` while it is down.
+Each of them is a `Dependency`, which logs one line when the service goes down and one when it is back, feeds two metrics
+(`serving.process.metrics.watch`) and is listed in `/readyz` while the service is down. Calls pass its circuit breaker,
+except those of the records, which are made in the background anyway and use `report` only.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Dependency:
         Args:
             name: used in the log, in `/readyz` and as the metrics' label.
             impact: a sentence for the log: what the server cannot do while the service is down.
-            failures: the exceptions that mean that the service failed. Any other exception counts as an answer.
+            failures: the exceptions that mean that the service is down. Any other exception counts as an answer.
         """
         self.name = name
         self.failing = False

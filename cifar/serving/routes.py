@@ -27,7 +27,7 @@ class RouteRule:
         label: the route's label in the metrics and in the access log.
         scope: the scope that a caller needs (`predict`, `feedback` or `admin`), or one of the constants above.
         rate_group: the rate limit for POST requests: `predict` or `page`. Empty: they are not limited.
-        quiet: log requests at debug level only: they are too many and say too little.
+        quiet: log requests at debug level only, because there are very many of them.
         gradio: Gradio answers this route.
         session: where a request names its Gradio session: `body`, `query`, `path` (its last part), `event` (the last part
             is an event id, which begins with the worker's number) or `answer` (the answer holds a new event id).
@@ -125,7 +125,7 @@ ROUTES: tuple[RouteRule, ...] = (
     *_rules("/gradio_api/call/{name}", **_GRADIO_API, session="answer"),
     # MCP is our own route, at the address where Gradio would have it.
     *_rules("/gradio_api/mcp", "/gradio_api/mcp/", "/gradio_api/mcp/{path:path}", scope="predict", rate_group="page"),
-    # Paths below these prefixes that are no route: the same scope as their neighbours, so that no spelling avoids it.
+    # Unknown paths below these prefixes need the same scope as the routes there.
     *_rules("/v1/{path:path}", label=OTHER, scope="predict", rate_group="predict"),
     *_rules("/gradio_api/{path:path}", label=OTHER, scope="predict", rate_group="page"),
     *_rules("/feedback/{path:path}", label=OTHER, scope="feedback"),
@@ -138,7 +138,7 @@ _EXACT = {rule.path: rule for rule in ROUTES if "{" not in rule.path}
 
 
 def _pattern(rule: RouteRule) -> re.Pattern[str]:
-    """Compile a row's path. Routers accept a slash or a line feed behind it, so these do not lead around a scope."""
+    """Compile the path of a row. A slash or line feed at the end is allowed, because routers ignore them too."""
     part = r"[\w-]+" if rule.gradio else "[^/:]+"
     pieces = re.split(r"(\{[^}]*\})", rule.path)
     regex = "".join(
@@ -148,7 +148,7 @@ def _pattern(rule: RouteRule) -> re.Pattern[str]:
 
 
 _PATTERNS = [(_pattern(rule), rule) for rule in ROUTES if rule.scope not in {OPEN, BROWSERS}]
-"""Without the open routes: those match exactly or not at all, because Gradio answers whatever is left."""
+"""All rows except the open ones. An open route must match exactly: with anything added, Gradio would answer."""
 
 
 def rule_of(path: str) -> RouteRule:
