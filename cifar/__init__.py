@@ -11,21 +11,10 @@ __version__ = "0.1.0"
 IMAGE_SHAPE = (32, 32, 3)
 """Height, width and channels of a CIFAR image."""
 
-CLASS_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The ten classes in CIFAR-10's order: a label is an index into this tuple."""
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer log lines of TensorFlow's; read when TensorFlow is imported
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log warnings only; TensorFlow reads this when it is imported
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
-"""The number of processors that this process may use, which in a container is fewer than the machine has.
+"""The processors that this process may use; a container may grant fewer than the machine has.
 
-`loky.cpu_count` does the same, but reads the quota of one control group only. That of a pod or a systemd slice is in a group
-above, and without it a server would start more threads than it has processors.
+`loky.cpu_count` reads the quota of one control group only. The quota of a pod or of a systemd slice is set on a parent group;
+a server that ignores it starts more threads than it has processors.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import os
 from pathlib import Path
 
-_V2 = "sys/fs/cgroup"
-_V1 = "sys/fs/cgroup/cpu"
+_QUOTA_FILES = {"sys/fs/cgroup": ("cpu.max",), "sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
+"""By mount point, the files that contain a group's quota and period: control groups version 2, then version 1."""
 
 
 def available_cpus(root: Path = Path("/")) -> int:
@@ -23,7 +23,7 @@ def available_cpus(root: Path = Path("/")) -> int:
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, `cpu.max`.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+    return min([affinity, *(math.ceil(quota) for quota in _quotas(root))])
 
 
 def _quotas(root: Path) -> list[float]:
@@ -34,28 +34,21 @@ def _quotas(root: Path) -> list[float]:
         lines = []
     groups = {Path(line.split(":", 2)[-1].strip("/")) for line in [*lines, "/"]}
     folders = {folder for group in groups for folder in (group, *group.parents)}
-    found = [read(root / mount / folder) for folder in folders for mount, read in ((_V2, _v2), (_V1, _v1))]
+    found = [_quota(root / mount / folder, files) for folder in folders for mount, files in _QUOTA_FILES.items()]
     return [quota for quota in found if quota]
 
 
-def _v2(folder: Path) -> float | None:
+def _quota(folder: Path, files: tuple[str, ...]) -> float | None:
+    """Return the quota of one group, or None if it has none: version 2 then writes `max`, version 1 writes -1."""
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # the quota "max" means that there is none
-        return None
-
-
-def _v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+        quota, period = (int(word) for file in files for word in (folder / file).read_text().split())
     except (OSError, ValueError):
         return None
+    return quota / period if quota > 0 else None
 
 
 def computes_bfloat16() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices in hardware (Intel AMX), several times as fast as float32."""
+    """Return whether the processor has Intel AMX, which multiplies bfloat16 matrices several times as fast as float32 ones."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):  # not Linux, or not x86

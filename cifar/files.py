@@ -1,8 +1,8 @@
-"""Atomic writes: a reader sees the old content of a file or folder or the new one, and a crash leaves no half-written one.
+"""Atomic writes: other processes see the old content of a file or folder or the new one, never a part, even after a crash.
 
-Everything is first written under a hidden temporary name in the same folder and then renamed. Files are flushed to disk before
-that, so they also survive a power failure. All temporary names begin with `TEMPORARY_PREFIX`: code that lists folders can skip
-them, and `remove_leftovers` finds those that a killed process left behind.
+Content is written under a hidden temporary name in the same folder, flushed to disk, and renamed, so that it also survives a
+power failure. All temporary names begin with `TEMPORARY_PREFIX`: code that lists folders can skip them, and
+`remove_leftovers` finds those of killed processes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ TEMPORARY_PREFIX = ".tmp-"
 def replacing(path: Path, *, mode: int | None = None, durable: bool = True) -> Iterator[Path]:
     """Replace a file: write to the yielded temporary file, which takes the place of `path` when the block succeeds.
 
-    When the block raises, `path` is untouched and the temporary file is removed. Root does not take a file over: it keeps
-    the owner that it had.
+    When the block raises, `path` is untouched and the temporary file is removed. A file that root replaces keeps its owner.
 
     Args:
         path: the file to create or replace. The temporary file has the same suffix, since some writers depend on it.
         mode: permissions of the new file, such as 0o600. None: those of the file that it replaces, if there is one.
         durable: flush to disk, so that the content survives a power failure. This takes milliseconds.
     """
-    temporary = _temporary_sibling(path)
+    temporary = _temporary_path(path.parent, path.suffix)
     try:
         if mode is not None:
             temporary.touch(mode=mode)
@@ -56,13 +55,13 @@ def create_once(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
     Args:
         path: the file to create.
-        content: its whole content.
-        mode: its permissions, from which the umask is subtracted.
+        content: the bytes to write.
+        mode: permissions of the file, from which the umask is subtracted.
 
     Raises:
         FileExistsError: the file exists already; it is untouched.
     """
-    temporary = _temporary_sibling(path)
+    temporary = _temporary_path(path.parent)
     try:
         temporary.touch(mode=mode)
         temporary.write_bytes(content)
@@ -76,7 +75,7 @@ def create_once(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """Make a hidden folder in `parent`, to be filled and renamed. At the end it is removed, unless it was renamed."""
-    folder = parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    folder = _temporary_path(parent)
     folder.mkdir()
     try:
         yield folder
@@ -124,8 +123,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _temporary_sibling(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}")
+def _temporary_path(folder: Path, suffix: str = "") -> Path:
+    return folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"
 
 
 def _flush(path: Path) -> None:

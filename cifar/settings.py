@@ -4,7 +4,7 @@ The setting `host` is the environment variable `CIFAR_HOST`. It is read from the
 working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_DATABASE_URL_FILE` names
 the file that contains `CIFAR_DATABASE_URL`.
 
-No other module reads the environment; `python docs/generate.py` writes `docs/settings.md` and `.env.example` from this one.
+No other module reads the environment. `python docs/generate.py` writes `docs/settings.md` and `.env.example` from this file.
 """
 
 from __future__ import annotations
@@ -328,8 +328,8 @@ def load_settings() -> Settings:
     secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
     for name in sorted(variables):
         if name.startswith("CIFAR_") and name not in known | secret_files.keys():
-            # Without the prefix, which makes every name look similar.
-            close = difflib.get_close_matches(name[6:].lower(), Settings.model_fields, n=1)
+            # The prefix is left out, because with it every name looks similar.
+            close = difflib.get_close_matches(name.removeprefix("CIFAR_").lower(), Settings.model_fields, n=1)
             hint = f" Did you mean CIFAR_{close[0].upper()}?" if close else ""
             raise SettingsError(f"There is no setting {name}.{hint}")
     secrets = {name: _read_secret(file, variables) for file, name in secret_files.items() if variables.get(file)}
@@ -342,9 +342,9 @@ def load_settings() -> Settings:
         raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
 
 
-def _require(words: str, values: Mapping[str, object]) -> None:
+def _require(beginning: str, values: Mapping[str, object]) -> None:
     if missing := [name for name, value in values.items() if not value]:
-        raise ValueError(f"{words} {' and '.join(missing)} too.")
+        raise ValueError(f"{beginning} {' and '.join(missing)} too.")
 
 
 def _secrets() -> list[str]:
@@ -353,31 +353,33 @@ def _secrets() -> list[str]:
 
 def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:
     """Return the content of the file that `variable` (`CIFAR_..._FILE`) names."""
-    if variables.get(variable.removesuffix("_FILE")):
-        raise SettingsError(f"Set {variable} or {variable.removesuffix('_FILE')}, not both.")
+    file, direct = variables[variable] or "", variable.removesuffix("_FILE")
+    if variables.get(direct):
+        raise SettingsError(f"Set {variable} or {direct}, not both.")
     try:
-        secret = Path(variables[variable] or "").expanduser().read_text(encoding="utf-8").strip()
+        secret = Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}={variables[variable]!r} cannot be read: {type(error).__name__}.") from error
+        raise SettingsError(f"{variable}={file!r} cannot be read: {type(error).__name__}.") from error
     if not secret:
-        raise SettingsError(f"{variable}={variables[variable]!r} is empty.")
+        raise SettingsError(f"{variable}={file!r} is empty.")
     return secret
 
 
 def _as_settings_error(error: ValidationError, variables: Mapping[str, str | None]) -> SettingsError:
     """Describe the first wrong value and name its variable. The value of a secret is not shown."""
     first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return SettingsError(first["msg"].removeprefix("Value error, "))
+        return SettingsError(reason)
     field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
     alias = Settings.model_fields[field.lower()].validation_alias
     aliases = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
     names = (f"CIFAR_{field}", *aliases, f"CIFAR_{field}_FILE")
-    variable = next((name for name in names if variables.get(name)), field)
+    variable = next((name for name in names if variables.get(name)), names[0])
     value = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
-    return SettingsError(f"{value} is not usable: {first['msg'].removeprefix('Value error, ')}.")
+    return SettingsError(f"{value} is not usable: {reason}.")
 
 
 def process_environment() -> dict[str, str]:
-    """Return a copy of this process's environment, for a process that replaces it."""
+    """Return a copy of this process's environment, to pass it to another program."""
     return dict(os.environ)

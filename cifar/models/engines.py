@@ -28,7 +28,7 @@ GAIN_FROM_BATCHES = frozenset({"tensorflow", "tfserving"})
 """The engines that answer a batch faster than its images one by one. LiteRT on one thread does not."""
 
 REMOTE = frozenset({"tfserving"})
-"""The engines that compute on another host, so that several batches can be computed at the same time."""
+"""The engines that compute on another host, where several batches can be computed at the same time."""
 
 LITERT_FILE = "assets.extra/model.tflite"
 """Path of the LiteRT file in a version's folder. TensorFlow Serving ignores `assets.extra`."""
@@ -58,9 +58,14 @@ def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str,
     """
     if isinstance(wanted, ModelServer):
         return "tfserving", wanted.infer_for(version)
-    name = _choose(version) if wanted == "auto" else wanted
+    name = wanted
+    if wanted == "auto":
+        has_litert = LITERT_FILE in version.manifest.files and util.find_spec("ai_edge_litert")
+        name = "litert" if has_litert else "tensorflow"
     try:
-        return name, _load_tensorflow(version, threads) if name == "tensorflow" else _load_litert(version)
+        if name == "tensorflow":
+            return name, _load_tensorflow(version, threads)
+        return name, litert_from((version.path / LITERT_FILE).read_bytes())
     except ModuleNotFoundError as error:
         raise VersionUnusable(
             f"The engine {name} is not installed ({error.name} is missing). Install it, or set CIFAR_ENGINE=auto."
@@ -70,16 +75,11 @@ def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str,
 
 
 def cannot_run(version: Version, engine: str, error: Exception) -> str:
-    """Return the message for a version that fails although its files are the exported ones."""
+    """Return the message for a version whose files are unchanged and that fails nevertheless."""
     return (
         f"{version.name} version {version.number} is as it was exported, but {engine} cannot run it "
         f"({type(error).__name__}). Export it again."
     )
-
-
-def _choose(version: Version) -> str:
-    has_file = LITERT_FILE in version.manifest.files
-    return "litert" if has_file and util.find_spec("ai_edge_litert") else "tensorflow"
 
 
 def _load_tensorflow(version: Version, threads: int) -> Infer:
@@ -106,9 +106,9 @@ def _load_tensorflow(version: Version, threads: int) -> Infer:
 def _import_tensorflow() -> Any:
     """Import TensorFlow without Keras, which a SavedModel does not need.
 
-    TensorFlow imports Keras when it is imported itself. With TF_USE_LEGACY_KERAS it looks for the package `tf_keras`
-    instead, which is not installed, and goes on without. Loading version 2 in a fresh process takes 533 MB and 1.8 s of processor
-    time this way, instead of 646 MB and 2.6 to 2.9 s (TensorFlow 2.21, 2 cores, three runs each, 2026-11-26).
+    TensorFlow imports Keras too, unless TF_USE_LEGACY_KERAS is set: then it looks for the package `tf_keras`, which is not
+    installed, and continues without it. Loading version 2 in a fresh process then takes 533 MB and 1.8 s of processor time
+    instead of 646 MB and 2.6 to 2.9 s (TensorFlow 2.21, 2 cores, three runs each, 2026-11-26).
     """
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     try:
@@ -118,42 +118,37 @@ def _import_tensorflow() -> Any:
     return tf
 
 
-def _load_litert(version: Version) -> Infer:
-    if LITERT_FILE not in version.manifest.files:
-        raise FileNotFoundError(LITERT_FILE)
-    return litert_from((version.path / LITERT_FILE).read_bytes())
-
-
 def litert_from(content: bytes) -> Infer:
     """Return the function that runs a LiteRT file, one image at a time: on one thread a batch is no faster.
 
-    An interpreter serves one call at a time. A new one is made whenever all are busy.
+    An interpreter cannot be shared by threads. Each call borrows an idle one, or makes one if all are busy.
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    idle: queue.SimpleQueue[tuple[Interpreter, int, int, int | None]] = queue.SimpleQueue()
+    idle: queue.SimpleQueue[Infer] = queue.SimpleQueue()
 
-    def make() -> tuple[Interpreter, int, int, int | None]:
+    def make() -> Infer:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
         (source,) = interpreter.get_input_details()
-        # The converter invents names for the outputs, so they are told apart by rank: probabilities `(1, classes)`, scores `(1,)`.
+        # The converter invents names for the outputs. Their ranks differ: probabilities `(1, classes)`, OOD score `(1,)`.
         outputs = {len(output["shape"]): output["index"] for output in interpreter.get_output_details()}
-        return interpreter, source["index"], outputs[2], outputs.get(1)
+
+        def run(image: np.ndarray) -> np.ndarray:
+            interpreter.set_tensor(source["index"], image[None])
+            interpreter.invoke()
+            row: np.ndarray = interpreter.get_tensor(outputs[2])
+            return np.append(row, interpreter.get_tensor(outputs[1])[None], axis=1) if 1 in outputs else row
+
+        return run
 
     def infer(images: np.ndarray) -> np.ndarray:
         try:
-            borrowed = idle.get_nowait()
+            run = idle.get_nowait()
         except queue.Empty:
-            borrowed = make()
-        interpreter, source, target, score = borrowed
-        rows = []
-        for image in images:
-            interpreter.set_tensor(source, image[None])
-            interpreter.invoke()
-            row = interpreter.get_tensor(target)
-            rows.append(row if score is None else np.append(row, interpreter.get_tensor(score)[None], axis=1))
-        idle.put(borrowed)
+            run = make()
+        rows = [run(image) for image in images]
+        idle.put(run)
         return np.concatenate(rows)
 
     return infer

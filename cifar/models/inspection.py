@@ -17,12 +17,11 @@ def inspect_version(folder: Path) -> dict[str, Any]:
         VersionUnusable: the folder is not a version, or a file differs from the exported one.
     """
     folder = folder.resolve()
-    registry = Registry(folder.parent.parent, folder.parent.name)
     if not folder.is_dir():
         raise VersionNotFound(
             f"The folder {folder} does not exist. Name a version's folder, such as saved_model/NAME/1."
         )
-    version = registry.get_folder(folder.name)
+    version = Registry(folder.parent.parent, folder.parent.name).get_folder(folder.name)
     version.verify()
     return {**version.manifest.model_dump(), "bytes": sum(file.bytes for file in version.manifest.files.values())}
 

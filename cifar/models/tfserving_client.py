@@ -1,8 +1,8 @@
-"""A gRPC client of TensorFlow Serving: sends the model's input to another host and gets the probabilities back.
+"""A gRPC client of TensorFlow Serving: sends images to another host and gets the model's outputs back.
 
-The few protobuf messages of its `Predict` call are declared here, with TensorFlow Serving's field numbers, so the bytes on the
-wire are the same and TensorFlow is not needed. They have names and a descriptor pool of their own, and therefore do not
-clash with TensorFlow's messages in a process that imports both.
+The few protobuf messages of TensorFlow Serving's `Predict` call are declared here with the same field numbers, so TensorFlow is
+not needed. They have other names and a descriptor pool of their own, so they do not clash with TensorFlow's messages in a
+process that imports both.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 class ModelServer:
     """One TensorFlow Serving host, or several behind one address. Safe to share between threads.
 
-    It connects on the first call, so a process may fork before that.
+    The connection is opened by the first call, so a process may fork before that.
     """
 
     def __init__(self, address: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
-        """Remember the address; nothing is called.
+        """Create a client; the server is not called yet.
 
         Args:
             address: `HOST:PORT` of the gRPC interface, or a name that gRPC resolves (`dns:///...` for several hosts).
@@ -66,7 +66,7 @@ class ModelServer:
         )
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
-        self._call: Any = None
+        self._predict: Any = None
 
     def infer_for(self, version: Version) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that runs one version; see `cifar.models.engines`.
@@ -75,39 +75,37 @@ class ModelServer:
             ModelServerUnavailable: the server does not answer, or not in time.
             VersionUnusable: the server does not have this version, or its answer does not fit the manifest.
         """
-        outputs = version.manifest.signatures[_SIGNATURE].outputs
-        (source,) = version.manifest.signatures[_SIGNATURE].inputs
+        signature = version.manifest.signatures[_SIGNATURE]
+        (source,) = signature.inputs
+        shapes: dict[str, tuple[int, ...]] = {"probabilities": (len(version.manifest.class_names),)}
+        if "ood_score" in signature.outputs:
+            shapes["ood_score"] = ()
 
         def infer(images: np.ndarray) -> np.ndarray:
-            answer = self._ask(version, source, images)
-            columns = [answer["probabilities"]]
-            if "ood_score" in outputs:
-                columns.append(answer["ood_score"][:, None])
-            return np.concatenate(columns, axis=1)
+            response = self._guarded_answer(version, _request(version, source, images))
+            try:
+                answer = {pair.key: _array(pair.value) for pair in response.outputs if pair.value.dtype == _FLOAT}
+                for name, shape in shapes.items():
+                    if answer[name].shape != (len(images), *shape):
+                        raise ValueError(answer[name].shape)
+            except (KeyError, ValueError) as error:
+                raise VersionUnusable(
+                    f"TensorFlow Serving at {self.address} answers for {version.name} version {version.number}, "
+                    f"but its answer does not fit the manifest ({type(error).__name__}: {error}). Do both serve the same files?"
+                ) from error
+            return np.column_stack([answer[name] for name in shapes])
 
         return infer
 
-    def _ask(self, version: Version, source: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    def _guarded_answer(self, version: Version, request: Any) -> Any:
+        """Return the answer to `request`, unless the circuit breaker is open."""
         try:
             with self.dependency.guard():
-                response = self._answer(version, _request(version, source, images))
+                return self._answer(version, request)
         except CircuitOpen:
             raise ModelServerUnavailable(
                 f"TensorFlow Serving at {self.address} does not answer. Try again in a moment."
             ) from None
-        outputs = version.manifest.signatures[_SIGNATURE].outputs
-        try:
-            answer = {pair.key: _array(pair.value) for pair in response.outputs if pair.value.dtype == _FLOAT}
-            if answer["probabilities"].shape != (len(images), len(version.manifest.class_names)):
-                raise ValueError(answer["probabilities"].shape)
-            if "ood_score" in outputs and answer["ood_score"].shape != (len(images),):
-                raise ValueError(answer["ood_score"].shape)
-        except (KeyError, ValueError) as error:
-            raise VersionUnusable(
-                f"TensorFlow Serving at {self.address} answers for {version.name} version {version.number}, "
-                f"but its answer does not fit the manifest ({type(error).__name__}: {error}). Do both serve the same files?"
-            ) from error
-        return answer
 
     def _answer(self, version: Version, request: Any) -> Any:
         import grpc
@@ -133,7 +131,7 @@ class ModelServer:
     def _remote_function(self) -> Any:
         """Return the remote function. Its channel keeps the connections open."""
         with self._lock:
-            if self._call is None:
+            if self._predict is None:
                 import grpc
 
                 channel = grpc.insecure_channel(
@@ -147,12 +145,12 @@ class ModelServer:
                     ],
                 )
                 messages = _messages()
-                self._call = channel.unary_unary(
+                self._predict = channel.unary_unary(
                     _METHOD,
                     request_serializer=messages["Request"].SerializeToString,
                     response_deserializer=messages["Response"].FromString,
                 )
-            return self._call
+            return self._predict
 
 
 _SERVICE_CONFIG = {
