@@ -139,7 +139,9 @@ def test_a_misspelt_setting_is_refused_with_a_suggestion():
     result = cifar("models", CIFAR_MODLE_NAME="shapes")
     assert result.returncode == 1
     assert "no setting CIFAR_MODLE_NAME. Did you mean CIFAR_MODEL_NAME?" in result.stderr
-    assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", "no setting has a similar name"
+    assert cifar("models", CIFAR_FOO="1").stderr == "cifar: There is no setting CIFAR_FOO.\n", (
+        "no setting has a similar name"
+    )
 
 
 def test_an_unwritable_path_is_reported_without_temporary_names(tmp_path):
@@ -160,8 +162,14 @@ def test_an_unwritable_path_is_reported_without_temporary_names(tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (PermissionError(13, "Permission denied", "saved_model/a/.tmp-0123456789abcdef/variables"), "saved_model/a cannot"),
-        (PermissionError(13, "Permission denied", ".tmp-0123456789abcdef.parquet"), ". cannot be used: Permission denied. Choose"),
+        (
+            PermissionError(13, "Permission denied", "saved_model/a/.tmp-0123456789abcdef/variables"),
+            "saved_model/a cannot",
+        ),
+        (
+            PermissionError(13, "Permission denied", ".tmp-0123456789abcdef.parquet"),
+            ". cannot be used: Permission denied. Choose",
+        ),
         (PermissionError(13, "Permission denied", "/home/ann/.cache/x"), "/home/ann/.cache/x cannot be used: "),
         (FileNotFoundError(2, "No such file or directory", "/proc/x"), "/proc/x cannot be used: No such"),
         (OSError(28, "No space left on device"), "No space left on device. Free some space, then"),
@@ -284,7 +292,9 @@ def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
     held = json.loads(cifar("data", data, "--json").stdout)
     assert held["train_images_by_class"] == {"circle": 20, "square": 20, "star": 20}
     run = tmp_path / "run"
-    trained = cifar_process("train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5")
+    trained = cifar_process(
+        "train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5"
+    )
     assert trained.returncode == 0, trained.stderr
     assert Path(trained.stdout.strip()) == run / "model.keras"
     assert "legacy" not in trained.stderr, "Keras's warning about HDF5 is not shown"
