@@ -32,17 +32,17 @@ class ExportSource:
     model: keras.Model
     class_names: tuple[str, ...]
     input_range: tuple[float, float]
-    """The input values for a black and for a white pixel."""
+    """The values of a black and of a white pixel that the model expects."""
     logits: bool
     """Whether the model returns logits, so that the export must add a softmax."""
     images: dict[str, np.ndarray]
-    """Real images on which the export is compared with the model: `(height, width, channels)` `uint8` by name."""
+    """Real images on which the export is compared with the model: `(height, width, channels)` `uint8`, by name."""
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     confidence: Confidence | None = None
     """The run's temperature and out-of-distribution score; None to export the network without them."""
     reference: Reference | None = None
-    """The distribution of the run's answers to its held-out images; None for a model without a run."""
+    """The reference distribution for drift, from the run's held-out images; None for a model without a run."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -68,16 +68,16 @@ def read_source(
         input_range: the values of a black and a white pixel. Default: that of the run; (0, 255) for a model whose first layer
             scales 255 to 1; otherwise (0, 1).
         images: a folder of real images for the comparison. Default: the run's held-out images, or `settings.examples`.
-        logits: the model returns logits.
+        logits: whether the model returns logits.
 
     Raises:
-        ExportError: there is no such source, the run is unfinished, the model is not an image classifier, or the number of class
+        ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, or the number of class
             names is wrong.
     """
     run = _read_run(path) if path.is_dir() else {}
     model = _load_model(path / "model.keras" if path.is_dir() else path)
     _check_shapes(model)
-    model = keras.Model(model.inputs[0], model.outputs[0])  # one tensor in, one out, however it was built
+    model = keras.Model(model.inputs[0], model.outputs[0])  # a model may take and return lists
     names = class_names or tuple(run.get("class_names", ())) or _cifar_names(model)
     chosen_range = input_range or (INPUT_RANGE if run else _guess_range(model))
     if not run and not (class_names and input_range):
@@ -152,19 +152,19 @@ def _cifar_names(model: keras.Model) -> tuple[str, ...]:
 
 
 def _guess_range(model: keras.Model) -> tuple[float, float]:
-    """Return (0, 255) for a model whose first layer scales 255 to 1, or (0, 1) for a model without such a layer."""
+    """Return (0, 255) for a model whose first layer scales 255 to 1, or (0, 1) for a model without a scaling layer."""
     first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
     if isinstance(first, keras.Model):
         return _guess_range(first)
-    if not isinstance(first, keras.layers.Rescaling | keras.layers.Normalization):
-        return 0.0, 1.0
-    if isinstance(first, keras.layers.Rescaling) and np.allclose(
-        np.multiply(first.scale, 255) + first.offset, 1, atol=0.01
-    ):
+    rescaling = isinstance(first, keras.layers.Rescaling)
+    if rescaling and np.allclose(np.multiply(first.scale, 255) + first.offset, 1, atol=0.01):
         return INPUT_RANGE
-    raise ExportError(
-        "The first layer of the model scales its input in an unknown way. Name the input values: --input-range=LOW,HIGH"
-    )
+    if rescaling or isinstance(first, keras.layers.Normalization):
+        raise ExportError(
+            "The first layer of the model scales its input in an unknown way. Name the values of a black and a white pixel: "
+            "--input-range=LOW,HIGH"
+        )
+    return 0.0, 1.0
 
 
 def _run_samples(run: Path) -> dict[str, np.ndarray]:
@@ -179,7 +179,7 @@ def _read_images(folder: Path, model: keras.Model, settings: Settings) -> dict[s
         try:
             images[str(file)] = preprocess(file.read_bytes(), spec, max_pixels=settings.max_image_pixels)
         except CifarError:
-            continue  # for example a README or a licence beside the images
+            continue  # not an image, for example a README
     if not images:
         raise ExportError(f"{folder} holds no image to compare the export with. Name a folder of images: --images DIR")
     return images

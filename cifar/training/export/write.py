@@ -26,7 +26,7 @@ from cifar.training.run.calibration import calibrated, ood_score, with_features
 log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-5
-"""Largest accepted difference of a probability: half of the last digit in answers."""
+"""Largest accepted difference of a probability: half of the last digit that answers show."""
 
 SCORE_TOLERANCE = 1e-3
 """Largest accepted difference of an `ood_score`, relative for scores above 1. Sums in several threads differ in their last digits."""
@@ -45,8 +45,8 @@ def export(source: ExportSource, registry: Path, name: str) -> Version:
     version, and a version is never overwritten.
 
     Raises:
-        ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs; names the image and the
-            difference.
+        ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs. The message names the
+            image and the difference.
     """
     expected = _expected(source)
     base = Registry(registry, name).base
@@ -85,17 +85,17 @@ def _exported_function(
         arrays: the parameters of the out-of-distribution score, as variables. Default: the arrays of the confidence.
     """
     low, high = source.input_range
-    network = with_features(source.model) if source.confidence else None
+    confidence = source.confidence
+    network: Any = with_features(source.model) if confidence else source.model
 
     def answer(unit_images: Any) -> dict[str, Any]:
-        inputs = unit_images * (high - low) + low
-        if source.confidence is None or network is None:
-            outputs = source.model(inputs, training=False)
+        outputs = network(unit_images * (high - low) + low, training=False)
+        if confidence is None:
             return {"probabilities": keras.ops.softmax(outputs) if source.logits else outputs}
-        features, probabilities = network(inputs, training=False)
+        features, probabilities = outputs
         return {
-            "probabilities": calibrated(probabilities, source.confidence.temperature),
-            "ood_score": ood_score(features, source.confidence, arrays or source.confidence.arrays),
+            "probabilities": calibrated(probabilities, confidence.temperature),
+            "ood_score": ood_score(features, confidence, arrays or confidence.arrays),
         }
 
     return answer
@@ -104,8 +104,8 @@ def _exported_function(
 def _write_saved_model(source: ExportSource, folder: Path) -> None:
     """Write the network with three signatures: for float images, for uint8 images, and for encoded files."""
     height, width, channels = source.spec.shape
-    # keras.export.ExportArchive writes every weight twice. The arrays of the score are variables because constants are written
-    # once per signature.
+    # tf.saved_model.save, because keras.export.ExportArchive writes every weight twice. The arrays of the score are variables,
+    # because constants are written once per signature.
     module = tf.Module()
     module.weights = [variable.value for variable in source.model.variables]
     module.confidence = {
@@ -121,7 +121,7 @@ def _write_saved_model(source: ExportSource, folder: Path) -> None:
         return network(tf.cast(image, tf.float32) / 255)
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        # decode_jpeg reads PNG files too; Pillow uses the accurate transform
+        # decode_jpeg also reads PNG files. INTEGER_ACCURATE is the transform that Pillow uses.
         image = tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
         resized = tf.image.resize(image, (height, width), method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
@@ -145,7 +145,7 @@ def _compare(source: ExportSource, expected: Outputs, signatures: Any) -> dict[s
     """Compare the outputs of every signature with those of the model.
 
     Raises:
-        ExportError: names the signature, the image and the difference.
+        ExportError: an output differs. The message names the signature, the image and the difference.
     """
     images = np.stack(list(source.images.values()))
     files = tf.constant([png(image) for image in images])
@@ -157,10 +157,7 @@ def _compare(source: ExportSource, expected: Outputs, signatures: Any) -> dict[s
         "serving_bytes": signatures["serving_bytes"](image_bytes=files),
     }
     largest = [_differences(source, name, found, expected) for name, found in outputs.items()]
-    parity: dict[str, Any] = {
-        "images": len(images),
-        "max_abs_difference": max(each["probabilities"] for each in largest),
-    }
+    parity = {"images": len(images), "max_abs_difference": max(each["probabilities"] for each in largest)}
     if source.confidence:
         parity["ood_score_max_difference"] = max(each["ood_score"] for each in largest)
         parity["ood_score_tolerance"] = SCORE_TOLERANCE
@@ -171,12 +168,12 @@ def _write_litert(source: ExportSource, expected: Outputs, signatures: Any, fold
     """Write the network as a LiteRT file, and compare the outputs of that file with those of the model.
 
     Returns:
-        The largest difference of a probability, or None for a network that LiteRT cannot run and that TensorFlow must serve.
+        The largest difference of a probability, or None if LiteRT cannot run the network, so that TensorFlow must serve it.
 
     Raises:
-        ExportError: LiteRT gives other outputs; names the image and the difference.
+        ExportError: LiteRT gives other outputs. The message names the image and the difference.
     """
-    # Converting a SavedModel or a function that is not frozen gave a file without weights, whose outputs are NaN.
+    # The weights are frozen into constants first: without that, the converted file has no weights and its outputs are NaN.
     frozen = convert_variables_to_constants_v2(signatures["serving_uint8"])
     images = np.stack(list(source.images.values()))
     try:
@@ -197,7 +194,11 @@ def _write_litert(source: ExportSource, expected: Outputs, signatures: Any, fold
 
 
 def _differences(source: ExportSource, name: str, outputs: Any, expected: Outputs) -> dict[str, float]:
-    """Return the largest difference of each output of the signature or file called `name`, if it is within the tolerance."""
+    """Return the largest difference of each output of the signature or file called `name`.
+
+    Raises:
+        ExportError: a difference exceeds its tolerance.
+    """
     differences = np.abs(np.asarray(outputs["probabilities"]) - expected["probabilities"]).max(axis=1)
     largest = {"probabilities": _largest_within(TOLERANCE, differences, name, source)}
     if source.confidence:
@@ -209,7 +210,7 @@ def _differences(source: ExportSource, name: str, outputs: Any, expected: Output
 
 def _largest_within(tolerance: float, differences: np.ndarray, name: str, source: ExportSource) -> float:
     worst = int(differences.argmax())
-    if not differences[worst] <= tolerance:  # written so that NaN fails too
+    if not differences[worst] <= tolerance:  # also true for NaN
         raise ExportError(
             f"The reloaded {name} differs from the model by {differences[worst]:.3g} on {list(source.images)[worst]}; "
             f"at most {tolerance:g} is accepted. No version was written."
@@ -267,7 +268,7 @@ def _publish(
         except OSError:
             if not target.exists():
                 raise
-            # another export has taken the number in the meantime
+            # another export took the number in the meantime
             manifest = manifest.model_copy(update={"version": _next_number(base)})
             continue
         return Version(target, manifest)

@@ -21,7 +21,7 @@ from cifar.training.report import text
 from cifar.training.report.report import read_report
 
 PICTURES = "docs/model_card"
-"""Folder of the card's pictures, relative to the card."""
+"""Folder of the card's pictures, relative to the folder of the card."""
 _WORST_CLASSES = 3
 
 
@@ -31,14 +31,14 @@ def write_card(report_folder: Path, settings: Settings, out: Path, notes: Path |
     Args:
         report_folder: a folder written by `evaluate --out`.
         settings: the registry.
-        out: the file to write. The pictures are copied to `docs/model_card` in its folder.
+        out: the file to write. The report's pictures are copied to `docs/model_card` beside it.
         notes: a Markdown file to insert, such as the origin of the data and further measurements.
 
     Returns:
         `out`.
 
     Raises:
-        DataError: there is no report, the version was exported again since, or the notes cannot be read.
+        DataError: there is no report, its version number was exported again since, or the notes cannot be read.
         VersionNotFound: the registry no longer holds the version.
     """
     report = read_report(report_folder)
@@ -97,21 +97,19 @@ def card(
         settings=_settings_table(manifest),
         commands=repeat_commands,
     )
-    return re.sub(r"\n{3,}", "\n\n", content)  # a picture that the report lacks leaves an empty paragraph
+    return re.sub(r"\n{3,}", "\n\n", content)  # a missing picture leaves an empty paragraph
 
 
 def commands(manifest: Manifest, report: dict[str, Any], out: Path, notes: Path | None) -> list[str]:
-    """Return the shell commands that train, export, evaluate and describe such a version again."""
+    """Return the shell commands that repeat the training, the export, the evaluation and the card of a version."""
     lines = []
     training = manifest.training
     if "config" in training and "data" in training:
         side = manifest.image.height
-        options = "".join(f" {_option(name, value)}" for name, value in training["config"].items() if _is_set(value))
+        options = "".join(_option(name, value) for name, value in training["config"].items())
         size = f" --image-size {side}" if side != 32 else ""
-        lines += [
-            f"train --data {quote(training['data']['source'])}{options}{size} --out runs/again",
-            "export runs/again",
-        ]
+        lines.append(f"train --data {quote(training['data']['source'])}{options}{size} --out runs/again")
+        lines.append("export runs/again")
     measures = " --tta" if report["views"] else ""
     if report["robustness"]:
         measures += f" --robustness {report['robustness']['images']}"
@@ -123,19 +121,15 @@ def commands(manifest: Manifest, report: dict[str, Any], out: Path, notes: Path 
     return name + [f".venv/bin/python -m cifar {line}" for line in lines]
 
 
-def _is_set(value: object) -> bool:
-    return value is not None and value is not False
-
-
 def _option(name: str, value: object) -> str:
-    return f"--{name.replace('_', '-')}" + ("" if value is True else f" {quote(str(value))}")
+    if value is None or value is False:
+        return ""
+    return f" --{name.replace('_', '-')}" + ("" if value is True else f" {quote(str(value))}")
 
 
 def _confidence(manifest: Manifest) -> str:
     fitted = manifest.model_dump()["confidence"] or {}
-    facts = [
-        f"{name.replace('_', ' ')} {value}" for name, value in fitted.items() if isinstance(value, str | int | float)
-    ]
+    facts = [f"{name.replace('_', ' ')} {fact}" for name, fact in fitted.items() if isinstance(fact, str | int | float)]
     # Manifests before 2026-11-26 call the synthetic outliers "pictures of nothing".
     return ", ".join(facts).replace("pictures of nothing", "synthetic outliers")
 

@@ -39,20 +39,21 @@ def evaluate(
         disturbed_images: also measure disturbed copies of this many test images, drawn with a fixed seed. 0: none.
 
     Returns:
-        A dictionary for JSON: the result of `measure`, and
+        A dictionary that can be written as JSON: the result of `measure`, and
 
         - `engine`, `threads`, `seconds`
         - `in_distribution`: None for a version without an out-of-distribution score
         - `views`, `robustness`: None if not requested
-        - `mistakes`: up to 30 wrong predictions with the highest confidence, in descending order: `image` (position among the test
-          images), `true`, `given`, `confidence`
+        - `mistakes`: the 30 wrong predictions with the highest confidence, or all if there are fewer, in descending order; each has
+          `image` (position among the test images), `true` and `given` (class names), and `confidence`
 
     Raises:
         DataError: the data set has no test images, or other classes than the version.
     """
     labels = _labels(predictor, dataset)
     images = dataset.test_images
-    # The first call is slow; without a warm-up, the cost of the views would look too low.
+    # The first call is slow. Without this warm-up, the single view would take longer, and the relative cost of the views would be
+    # too low.
     _classify(predictor, images[: _BATCH * _threads(predictor)], "warm-up")
     answers = _classify(predictor, images, "test images")
     return {
@@ -148,11 +149,10 @@ def _views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
 def _from_views(
     predictor: Predictor, images: np.ndarray, labels: np.ndarray, single_view_seconds: float
 ) -> dict[str, Any]:
-    """Measure the mean of the logarithmic probabilities of all views, which is the mean of their logits."""
+    """Measure the weighted mean of the views' logarithmic probabilities, which has the same softmax as the mean of their logits."""
     total = np.zeros((len(images), len(predictor.class_names)))
     seconds, processor_seconds, count = 0.0, 0.0, 0
-    for weight, view in _views(images):
-        count += 1
+    for count, (weight, view) in enumerate(_views(images), 1):
         answers = _classify(predictor, view, f"view {count}")
         total += weight * np.log(np.maximum(answers.probabilities, _MIN_PROBABILITY))
         seconds += answers.seconds
@@ -189,10 +189,8 @@ def _robustness(predictor: Predictor, images: np.ndarray, labels: np.ndarray, co
             name: {
                 "unit": disturbance.unit,
                 "points": [
-                    {
-                        "strength": strength,
-                        **measure_on(disturbance.apply(images[chosen], strength), f"{name} {strength:g}"),
-                    }
+                    {"strength": strength}
+                    | measure_on(disturbance.apply(images[chosen], strength), f"{name} {strength:g}")
                     for strength in disturbance.strengths
                 ],
             }

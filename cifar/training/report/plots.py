@@ -28,8 +28,8 @@ def draw_report(report: dict[str, Any], images: np.ndarray, folder: Path) -> lis
         folder: the folder for the PNG files.
 
     Returns:
-        The names of the files: `confusion_matrix.png`, `reliability.png`, and if the report holds their figures `robustness.png`
-        and `mistakes.png`.
+        The names of the files: `confusion_matrix.png`, `reliability.png`, and, if the report holds their figures,
+        `robustness.png` and `mistakes.png`.
     """
     drawings: dict[str, Callable[[], Figure]] = {
         "confusion_matrix.png": lambda: _confusion_matrix(report),
@@ -66,30 +66,16 @@ def _confusion_matrix(report: dict[str, Any]) -> Figure:
 def _reliability(report: dict[str, Any]) -> Figure:
     bins = report["reliability"]
     filled = [entry for entry in bins if entry["images"]]
-    left, width = [entry["low"] for entry in bins], 1 / len(bins)
+    bars = {"width": 1 / len(bins), "align": "edge", "color": _BLUE, "edgecolor": "white"}
+    confidence, accuracy = ([entry[name] for entry in filled] for name in ("confidence", "accuracy"))
     figure = Figure(figsize=(5.2, 6.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.bar(
-        [entry["low"] for entry in filled],
-        [entry["accuracy"] for entry in filled],
-        width,
-        align="edge",
-        color=_BLUE,
-        edgecolor="white",
-        label="accuracy",
-    )
+    above.bar([entry["low"] for entry in filled], accuracy, label="accuracy", **bars)
     above.plot([0, 1], [0, 1], "--", color=_GREY, label="perfect calibration")
-    above.plot(
-        [entry["confidence"] for entry in filled],
-        [entry["accuracy"] for entry in filled],
-        "o",
-        color=_RED,
-        markersize=4,
-        label="at the mean confidence of the bin",
-    )
+    above.plot(confidence, accuracy, "o", color=_RED, markersize=4, label="at the mean confidence of the bin")
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"Calibration error {percent(report['ece'])}")
     above.legend(loc="upper left", fontsize=9)
-    below.bar(left, [entry["images"] for entry in bins], width, align="edge", color=_BLUE, edgecolor="white")
+    below.bar([entry["low"] for entry in bins], [entry["images"] for entry in bins], **bars)
     below.set(xlabel="confidence", ylabel="images")
     for axes in (above, below):
         axes.grid(alpha=0.3)
@@ -100,18 +86,16 @@ def _robustness(robustness: dict[str, Any]) -> Figure:
     disturbances = robustness["disturbances"]
     figure = Figure(figsize=(3.0 * len(disturbances), 3.3), layout="constrained")
     undisturbed = robustness["undisturbed"]["accuracy"]
-    for axes, (name, disturbance) in zip(
-        figure.subplots(1, len(disturbances), sharey=True, squeeze=False)[0], disturbances.items(), strict=True
-    ):
+    row = figure.subplots(1, len(disturbances), sharey=True, squeeze=False)[0]
+    for axes, (name, disturbance) in zip(row, disturbances.items(), strict=True):
         points = disturbance["points"]
         positions = range(len(points))
         low, high = zip(*(point["interval"] for point in points), strict=True)
         axes.axhline(undisturbed, color=_GREY, linestyle="--", label="accuracy without disturbance")
         axes.fill_between(positions, low, high, color=_BLUE, alpha=0.2)
         axes.plot(positions, [point["accuracy"] for point in points], "o-", color=_BLUE, markersize=4, label="accuracy")
-        axes.plot(
-            positions, [point["confidence"] for point in points], ":", color=_RED, linewidth=2, label="mean confidence"
-        )
+        confidence = [point["confidence"] for point in points]
+        axes.plot(positions, confidence, ":", color=_RED, linewidth=2, label="mean confidence")
         axes.set_xticks(positions, [f"{point['strength']:g}" for point in points])
         axes.set(title=name, ylim=(0, 1))
         axes.set_xlabel(disturbance["unit"], fontsize=8)
@@ -128,10 +112,8 @@ def _mistakes(mistakes: list[dict[str, Any]], images: np.ndarray) -> Figure:
         axes.axis("off")
     for axes, mistake in zip(figure.axes, mistakes, strict=False):
         axes.imshow(images[mistake["image"]].squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(
-            f"{_short(mistake['given'])} {percent(mistake['confidence'])}\nis {_short(mistake['true'])}",
-            fontsize=8.5,
-        )
+        given, true = _short(mistake["given"]), _short(mistake["true"])
+        axes.set_title(f"{given} {percent(mistake['confidence'])}\nis {true}", fontsize=8.5)
     return figure
 
 

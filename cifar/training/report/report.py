@@ -25,7 +25,13 @@ REPORT = "report.json"
 
 
 def make_report(
-    version: Version, settings: Settings, source: str, *, out: Path | None, views: bool, disturbed_images: int
+    version: Version,
+    settings: Settings,
+    source: str,
+    *,
+    out: Path | None,
+    views: bool = False,
+    disturbed_images: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a version on the test images of a data set, and optionally write the report.
 
@@ -33,7 +39,8 @@ def make_report(
         version: the version to evaluate.
         settings: the engine and the limits.
         source: the data set; see `load_dataset`.
-        out: a folder that does not exist yet. It appears at the end, complete, with `report.json`, `report.md` and PNG files.
+        out: a folder that does not exist yet, for `report.json`, `report.md` and PNG files. It is created when the report is
+            complete. None: the report is only returned.
         views: see `evaluate`.
         disturbed_images: see `evaluate`.
 
@@ -83,23 +90,15 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 _HOW_TO_CREATE = "Create one with: python -m cifar evaluate --data SOURCE"
-_REQUIRED = {
-    "name",
-    "version",
-    "exported",
-    "source",
-    "created",
-    "machine",
-    "engine",
-    "images",
-    "accuracy",
-    "per_class",
-    "confusion_matrix",
-} | {*("top_k", "loss", "ece", "reliability", "in_distribution", "views", "robustness", "mistakes")}
+_REQUIRED = (
+    {"name", "version", "exported", "source", "created", "machine", "engine"}
+    | {"images", "accuracy", "top_k", "loss", "ece", "reliability", "per_class", "confusion_matrix"}
+    | {"in_distribution", "views", "robustness", "mistakes"}
+)
 
 
 def _check_output(out: Path) -> None:
-    """Refuse an unusable output folder before minutes of computing, not after."""
+    """Refuse an unusable output folder before the evaluation, which takes minutes."""
     if out.exists() or out.is_symlink():
         raise DataError(f"{out} exists, and a report is never overwritten. Name another folder: --out DIR")
     above = next(folder for folder in out.absolute().parents if folder.exists())

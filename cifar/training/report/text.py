@@ -1,4 +1,4 @@
-"""The evaluation report as text: a summary for the terminal, `report.md`, and the sections that the model card shares with it."""
+"""The evaluation report as text: a summary for the terminal, `report.md`, and the sections that it shares with the model card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Report = dict[str, Any]
 def summary(report: Report) -> dict[str, Any]:
     """Return the figures that the command `evaluate` prints."""
     names = list(report["per_class"])
-    short = {
+    shown = {
         "version": report["version"],
         "engine": report["engine"],
         "images": report["images"],
@@ -32,17 +32,17 @@ def summary(report: Report) -> dict[str, Any]:
         "confusion": dict(zip(names, report["confusion_matrix"], strict=True)),
     }
     if report["in_distribution"]:
-        short["in_distribution"] = percent(report["in_distribution"]["share"])
+        shown["in_distribution"] = percent(report["in_distribution"]["share"])
     if views := report["views"]:
-        short[f"accuracy_of_{views['views']}_views"] = (
+        shown[f"accuracy_of_{views['views']}_views"] = (
             f"{with_interval(views['accuracy'], views['accuracy_interval'])}, with {views['times_the_single_view']:g} times the processor time"
         )
     if report["robustness"]:
-        short["robustness"] = {
+        shown["robustness"] = {
             name: ", ".join(f"{strength} {share}" for strength, share in points)
-            for name, points in _robustness_points(report)
+            for name, _, points in _robustness_points(report)
         }
-    return short
+    return shown
 
 
 def report_as_markdown(report: Report, pictures: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def report_as_markdown(report: Report, pictures: Sequence[str]) -> str:
 
 
 def with_interval(share: float | None, interval: Sequence[float] | None) -> str:
-    """Format a share with its interval: `66.8 % (65.8 to 67.7 %)`."""
+    """Format a share with its interval, such as `66.8 % (65.8 to 67.7 %)`."""
     return percent(share) if interval is None else f"{percent(share)} ({percent_range(*interval)})"
 
 
@@ -81,7 +81,7 @@ def picture(name: str, pictures: Sequence[str], folder: str = "") -> str:
 
 
 def libraries(versions: dict[str, str]) -> str:
-    """Format library versions: `python 3.11.7, keras 3.15.1`."""
+    """Format library versions, such as `python 3.11.7, keras 3.15.1`."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
@@ -117,18 +117,11 @@ def in_distribution(report: Report) -> str:
 def classes(report: Report) -> str:
     """Return a table of each class's accuracy and most frequent wrong prediction."""
     names = list(report["per_class"])
-    return markdown_table(
-        ["class", "images", "accuracy", "most often mistaken for"],
-        [
-            (
-                name,
-                entry["images"],
-                with_interval(entry["accuracy"], entry["interval"]),
-                _mistaken_for(name, names, row),
-            )
-            for (name, entry), row in zip(report["per_class"].items(), report["confusion_matrix"], strict=True)
-        ],
-    )
+    rows = [
+        (name, entry["images"], with_interval(entry["accuracy"], entry["interval"]), _mistaken_for(name, names, row))
+        for (name, entry), row in zip(report["per_class"].items(), report["confusion_matrix"], strict=True)
+    ]
+    return markdown_table(["class", "images", "accuracy", "most often mistaken for"], rows)
 
 
 def _mistaken_for(name: str, names: Sequence[str], row: Sequence[int]) -> str:
@@ -138,44 +131,33 @@ def _mistaken_for(name: str, names: Sequence[str], row: Sequence[int]) -> str:
 
 def calibration(report: Report) -> str:
     """Return a table of the bins of the reliability diagram that are not empty."""
-    return markdown_table(
-        ["confidence", "images", "mean confidence", "accuracy"],
-        [
-            (
-                f"{entry['low']:.2f} to {entry['high']:.2f}",
-                entry["images"],
-                percent(entry["confidence"]),
-                percent(entry["accuracy"]),
-            )
-            for entry in report["reliability"]
-            if entry["images"]
-        ],
-    )
+    rows = [
+        (f"{one['low']:.2f} to {one['high']:.2f}", one["images"], percent(one["confidence"]), percent(one["accuracy"]))
+        for one in report["reliability"]
+        if one["images"]
+    ]
+    return markdown_table(["confidence", "images", "mean confidence", "accuracy"], rows)
 
 
 def robustness(report: Report) -> str:
     """Return the accuracy on undisturbed images and a table of the accuracy at each strength of each disturbance."""
     found = report["robustness"]
     undisturbed = found["undisturbed"]
-    table = markdown_table(
-        ["disturbance", "strength: accuracy"],
-        [
-            (
-                f"{name}: {found['disturbances'][name]['unit']}",
-                ", ".join(f"{strength}: {share}" for strength, share in points),
-            )
-            for name, points in _robustness_points(report)
-        ],
-    )
+    rows = [
+        (f"{name}: {unit}", ", ".join(f"{strength}: {share}" for strength, share in points))
+        for name, unit, points in _robustness_points(report)
+    ]
+    table = markdown_table(["disturbance", "strength: accuracy"], rows)
     return (
         f"On {found['images']:,} of these images (seed {found['seed']}). Undisturbed: "
         f"{with_interval(undisturbed['accuracy'], undisturbed['interval'])}, mean confidence {percent(undisturbed['confidence'])}.\n\n{table}"
     )
 
 
-def _robustness_points(report: Report) -> Iterable[tuple[str, list[tuple[str, str]]]]:
-    for name, disturbance in report["robustness"]["disturbances"].items():
-        yield name, [(f"{point['strength']:g}", percent(point["accuracy"])) for point in disturbance["points"]]
+def _robustness_points(report: Report) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
+    """Yield the name and the unit of each disturbance, with pairs of strength and accuracy."""
+    for name, found in report["robustness"]["disturbances"].items():
+        yield name, found["unit"], [(f"{each['strength']:g}", percent(each["accuracy"])) for each in found["points"]]
 
 
 def mistakes(report: Report) -> str:
