@@ -1,4 +1,4 @@
-"""The server: settings, registry, model, API and page, wired together. Run `python app.py`, or serve the ASGI app `app:app`."""
+"""The server, assembled from settings, registry, model, API and page. Run `python app.py`, or serve the ASGI app `app:app`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | No
     Args:
         settings: the configuration.
         page: if false, leave out the page and Gradio's endpoints.
-        worker: this process's place among the workers of gunicorn.
+        worker: the slot of this process among the workers of gunicorn.
 
     Raises:
         VersionNotFound, VersionUnusable: the version to serve is missing, or its files differ from what was exported.
@@ -59,7 +59,7 @@ def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | No
     if records:
         records.record_while_serving(api)
         add_feedback(api, records, settings)
-    if service.analytics and (worker is None or worker.number == 0):  # one worker measures drift for the host
+    if service.analytics and (worker is None or worker.number == 0):  # one worker of each host measures drift
         service.analytics.measure_while_serving(api)
     if settings.mcp:
         from cifar.serving.rest.mcp import add_mcp  # its library takes half a second to import

@@ -16,11 +16,11 @@ if len(os.fsencode(tempfile.gettempdir())) > 67:  # a socket's path has at most 
         f"cifar: TMPDIR is {tempfile.gettempdir()}, which is too long for the path of a Unix socket. Set TMPDIR to a "
         "folder with a path of at most 67 bytes."
     )
-_folder = worker_slot.shared_folder()  # the same one when gunicorn reads this file again on SIGHUP
+_folder = worker_slot.shared_folder()  # returns the same folder when gunicorn reads this file again on SIGHUP
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # must be set before prometheus_client is imported
 
-# Libraries that are imported before the fork are shared by all workers. TensorFlow must not be among them, since it does
-# not survive a fork. A reload (SIGHUP) therefore reads settings and models again, but new code needs a restart.
+# All workers share the memory of libraries that are imported before the fork. TensorFlow must not be among them, since it
+# does not work after a fork. A reload (SIGHUP) reads settings and models again, but new code needs a restart.
 import alembic.command  # noqa: E402, F401  # each worker checks at its start that the records' tables are up to date
 
 import app  # noqa: E402, F401
@@ -58,7 +58,7 @@ _slot_of_worker: dict[int, int] = {}
 
 
 def on_starting(server):
-    """Exit if no version can be served or no records can be written: gunicorn would restart failing workers for ever."""
+    """Exit if no version can be served or no records can be written. Otherwise gunicorn would restart workers endlessly."""
     try:
         RolloutLog.of(_settings).stable_version().verify()
         database_url(_settings)
@@ -74,8 +74,8 @@ def when_ready(server):
 def pre_fork(server, worker):
     """Choose the least used slot and a name for the worker's metric files.
 
-    After a reload all slots count as free: the old workers keep theirs until they have exited. The metric files of a worker
-    that has exited are used again; otherwise their number would grow with every restart.
+    During a reload, an old worker and its successor share a slot until the old one has exited. The metric files of an exited
+    worker are used again, since otherwise their number would grow with every restart.
     """
     taken = list(_slot_of_worker.values())
     _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
@@ -85,7 +85,7 @@ def pre_fork(server, worker):
 
 
 def post_fork(server, worker):
-    """Hand over slot and metric files, in the worker process, before it creates the app."""
+    """Set the slot and the metric files in the worker process, before it creates the app."""
     worker_slot.current = worker_slot.WorkerSlot(_slot_of_worker[worker.age], server.num_workers, _folder)
     metrics.count_in(worker.metrics_name)
 

@@ -18,7 +18,7 @@ def number(value: float | None, digits: int, *, missing: str = "none") -> str:
 def percent(share: float | None, *, missing: str = "none") -> str:
     """Format a share in [0, 1] as `66.8 %`, or return `missing` for None.
 
-    A share that is just below 1 is shown as `> 99.9 %`, because `100.0 %` would claim that there are no exceptions.
+    A share just below 1 becomes `> 99.9 %`: `100.0 %` would claim that there are no exceptions.
     """
     if share is None:
         return missing
@@ -61,5 +61,5 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_url(content: bytes, media_type: str = "image/png") -> str:
-    """Return an image file as a `data:` URL, so that it needs no file or request of its own."""
+    """Return an image file as a `data:` URL, which a page shows without a further request."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

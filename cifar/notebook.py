@@ -24,7 +24,7 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 Photo = str | PathLike[str] | bytes | Image.Image | np.ndarray
 
-# Colours come from the notebook's own text colour, so that light and dark both read well.
+# The text keeps the notebook's colour, so that it can be read in light and in dark themes.
 _STYLE = (
     ".cifar{display:flex;flex-wrap:wrap;gap:1.5em;align-items:flex-start;font:14px system-ui,sans-serif;margin:.5em 0}"
     ".cifar figure{margin:0}.cifar img{width:128px;height:auto;image-rendering:pixelated;border-radius:4px}"
@@ -58,16 +58,14 @@ class Shown:
             f'<s><i style="width:{100 * score:.1f}%"></i></s></li>'
             for label, score in self.prediction.top_k
         )
-        unlike = (
-            "<p><strong>This does not look like any of the classes.</strong></p>"
-            if self.prediction.in_distribution is False
-            else ""
-        )
+        warning = ""
+        if self.prediction.in_distribution is False:
+            warning = "<p><strong>This does not look like any of the classes.</strong></p>"
         return (
             f'<style>{_STYLE}</style><div class="cifar"><figure><img src="{data_url(png(self.seen))}" '
             f'alt="The image at {width} x {height} pixels"><figcaption>What the model saw: {width} x {height} pixels'
             f"</figcaption></figure><ol>{bars}</ol></div>"
-            f'<div class="cifar" style="display:block">{unlike}<p>{html.escape(self.model_name)}, version {self.version}</p></div>'
+            f'<div class="cifar" style="display:block">{warning}<p>{html.escape(self.model_name)}, version {self.version}</p></div>'
         )
 
 
@@ -77,8 +75,8 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
     The first call loads the model, which takes a tenth of a second with LiteRT.
 
     Args:
-        image: a path, the bytes of an image file, a Pillow image, or an array `(height, width)` or `(height, width, 3)`,
-            `uint8` in [0, 255] or floats in [0, 1].
+        image: a path, the bytes of an image file, a Pillow image, or an array `(height, width)` or
+            `(height, width, 1, 3 or 4)`, `uint8` in [0, 255] or floats in [0, 1].
         top_k: number of classes to rank. Default: the setting `default_top_k`.
         version: number of the version. Default: the one that the server would serve.
 
@@ -89,19 +87,19 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
     """
     settings = load_settings()
     number = RolloutLog.of(settings).current().stable if version is None else version
-    predictor = _loaded(settings.registry, settings.model_name, number)
-    seen = preprocess(_file_of(image), predictor.image, max_pixels=settings.max_image_pixels)
+    predictor = _load(settings.registry, settings.model_name, number)
+    seen = preprocess(_encoded(image), predictor.image, max_pixels=settings.max_image_pixels)
     wanted = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
     (prediction,) = predictor.predict(seen[None], top_k=wanted)
     return Shown(predictor.version.name, predictor.version.number, prediction, seen)
 
 
 @lru_cache(maxsize=2)
-def _loaded(registry: Path, name: str, number: int) -> Predictor:
+def _load(registry: Path, name: str, number: int) -> Predictor:
     return Predictor.load(Registry(registry, name).get(number))
 
 
-def _file_of(image: Photo) -> bytes:
+def _encoded(image: Photo) -> bytes:
     """Return `image` as an image file, so that it is decoded like an upload."""
     if isinstance(image, bytes):
         return image
@@ -122,17 +120,14 @@ def _file_of(image: Photo) -> bytes:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    given = f"{array.dtype} of shape {array.shape}"
+    description = f"{array.dtype} of shape {array.shape}"
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if np.issubdtype(array.dtype, np.floating) and array.size and array.min() >= 0 and array.max() <= 1:
         array = np.rint(array * 255).astype(np.uint8)
-    if (
-        array.dtype != np.uint8
-        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {3, 4}))
-        or not array.size
-    ):
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {3, 4})
+    if array.dtype != np.uint8 or not is_image or not array.size:
         raise BadParameter(
-            f"Expected an array (height, width) or (height, width, 3), uint8 or floats in [0, 1]; got {given}."
+            f"Expected an array (height, width) or (height, width, 3), uint8 or floats in [0, 1]; got {description}."
         )
     return Image.fromarray(array)

@@ -36,7 +36,7 @@ TOPICS = {
     "Folders": "examples uploads data_cache",
 }
 NGINX = "# ---- nginx"
-"""Begins the part of .env.example that is written by hand."""
+"""The line that begins the hand-written part of .env.example."""
 
 ERRORS = """\
 # Errors
@@ -81,9 +81,9 @@ def errors_page() -> str:
         tree += error.__subclasses__()
     commands = [error for error in tree if error.status == CifarError.status and error is not CifarError]
     served = sorted((error for error in tree if error not in commands), key=lambda error: error.status)
-    rows = [f"| {error.status} | `{error.code}` | {' | '.join(meaning_and_advice(error))} |" for error in served]
-    lines = [f"| `{error.code}` | {meaning_and_advice(error)[0]} |" for error in commands]
-    return ERRORS + "\n".join(rows) + "\n" + NGINX_ERRORS + "\n".join(lines) + "\n"
+    served_rows = [f"| {error.status} | `{error.code}` | {' | '.join(meaning_and_advice(error))} |" for error in served]
+    command_rows = [f"| `{error.code}` | {meaning_and_advice(error)[0]} |" for error in commands]
+    return ERRORS + "\n".join(served_rows) + "\n" + NGINX_ERRORS + "\n".join(command_rows) + "\n"
 
 
 def meaning_and_advice(error: type[CifarError]) -> tuple[str, str]:
@@ -101,26 +101,23 @@ def settings_page() -> str:
     return page
 
 
-def env_example(now: str) -> str:
-    """Return .env.example: each setting commented out with its default, then the part about nginx as it is `now`."""
+def env_example(current: str) -> str:
+    """Return .env.example: each setting commented out with its default, then the part about nginx of the `current` file."""
     page = "# Every setting with its default. Copy this file to .env and change what you need. The environment takes precedence.\n"
     for topic, names in topics().items():
         page += f"\n# ---- {topic} ----\n"
         for name in names:
             comment = textwrap.fill(meaning(name), 120, initial_indent="# ", subsequent_indent="# ")
             page += f"{comment}\n#{variable(name)}={default(name)}\n"
-    return page + "\n" + now[now.index(NGINX) :]
+    return page + "\n" + current[current.index(NGINX) :]
 
 
 def topics() -> dict[str, list[str]]:
-    names = {topic: text.split() for topic, text in TOPICS.items()}
-    listed = [name for group in names.values() for name in group]
+    listed = " ".join(TOPICS.values()).split()
     if sorted(listed) != sorted(Settings.model_fields):
-        different = sorted(set(listed) ^ set(Settings.model_fields))
-        sys.exit(
-            f"TOPICS in docs/generate.py must name each setting once; look at: {', '.join(different) or 'repeated names'}."
-        )
-    return names
+        wrong = ", ".join(sorted(set(listed) ^ set(Settings.model_fields))) or "a repeated name"
+        sys.exit(f"TOPICS in docs/generate.py must name each setting once. Look at: {wrong}.")
+    return {topic: names.split() for topic, names in TOPICS.items()}
 
 
 def variable(name: str) -> str:
@@ -128,7 +125,7 @@ def variable(name: str) -> str:
 
 
 def default(name: str) -> str:
-    """Return the default as it is written in `.env`."""
+    """Return the default in the form of a line of `.env`, with folders relative to the project or to the home folder."""
     value = Settings.model_fields[name].default
     text = "" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
     for path, short in ((f"{ROOT}/", ""), (str(Path.home()), "~"), (tempfile.gettempdir(), "/tmp")):  # noqa: S108

@@ -28,7 +28,7 @@ _DRAFT_MARGIN = 4
 """A JPEG is decoded at 1/2, 1/4 or 1/8 scale, which is faster, if it stays this many times larger than the model's input."""
 
 _MAX_SIDE = 65_535
-"""Longest side in pixels. No camera produces more, and resampling an image of 50,000,000 x 1 pixels takes gigabytes."""
+"""Longest side in pixels. Cameras produce less, and resampling an image of 50,000,000 x 1 pixels takes gigabytes."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -88,7 +88,7 @@ def open_image(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> Image.Ima
 
 def to_input(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """Decode, turn upright and resize: the second half of `preprocess`."""
-    with _readable(image):
+    with _decoding(image):
         image.load()
         orientation = _orientation(image)
         size = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
@@ -118,17 +118,16 @@ def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray
         CifarError: as `preprocess` does.
     """
     image = _open(payload, max_pixels, needed_side=longest_side)
-    with _readable(image):
+    with _decoding(image):
         image.load()
     width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
     scale = min(1, longest_side / max(width, height))
-    return to_input(
-        image, ImageSpec(height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
-    )
+    spec = ImageSpec(height=max(1, round(height * scale)), width=max(1, round(width * scale)), channels=3)
+    return to_input(image, spec)
 
 
 @contextmanager
-def _readable(image: Image.Image) -> Iterator[None]:
+def _decoding(image: Image.Image) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # damaged files raise a dozen types of exceptions, which Pillow does not document
@@ -141,10 +140,7 @@ def _readable(image: Image.Image) -> Iterator[None]:
 def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
     """Read the header, and refuse a file that is not an image in one of `FORMATS` or that has too many pixels.
 
-    Args:
-        payload: the encoded file.
-        max_pixels: largest width x height of the image.
-        needed_side: a JPEG is decoded at a reduced scale as long as both of its sides stay at least this long.
+    A JPEG is set to be decoded at a reduced scale as long as both of its sides stay at least `needed_side` long.
     """
     if not payload:
         raise UnreadableImage("The file is empty (0 bytes). Send the image file itself.")
@@ -162,26 +158,24 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
         raise UnsupportedImage(
             f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
         ) from error
-    except Exception as error:  # as above: a hostile header can raise nearly any exception
+    except Exception as error:  # a hostile header can raise nearly any exception
         raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
     if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
         raise ImageTooLarge(
             f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
         )
-    with _readable(image):
+    with _decoding(image):
         image.draft(None, (needed_side, needed_side))  # square, because EXIF may turn the image later
     return image
 
 
 def _begins_like_an_image(payload: bytes) -> bool:
     """Return whether one of the decoders in `FORMATS` recognises the first bytes."""
-    return any(
-        accept is not None and bool(accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS)
-    )
+    return any(bool(accept and accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8. It is 1 (upright) when EXIF is missing or damaged, so that the photo is accepted."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if EXIF is missing or damaged."""
     exif = image.info.get("exif")
     if isinstance(exif, bytes) and tiff_excess(exif.removeprefix(b"Exif\0\0")):
         return 1

@@ -1,9 +1,9 @@
 """Screening: refuses files that are built to cost far more to decode than their size suggests, before a decoder reads them.
 
-Pillow walks through a file's structure in Python without a limit on the number of steps, and a limit on pixels does not help
-there: a JPEG of 19 MB with 250,000 scans keeps a core busy for hours, and a TIFF of 18 MB whose tags all point at the same
-bytes takes 6 GB. The functions below walk through the structure first and stop at a limit. The limits are far above what
-cameras and editors write.
+Pillow reads a file's structure in Python without a limit on the number of steps, and the limit on pixels does not cover
+that: a JPEG of 19 MB with 250,000 scans keeps a core busy for hours, and a TIFF of 18 MB whose tags all point at the same
+bytes takes 6 GB. The functions below read the structure first and stop at a limit, which is far above what cameras and
+editors write.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def excess(payload: bytes) -> str:
 
 
 def tiff_excess(data: bytes) -> str:
-    """Return the same for a TIFF file, or for EXIF data, which has the same structure; empty for anything else."""
+    """Do the same as `excess` for a TIFF file, or for EXIF data, which has the same structure."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return ""
@@ -51,11 +51,9 @@ def tiff_excess(data: bytes) -> str:
     (tags,) = struct.unpack_from(f"{order}H", data, directory)
     if tags > MAX_TIFF_TAGS:
         return f"more than {MAX_TIFF_TAGS} TIFF tags"
-    entries = data[directory + 2 : directory + 2 + 12 * tags]
-    whole = entries[: len(entries) // 12 * 12]
-    announced = sum(
-        count * _TIFF_UNIT_BYTES.get(kind, 0) for _, kind, count, _ in struct.iter_unpack(f"{order}HHI4s", whole)
-    )
+    complete = min(tags, (len(data) - directory - 2) // 12)
+    entries = struct.iter_unpack(f"{order}HHI4s", data[directory + 2 : directory + 2 + 12 * complete])
+    announced = sum(count * _TIFF_UNIT_BYTES.get(kind, 0) for _, kind, count, _ in entries)
     return "TIFF tags that announce more bytes than the file has" if announced > len(data) else ""
 
 
@@ -64,7 +62,7 @@ def _counted(steps: Iterator[None], limit: int, unit: str) -> str:
 
 
 def _jpeg_excess(payload: bytes) -> str:
-    """Walk from marker to marker up to the end of the image. Decoders do not read the bytes behind it."""
+    """Walk from marker to marker to the end of the image. Decoders do not read the bytes after it."""
     at, scans = 2, 0
     for _ in range(MAX_JPEG_SEGMENTS):
         marker = _NEXT_JPEG_MARKER.search(payload, at)
@@ -89,7 +87,7 @@ def _png_chunks(payload: bytes) -> Iterator[None]:
 
 
 def _gif_blocks(payload: bytes) -> Iterator[None]:
-    """Walk through what Pillow skips before the first frame: extensions, their blocks, stray bytes."""
+    """Yield for each part that Pillow skips before the first frame: extension, block of an extension, stray byte."""
     if len(payload) < 13:
         return
     at = 13 + (3 << (payload[10] & 7) + 1 if payload[10] & 0x80 else 0)

@@ -34,13 +34,7 @@ class Predictor:
     """One loaded version. Safe to share between threads."""
 
     def __init__(self, version: Version, infer: Infer, *, engine: str) -> None:
-        """Wrap a loaded network. Use `load` to load one.
-
-        Args:
-            version: the version that the network belongs to.
-            infer: the network; see `cifar.models.engines`.
-            engine: the engine's name.
-        """
+        """Wrap `infer`, the network of `version` that an engine has loaded. Use `load` to load one."""
         self.version = version
         self.engine = engine
         self.class_names = version.manifest.class_names
@@ -71,7 +65,7 @@ class Predictor:
         return self.version.manifest.image
 
     def probe(self) -> None:
-        """Classify a black image, to check that the engine answers. Raises what the engine raises."""
+        """Classify a black image, to check that the engine answers. The engine's exceptions are raised unchanged."""
         self.answers(np.zeros((1, *self.image.shape), np.uint8))
 
     def warm_up(self) -> None:
@@ -110,7 +104,7 @@ class Predictor:
         return self._infer(images)
 
     def clamp_top_k(self, top_k: int) -> int:
-        """Lower a default `top_k`, which was not chosen for this model, to the number of classes."""
+        """Limit a default `top_k`, which was not chosen for this model, to the number of classes."""
         return min(top_k, len(self.class_names))
 
     def predict(self, images: np.ndarray, *, top_k: int) -> list[Prediction]:

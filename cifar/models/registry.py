@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 """At most nine digits, so that a version fits the integer column of the records database."""
+_EXPORT_AGAIN = "Restore the version, or remove its folder and export again."
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,11 @@ class Version:
 
     @property
     def name(self) -> str:
-        """The model's name, which is also the name of the folder around the version."""
+        """The name of the model."""
         return self.manifest.name
 
     @property
     def number(self) -> int:
-        """The version number, which is also the name of the version's folder."""
         return self.manifest.version
 
     def verify(self) -> None:
@@ -63,15 +63,12 @@ class Version:
                 raise VersionUnusable(f"{self._shown(relative)} is not listed in {MANIFEST}. {_EXPORT_AGAIN}")
 
     def _shown(self, relative: str) -> str:
-        """The file's path within the registry. The message may go to HTTP clients, which must not learn the server's paths."""
+        """Return a file's path within the registry, for messages: HTTP clients must not learn the server's paths."""
         return f"{self.name}/{self.number}/{relative}"
 
 
-_EXPORT_AGAIN = "Restore the version, or remove its folder and export again."
-
-
 class Registry:
-    """The versions of one model. Every call reads the disk anew, so new and removed versions are seen at once."""
+    """The versions of one model. Every call reads the disk, so new and removed versions are noticed at once."""
 
     def __init__(self, root: Path, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -92,8 +89,7 @@ class Registry:
 
         Only the manifests are read, not the other files. Hidden folders, such as those of running exports, are skipped.
         """
-        messages = {path.name: self._problem(path) for path in self._folders()}
-        return {name: message for name, message in messages.items() if message}
+        return {path.name: problem for path in self._folders() if (problem := self._problem(path))}
 
     def get(self, number: int | None = None) -> Version:
         """Return one version by number, or the highest complete one. Call `verify()` before you load it.
@@ -103,12 +99,12 @@ class Registry:
             VersionUnusable: the folder exists but is not a complete version.
         """
         numbers = self.numbers()
-        if number is None and numbers:
-            number = numbers[-1]
         if number is None:
-            raise VersionNotFound(
-                f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME --name {self.name}"
-            )
+            if not numbers:
+                raise VersionNotFound(
+                    f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME --name {self.name}"
+                )
+            number = numbers[-1]
         path = self.base / str(number)
         if number not in numbers:
             if path.is_dir():
@@ -139,7 +135,7 @@ class Registry:
         return sorted(path for path in self.base.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     def _problem(self, path: Path) -> str:
-        """Say why a folder is not a usable version; empty when it is one."""
+        """Return why a folder is not a usable version; empty when it is one."""
         if not is_version_number(path.name):
             return f"{self.name}/{path.name} is not a version: the folder's name must be a whole number like 1 or 12, of at most nine digits."
         if not (path / MANIFEST).is_file():

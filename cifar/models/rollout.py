@@ -2,10 +2,10 @@
 
     saved_model/<name>/.routing/<revision>.json    one file for each change; the file with the highest number is in force
 
-A change is a new file, written whole under a number that no other file has (compare-and-swap without a lock server). So a
-reader sees the old state or the new one, of two changes at the same time one is refused, and a crash leaves no half-made
-change. The files are also the log of who changed what, and when. Without any file, `stable` is the highest complete version
-and gets all traffic. TensorFlow Serving ignores the folder.
+A change creates the file with the next number in one step (compare-and-swap without a lock server). Readers see the old state
+or the new one, a crash leaves no half-made change, and one of two changes made at the same time is refused. The files are also
+the log: author, time and command of each change. Without any file, `stable` is the highest complete version and gets all
+traffic. TensorFlow Serving ignores the folder.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class RolloutLog:
     """
 
     def __init__(self, registry: Registry, *, pinned: int | None = None) -> None:
-        """Take the rollout of `registry`.
+        """Open the log of one model.
 
         Args:
             registry: the model's versions.
-            pinned: the stable version, whatever the files say (the setting `model_version`).
+            pinned: a stable version that takes precedence over the log (the setting `model_version`).
         """
         self.registry = registry
         self.pinned = pinned
@@ -104,7 +104,7 @@ class RolloutLog:
         return cls(Registry(settings.registry, settings.model_name), pinned=settings.model_version)
 
     def stable_version(self) -> Version:
-        """Return the version for users who are assigned to no other label.
+        """Return the version that is stable now.
 
         Raises:
             VersionNotFound, VersionUnusable: see `current` and `Registry.get`.
@@ -166,16 +166,10 @@ class RolloutLog:
         return self._make_stable(last, number, history, by=by, action=f"rollback to {number}")
 
     def label(self, name: str, number: int | None, *, by: str) -> Rollout:
-        """Set a label to a version, or remove the label.
-
-        Args:
-            name: the label.
-            number: the version; None removes the label.
-            by: the author of the change.
+        """Set the label `name` to version `number`, or remove it if `number` is None.
 
         Raises:
-            BadParameter: the name is not a valid label, is `stable` (use `promote`), or belongs to a label with traffic
-                that should be removed.
+            BadParameter: the name is not a valid label, is `stable` (use `promote`), or is to be removed but has traffic.
             LabelNotFound: the label to remove does not exist.
             VersionNotFound, VersionUnusable: there is no such version, or its files differ from the exported ones.
         """
@@ -201,7 +195,7 @@ class RolloutLog:
         Args:
             traffic: percentage of the users by label. Labels that are not listed get none.
             by: the author of the change.
-            shadow: percentage of the requests by label; none by default.
+            shadow: percentage of the requests by label.
 
         Raises:
             BadParameter: the percentages do not add to 100, or one is out of range.
@@ -222,7 +216,7 @@ class RolloutLog:
         return self._write(last, by=by, action=action, traffic=_without_zeros(traffic), shadow=_without_zeros(shadow))
 
     def _last(self) -> Rollout:
-        """Return the last change, or the default before the first one. It does not regard `pinned`."""
+        """Return the last change, or the default before the first one. `pinned` is ignored."""
         if revisions := self._revisions():
             return self._read(revisions[-1])
         return Rollout(revision=0, labels={STABLE: self.registry.get().number}, traffic={STABLE: 100})
