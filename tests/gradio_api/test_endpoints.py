@@ -8,7 +8,7 @@ import json
 
 import httpx2
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from support.hostile_files import zipped
@@ -17,11 +17,6 @@ from support.pictures import encoded, noise
 from cifar.settings import ROOT
 
 CAT = ROOT / "examples" / "cat.jpg"
-
-
-@pytest.fixture(scope="module")
-def client(server) -> Client:
-    return Client(server, verbose=False)
 
 
 def test_the_endpoints_keep_their_names_parameters_and_types(client):
@@ -118,12 +113,23 @@ def test_gradio_client_gets_a_row_for_each_file_and_each_file_in_an_archive(clie
     assert alone["rows"] == [cat], "a file outside a list is a list of one"
 
 
-def test_gradio_client_gets_the_error_messages_of_a_batch(client):
-    """All channels have the same message for the same error."""
-    with pytest.raises(AppError, match="top_k must be from 1 to 10"):
-        client.predict([handle_file(CAT)], top_k=99, api_name="/predict_batch")
-    with pytest.raises(AppError, match="No image came"):
-        client.predict([], api_name="/predict_batch")
+@pytest.mark.parametrize(
+    ("endpoint", "photo", "arguments", "words"),
+    [
+        ("/predict", CAT, {"top_k": 0}, "top_k must be from 1 to 10"),
+        ("/predict", CAT, {"top_k": "abc"}, "top_k must be a whole number; got 'abc'"),
+        ("/predict", CAT, {"version": 99}, "no version 99; there are: 1"),
+        ("/predict", "bad.png", {}, "whatever its name says"),
+        ("/predict_batch", CAT, {"top_k": 99}, "top_k must be from 1 to 10"),
+        ("/predict_batch", None, {}, "No image came"),
+    ],
+)
+def test_gradio_client_gets_our_error_messages(client, tmp_path, endpoint, photo, arguments, words):
+    """All channels have the same message for the same error. Gradio does not decode the photo itself."""
+    (tmp_path / "bad.png").write_text("just text")
+    photo = [] if photo is None else handle_file(tmp_path / photo)
+    with pytest.raises(AppError, match=words):
+        client.predict(photo, **arguments, api_name=endpoint)
 
 
 def test_gradio_client_lists_the_versions(client):

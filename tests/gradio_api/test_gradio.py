@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import httpx2
 import pytest
-from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError
+from gradio_client import handle_file
 from starlette.routing import Mount
 from support.servers import visited_server
 
@@ -22,11 +21,6 @@ from cifar.settings import ROOT
 CAT = ROOT / "examples" / "cat.jpg"
 
 
-@pytest.fixture(scope="module")
-def client(server) -> Client:
-    return Client(server, verbose=False)
-
-
 def test_gradio_client_and_rest_give_the_same_answer(client, server):
     """For every example, labels and scores are equal to the last digit."""
     for file in sorted((ROOT / "examples").glob("*.jpg")):
@@ -34,27 +28,6 @@ def test_gradio_client_and_rest_give_the_same_answer(client, server):
         by_rest = httpx2.post(f"{server}/predict", files={"image": file.read_bytes()}, data={"top_k": 4}).json()
         assert by_gradio.pop("request_id") != by_rest.pop("request_id")
         assert by_gradio == by_rest
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"top_k": 0}, "top_k must be from 1 to 10"),
-        ({"top_k": "abc"}, "top_k must be a whole number; got 'abc'"),
-        ({"version": 99}, "no version 99; there are: 1"),
-    ],
-)
-def test_gradio_client_gets_the_error_messages_of_rest(client, arguments, words):
-    """All channels have the same message for the same error."""
-    with pytest.raises(AppError, match=words):
-        client.predict(handle_file(CAT), **arguments, api_name="/predict")
-
-
-def test_gradio_client_gets_our_error_message_for_an_unreadable_image(client, tmp_path):
-    """Gradio does not decode the file itself."""
-    (tmp_path / "bad.png").write_text("just text")
-    with pytest.raises(AppError, match="whatever its name says"):
-        client.predict(handle_file(tmp_path / "bad.png"), api_name="/predict")
 
 
 def test_a_path_without_handle_file_gets_a_hint(client):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, expect_label, upload, visit
+from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, upload, visit
 from support.pictures import encoded, png_of_100_megapixels
 
 
@@ -32,7 +32,7 @@ def test_an_uploaded_photo_is_answered_without_a_button(page):
 
 
 def test_the_components_of_the_endpoints_are_not_visible(page):
-    """They are part of the page, but a person must find one place for a photo."""
+    """Their inputs are in the page's HTML, but a person must see only one field for a photo."""
     expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=WAIT_MS)
     expect(page.locator("input[type=file]:not(#photo *):not(.many *)")).to_have_count(0)
 
@@ -44,16 +44,8 @@ def test_the_api_documentation_needs_no_other_host(page, server):
 
 
 def test_a_photo_can_be_dropped_on_the_page(page):
-    """The page invites to drag and drop."""
-    content = list((EXAMPLES / "truck.jpg").read_bytes())
-    transfer = page.evaluate_handle(
-        """bytes => { const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array(bytes)], "truck.jpg", {type: "image/jpeg"})); return data; }""",
-        content,
-    )
-    target = page.locator("#photo button").first
-    for event in ("dragenter", "dragover", "drop"):
-        target.dispatch_event(event, {"dataTransfer": transfer})
+    """The text in the field says so."""
+    drop(page, "truck.jpg", "image/jpeg", (EXAMPLES / "truck.jpg").read_bytes())
     expect_label(page, "truck")
 
 
@@ -106,13 +98,9 @@ def test_an_unreadable_file_gets_the_error_message_of_the_api_in_place_of_the_an
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["chosen", "dropped"])
 def test_a_file_that_is_not_an_image_by_its_type_gets_an_error_message(page, dropped):
-    """Gradio's front end would drop it, and show only a toast that this page hides."""
+    """Gradio's front end would ignore the file and show only a toast, which this page hides."""
     if dropped:
-        transfer = page.evaluate_handle(
-            """() => { const data = new DataTransfer();
-            data.items.add(new File(["%PDF"], "scan.pdf", {type: "application/pdf"})); return data; }"""
-        )
-        page.locator("#photo button").first.dispatch_event("drop", {"dataTransfer": transfer})
+        drop(page, "scan.pdf", "application/pdf", b"%PDF")
     else:
         page.set_input_files(
             "#photo input[type=file]", [{"name": "scan.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}]
@@ -137,8 +125,7 @@ def test_a_photo_from_the_camera_is_answered(page):
     page.locator("#photo").get_by_label("Capture from camera").or_(
         page.locator("#photo [aria-label*=ebcam]")
     ).first.click()
-    access = page.get_by_text("Click to Access Webcam")
-    access.click()
+    page.get_by_text("Click to Access Webcam").click()
     page.locator("#photo video").wait_for()
     page.wait_for_function("document.querySelector('#photo video').readyState >= 2")
     page.locator(
@@ -216,17 +203,7 @@ def test_a_server_that_does_not_answer_is_reported_on_the_page(page):
 def test_the_live_camera_sends_one_frame_at_a_time(page):
     """Frames that arrive before the answer are dropped, and after a stop none is sent."""
     page.context.grant_permissions(["camera"])
-    running, most_at_once, sent = 0, 0, 0
-
-    def frame(route):
-        nonlocal running, most_at_once, sent
-        running, sent = running + 1, sent + 1
-        most_at_once = max(most_at_once, running)
-        response = route.fetch()
-        running -= 1
-        route.fulfill(response=response)
-
-    page.route("**/gradio_api/run/**", frame)
+    frames = count_requests(page, "**/gradio_api/run/**")
     page.locator("[data-live=start]").click()
     expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
     expect(page.locator("#live .rate")).to_contain_text("frames per second", timeout=WAIT_MS)
@@ -234,10 +211,10 @@ def test_the_live_camera_sends_one_frame_at_a_time(page):
     page.locator("[data-live=stop]").click()
     expect(page.locator("#live video")).to_be_hidden()
     page.wait_for_timeout(500)
-    after_stop = sent
+    after_stop = frames["sent"]
     page.wait_for_timeout(800)
-    assert (most_at_once, sent) == (1, after_stop)
-    assert sent >= 2
+    assert (frames["at_once"], frames["sent"]) == (1, after_stop)
+    assert frames["sent"] >= 2
 
 
 def test_a_camera_without_permission_gets_an_error_message(page):

@@ -49,14 +49,8 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def server_of_2(two_version_server):
-    """The address of a server whose version 2 has measurements."""
-    return two_version_server
-
-
 def choose_version_2(page: Page) -> None:
-    """Choose version 2 on the tab Model; its plots are the ones to check."""
+    """Choose version 2 on the tab Model: only its manifest has measurements to plot."""
     open_tab(page, "model")
     page.locator("#model-version input").click()
     page.get_by_role("option", name="2").click()
@@ -66,9 +60,9 @@ def choose_version_2(page: Page) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
-def test_axe_finds_no_serious_problem_on_any_tab(browser, server_of_2, scheme, locale):
+def test_axe_finds_no_serious_problem_on_any_tab(browser, two_version_server, scheme, locale):
     """It checks contrast, names and roles of the tabs with their content."""
-    with visit(browser, server_of_2, scheme=scheme, locale=locale) as page:
+    with visit(browser, two_version_server, scheme=scheme, locale=locale) as page:
         choose_version_2(page)
         found = {tab: problems for tab in fill_every_tab(page) if (problems := serious(page))}
         assert found == {}
@@ -78,9 +72,9 @@ def test_axe_finds_no_serious_problem_on_any_tab(browser, server_of_2, scheme, l
 @pytest.mark.parametrize(
     ("width", "scheme", "locale"), [(390, "light", "en-US"), (390, "dark", "zh-CN"), (1600, "dark", "en-US")]
 )
-def test_no_tab_scrolls_sideways_at_any_width(browser, server_of_2, width, scheme, locale):
+def test_no_tab_scrolls_sideways_at_any_width(browser, two_version_server, width, scheme, locale):
     """From a phone to a wide screen, only wide tables scroll, within themselves. The text contrasts with its background."""
-    with visit(browser, server_of_2, width=width, scheme=scheme, locale=locale) as page:
+    with visit(browser, two_version_server, width=width, scheme=scheme, locale=locale) as page:
         choose_version_2(page)
         for tab in fill_every_tab(page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
@@ -93,11 +87,11 @@ def test_no_tab_scrolls_sideways_at_any_width(browser, server_of_2, width, schem
 
 
 @pytest.mark.slow
-def test_the_chinese_page_has_no_english_sentence_on_any_tab(browser, server_of_2):
+def test_the_chinese_page_has_no_english_sentence_on_any_tab(browser, two_version_server):
     """That includes errors and the texts of Gradio's components; only names stay English."""
-    with visit(browser, server_of_2, locale="zh-CN") as page:
+    with visit(browser, two_version_server, locale="zh-CN") as page:
         choose_version_2(page)
-        left = {}
+        english = {}
         for tab in fill_every_tab(page):
             if tab == "batch":  # the English message follows the Chinese text in brackets
                 row = page.locator("#batch .failed")
@@ -109,9 +103,9 @@ def test_the_chinese_page_has_no_english_sentence_on_any_tab(browser, server_of_
                   .map(e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join(" ").trim())"""
             )
             words = [re.findall(r"[A-Za-z]{2,}", re.sub(NAMES, "", text)) for text in texts]
-            left[tab] = [text for text, found in zip(texts, words, strict=True) if found]
-        assert {tab: texts for tab, texts in left.items() if texts} == {}
-        assert list(left) == list(TABS)
+            english[tab] = [text for text, found in zip(texts, words, strict=True) if found]
+        assert {tab: texts for tab, texts in english.items() if texts} == {}
+        assert list(english) == list(TABS)
 
 
 def test_the_page_speaks_the_browsers_language_and_can_be_switched_without_losing_the_answer(browser, server):
@@ -155,7 +149,7 @@ def tab_to(page: Page, mark: str, limit: int = 60) -> None:
 def test_a_photo_can_be_classified_and_explained_by_keyboard(browser, server):
     """People who use no mouse can choose an example, its heat map and the language."""
     with visit(browser, server) as page:
-        tab_to(page, 'data-example="8"')
+        tab_to(page, 'data-example="ship"')
         page.keyboard.press("Enter")
         expect_label(page, "ship")
         page.keyboard.press("Home")

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, choose_many, open_tab, visit
+from support.browser import EXAMPLES, WAIT_MS, choose_many, count_requests, open_tab, visit
+from support.hostile_files import zipped
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
+CAT = ("cat.jpg", FILES[3].read_bytes())
 
 
 @pytest.fixture
@@ -38,8 +40,15 @@ def saved(page: Page, tab: str, kind: str) -> str:
     return download.value.path().read_text(encoding="utf-8")
 
 
-def finished(page: Page, tab: str, text: str) -> None:
-    expect(page.locator(f"#{tab} .summary")).to_contain_text(text, use_inner_text=True, timeout=WAIT_MS)
+def finished(page: Page, tab: str, summary: str) -> None:
+    expect(page.locator(f"#{tab} .summary")).to_contain_text(summary, use_inner_text=True, timeout=WAIT_MS)
+
+
+def classify_many(page: Page, tab: str, files: list, summary: str) -> None:
+    """Open a tab, choose files there, and wait until the summary contains `summary`."""
+    open_tab(page, tab)
+    choose_many(page, tab, files)
+    finished(page, tab, summary)
 
 
 def names(page: Page) -> list[str]:
@@ -48,9 +57,7 @@ def names(page: Page) -> list[str]:
 
 def test_an_unreadable_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
     """The other nineteen rows have label, score and thumbnail; the counts and both downloads agree with the table."""
-    open_tab(page, "batch")
-    choose_many(page, "batch", twenty_files(b"just text"))
-    finished(page, "batch", "20 of 20 done. 1 with an error.")
+    classify_many(page, "batch", twenty_files(b"just text"), "20 of 20 done. 1 with an error.")
     assert page.locator("#batch progress").evaluate("bar => [bar.value, bar.max]") == [20, 20]
     rows = page.locator("#batch tbody tr")
     expect(rows).to_have_count(20)
@@ -90,9 +97,7 @@ def test_the_progress_bar_and_the_counts_are_complete_when_the_summary_appears(p
 def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_server):
     """Chinese text can wrap anywhere and must not squeeze the thumbnails."""
     with visit(browser, two_version_server, width=390, locale="zh-CN") as page:
-        open_tab(page, "batch")
-        choose_many(page, "batch", twenty_files(b"just text"))
-        finished(page, "batch", "已完成 20/20")
+        classify_many(page, "batch", twenty_files(b"just text"), "已完成 20/20")
         assert {image.bounding_box()["width"] for image in page.locator("#batch tbody img").all()} == {48}
         assert page.locator("#batch .wide").evaluate("table => table.scrollWidth <= table.clientWidth")
         bar, run = (page.locator(f"#batch {part}").bounding_box() for part in ("progress", ".run"))
@@ -102,9 +107,7 @@ def test_on_a_phone_the_table_fits_and_the_bar_is_full(browser, two_version_serv
 def test_a_table_that_scrolls_has_a_shadow_where_it_continues(browser, two_version_server):
     """Phones show no scroll bar before the first scroll."""
     with visit(browser, two_version_server, width=390) as page:
-        open_tab(page, "compare")
-        choose_many(page, "compare", FILES[:2])
-        finished(page, "compare", "2 of 2 done.")
+        classify_many(page, "compare", FILES[:2], "2 of 2 done.")
         table = page.locator("#compare .wide")
 
         def shaded() -> list[bool]:
@@ -121,9 +124,7 @@ def test_a_table_that_scrolls_has_a_shadow_where_it_continues(browser, two_versi
 
 def test_a_click_on_a_header_sorts_the_table(page):
     """The second click reverses the order, screen readers learn the order, and failed rows stay at the end."""
-    open_tab(page, "batch")
-    choose_many(page, "batch", [FILES[4], EXAMPLES / "README.md", FILES[0], FILES[2]])
-    finished(page, "batch", "4 of 4 done.")
+    classify_many(page, "batch", [FILES[4], EXAMPLES / "README.md", FILES[0], FILES[2]], "4 of 4 done.")
     assert names(page) == ["deer.jpg", "README.md", "airplane.jpg", "bird.jpg"]
     by_name = page.locator("#batch [data-key=name]")
     by_name.click()
@@ -172,65 +173,54 @@ def test_a_photo_is_sent_again_after_the_wait_that_the_server_asked_for(page):
             route.fulfill(status=429, headers={"Retry-After": "1"}, body=body)
 
     page.route("**/predict?**", refuse_once)
-    open_tab(page, "batch")
-    choose_many(page, "batch", FILES[:1])
-    finished(page, "batch", "1 of 1 done.")
+    classify_many(page, "batch", FILES[:1], "1 of 1 done.")
     expect(page.locator("#batch tbody tr")).to_contain_text("airplane")
 
 
-def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def give_zip(page: Page, content: bytes) -> None:
-    open_tab(page, "batch")
-    choose_many(page, "batch", [{"name": "photos.zip", "mimeType": "application/zip", "buffer": content}])
+def zip_file(content: bytes) -> list[dict]:
+    return [{"name": "photos.zip", "mimeType": "application/zip", "buffer": content}]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_each_photo_in_a_zip_file_is_a_row(page, method):
     """Folders and the files that macOS adds are left out, and Chinese names are kept."""
-    photos = {"pets/cat.jpg": FILES[3].read_bytes(), "船.jpg": FILES[8].read_bytes(), "__MACOSX/pets/._cat.jpg": b"x"}
-    give_zip(page, zip_of(photos | {"pets/": b"", ".DS_Store": b"x"}, method))
-    finished(page, "batch", "2 of 2 done.")
+    photos = [("pets/cat.jpg", CAT[1]), ("船.jpg", FILES[8].read_bytes()), ("__MACOSX/pets/._cat.jpg", b"x")]
+    classify_many(
+        page, "batch", zip_file(zipped([*photos, ("pets/", b""), (".DS_Store", b"x")], method)), "2 of 2 done."
+    )
     assert names(page) == ["pets/cat.jpg", "船.jpg"]
     assert page.locator("#batch tbody td:nth-of-type(2)").all_inner_texts() == ["cat", "ship"]
 
 
 def test_a_decompression_bomb_in_a_zip_file_is_a_row_with_its_error(page):
     """Unpacking stops at the limit, and the other photo is answered."""
-    give_zip(page, zip_of({"bomb.bmp": bytes(5 * 1024**2), "cat.jpg": FILES[3].read_bytes()}))
-    finished(page, "batch", "2 of 2 done. 1 with an error.")
+    content = zipped([("bomb.bmp", bytes(5 * 1024**2)), CAT])
+    classify_many(page, "batch", zip_file(content), "2 of 2 done. 1 with an error.")
     expect(page.locator("#batch tbody tr").first).to_contain_text("more than 100 times its packed size")
 
 
 def test_a_zip_file_with_wrong_sizes_is_stopped_while_unpacking(page):
     """The directory of the file says 10 bytes, but the page counts the bytes that arrive."""
     large = np.random.default_rng(0).integers(0, 4, 300_000, np.uint8).tobytes()
-    content = bytearray(zip_of({"large.bmp": large, "cat.jpg": FILES[3].read_bytes()}))
+    content = bytearray(zipped([("large.bmp", large), CAT]))
     content[(entry := content.find(b"PK\x01\x02")) + 24 : entry + 28] = struct.pack("<I", 10)
     open_tab(page, "batch")
     page.locator("#batch .many").evaluate("box => { box.dataset.each = 200_000; }")
-    give_zip(page, bytes(content))
-    finished(page, "batch", "2 of 2 done. 1 with an error.")
+    classify_many(page, "batch", zip_file(bytes(content)), "2 of 2 done. 1 with an error.")
     expect(page.locator("#batch tbody tr").first).to_contain_text("exceeds 0 MB")
 
 
 def test_a_file_that_is_only_named_zip_gets_an_error_message(page):
     """The content decides, not the name."""
-    give_zip(page, b"PK but no more")
+    open_tab(page, "batch")
+    choose_many(page, "batch", zip_file(b"PK but no more"))
     expect(page.locator("#batch .problems")).to_contain_text("photos.zip cannot be read as a zip", timeout=WAIT_MS)
 
 
 def test_a_file_name_is_never_interpreted_as_html_or_a_formula(page):
     """The names in a zip file can be anything."""
     evil = '=cmd<img src=x onerror="document.title=1">.jpg'
-    give_zip(page, zip_of({evil: FILES[3].read_bytes()}))
-    finished(page, "batch", "1 of 1 done.")
+    classify_many(page, "batch", zip_file(zipped([(evil, CAT[1])])), "1 of 1 done.")
     assert names(page) == [evil]
     assert page.title() == "CIFAR Space"
     assert saved(page, "batch", "csv").splitlines()[1].startswith("\"'=cmd<img")
@@ -238,9 +228,7 @@ def test_a_file_name_is_never_interpreted_as_html_or_a_formula(page):
 
 def test_two_versions_are_compared_photo_by_photo(page):
     """Two class names of version 2 are exchanged, so the versions disagree on exactly those two photos."""
-    open_tab(page, "compare")
-    choose_many(page, "compare", FILES)
-    finished(page, "compare", "They disagree on 2 of 10.")
+    classify_many(page, "compare", FILES, "They disagree on 2 of 10.")
     rows = page.locator("#compare tbody tr")
     assert rows.nth(0).locator("td b").all_inner_texts() == ["airplane", "automobile"]
     expect(rows.nth(0)).to_contain_text("disagree")
@@ -261,18 +249,6 @@ def test_a_version_compared_with_itself_agrees_on_every_photo(page):
 
 def test_a_batch_sends_at_most_four_photos_at_once(page):
     """More would make other visitors wait."""
-    running, most_at_once = 0, 0
-
-    def count(route):
-        nonlocal running, most_at_once
-        running += 1
-        most_at_once = max(most_at_once, running)
-        response = route.fetch()
-        running -= 1
-        route.fulfill(response=response)
-
-    page.route("**/predict?**", count)
-    open_tab(page, "batch")
-    choose_many(page, "batch", FILES)
-    finished(page, "batch", "10 of 10 done.")
-    assert 1 <= most_at_once <= 4
+    requests = count_requests(page, "**/predict?**")
+    classify_many(page, "batch", FILES, "10 of 10 done.")
+    assert 1 <= requests["at_once"] <= 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import string
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +96,9 @@ def test_the_headline_of_an_answer_is_as_certain_as_its_score(scores, english, c
     assert chinese is None or shown.zh == chinese
 
 
-def an_answer(**more) -> Classification:
-    scores = {"cat": 0.97, "dog": 0.03}
-    prediction = replace(Prediction(scores, list(scores.items())), **more)
+def an_answer(scores: dict[str, float] | None = None, **more) -> Classification:
+    scores = scores or {"cat": 0.97, "dog": 0.03}
+    prediction = Prediction(scores, list(scores.items()), **more)
     return Classification("m", 3, prediction, np.zeros((8, 8, 3), np.uint8), 1.25, "digest")
 
 
@@ -127,26 +126,23 @@ def test_an_answer_out_of_distribution_says_so_above_the_bars():
 
 @pytest.mark.parametrize(("in_distribution", "shown"), [(True, False), (None, True)])
 def test_a_version_without_ood_score_says_that_it_has_none(in_distribution, shown):
-    """Otherwise people would assume that such a version recognises unfamiliar photos."""
+    """Otherwise people would assume that such a version detects photos of other things."""
     page = answer_html(an_answer(in_distribution=in_distribution), manifest=manifest_with(None), explains=False)
-    assert ("cannot recognise photos of other things" in page) == shown
+    assert ("cannot detect photos that show none of its classes" in page) == shown
     assert "none of the classes." not in page
     assert "data-why" not in page
 
 
 def test_a_class_name_is_shown_as_text_and_never_as_html():
     """A folder of training images can have any name."""
-    scores = {"<b>": 0.9, "</b>": 0.1}
-    answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
-    page = answer_html(answer, manifest=manifest_with(None), explains=True)
+    page = answer_html(an_answer({"<b>": 0.9, "</b>": 0.1}), manifest=manifest_with(None), explains=True)
     assert "<b>" not in page
     assert "&lt;b&gt;" in page
 
 
 def test_a_class_named_none_has_one_feedback_button():
     """The class and "none of the classes" are the same label for feedback."""
-    scores = {"cat": 0.9, "none": 0.1}
-    answer = replace(an_answer(), prediction=Prediction(scores, list(scores.items())))
+    answer = an_answer({"cat": 0.9, "none": 0.1})
     page = answer_html(answer, manifest=manifest_with(None), explains=False, request_id="a")
     assert page.count('data-right="none"') == 1
 

@@ -71,6 +71,33 @@ def choose_many(page: Page, tab: str, files: list) -> None:
     page.set_input_files(f"#{tab} input[type=file]", files)
 
 
+def drop(page: Page, name: str, media_type: str, content: bytes) -> None:
+    """Drop a file on the field for a photo."""
+    transfer = page.evaluate_handle(
+        """([name, type, bytes]) => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], name, {type})); return data; }""",
+        [name, media_type, list(content)],
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        page.locator("#photo button").first.dispatch_event(event, {"dataTransfer": transfer})
+
+
+def count_requests(page: Page, pattern: str) -> dict[str, int]:
+    """Count the page's requests from now on: `sent`, `running`, and the largest number `at_once`."""
+    counts = {"sent": 0, "running": 0, "at_once": 0}
+
+    def answer(route):
+        counts["sent"] += 1
+        counts["running"] += 1
+        counts["at_once"] = max(counts["at_once"], counts["running"])
+        response = route.fetch()
+        counts["running"] -= 1
+        route.fulfill(response=response)
+
+    page.route(pattern, answer)
+    return counts
+
+
 def label(page: Page):
     """Return the element whose attribute `data-label` is the predicted class, in any language."""
     return page.locator("#answer .answer")

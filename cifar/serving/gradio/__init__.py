@@ -1,7 +1,7 @@
-"""The code that depends on how Gradio works inside. Gradio is pinned; read this list before you upgrade it.
+"""All code that depends on internals of Gradio. Gradio is pinned; read this list before you upgrade it.
 
-Each entry names an internal of Gradio 6.31, what depends on it, and the test that notices a change. The rest of the project uses
-Gradio's documented interface only. A test fails if another file than these names an internal.
+Each entry names an internal of Gradio 6.31, what depends on it, and the test that fails if it changes. The rest of the project
+uses only Gradio's documented interface; `tests/project/test_structure.py` checks this.
 
 mount.py
     `Blocks.has_launched`, a security switch: while it is False, Gradio accepts any path on the server as a file of a call.
@@ -13,7 +13,7 @@ mount.py
         gradio_api/test_gradio.py::test_the_routes_of_gradio_that_the_page_does_not_need_are_closed
 components.py
     `preprocess`, `postprocess`, `get_block_name` and `example_payload` of components; a component is created again from its class.
-        gradio_api/test_gradio.py::test_gradio_client_gets_our_error_message_for_an_unreadable_image
+        gradio_api/test_endpoints.py::test_gradio_client_gets_our_error_messages
     `data_model` of an instance decides which values Gradio accepts for it.
         gradio_api/test_endpoints.py::test_gradio_client_gets_a_row_for_each_file_and_each_file_in_an_archive
     `save_file_to_cache` and `GRADIO_CACHE` put an example into the folder of uploads.

@@ -1,8 +1,8 @@
-"""Passes each request of a Gradio session to the worker that holds the session.
+"""Forwards each request of a Gradio session to the worker that holds the session.
 
 Gradio keeps the queue and the streams of a session in one process, but any worker may accept a request. `routes.py` says where a
-request names its session. The session's hash gives the number of its worker, so the workers share no state. A worker passes a
-request for another worker on over that worker's Unix socket, and answers everything else itself.
+request names its session, and the session's hash gives the number of its worker, so the workers need no shared state. A worker
+forwards requests for other workers over their Unix sockets, and answers all others itself.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"u
 _REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"})
 _GONE = "The worker that held this session has ended."
 _CONNECT_RETRIES = 5
-"""httpx2 waits 0, 0.5, 1, 2 and 4 seconds between them. A worker that died has been replaced by then."""
+"""httpx2 waits 0, 0.5, 1, 2 and 4 seconds between them. In this time gunicorn replaces a worker that died."""
 
 
 class SessionRouter:
-    """An ASGI app around Gradio's. It answers for the sessions of this worker and passes on the requests of others."""
+    """An ASGI app around Gradio's. It answers requests for this worker's sessions and forwards those for others."""
 
     def __init__(self, gradio: ASGIApp, *, slot: int, workers: int, sockets: Path) -> None:
-        """Route requests for `gradio`.
+        """Wrap `gradio`.
 
         Args:
             gradio: the app that answers.
@@ -57,31 +57,31 @@ class SessionRouter:
         self._clients: dict[int, httpx2.AsyncClient] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let the worker that holds its session answer it."""
+        """Answer a request, or forward it to the worker that holds its session."""
         if scope["type"] != "http" or scope["state"].get("from_worker"):
             await self.gradio(scope, receive, send)
             return
-        place = rule_of(scope["path"]).session
+        session_in = rule_of(scope["path"]).session
         before, _, last = scope["path"].rstrip("/").rpartition("/")
         owner = self._slot
-        if place == "event":
+        if session_in == "event":
             if event := _EVENT_ID.fullmatch(last):
                 owner = int(event[1]) % self._workers
                 path = f"{before}/{event[2]}"
                 scope = {**scope, "path": path, "raw_path": path.encode()}
-        elif place == "body" and scope["method"] == "POST":
+        elif session_in == "body" and scope["method"] == "POST":
             body = await Request(scope, receive).body()
             receive = replay(body, receive)
             owner = self._owner(json.loads(body).get("session_hash"))
-        elif place == "query":
+        elif session_in == "query":
             query = parse_qs(scope["query_string"].decode("latin-1"))
             owner = self._owner(next(iter(query.get("session_hash") or query.get("upload_id") or []), None))
-        elif place == "path":
+        elif session_in == "path":
             owner = self._owner(last)
         if owner != self._slot:
             await self._forward(owner, scope, receive, send)
             return
-        if place == "answer" and scope["method"] == "POST":
+        if session_in == "answer" and scope["method"] == "POST":
             send = _sender_that_adds_the_slot(send, self._slot)
         await self.gradio(scope, receive, send)
 
@@ -151,7 +151,7 @@ async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> N
 
 
 def _sender_that_adds_the_slot(send: Send, slot: int) -> Send:
-    """Put the slot in front of the answer's `event_id`: the client names nothing else when it asks for the result."""
+    """Prefix the answer's `event_id` with the slot: when the client asks for the result, it sends only this id."""
     start: Message | None = None
     body = b""
 
@@ -181,7 +181,7 @@ async def _body(scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
 
 
 def _marked(app: ASGIApp) -> ASGIApp:
-    """Mark requests that another worker passed on: that worker has counted them, and this one must answer them."""
+    """Mark requests that another worker forwarded: that worker has counted them, and this one must answer them."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["from_worker"] = True
@@ -221,7 +221,7 @@ class _SocketServer(uvicorn.Server):
 
 
 def listen_for_other_workers(api: FastAPI, *, slot: int, sockets: Path) -> None:
-    """While `api` serves, answer requests that other workers pass on, at `sockets/SLOT.sock`."""
+    """While `api` serves, answer the requests that other workers forward to `sockets/SLOT.sock`."""
 
     @asynccontextmanager
     async def listening() -> AsyncIterator[None]:

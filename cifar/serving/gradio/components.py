@@ -1,10 +1,10 @@
-"""Gradio components that pass on what the caller sent, unchecked.
+"""Gradio components that pass the caller's values on unchecked.
 
-Gradio's own components would reject or convert values before our functions see them. Here the classifier checks every value,
+Gradio's own components would reject or convert values before our functions see them. The classifier checks every value instead,
 so that the page, Gradio's clients and REST get the same answers and the same error messages.
 
-They are classes, not patched instances, because Gradio creates a component again from its class when an event updates it.
-`get_block_name` names the component of Gradio's front end that a class is shown with.
+They are classes because Gradio creates a component again from its class when an event updates it. `get_block_name` returns the
+name of the component in Gradio's front end that shows it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Photo(gr.Image):
         try:
             return Path(payload.path).read_bytes()
         except OSError as error:
-            raise gr.Error("The upload is no longer here. Choose the photo again.", print_exception=False) from error
+            raise gr.Error("The upload was deleted. Choose the photo again.", print_exception=False) from error
 
     def postprocess(self, value: Path | None) -> ImageData | None:
-        """Show a file of the server, such as an example, as if it had been uploaded."""
+        """Show a file of the server, such as an example, in the same way as an upload."""
         if value is None:
             return None
         return ImageData(path=save_file_to_cache(value, self.GRADIO_CACHE), orig_name=value.name)
@@ -84,7 +84,7 @@ def one_or_more_files(**options: Any) -> Files:
 
 
 class Integer(gr.Number):
-    """Passes on whatever was sent in place of a number."""
+    """Passes on any value, also if it is no number."""
 
     def get_block_name(self) -> str:
         return "number"
@@ -94,7 +94,7 @@ class Integer(gr.Number):
 
 
 class Slider(gr.Slider):
-    """Passes on a number that was typed beside the slider, also if it is out of range."""
+    """Passes on any value: a number that is typed beside the slider can be out of range."""
 
     def get_block_name(self) -> str:
         return "slider"
@@ -104,7 +104,7 @@ class Slider(gr.Slider):
 
 
 class Choice(gr.Dropdown):
-    """Passes on a choice even if this process has not offered it; another process or session may have."""
+    """Passes on any choice: one that this process does not know may have been offered by another process."""
 
     def get_block_name(self) -> str:
         return "dropdown"

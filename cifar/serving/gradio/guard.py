@@ -33,7 +33,7 @@ _UPLOAD = "/gradio_api/upload"
 _FILE_BY_URL = re.compile(r"/gradio_api/file=\s*[a-zA-Z][\w+.-]*:")
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 _MAX_PATH_CHARACTERS = 1024
-"""The path of an upload is much shorter. Resolving 64 kB of folders that do not exist takes half a second."""
+"""The path of an upload is much shorter. Resolving a path of 64 kB whose folders do not exist takes half a second."""
 _CLOSED = "There is nothing at this address."
 _DOES_NOT_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 
@@ -46,7 +46,7 @@ class GradioGuard:
 
         Args:
             gradio: the mounted app.
-            own_routes: the routes of the API. A request for the path of one of them has the wrong method if it arrives here.
+            own_routes: the routes of the API. A request for one of their paths arrives here only if its method is wrong.
             file_roots: the folders whose files a call may name.
         """
         self.gradio = gradio
@@ -153,7 +153,7 @@ async def _read_call(scope: Scope, receive: Receive) -> bytes:
 
 
 def _named_files(node: Any) -> Iterator[str]:
-    """Yield every `path` in a call, at any depth: some part of Gradio takes each of them for a file."""
+    """Yield every `path` in a call, at any depth, because Gradio may read each of them as a file."""
     stack = [node]
     while stack:
         node = stack.pop()
@@ -166,7 +166,7 @@ def _named_files(node: Any) -> Iterator[str]:
 
 
 def _as_error(status: int, body: bytes) -> CifarError:
-    """Return Gradio's error response as one of our errors. It has a message if one of our functions was called."""
+    """Return Gradio's error response as one of our errors. Its message is ours if one of our functions was called."""
     try:
         answer = json.loads(body)
         message = answer.get("error") or answer.get("detail")

@@ -17,9 +17,9 @@ from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
 
 MAX_QUEUED_CALLS = 100
-"""Calls by `gradio_client` that wait in one process; Gradio refuses further ones."""
+"""Calls by `gradio_client` that are queued in one process; Gradio refuses further ones."""
 MAX_PAGE_SESSIONS = 1000
-"""Open pages that one process keeps state for; the oldest are forgotten first."""
+"""Open pages for which one process keeps state; the oldest state is deleted first."""
 
 
 def mount_blocks(
@@ -27,12 +27,10 @@ def mount_blocks(
 ) -> None:
     """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
-    The mounted app is reachable only through the guard: `Mount.app` is replaced by a chain of `GradioGuard`,
-    `SessionRouter` (only with several workers) and Gradio's own app.
+    A request for Gradio passes `GradioGuard`, then `SessionRouter` if there are several workers, then Gradio's own app.
 
     Args:
-        api: the app with all of its own routes. A request for the path of one of them reaches the guard only if its method
-            is wrong.
+        api: the app, to which all of its own routes have been added.
         create_page: creates the page.
         settings: size limits and the upload folder.
         worker: this process's place among several workers.

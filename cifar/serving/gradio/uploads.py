@@ -1,7 +1,7 @@
 """Deletes uploaded files by age, whichever process wrote them.
 
 Gradio's own option `delete_cache` knows only the files that its process accepted. Uploads that were cut off, or accepted by
-another worker, would stay for ever.
+another worker, would stay forever.
 """
 
 from __future__ import annotations

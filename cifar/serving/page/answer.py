@@ -13,14 +13,14 @@ from cifar.serving.inference.classify import Classification
 from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
 
 _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))
-"""The lowest score of the first class for each opening of the sentence."""
+"""How the sentence begins, by the lowest score of the first class."""
 _POSSIBLE_SCORE = 0.1
 """The sentence also names other classes with at least this score."""
 _MAX_POSSIBLE = 2
 _CALIBRATION_IMAGES = 200
 """If confidence was fitted on fewer images, the page says so: on 200 images, a measured share has a standard error of up to 3.5 %."""
 _CALIBRATION_ERROR = 0.05
-"""If the measured error (ECE) is larger, the page says so: of answers with a confidence from 0.9 on, not 1 in 10 but more than 1 in 7 would be wrong."""
+"""If the measured error (ECE) is larger, the page says so: of answers with a confidence of 0.9, more than 1 in 7 would be wrong instead of 1 in 10."""
 
 
 def headline(prediction: Prediction) -> Text:
@@ -41,7 +41,7 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
 
     Args:
         answer: the classification.
-        manifest: of the version that answered; it says how its confidence was calibrated.
+        manifest: of the version that answered. It tells how confidence was calibrated.
         explains: whether each bar has a button "Why?".
         request_id: of the answer. With it, the page asks whether the answer is right.
     """

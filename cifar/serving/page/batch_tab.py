@@ -1,8 +1,8 @@
-"""The tabs Batch and Compare: one widget for many photos, which asks one version or two.
+"""The tabs Batch and Compare: a widget that classifies many photos with one version or with two.
 
-`batch.js` unpacks zip files, sends the photos and shows the answers. Each photo is one `POST /predict`. A batch therefore stores
-nothing on the server, takes no place in Gradio's queue, respects the rate limits, works with any number of workers, and ends
-when the page is closed.
+`batch.js` unpacks zip files, sends each photo in its own `POST /predict`, and shows the answers. A batch therefore stores nothing
+on the server, does not use Gradio's queue, respects the rate limits, works with any number of workers, and ends when the page
+is closed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _FORMATS = "image/*,.heic,.heif,.avif,.tif,.tiff,.zip"
 
 
 def batch_html(classifier: RecordedClassifier, settings: Settings) -> str:
-    """Return the widget that asks one version."""
+    """Return the widget for one version."""
     numbers = classifier.versions.registry.numbers()
     choice = _select("version.label", "version", numbers, None) if len(numbers) > 1 else ""
     return f"<p>{html_text('batch.intro')}</p>{_widget('batch', choice, classifier, settings)}"
 
 
 def compare_html(classifier: RecordedClassifier, settings: Settings) -> str:
-    """Return the widget that asks two versions, or a sentence if there is only one."""
+    """Return the widget for two versions, or a sentence if there is only one."""
     numbers = classifier.versions.registry.numbers()
     default = classifier.versions.default.number
     others = [number for number in numbers if number != default]

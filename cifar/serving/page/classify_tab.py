@@ -1,9 +1,9 @@
-"""The tab Classify: answers one photo that was uploaded, dropped, pasted or taken by the camera, and the live camera's frames."""
+"""The tab Classify: one photo (uploaded, dropped, pasted or from the camera), or the frames of the live camera."""
 
 from __future__ import annotations
 
 import base64
-import binascii
+import html
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ element.addEventListener("click", event => {
 });"""
 _CHOOSE_EXAMPLE = """element.addEventListener("click", event => {
   const button = event.target.closest("[data-example]");
-  if (button) trigger("select", {value: Number(button.dataset.example)});
+  if (button) trigger("select", {value: button.dataset.example});
 });"""
 _LIVE = f"""<div class="live">
 <button type="button" class="plain" data-live="start">{html_text("live.start")}</button>
@@ -119,7 +119,7 @@ class ClassifyTab:
     async def _show_answer(
         self, payload: bytes | None, top_k: object, version: object, request: gr.Request
     ) -> tuple[str, str]:
-        """Return the answer to a photo, or its error, and an empty heat map: the last one was of the previous photo."""
+        """Return the answer to a photo, or its error, and no heat map, which removes that of the previous photo."""
         if payload is None:
             return _NO_ANSWER, ""
         try:
@@ -140,7 +140,7 @@ class ClassifyTab:
         """Return the answer to one frame of the live camera, which `live.js` sends as `{"jpeg": base64}`."""
         try:
             payload = base64.b64decode(frame["jpeg"], validate=True)
-        except (TypeError, KeyError, ValueError, binascii.Error):
+        except (TypeError, KeyError, ValueError):
             payload = None
         try:
             answer = await self._classifier.classify(
@@ -170,10 +170,7 @@ class ClassifyTab:
         return _why_html(explanation.overlay, explanation.label, seconds=explanation.seconds)
 
     def _load_example(self, event: gr.EventData) -> Path | None:
-        position = getattr(event, "value", None)
-        if isinstance(position, int) and 0 <= position < len(self._examples):
-            return self._examples[position]
-        return None
+        return self._examples.get(str(getattr(event, "value", None)))
 
     def _html(self, answer: Classification, *, explains: bool, requester: Requester | None = None) -> str:
         return answer_html(
@@ -193,18 +190,18 @@ def _why_html(picture: bytes, name: str, *, seconds: float) -> str:
     )
 
 
-def _examples(folder: Path, class_names: list[str]) -> list[Path]:
-    """Return the sample images that are named after a class of the model, such as `cat.jpg`."""
-    return [file for file in sorted(folder.glob("*.jpg")) if file.stem in class_names]
+def _examples(folder: Path, class_names: list[str]) -> dict[str, Path]:
+    """Return the sample images that are named after a class of the model, such as `cat.jpg`, by class."""
+    return {file.stem: file for file in sorted(folder.glob("*.jpg")) if file.stem in class_names}
 
 
-def _examples_html(files: list[Path], max_pixels: int) -> str:
+def _examples_html(examples: dict[str, Path], max_pixels: int) -> str:
     buttons = "".join(
-        f'<button type="button" data-example="{position}"><img src="{_thumbnail(file, max_pixels)}" alt="">'
-        f"<span>{as_html(class_name(file.stem))}</span></button>"
-        for position, file in enumerate(files)
+        f'<button type="button" data-example="{html.escape(name)}"><img src="{_thumbnail(file, max_pixels)}" alt="">'
+        f"<span>{as_html(class_name(name))}</span></button>"
+        for name, file in examples.items()
     )
-    return f'<h2 class=part>{html_text("examples.title")}</h2><div class="examples">{buttons}</div>' if files else ""
+    return f'<h2 class=part>{html_text("examples.title")}</h2><div class="examples">{buttons}</div>' if buttons else ""
 
 
 def _thumbnail(file: Path, max_pixels: int) -> str:

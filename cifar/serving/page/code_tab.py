@@ -1,4 +1,4 @@
-"""The tab Code: how to get the same answers from a program. Each snippet is complete and runs beside a file `photo.jpg`.
+"""The tab Code: snippets that get the same answers from a program. Each is complete and expects a file `photo.jpg` beside it.
 
 Each snippet function takes the address at which the page was opened, without a trailing slash. The tests run the snippets.
 """
@@ -72,7 +72,7 @@ SNIPPETS: dict[str, Callable[[str], str]] = {
     "code.javascript": javascript,
     "code.mcp": mcp,
 }
-"""The snippets by the key of their title."""
+"""The snippets, by the key of the title's text."""
 
 
 def code_html(address: object, *, mcp: bool) -> str:

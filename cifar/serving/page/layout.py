@@ -22,7 +22,7 @@ from cifar.settings import Settings
 
 _MAX_NAMES = 20
 """Class names in the introduction; a longer list ends with an ellipsis."""
-_ADDRESS = "() => [{address: location.origin + location.pathname}]"
+_READ_ADDRESS = "() => [{address: location.origin + location.pathname}]"
 
 
 class Page:
@@ -39,7 +39,7 @@ class Page:
         self._settings = settings
         private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
-            gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.speak()")
+            gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.setLanguage()")
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(TRANSLATIONS("tab.classify"), id="classify"):
                     classify = ClassifyTab(service, settings)
@@ -60,7 +60,7 @@ class Page:
             ab_tab.select(self._show_ab, None, ab, **private)
             opened_at = gr.JSON(visible=False)
             self.blocks.load(
-                self._open, opened_at, [classify.version, version, batch, compare, code], js=_ADDRESS, **private
+                self._open, opened_at, [classify.version, version, batch, compare, code], js=_READ_ADDRESS, **private
             )
             add_endpoints(service)
 
@@ -83,7 +83,7 @@ class Page:
         )
 
     def _open(self, opened_at: Any) -> tuple[Any, Any, str, str, str]:
-        """Return what can differ each time the page is opened: the versions to choose from, and the page's address."""
+        """Return the content that depends on when and where the page was opened: the versions and the page's address."""
         numbers = self._versions.registry.numbers()
         choices = [(str(number), number) for number in reversed(numbers)]
         several = len(numbers) > 1

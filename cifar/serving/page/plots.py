@@ -1,4 +1,4 @@
-"""Plots as SVG and HTML. They take their colours from `page.css`, so that they follow the light and the dark theme."""
+"""Plots as SVG, and tables as HTML. `page.css` sets their colours, so that they follow the light and the dark theme."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """The fields of `Text`, and the language tags that browsers and Gradio use for them."""
 
 AUTOMATIC = "auto"
-"""Shown in the choice of versions, in both languages: the version that the traffic split gives this visitor."""
+"""The choice, in both languages, that leaves the version to the rollout's traffic split."""
 
 TEXTS = {
     key: Text(**both)

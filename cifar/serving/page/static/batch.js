@@ -44,7 +44,7 @@
     runs.set(box, run);
     layOut(run);
     for (const file of files) await collect(run, file);
-    draw(run);
+    drawSoon(run);
     const queue = [...run.rows];
     const work = async () => {
       while (queue.length && !run.stop.signal.aborted) await answer(run, queue.shift());
@@ -58,18 +58,18 @@
     let found = [{ name: file.name, size: file.size, open: async () => file }];
     if (zipped) {
       run.progress.innerHTML = cifar.htmlText("batch.reading", { name: file.name });
-      try { found = await cifar.unzip(file, run.limit); } catch (text) { complain(run, text); return; }
-      if (!found.length) complain(run, cifar.text("batch.empty", { name: file.name }));
+      try { found = await cifar.unzip(file, run.limit); } catch (text) { showProblem(run, text); return; }
+      if (!found.length) showProblem(run, cifar.text("batch.empty", { name: file.name }));
     }
     for (const row of found) {
       const bytes = run.rows.reduce((sum, { size }) => sum + size, row.size);
-      if (run.rows.length >= run.limit.files) return complain(run, cifar.text("batch.too_many", { name: row.name, ...run.limit }));
-      if (bytes > run.limit.bytes) return complain(run, cifar.text("batch.too_large", { name: row.name, megabytes: Math.floor(run.limit.bytes / 1024 ** 2) }));
+      if (run.rows.length >= run.limit.files) return showProblem(run, cifar.text("batch.too_many", { name: row.name, ...run.limit }));
+      if (bytes > run.limit.bytes) return showProblem(run, cifar.text("batch.too_large", { name: row.name, megabytes: Math.floor(run.limit.bytes / 1024 ** 2) }));
       run.rows.push({ ...row, answers: [] });
     }
   }
 
-  function complain(run, text) {
+  function showProblem(run, text) {
     run.box.querySelector(".problems").insertAdjacentHTML("beforeend", `<li class="problem" role="alert">${cifar.asHtml(text)}</li>`);
   }
 
@@ -88,7 +88,7 @@
     row.element.innerHTML = cells(run, row);
     row.element.classList.toggle("same", agrees(row));
     run.undrawn.push(row.element);
-    draw(run);
+    drawSoon(run);
   }
 
   async function ask(run, photo, version) {
@@ -167,11 +167,11 @@
     return cifar.htmlText(key, { done: done.length, all: run.rows.length }) + (failed ? ` ${cifar.htmlText("batch.failed", { failed })}` : "");
   }
 
-  function draw(run) {
-    run.drawing ??= setTimeout(() => paint(run), 250);
+  function drawSoon(run) {
+    run.drawing ??= setTimeout(() => draw(run), 250);
   }
 
-  function paint(run) {
+  function draw(run) {
     clearTimeout(run.drawing);
     run.drawing = null;
     if (runs.get(run.box) !== run) return; // another batch has replaced this one
@@ -199,7 +199,7 @@
   function end(run) {
     const done = run.rows.filter(isDone);
     run.box.querySelector("[data-do=cancel]").hidden = true;
-    paint(run); // the summary counts the rows that wait to be drawn
+    draw(run); // the summary counts the rows that wait to be drawn
     run.progress.innerHTML = "";
     const both = done.filter(({ error }) => !error);
     const summary = cifar.htmlText("compare.summary", { different: both.filter((row) => !agrees(row)).length, all: both.length });
@@ -243,8 +243,8 @@
   });
 
   function csv(run) {
-    const one = ["label", "score", "in_distribution", "ood_score", "version"];
-    const names = ["name", ...(run.kind === "compare" ? ["agree", ...one.map((name) => `first.${name}`), ...one.map((name) => `second.${name}`)] : one), "code", "error"];
+    const fields = ["label", "score", "in_distribution", "ood_score", "version"];
+    const names = ["name", ...(run.kind === "compare" ? ["agree", ...fields.map((name) => `first.${name}`), ...fields.map((name) => `second.${name}`)] : fields), "code", "error"];
     const value = (data, name) => name.split(".").reduce((inner, part) => inner?.[part], data) ?? "";
     // a spreadsheet would execute a name such as "=1+1.jpg" as a formula
     const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;

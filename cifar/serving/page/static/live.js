@@ -47,7 +47,7 @@
   }
 
   async function answer(box, video) {
-    const place = box.querySelector(".live-answer");
+    const element = box.querySelector(".live-answer");
     try {
       const response = await fetch(cifar.address("gradio_api/run/predict"), {
         method: "POST",
@@ -59,7 +59,7 @@
           session_hash: "live",
         }),
       });
-      if (response.ok) place.innerHTML = (await response.json()).data[0];
+      if (response.ok) element.innerHTML = (await response.json()).data[0];
     } catch { /* page.js shows the error; the next frame tries again */ }
   }
 

@@ -7,21 +7,21 @@
   const supported = (tag) => (/^zh\b/i.test(tag) ? "zh-CN" : /^en\b/i.test(tag) ? "en" : null);
   let language = supported(saved() ?? "") ?? navigator.languages.map(supported).find(Boolean) ?? "en";
 
-  page.speak = async (wanted = language) => {
+  page.setLanguage = async (wanted = language) => {
     language = wanted;
     // Gradio has no public function to change the language of its own components.
     const core = performance.getEntriesByType("resource").find(({ name }) => /\/assets\/core-[^/]*\.js$/.test(name));
     try { (await import(core.name)).changeLocale(wanted); } catch { /* Gradio's components keep the browser's language */ }
     document.documentElement.lang = wanted;
-    nameTabs();
+    translateTabs();
     for (const button of document.querySelectorAll("[data-language]"))
       button.setAttribute("aria-pressed", String(button.dataset.language === wanted));
   };
 
-  // Gradio translates the names of tabs only once. This changes the text of Gradio's own nodes, and again after Gradio redraws.
-  function nameTabs() {
+  // Gradio translates the names of tabs only once, so this replaces the text of Gradio's nodes, each time Gradio draws them.
+  function translateTabs() {
     const tabs = document.querySelector("#tabs .tab-wrapper");
-    if (!tabs) return void setTimeout(nameTabs, 50); // Gradio has not drawn the tabs yet
+    if (!tabs) return void setTimeout(translateTabs, 50); // Gradio has not drawn the tabs yet
     const names = Object.entries(dictionary().en).filter(([key]) => key.startsWith("tab."));
     const walk = document.createTreeWalker(tabs, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
@@ -30,13 +30,13 @@
       const wanted = key && dictionary()[language][key];
       if (wanted && wanted !== shown) walk.currentNode.data = wanted;
     }
-    if (!tabs.dataset.watched) new MutationObserver(nameTabs).observe(tabs, { childList: true, subtree: true, characterData: true });
+    if (!tabs.dataset.watched) new MutationObserver(translateTabs).observe(tabs, { childList: true, subtree: true, characterData: true });
     tabs.dataset.watched = "yes";
   }
 
   function choose(wanted) {
     try { localStorage.setItem("cifar-language", wanted); } catch { /* a frame without storage: for this visit only */ }
-    page.speak(wanted);
+    page.setLanguage(wanted);
   }
 
   // Texts, as in texts.py: {en, zh}. The page contains both languages, and CSS shows one.
@@ -62,10 +62,10 @@
 
   // Errors of Gradio's calls are shown at the top of the page instead of in Gradio's toasts, which disappear.
   function showProblem(text) {
-    const place = document.getElementById("page-problem");
-    if (!place) return;
-    place.innerHTML = text ? page.asHtml(text) : "";
-    place.hidden = !text;
+    const element = document.getElementById("page-problem");
+    if (!element) return;
+    element.innerHTML = text ? page.asHtml(text) : "";
+    element.hidden = !text;
   }
   const plainFetch = window.fetch;
   window.fetch = async (resource, options) => {
@@ -80,7 +80,7 @@
     }
   };
 
-  // A file over the size limit is not sent. A file that Gradio's front end does not take for an image would be dropped silently.
+  // A file over the size limit is not sent. Gradio's front end would ignore a file without an image type, and say nothing.
   function refuse(event, files) {
     if (!event.target.closest?.("#photo")) return;
     const limit = window.gradio_config?.max_file_size || Infinity;
