@@ -167,7 +167,9 @@ def test_an_export_with_a_different_score_leaves_no_version(scored_run, settings
         write(replace(source, confidence=other), folder)
 
     monkeypatch.setattr(export_module, "_write_saved_model", write_another_score)
-    with pytest.raises(ExportError, match=r"The reloaded ood_score of serving_uint8 differs from the model by .* at most 0\.001"):
+    with pytest.raises(
+        ExportError, match=r"The reloaded ood_score of serving_uint8 differs from the model by .* at most 0\.001"
+    ):
         export(source, settings.registry, "net")
     assert list((settings.registry / "net").iterdir()) == []
 

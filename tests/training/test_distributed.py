@@ -250,7 +250,7 @@ FIRST = {"type": "worker", "index": 0}
         (tf_config(FIRST, worker=[]), "cluster.worker must be a list"),
         (tf_config(FIRST, worker=["a"]), "'a' is not an address such as host:2222"),
         (tf_config(FIRST, worker=["http://a:1"]), "is not an address"),
-        (tf_config(FIRST, worker=[1]), "1 is no address"),
+        (tf_config(FIRST, worker=[1]), "1 is not an address"),
         (tf_config(FIRST, worker=["a:1", "a:1"]), "an address appears twice"),
         (tf_config(FIRST, chief=["a:1", "b:1"], worker=["c:1"]), "only one chief"),
         (
