@@ -142,7 +142,12 @@ def test_outputs_that_differ_from_the_manifest_are_reported(monkeypatch, score):
         for name, value in answer.items()
     }
     response = _messages()["Response"](outputs=[{"key": name, "value": tensor} for name, tensor in tensors.items()])
-    monkeypatch.setattr(ModelServer, "_answer", lambda *_: response)
+
+    class Channel:
+        def unary_unary(self, *_: object, **__: object):
+            return lambda *_, **__: response
+
+    monkeypatch.setattr("grpc.insecure_channel", lambda *_, **__: Channel())
     server = ModelServer("127.0.0.1:1", timeout_seconds=1)
     infer = server.infer_for(Registry(ROOT / "saved_model", "cifar_classifier").get(2))
     with pytest.raises(VersionUnusable, match="Do both serve the same files"):
