@@ -70,7 +70,10 @@ class BulkClassifier:
                 row |= {"code": error.code, "error": str(error)}
         if pixels:
             for row, answer in zip(decoded, self._predictor.answers(np.stack(pixels)), strict=True):
-                row.update(self._columns(answer))
+                prediction = self._predictor.rank(answer, 1)
+                ((row["label"], row["score"]),) = prediction.top_k
+                row["scores"] = list(prediction.class_scores.values())
+                row["ood_score"], row["in_distribution"] = prediction.ood_score, prediction.in_distribution
         return rows
 
     def _pixels(self, file: Path) -> np.ndarray:
@@ -84,17 +87,6 @@ class BulkClassifier:
         if len(payload) > limit:
             raise TooLarge(f"The file has more than {limit:,} bytes, the limit CIFAR_MAX_BODY_BYTES.")
         return preprocess(payload, self._predictor.image, max_pixels=self._settings.max_image_pixels)
-
-    def _columns(self, answer: np.ndarray) -> dict[str, Any]:
-        prediction = self._predictor.rank(answer, 1)
-        ((label, score),) = prediction.top_k
-        return {
-            "label": label,
-            "score": score,
-            "scores": list(prediction.class_scores.values()),
-            "ood_score": prediction.ood_score,
-            "in_distribution": prediction.in_distribution,
-        }
 
     @cached_property
     def _schema(self) -> pa.Schema:

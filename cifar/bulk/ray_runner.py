@@ -38,8 +38,6 @@ def make_parts_on_ray(
     Raises:
         BulkError: Ray or a worker failed, also after Ray's retries; the parts that were written remain.
     """
-    if not numbers:
-        return
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -68,7 +68,7 @@ def predict_many(
     interval = 0.5 if sys.stderr.isatty() else _LOG_INTERVAL_SECONDS
     errors = 0
     with tqdm(total=run.images, initial=run.images - missing_images, unit=" images", mininterval=interval) as bar:
-        for part_rows, part_errors in make_parts(run, output.resolve(), numbers, version, settings):
+        for part_rows, part_errors in make_parts(run, output.resolve(), numbers, version, settings) if numbers else ():
             bar.update(part_rows)
             errors += part_errors
     if still_missing := missing_parts(run, output):
@@ -84,10 +84,9 @@ def predict_many(
 def _make_parts_locally(
     run: BulkRun, output: Path, numbers: Sequence[int], version: Version, settings: Settings
 ) -> Iterator[tuple[int, int]]:
-    if numbers:
-        classifier = BulkClassifier(version, settings)
-        for number in numbers:
-            yield make_part(run, output, number, classifier)
+    classifier = BulkClassifier(version, settings)
+    for number in numbers:
+        yield make_part(run, output, number, classifier)
 
 
 def _make_parts(runner: Runner) -> MakeParts:

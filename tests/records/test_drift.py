@@ -15,8 +15,7 @@ from scipy.stats import chi2
 from support.cli import cifar
 from support.samples import open_records, write_answers
 
-from cifar.analytics.drift import ALERT_PSI, drift
-from cifar.analytics.drift_report import drift_report
+from cifar.analytics.drift_report import ALERT_PSI, drift, drift_report
 from cifar.images.decode import brightness_and_contrast
 from cifar.models.manifest import Bins
 from cifar.models.predictor import Predictor
@@ -242,9 +241,9 @@ def test_darkened_pictures_are_drift_of_brightness_and_contrast(engine, registry
 def test_the_two_limits_decide_between_no_drift_a_warning_and_an_alert(engine, registry, predictor, monkeypatch):
     """An index above both limits is an alert; above the lower limit only, a warning; below both, no drift."""
     stream(engine, predictor, [ImageEnhance.Brightness(picture).enhance(0.5) for picture in pictures(600, seed=2)])
-    monkeypatch.setattr("cifar.analytics.drift.ALERT_PSI", 1000.0)
+    monkeypatch.setattr("cifar.analytics.drift_report.ALERT_PSI", 1000.0)
     assert levels(engine, registry)["brightness"] == "warn"
-    monkeypatch.setattr("cifar.analytics.drift.WARN_PSI", 1000.0)
+    monkeypatch.setattr("cifar.analytics.drift_report.WARN_PSI", 1000.0)
     assert levels(engine, registry)["brightness"] == "none"
 
 
