@@ -29,17 +29,12 @@ def add_version(registry: Registry, number: int) -> Path:
     return folder
 
 
-def test_the_highest_complete_version_is_the_latest(registry):
-    """Versions are compared as numbers: 10 comes after 9."""
+def test_the_highest_version_is_the_default_and_an_older_one_can_be_requested(registry):
+    """Versions are compared as numbers: 10 comes after 9. An older version stays available after a new export."""
     for number in (9, 10):
         add_version(registry, number)
     assert registry.numbers() == [1, 9, 10]
     assert registry.get().number == 10
-
-
-def test_an_older_version_can_be_requested_by_number(registry):
-    """It stays available when a newer one is exported."""
-    add_version(registry, 2)
     assert registry.get(1).number == 1
 
 
@@ -104,16 +99,11 @@ def test_a_version_that_was_renamed_is_refused(registry):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "shapes"}'])
-def test_the_error_for_an_unreadable_manifest_names_the_file(registry, content):
-    """So that the operator can repair it."""
-    (registry.base / "1" / "manifest.json").write_text(content)
-    with pytest.raises(VersionUnusable, match=r"shapes/1/manifest\.json is not a usable manifest"):
+def test_an_unreadable_manifest_is_named_and_does_not_hide_other_versions(registry, content):
+    """The operator sees which file to repair; meanwhile the other versions stay usable."""
+    (add_version(registry, 2) / "manifest.json").write_text(content)
+    with pytest.raises(VersionUnusable, match=r"shapes/2/manifest\.json is not a usable manifest"):
         registry.get()
-
-
-def test_a_broken_version_does_not_hide_the_others(registry):
-    """The other versions stay usable."""
-    (add_version(registry, 2) / "manifest.json").write_text("{")
     assert "not a usable manifest" in registry.problems()["2"]
     assert registry.get(1).number == 1
 

@@ -1,4 +1,4 @@
-"""`cifar.models.rollout`: labels, traffic and promotions in files, of which a crash leaves none half-written."""
+"""`cifar.models.rollout`: labels, traffic split and promotions, stored in files that a crash never leaves half-written."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from support.samples import write_two_versions
 from cifar.cli.main import main
 from cifar.errors import (
     BadParameter,
-    CifarError,
     LabelNotFound,
     NothingToRollBack,
-    RegistryReadOnly,
     RolloutChanged,
     VersionNotFound,
     VersionUnusable,
@@ -133,7 +131,6 @@ def test_of_two_changes_at_the_same_time_one_is_made_and_the_other_refused(log):
     assert list(log.folder.glob(".*")) == []
 
 
-STEPS = ("write", "fsync", "link", "unlink")
 _WRITER = """
 import os, signal, sys
 from pathlib import Path
@@ -147,17 +144,13 @@ def dying(function):
         os.kill(os.getpid(), signal.SIGKILL)
         return result
     return die
-if step == "write":
-    Path.open = dying(Path.open)
-elif step == "unlink":
-    Path.unlink = dying(Path.unlink)
-else:
-    setattr(os, step, dying(getattr(os, step)))
+target = {"write": (Path, "open"), "unlink": (Path, "unlink")}.get(step, (os, step))
+setattr(*target, dying(getattr(*target)))
 RolloutLog(Registry(Path(registry), "cifar_classifier")).promote(1, by="dies", check_loadable=lambda _: None)
 """
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["write", "fsync", "link", "unlink"])
 def test_a_writer_killed_at_any_step_leaves_the_old_state_or_the_new(log, step):
     """There is no state in between, and the next change works."""
     killed = subprocess.run([sys.executable, "-c", _WRITER, step, str(log.registry.base.parent)], cwd=ROOT, check=False)
@@ -172,30 +165,25 @@ def test_a_read_only_folder_can_be_read_and_a_change_is_refused_with_the_reason(
     log.promote(1, by="ada", check_loadable=accept)
     code = (
         "import os, sys; from pathlib import Path; from cifar.models.registry import Registry; from cifar.models.rollout import RolloutLog\n"
-        "os.setuid(65534)\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
         "log = RolloutLog(Registry(Path(sys.argv[1]), 'cifar_classifier')); print(log.current().stable)\n"
         "log.promote(2, by='x', check_loadable=lambda _: None)"
     )
-    if os.getuid() != 0:
-        log.folder.chmod(0o555)
-        with pytest.raises(RegistryReadOnly, match="cannot be written"):
-            log.promote(2, by="x", check_loadable=accept)
-        return
-    for folder in [log.folder, *log.folder.parents][:-1]:
-        folder.chmod(folder.stat().st_mode | 0o055)
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(log.registry.base.parent)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    log.folder.chmod(0o555)
+    if (
+        os.getuid() == 0
+    ):  # root can write everywhere, so the process below runs as another user, which must find the folder
+        for folder in list(log.folder.parents)[:-1]:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    command = [sys.executable, "-c", code, str(log.registry.base.parent)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout == "1\n", result.stderr
-    assert "RegistryReadOnly: The rollout cannot be changed here: cifar_classifier/.routing" in result.stderr
+    message = "RegistryReadOnly: The rollout cannot be changed here: cifar_classifier/.routing cannot be written"
+    assert message in result.stderr
 
 
 def test_the_error_for_a_damaged_change_names_its_file(log):
-    """It was edited by hand; the message says how to return to the change before it."""
+    """An operator may have edited it. The message says how to return to the change before it."""
     log.promote(1, by="ada", check_loadable=accept)
     (log.folder / "1.json").write_text("{}")
     with pytest.raises(VersionUnusable, match=r"\.routing/1\.json is not a usable rollout"):
@@ -300,13 +288,6 @@ def test_wrong_use_of_the_command_line_exits_with_2():
     """For example a label without a version."""
     for words in (["label", "canary"], ["traffic", "stable"], ["promote", "zero"], ["label"]):
         assert main(["models", *words]) == 2
-
-
-def test_every_refusal_has_a_status_and_a_code_of_its_own():
-    """Clients can tell the reasons apart."""
-    for error in (LabelNotFound, RolloutChanged, NothingToRollBack, RegistryReadOnly):
-        assert issubclass(error, CifarError)
-        assert (error.status, error.code) != (CifarError.status, CifarError.code)
 
 
 def test_the_rollout_folder_is_neither_a_version_nor_a_problem_of_the_registry(log):
