@@ -32,7 +32,7 @@ def _keys_are_read_at_each_request(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def closed(keys, key):
+def closed(keys, key):  # noqa: ARG001 - the keys exist before the app starts
     """The whole app in this process, with every way to sign in."""
     settings = Settings(
         api_keys_file=keys,
@@ -50,7 +50,7 @@ def closed(keys, key):
 
 
 @pytest.fixture(scope="module")
-def closed_server(keys, key, tmp_path_factory):
+def closed_server(keys, key, tmp_path_factory):  # noqa: ARG001 - the keys exist before the server starts
     """`python app.py` behind keys and tokens; yields its address and the file of its log."""
     folder = tmp_path_factory.mktemp("closed")
     (folder / "secret").write_text(f"{SECRET}\n")

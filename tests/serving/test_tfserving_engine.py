@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import subprocess
 import sys
 import time
@@ -34,19 +33,6 @@ MODEL = "/v1/models/cifar_classifier"
 def pixels(name: str) -> np.ndarray:
     with Image.open(ROOT / "examples" / f"{name}.jpg") as image:
         return np.asarray(image.convert("RGB"))
-
-
-def b64(content: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(content).decode()}
-
-
-def by_predict(api, name: str = "cat", **fields: object) -> list[float]:
-    answer = api.post("/predict", files={"image": (ROOT / "examples" / f"{name}.jpg").read_bytes()}, data=fields)
-    return list(answer.json()["class_scores"].values())
-
-
-def ask(api, body: object, path: str = f"{MODEL}:predict") -> httpx2.Response:
-    return api.post(path, json=body)
 
 
 @contextmanager
