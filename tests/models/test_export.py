@@ -42,9 +42,8 @@ def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
     files = [encoded(noise(32, 32, seed=i)) for i in range(7)]
     images = np.stack([np.asarray(noise(32, 32, seed=i)) for i in range(7)])
     by_pixels = signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
-    by_floats = signatures["serving_default"](input_image=tf.constant(images / np.float32(255)))[
-        "probabilities"
-    ].numpy()
+    floats = tf.constant(images / np.float32(255))
+    by_floats = signatures["serving_default"](input_image=floats)["probabilities"].numpy()
     by_files = signatures["serving_bytes"](image_bytes=tf.constant(files))
     one = signatures["serving_uint8"](image=tf.constant(images[3:4]))["probabilities"].numpy()
     np.testing.assert_allclose(by_floats, by_pixels, atol=1e-6)
@@ -162,9 +161,8 @@ def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, t
     spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
     outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
     keras.Model(pixels, outputs).save(tmp_path / "model.keras")
-    version = export(
-        read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c")), settings.registry, "fourier"
-    )
+    source = read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c"))
+    version = export(source, settings.registry, "fourier")
     assert version.manifest.parity["litert_max_abs_difference"] is None
     predictor = Predictor.load(version)
     assert predictor.engine == "tensorflow"
@@ -222,18 +220,19 @@ def test_logits_without_the_option_are_refused(settings):
         export(source, settings.registry, "net")
 
 
+Dense, Input = keras.layers.Dense, keras.layers.Input
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        (
-            [keras.layers.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)],
-            "fixed sizes",
+        pytest.param(
+            [Input((None, None, 3)), keras.layers.GlobalAveragePooling2D(), Dense(4)], "fixed sizes", id="free_size"
         ),
-        ([keras.layers.Input((8,)), keras.layers.Dense(4)], "height, width"),
-        ([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)], "classes"),
-        ([keras.layers.Input((8, 8, 4)), keras.layers.Flatten(), keras.layers.Dense(4)], "1 or 3 channels"),
+        pytest.param([Input((8,)), Dense(4)], "height, width", id="no_image"),
+        pytest.param([Input((8, 8, 3)), keras.layers.Conv2D(4, 3)], "classes", id="no_classes"),
+        pytest.param([Input((8, 8, 4)), keras.layers.Flatten(), Dense(4)], "1 or 3 channels", id="four_channels"),
     ],
-    ids=["free_size", "no_image", "no_classes", "four_channels"],
 )
 def test_a_model_that_is_not_an_image_classifier_is_refused(settings, tmp_path, layers, words):
     """The message names the expected and the actual shape."""

@@ -18,7 +18,7 @@ from cifar.settings import ROOT, Settings
 README = (ROOT / "README.md").read_text()
 UNITS = r"(bytes|days|pixels|seconds|versions|images|files|top_k|version|port|workers|share)$"
 FRAGMENT = ROOT / "docs/model_card_notes.md"
-"""It becomes a part of MODEL_CARD.md, so its links start from there."""
+"""Becomes a part of MODEL_CARD.md, so its links are relative to the root."""
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -59,7 +59,7 @@ def test_every_setting_has_a_description_and_every_limit_a_unit():
 
 
 def test_every_setting_that_a_file_names_exists():
-    """A variable that is misspelt or was removed would stop the start of whoever copies it."""
+    """A misspelt or removed variable stops the start of a server, so nobody should be able to copy one."""
     known = {f"CIFAR_{name.upper()}{suffix}" for name in Settings.model_fields for suffix in ("", "_FILE")}
     found: dict[str, str] = {}
     for file in tracked(":!tests", ":!CHANGELOG.md", ":!*.jpg", ":!*.png", ":!saved_model", ":!benchmarks/results"):
@@ -85,7 +85,7 @@ def test_spaces_finds_what_it_needs_at_the_top_of_the_readme():
 
 
 def test_the_readme_and_the_design_stay_short():
-    """A reader has a few minutes for them. Details belong into docs/."""
+    """A reader has a few minutes for them; details belong in docs/."""
     readme = README.split("---", 2)[2].strip()
     assert 40 < len(readme.splitlines()) <= 100
     assert len(readme.split()) <= 1_000
@@ -93,7 +93,7 @@ def test_the_readme_and_the_design_stay_short():
 
 
 def test_every_requirement_is_pinned():
-    """The same versions next year: each line of the files names one."""
+    """An installation next year then gets the same versions."""
     for name in ("requirements.txt", "requirements-serve.txt", "requirements-dev.txt"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
         assert lines
@@ -129,7 +129,7 @@ def test_every_link_to_a_file_or_heading_leads_somewhere(page):
 
 
 def test_every_page_of_the_documentation_is_in_its_index():
-    """A page that no index names is found by nobody."""
+    """Readers find pages by the index."""
     index = (ROOT / "docs/README.md").read_text()
     pages = [page.name for page in PAGES if page.parent == ROOT / "docs" and page.name != "README.md"]
     assert len(pages) >= 15
@@ -137,7 +137,7 @@ def test_every_page_of_the_documentation_is_in_its_index():
 
 
 def test_every_file_of_the_code_that_a_page_names_exists():
-    """Files move; a page that names the old place sends a reader searching."""
+    """A page must be updated when a file that it names is moved."""
     folders = "cifar|tests|docs|deploy|benchmarks|notebooks|examples"
     found = {
         (page.name, name)

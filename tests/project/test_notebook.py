@@ -41,8 +41,7 @@ def test_every_kind_of_image_argument_gives_the_same_prediction():
     """A path, a string, bytes, a Pillow image, an array of bytes and an array of floats."""
     image = Image.open(CAT)
     pixels = np.asarray(image)
-    forms = [CAT, str(CAT), CAT.read_bytes(), image, pixels, pixels / 255]
-    answers = [cifar.show(form) for form in forms]
+    answers = [cifar.show(form) for form in (CAT, str(CAT), CAT.read_bytes(), image, pixels, pixels / 255)]
     assert {repr(answer) for answer in answers} == {repr(answers[0])}
     assert all(np.array_equal(answer.seen, pixels) for answer in answers)
     assert len(answers[0].prediction.top_k) == 3

@@ -24,7 +24,7 @@ def code(notebook) -> list[str]:
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_a_notebook_imports_from_the_package_and_defines_no_logic(file):
-    """Functions belong into `cifar`, where they are tested."""
+    """Functions belong in `cifar`, where they are tested."""
     defines = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     trees = [ast.parse(source) for source in code(nbformat.read(file, 4))]
     assert not [node for tree in trees for node in ast.walk(tree) if isinstance(node, defines)]

@@ -70,10 +70,6 @@ def room(module: str) -> str:
     return ".".join(parts[: 3 if parts[1:2] in (["training"], ["serving"]) else 2])
 
 
-def using(words: re.Pattern[str], files: list[Path]) -> list[str]:
-    return [str(file.relative_to(ROOT)) for file in files if words.search(file.read_text(encoding="utf-8"))]
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_its_own_room_or_from_lower_floors(module):
     """Dependencies go one way, so a room can be read and changed without those above it."""
@@ -105,7 +101,7 @@ def test_no_module_of_this_project_is_imported_by_a_string():
 
 
 def test_only_settings_reads_the_environment():
-    """All that can be configured is in one file. Elsewhere, only a variable that a library reads may be set."""
+    """All configuration is in one file. Other modules may only set variables that a library reads."""
     name = r"'(?!CIFAR_)\w+'"
     allowed = re.compile(rf"os\.environ\[{name}\] = |os\.environ\.setdefault\({name}, |del os\.environ\[{name}\]")
     for module in MODULES.keys() - {"cifar.settings"}:
@@ -124,22 +120,21 @@ def test_gradio_is_imported_by_two_rooms_only():
 
 def test_the_internals_of_gradio_are_named_in_one_room_and_in_the_scripts_only():
     """They can change with each release of Gradio, and an upgrade must find them in one place."""
-    places = using(GRADIO_INTERNALS, [*FILES, *(ROOT / "cifar").rglob("*.js")])
-    assert places
-    assert [
-        file for file in places if not file.startswith(("cifar/serving/gradio/", "cifar/serving/page/static/"))
-    ] == []
+    files = [file for file in [*FILES, *(ROOT / "cifar").rglob("*.js")] if GRADIO_INTERNALS.search(file.read_text())]
+    folders = (ROOT / "cifar/serving/gradio", ROOT / "cifar/serving/page/static")
+    assert files
+    assert [file for file in files if not any(file.is_relative_to(folder) for folder in folders)] == []
 
 
 def test_no_folder_has_more_than_a_dozen_modules():
-    """A larger folder is several rooms; its files do not tell what belongs together."""
+    """A larger folder should be divided into rooms, so that files that belong together are found together."""
     for folder in {file.parent for file in FILES}:
         files = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
         assert len(files) <= 12, f"{folder.relative_to(ROOT)}: {len(files)}"
 
 
 def test_no_file_has_more_than_400_lines():
-    """A longer file needs a table of contents: it is two files."""
+    """A longer file has more than one subject and should be divided."""
     files = [*FILES, *(ROOT / "docs").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     assert {str(file.relative_to(ROOT)) for file in files if len(file.read_text().splitlines()) > 400} == set()
 

@@ -24,13 +24,13 @@ def steps(file: Path) -> list[dict]:
 
 
 def test_there_are_workflows_for_tests_deployment_space_and_release():
-    """A workflow that is added must be covered by these tests, and one that is removed was needed."""
+    """A new workflow must be added here, so that the tests below are reviewed for it."""
     assert [file.stem for file in FILES] == ["ci", "deploy", "release", "space"]
 
 
 @every_file
 def test_a_workflow_matches_the_schema_of_github(file):
-    """GitHub ignores a workflow that does not, and nothing would run."""
+    """GitHub ignores a workflow that does not match, so no test would run."""
     command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", file]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
