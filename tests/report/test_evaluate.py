@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from cifar.models.engines import load_engine
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry
 from cifar.settings import ROOT, Settings
-from cifar.training.data.dataset import Dataset, load_dataset
+from cifar.training.data.dataset import load_dataset
 from cifar.training.data.disturbances import DISTURBANCES, shift
 from cifar.training.report.card import card, commands, write_card
 from cifar.training.report.evaluate import evaluate
@@ -30,18 +32,22 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 SHIPPED = Registry(Settings().registry, "cifar_classifier")
 
 
+def image_folder(root: Path, class_names: Iterable[str] = CLASS_NAMES, **counts: int) -> Path:
+    """Make an image folder with this number of images of noise per class in each part, such as `train=1`."""
+    random = np.random.default_rng(0)
+    for part, count in counts.items():
+        for name in class_names:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((32, 32))
+                (root / part / name / f"{i}.png").write_bytes(encoded(image))
+    return root
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return an image folder with CIFAR's classes: four test images of noise per class, and the example photos in their classes."""
-    root = tmp_path_factory.mktemp("data") / "pictures"
-    random = np.random.default_rng(0)
-    for part, count in (("train", 1), ("test", 4)):
-        for name in CLASS_NAMES:
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
-                image = Image.fromarray(pixels).resize((32, 32))
-                (root / part / name / f"{i}.png").write_bytes(encoded(image))
+    root = image_folder(tmp_path_factory.mktemp("data") / "pictures", train=1, test=4)
     for example in EXAMPLES:
         if (place := root / "test" / example.stem).is_dir():
             (place / "example.jpg").write_bytes(example.read_bytes())
@@ -56,7 +62,7 @@ def predictor():
 
 @pytest.fixture(scope="module")
 def dataset(folder):
-    """Load that folder."""
+    """Load the folder of images."""
     return load_dataset(str(folder), Settings())
 
 
@@ -110,7 +116,7 @@ def test_a_report_is_a_folder_of_json_markdown_and_pictures(reported):
 
 
 def test_mistakes_are_the_wrong_predictions_in_order_of_confidence(dataset, predictor, reported):
-    """Each has the true and the predicted label."""
+    """Each mistake has the true and the predicted label."""
     report, _ = reported
     confidence = [mistake["confidence"] for mistake in report["mistakes"]]
     assert confidence == sorted(confidence, reverse=True)
@@ -203,7 +209,7 @@ class _ScoreOfDarkness(Predictor):
 
 
 def test_the_share_in_distribution_is_that_of_the_predictions(predictor, dataset):
-    """It is None for a version without an out-of-distribution score."""
+    """A version without an out-of-distribution score has no such share."""
     assert evaluate(predictor, dataset)["in_distribution"] is None
     scored = _ScoreOfDarkness(predictor.version, predictor.answers, engine="litert")
     bright = dataset.test_images.mean(axis=(1, 2, 3)) / 255 > 0.5
@@ -218,59 +224,44 @@ def test_the_share_in_distribution_is_that_of_the_predictions(predictor, dataset
 
 def test_classes_in_another_order_are_the_same_classes(predictor, dataset):
     """The labels of the data set and of the version are matched by name."""
-    reversed_classes = Dataset(
-        dataset.source,
-        dataset.class_names[::-1],
-        dataset.train_images,
-        9 - dataset.train_labels,
-        dataset.test_images,
-        9 - dataset.test_labels,
-    )
+    reversed_classes = replace(dataset, class_names=dataset.class_names[::-1], test_labels=9 - dataset.test_labels)
     assert evaluate(predictor, reversed_classes)["confusion_matrix"] == evaluate(predictor, dataset)["confusion_matrix"]
-
-
-def _empty(tmp_path, *parts: str):
-    for part in parts:
-        for name in CLASS_NAMES:
-            (tmp_path / part / name).mkdir(parents=True)
-            (tmp_path / part / name / "0.png").write_bytes(encoded(Image.new("RGB", (32, 32))))
-    return tmp_path
 
 
 def test_a_data_set_without_test_images_is_refused(tmp_path):
     """Accuracy on training images would be too high. No folder remains."""
-    data = _empty(tmp_path / "data", "train")
+    data = image_folder(tmp_path / "data", train=1)
     out = tmp_path / "reports" / "first"
     with pytest.raises(DataError, match="has no test images\\. Add test/<class>"):
-        make_report(SHIPPED.get(1), Settings(), str(data), out=out, views=False, disturbed_images=0)
+        make_report(SHIPPED.get(1), Settings(), str(data), out=out)
     assert not out.parent.exists()
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
     """The message holds the path, so that one damaged file among thousands can be found."""
-    data = _empty(tmp_path / "data", "train", "test")
+    data = image_folder(tmp_path / "data", train=1, test=1)
     (data / "test" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     with pytest.raises(DataError, match=r"test/cat/0\.png: The file begins like an image"):
-        make_report(SHIPPED.get(1), Settings(), str(data), out=tmp_path / "r", views=False, disturbed_images=0)
+        make_report(SHIPPED.get(1), Settings(), str(data), out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "dead link"])
-def test_a_report_that_exists_is_never_overwritten(tmp_path, kind):
-    """This is checked first, before the data set is read."""
-    out = tmp_path / "first"
-    {"folder": out.mkdir, "file": out.touch, "dead link": lambda: out.symlink_to(tmp_path / "nowhere")}[kind]()
-    with pytest.raises(DataError, match="first exists, and a report is never overwritten"):
-        make_report(SHIPPED.get(1), Settings(), "no data set", out=out, views=False, disturbed_images=0)
-
-
-def test_an_output_folder_that_cannot_be_created_is_refused_first(tmp_path):
-    """Here its parent is a file."""
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("folder", "folder exists, and a report is never overwritten"),
+        ("file", "file exists, and a report is never overwritten"),
+        ("dead link", "dead link exists, and a report is never overwritten"),
+        ("file/report", "is not a writable folder"),
+    ],
+)
+def test_an_output_folder_that_exists_or_cannot_be_created_is_refused_first(tmp_path, out, message):
+    """This is checked before the data set is read, because the evaluation takes minutes."""
+    (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is not a writable folder"):
-        make_report(
-            SHIPPED.get(1), Settings(), "none", out=tmp_path / "file" / "report", views=False, disturbed_images=0
-        )
+    (tmp_path / "dead link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=message):
+        make_report(SHIPPED.get(1), Settings(), "no data set", out=tmp_path / out)
 
 
 @pytest.mark.slow
@@ -282,25 +273,18 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, folder, monkeypatch):
 
     monkeypatch.setattr("cifar.training.report.report.report_as_markdown", full)
     with pytest.raises(OSError, match="No space left"):
-        make_report(SHIPPED.get(1), Settings(), str(folder), out=tmp_path / "first", views=False, disturbed_images=0)
+        make_report(SHIPPED.get(1), Settings(), str(folder), out=tmp_path / "first")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_special_characters_in_class_names_are_drawn_and_written_literally(tmp_path, small_version):
     """A class may be called a|b or $x_1$; the report also works for another image size."""
-    random = np.random.default_rng(0)
-    names = {"circle": r"$\frac$", "square": "a|b", "star": "s_1"}
-    manifest = small_version.manifest.model_copy(update={"class_names": list(names.values())})
+    names = [r"$\frac$", "a|b", "s_1"]
+    manifest = small_version.manifest.model_copy(update={"class_names": names})
     version = type(small_version)(small_version.path, manifest)
-    data = tmp_path / "data"
-    for part in ("train", "test"):
-        for name in names.values():
-            (data / part / name).mkdir(parents=True)
-            (data / part / name / "0.png").write_bytes(
-                encoded(Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)))
-            )
+    data = image_folder(tmp_path / "data", names, train=1, test=1)
     report = make_report(version, Settings(), str(data), out=tmp_path / "out", views=True, disturbed_images=3)
-    assert list(report["per_class"]) == list(names.values())
+    assert list(report["per_class"]) == names
     text = (tmp_path / "out" / "report.md").read_text()
     assert r"| a\|b | 1 |" in text
     assert r"| $\frac$ | 1 |" in text
@@ -370,9 +354,7 @@ def test_a_missing_damaged_or_outdated_report_makes_no_card(tmp_path, reported):
     cases = {
         "holds no report (FileNotFoundError)": lambda _: None,
         "holds no report (JSONDecodeError)": lambda file: file.write_text("{"),
-        "lacks accuracy": lambda file: file.write_text(
-            json.dumps({**report, "accuracy": 1} | {}).replace("accuracy", "x")
-        ),
+        "lacks accuracy": lambda file: file.write_text(json.dumps(report).replace('"accuracy"', '"other"')),
         "has no version 99": lambda file: file.write_text(json.dumps({**report, "version": 99})),
         "exported 2020": lambda file: file.write_text(json.dumps({**report, "exported": "2020"})),
     }
