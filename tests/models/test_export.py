@@ -85,15 +85,14 @@ def test_serving_bytes_decodes_jpeg_and_resizes_almost_like_preprocess(settings,
 
 
 def test_the_manifest_describes_the_exported_version(settings, tutorial):
-    """It holds names, sizes, signatures, parity, library versions, and the checksum of every file."""
+    """The manifest holds names, sizes, signatures, parity, library versions, and the checksum of every file."""
     version = export(tutorial, settings.registry, "net")
     manifest = json.loads((version.path / "manifest.json").read_text())
     assert manifest["class_names"] == list(CLASS_NAMES)
     assert manifest["image"] == {"height": 32, "width": 32, "channels": 3}
-    assert manifest["signatures"]["serving_uint8"]["inputs"] == {
-        "image": {"dtype": "uint8", "shape": [None, 32, 32, 3]}
-    }
-    assert manifest["signatures"]["serving_bytes"]["outputs"]["classes"] == {"dtype": "string", "shape": [None, 10]}
+    signatures = manifest["signatures"]
+    assert signatures["serving_uint8"]["inputs"] == {"image": {"dtype": "uint8", "shape": [None, 32, 32, 3]}}
+    assert signatures["serving_bytes"]["outputs"]["classes"] == {"dtype": "string", "shape": [None, 10]}
     assert manifest["parity"]["images"] == 10
     assert manifest["parity"]["max_abs_difference"] < 1e-5
     assert manifest["parity"]["litert_max_abs_difference"] < 1e-5
@@ -156,7 +155,7 @@ def test_a_litert_file_with_other_outputs_leaves_no_version(settings, tutorial, 
 
 
 def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):
-    """LiteRT has no two-dimensional Fourier transform here. The version is complete without a LiteRT file."""
+    """LiteRT cannot run this Fourier transform. The version is complete without a LiteRT file."""
     pixels = keras.Input((8, 8, 3))
     spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
     outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
@@ -190,7 +189,7 @@ def test_an_exported_keras_2_file_gives_the_outputs_of_keras_2(settings, file, o
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("input_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_range):
-    """A model that expects inputs in [-1, 1] receives them from uint8 pixels, in both file formats."""
+    """For example, a model that expects inputs in [-1, 1] receives them from uint8 pixels, in both file formats."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
@@ -243,10 +242,9 @@ def test_a_model_that_is_not_an_image_classifier_is_refused(settings, tmp_path, 
 
 
 def test_a_model_with_nan_outputs_is_refused(settings, tmp_path):
-    """A model of a failed training must not become a version."""
+    """The weights of a failed training can be NaN; they must not become a version."""
     model = build_model("tutorial", 10)
-    weights = [np.full_like(weight, np.nan) for weight in model.get_weights()]
-    model.set_weights(weights)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
     model.save(tmp_path / "model.keras")
     with pytest.raises(ExportError, match="NaN"):
         export(read_source(tmp_path / "model.keras", settings), settings.registry, "net")

@@ -28,6 +28,8 @@ from cifar.serving.page.ab_tab import ab_html
 from cifar.serving.process.analytics import Analytics
 from cifar.settings import ROOT, Settings
 
+SHIPPED = Registry(ROOT / "saved_model", "cifar_classifier")
+
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
@@ -61,17 +63,11 @@ def test_each_version_is_described_by_its_records(engine, settings):
     assert (third.feedback, third.users, third.accuracy, third.design_effect) == (100, 100, 0.8, 1.0)
     assert (round(third.low, 4), round(third.high, 4)) == (0.7112, 0.8666)
     assert fourth.in_distribution is None
-    assert (fifth.version, fifth.requests, fifth.compared, fifth.disagreement, fifth.distance) == (
-        5,
-        0,
-        20,
-        0.25,
-        0.125,
-    )
+    assert (fifth.version, fifth.requests, fifth.compared) == (5, 0, 20)
+    assert (fifth.disagreement, fifth.distance) == (0.25, 0.125)
     assert (fifth.median_ms, fifth.accuracy, third.disagreement) == (None, None, None)
-    assert (report.comparison.first, report.comparison.second) == (4, 3), (
-        "the version with most requests counts as the one in use"
-    )
+    pair = (report.comparison.first, report.comparison.second)
+    assert pair == (4, 3), "the version with most requests counts as the one in use"
     assert not report.cut
 
 
@@ -89,14 +85,12 @@ def test_a_clear_difference_is_decided_and_a_small_one_is_not(engine, settings):
     write_answers(engine, 3, right=rights(1000, 0.71), hours=8)
     open_ = ab_report(engine, settings, versions=(1, 3), effect=0.05)
     assert (open_.verdict, open_.better) == ("open", None)
-    verdict = verdict_text(open_)
-    assert verdict == (
+    assert verdict_text(open_) == (
         "Not decided yet: the interval includes zero. There are 3,000 answers with feedback. A difference of 5 points is found "
         f"in four of five cases with about {open_.comparison.needed:,} answers with feedback."
     )
-    assert ab_report(engine, settings, versions=(1, 3)).comparison.now == open_.comparison.now, (
-        "the effect in question does not change the test"
-    )
+    usual = ab_report(engine, settings, versions=(1, 3))
+    assert usual.comparison.now == open_.comparison.now, "`effect` does not change the test"
 
 
 def test_each_look_uses_only_the_feedback_before_it(engine, settings):
@@ -154,14 +148,13 @@ def test_comparing_a_version_without_requests_is_refused(engine, settings):
     """The message names the versions that have answered requests."""
     assert ab_report(engine, settings, versions=(1, 2)).verdict == "no_records"
     write_answers(engine, 1, right=rights(5, 1))
-    with pytest.raises(
-        BadParameter, match=r"Version 7 has answered no request in this period\. Versions that have: 1\."
-    ):
+    message = r"Version 7 has answered no request in this period\. Versions that have: 1\."
+    with pytest.raises(BadParameter, match=message):
         ab_report(engine, settings, versions=(1, 7))
 
 
 def test_a_version_with_only_shadow_traffic_is_not_on_trial(tmp_path):
-    """Its only users asked for it by number and were not assigned at random. The tab says why it compares the two versions."""
+    """Its only users asked for it by number and were not assigned at random. The tab says so."""
     write_two_versions(tmp_path)
     settings = Settings(registry=tmp_path, records_folder=tmp_path / "records")
     engine = open_records(settings)
@@ -186,7 +179,7 @@ def test_a_version_with_only_shadow_traffic_is_not_on_trial(tmp_path):
 @pytest.mark.slow
 def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
     """The same rows give the same figures in SQLite and in PostgreSQL."""
-    registry, figures = Registry(ROOT / "saved_model", "cifar_classifier"), []
+    figures = []
     with real_postgres() as cluster:
         url = SecretStr(cluster.new_database("report"))
         other = open_records(Settings(records_folder=tmp_path / "postgresql", database_url=url))
@@ -195,29 +188,19 @@ def test_postgresql_gives_the_same_report_and_drift(engine, settings, tmp_path):
             write_answers(database, 2, right=rights(500, 0.9), hours=9)
             write_comparisons(database, 1, 2, agrees=[True] * 3 + [False], distance=0.5)
             report = ab_report(database, settings)
-            figures.append(
-                (report.versions, report.verdict, report.comparison.now.value, report.comparison.now.p_value)
-            )
-            figures[-1] += ([version.features for version in drift_report(database, registry)],)
+            now, drift = report.comparison.now, [version.features for version in drift_report(database, SHIPPED)]
+            figures.append((report.versions, report.verdict, now.value, now.p_value, drift))
         other.dispose()
     assert figures[0] == figures[1]
     assert figures[0][1] == "better"
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--versions", "1"],
-        ["--versions", "1,1"],
-        ["--since", "0"],
-        ["--since", "nan"],
-        ["--effect", "2"],
-        ["--effect", "x"],
-    ],
+    "wrong", ["--versions=1", "--versions=1,1", "--since=0", "--since=nan", "--effect=2", "--effect=x"]
 )
 def test_invalid_arguments_of_ab_report_are_wrong_use(wrong, capsys):
     """The command exits with 2 and says what it expected."""
-    assert main(["ab", "report", *wrong]) == 2
+    assert main(["ab", "report", wrong]) == 2
     assert "expected" in capsys.readouterr().err
 
 
@@ -226,7 +209,9 @@ def test_the_command_prints_a_table_or_json(engine, tmp_path):
     """The report goes to stdout; a failure exits with 1 and a message."""
     assert "No predictions were recorded in this period." in cifar("ab", "report", CIFAR_RECORDS_FOLDER=tmp_path).stdout
     write_a_day(engine)
-    table = cifar("ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", CIFAR_RECORDS_FOLDER=tmp_path)
+    table = cifar(
+        "ab", "report", "--versions", "1,2", "--since", "3", "--effect", "0.05", CIFAR_RECORDS_FOLDER=tmp_path
+    )
     assert table.returncode == 0, table.stderr
     assert "disagrees in shadow traffic" in table.stdout
     assert "30.0 % of 100" in table.stdout
@@ -252,14 +237,12 @@ def test_the_tab_says_what_is_missing_instead_of_a_table(engine, settings):
     assert "There are 105." in page
 
 
-def test_records_that_cannot_be_read_raise_an_error_with_a_message(tmp_path):
+def test_records_that_cannot_be_read_raise_an_error_with_a_message(engine, settings):
     """The tables may have been removed, or never created."""
-    engine = open_records(Settings(records_folder=tmp_path))
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE feedback")
     with pytest.raises(RecordsUnavailable, match="The records cannot be read now"):
-        Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), Settings()).report()
-    engine.dispose()
+        Analytics(engine, SHIPPED, settings).report()
 
 
 def test_only_one_visitor_waits_for_a_database_that_does_not_answer(engine, settings, monkeypatch):
@@ -271,7 +254,7 @@ def test_only_one_visitor_waits_for_a_database_that_does_not_answer(engine, sett
         raise SQLAlchemyError
 
     monkeypatch.setattr("cifar.serving.process.analytics.ab_report", silent)
-    analytics = Analytics(engine, Registry(ROOT / "saved_model", "cifar_classifier"), settings)
+    analytics = Analytics(engine, SHIPPED, settings)
     for _ in range(10):
         with pytest.raises(RecordsUnavailable):
             analytics.report()

@@ -1,4 +1,4 @@
-"""Bulk runs, `python -m cifar predict --input`: every file gets exactly one row, whatever fails on the way."""
+"""Bulk runs, `python -m cifar predict --input`: every file gets exactly one row, also if something fails in between."""
 
 from __future__ import annotations
 
@@ -101,17 +101,17 @@ def test_resuming_makes_only_the_missing_parts(images, tmp_path):
     output = tmp_path / "out"
     classify_many(images, output)
     before = rows(output)
-    kept = (output / "part-000001.parquet").stat().st_mtime_ns
+    written = (output / "part-000001.parquet").stat().st_mtime_ns
     (output / "part-000002.parquet").unlink()
     (output / ".tmp-0123456789abcdef.parquet").write_text("half a part")
     classify_many(images, output, resume=True)
     assert rows(output) == before
-    assert (output / "part-000001.parquet").stat().st_mtime_ns == kept
+    assert (output / "part-000001.parquet").stat().st_mtime_ns == written
     assert not list(output.glob(".tmp*"))
 
 
 def test_resuming_another_run_is_refused(images, tmp_path):
-    """An existing folder, another version, a damaged part, a changed input, or a folder without a run: each has its own message."""
+    """An existing folder, another version, a damaged part, a changed input and a folder without a run have different messages."""
     manifest, output = images / "m.txt", tmp_path / "out"
     manifest.write_text("0.jpg\n2.jpg\n")
     classify_many(manifest, output)
@@ -130,7 +130,7 @@ def test_resuming_another_run_is_refused(images, tmp_path):
 
 
 def test_a_link_to_itself_is_a_row_with_an_error(images, tmp_path):
-    """It does not end the run. A dangling link is not a file and has no row."""
+    """Such a link does not end the run. A dangling link is not a file and has no row."""
     (images / "circle").symlink_to("circle")
     (images / "dangling").symlink_to("missing")
     assert classify_many(images, tmp_path / "out") == 2
@@ -220,9 +220,8 @@ def test_a_full_disk_leaves_only_complete_parts(images, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # enough for the listing, too small for a part
 
     output = tmp_path / "out"
-    result = subprocess.run(
-        _command(images, output), cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False
-    )
+    command = _command(images, output)
+    result = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
@@ -262,7 +261,7 @@ def test_a_killed_run_is_resumed_without_losing_or_repeating_a_row(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray 2.60 warns about its own settings
 def test_ray_resumes_a_run_that_was_started_locally(images, tmp_path):
-    """Ray makes the same parts with the same rows. Skipped without Ray, which (491 MB) is not in the lock file, also not in CI."""
+    """Ray makes the same parts with the same rows. The lock file, and so CI, has no Ray, which takes 491 MB."""
     pytest.importorskip("ray")
     local, output = tmp_path / "local", tmp_path / "out"
     classify_many(images, local)
@@ -270,12 +269,8 @@ def test_ray_resumes_a_run_that_was_started_locally(images, tmp_path):
     (output / "part-000002.parquet").unlink()
     (output / "part-000003.parquet").unlink()
     port = free_port()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_ADDRESS": f"127.0.0.1:{port}",
-    }
+    variables = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    environment = {**os.environ, **variables}
     ray = str(Path(sys.executable).with_name("ray"))
     ports = ["--min-worker-port=21000", "--max-worker-port=21099"]
     head = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", *ports]

@@ -59,7 +59,7 @@ def test_independent_answers_of_one_user_count_in_full():
 
 @pytest.mark.parametrize(("users", "right", "worth"), [([], [], 0), ([7] * 50, [True] * 50, 1)])
 def test_no_user_or_one_user_gives_almost_no_information(users, right, worth):
-    """This does not depend on how often the one user sends feedback."""
+    """Fifty answers of one user count as one answer."""
     found = Accuracy.of(np.array(users, int), np.array(right, bool))
     expected = [0.0, 1.0] if not worth else list(binomtest(1, 1).proportion_ci(method="wilson"))
     assert found.interval() == pytest.approx(expected)
@@ -93,7 +93,7 @@ def test_the_interval_ends_where_the_p_value_is_five_percent():
 
 def test_the_variance_is_the_larger_of_the_unpooled_and_the_pooled_estimate():
     """For 800 of 1,000 and 850 of 1,000 right answers, with one right and one wrong answer added to each."""
-    (p, q, r) = (801 / 1002, 851 / 1002, 1651 / 2002)
+    p, q, r = 801 / 1002, 851 / 1002, 1651 / 2002
     unpooled = p * (1 - p) / 1000 + q * (1 - q) / 1000
     pooled = r * (1 - r) * 2 / 1000
     assert variance_of(Counts(1000, 800, 1.0), Counts(1000, 850, 1.0)) == pytest.approx(max(unpooled, pooled))
@@ -101,8 +101,7 @@ def test_the_variance_is_the_larger_of_the_unpooled_and_the_pooled_estimate():
 
 def test_a_version_with_few_answers_that_were_all_right_is_not_yet_better():
     """With so few answers, the pooled estimate of the variance applies."""
-    small = variance_of(Counts(1000, 800, 1.0), Counts(20, 20, 1.0))
-    assert small > 0.8 * 0.2 / 21
+    assert variance_of(Counts(1000, 800, 1.0), Counts(20, 20, 1.0)) > 0.8 * 0.2 / 21
     assert difference(one_answer_per_user(1000, 800), one_answer_per_user(MIN_USERS, MIN_USERS), mixture=0.02).low < 0
 
 
