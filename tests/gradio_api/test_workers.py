@@ -12,13 +12,14 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
 from gradio_client import Client, handle_file
-from playwright.sync_api import expect, sync_playwright
-from support.browser import choose_many, expect_label, open_tab, visit
+from playwright.sync_api import expect
+from support.browser import WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 from support.pictures import encoded, noise
 from support.servers import (
     EXAMPLES,
@@ -27,7 +28,6 @@ from support.servers import (
     classify,
     metric,
     mixed_payloads,
-    need,
     running,
     scores,
     wait_for_workers,
@@ -100,43 +100,30 @@ def test_a_get_request_to_a_route_for_calls_gets_a_4xx(server):
         assert 400 <= httpx2.get(f"{server.address}/gradio_api/{route}").status_code < 500
 
 
-def test_ten_pages_at_once_get_their_answers(server):
-    """Each browser context has its own session."""
-    path = need("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        pages = [browser.new_context().new_page() for _ in range(10)]
-        for page in pages:
-            page.goto(server.address)
-        for i, page in enumerate(pages):
-            expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=60_000)
-            page.set_input_files("#photo input[type=file]", EXAMPLES / f"{CLASS_NAMES[i]}.jpg")
-        for i, page in enumerate(pages):
-            expect_label(page, CLASS_NAMES[i])
-        browser.close()
+def test_ten_pages_at_once_get_their_answers(browser, server):
+    """Each page has a session of its own."""
+    with ExitStack() as open_pages:
+        pages = [open_pages.enter_context(visit(browser, server.address)) for _ in range(10)]
+        for page, name in zip(pages, CLASS_NAMES, strict=True):
+            upload(page, EXAMPLES / f"{name}.jpg")
+        for page, name in zip(pages, CLASS_NAMES, strict=True):
+            expect_label(page, name)
 
 
-def test_a_batch_and_the_live_camera_work_with_several_workers(server):
+def test_a_batch_and_the_live_camera_work_with_several_workers(browser, server):
     """Each photo and each frame is one request, which any worker can answer."""
-    options = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=need("chromium"), args=options)
-        with visit(browser, server.address) as page:
-            page.locator("[data-live=start]").click()
-            expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=60_000)
-            page.locator("[data-live=stop]").click()
-            open_tab(page, "batch")
-            photos = [
-                {"name": f"{i}.png", "mimeType": "image/png", "buffer": encoded(noise(seed=i))} for i in range(200)
-            ]
-            choose_many(page, "batch", photos)
-            expect(page.locator("#batch tbody tr").nth(9)).to_be_attached(timeout=60_000)
-            page.locator("#batch [data-do=cancel]").click()
-            expect(page.locator("#batch .summary")).to_contain_text("Cancelled", timeout=60_000)
-            done = page.locator("#batch tbody tr").count()
-            assert 10 <= done < 200
-            expect(page.locator("#batch .failed")).to_have_count(0)
-        browser.close()
+    with visit(browser, server.address) as page:
+        page.locator("[data-live=start]").click()
+        expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
+        page.locator("[data-live=stop]").click()
+        open_tab(page, "batch")
+        photos = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": encoded(noise(seed=i))} for i in range(200)]
+        choose_many(page, "batch", photos)
+        expect(page.locator("#batch tbody tr").nth(9)).to_be_attached(timeout=WAIT_MS)
+        page.locator("#batch [data-do=cancel]").click()
+        expect(page.locator("#batch .summary")).to_contain_text("Cancelled", timeout=WAIT_MS)
+        assert 10 <= page.locator("#batch tbody tr").count() < 200
+        expect(page.locator("#batch .failed")).to_have_count(0)
 
 
 def test_requests_over_many_connections_are_all_answered(server):
