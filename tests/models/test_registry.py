@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from support.samples import change_manifest, copy_version
 
 from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 from cifar.files import TEMPORARY_PREFIX
@@ -21,12 +21,7 @@ def registry(tmp_path: Path, small_version) -> Registry:
 
 
 def add_version(registry: Registry, number: int) -> Path:
-    """Copy version 1 as another version."""
-    folder = registry.base / str(number)
-    shutil.copytree(registry.base / "1", folder)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    return copy_version(registry.base / "1", registry.base / str(number), version=number)
 
 
 def test_the_highest_version_is_the_default_and_an_older_one_can_be_requested(registry):
@@ -124,8 +119,6 @@ def test_a_running_export_is_invisible(registry):
 
 def test_a_manifest_with_another_ood_threshold_is_refused(registry):
     """The score of every version is scaled to the same threshold, and the server compares with that one."""
-    file = registry.base / "1" / "manifest.json"
-    confidence = {"temperature": 1, "method": "made up", "threshold": 0.5}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"confidence": confidence}))
+    change_manifest(registry.base / "1", confidence={"temperature": 1, "method": "made up", "threshold": 0.5})
     with pytest.raises(VersionUnusable, match=r"confidence\.threshold: Input should be greater than or equal to 1"):
         registry.get()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import shutil
 import threading
 import time
 import weakref
@@ -14,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from support.pictures import encoded, noise
-from support.samples import write_two_versions
+from support.samples import change_manifest, copy_version, write_two_versions
 from support.servers import wait_until_ready
 
 from app import create_app
@@ -32,10 +30,7 @@ from cifar.settings import Settings
 def registry(tmp_path: Path, small_version) -> Registry:
     """Versions 1 to 4 of one network."""
     for number in range(1, 5):
-        folder = tmp_path / "shapes" / str(number)
-        shutil.copytree(small_version.path, folder)
-        manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        copy_version(small_version.path, tmp_path / "shapes" / str(number), version=number)
     return Registry(tmp_path, "shapes")
 
 
@@ -66,7 +61,7 @@ def test_the_least_recently_used_version_is_dropped_and_the_default_never(versio
 
 
 def test_concurrent_requests_for_a_new_version_load_it_once(registry):
-    """Ten threads wait for one load."""
+    """Ten threads wait for the same load."""
     loads = []
 
     def load(version: Version) -> Predictor:
@@ -117,8 +112,7 @@ def test_an_unexpected_failure_of_loading_is_reported_as_well(registry):
 
 def test_a_version_whose_answers_do_not_fit_its_manifest_is_not_loaded(registry):
     """The checksums are correct, the class names are not: the warm-up finds this before the first user does."""
-    file = registry.base / "2" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": ["circle", "square"]}))
+    change_manifest(registry.base / "2", class_names=["circle", "square"])
     with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
         Predictor.load(registry.get(2))
 

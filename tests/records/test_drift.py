@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image, ImageEnhance
 from prometheus_client import REGISTRY
 from scipy.stats import chi2
 from support.cli import cifar
-from support.samples import open_records, write_answers
+from support.samples import copy_version, open_records, write_answers
 
 from cifar.analytics.drift_report import ALERT_PSI, drift, drift_report
 from cifar.images.decode import brightness_and_contrast
@@ -249,9 +248,7 @@ def test_the_two_limits_decide_between_no_drift_a_warning_and_an_alert(engine, r
 
 def test_too_few_images_or_no_reference_are_reported_instead_of_drift(engine, registry, settings, predictor):
     """Such versions have a status and no features. Versions without images within the window are left out."""
-    shutil.copytree(registry.base / "2", registry.base / "3")
-    manifest = json.loads((registry.base / "3/manifest.json").read_text()) | {"version": 3, "reference": None}
-    (registry.base / "3/manifest.json").write_text(json.dumps(manifest))
+    copy_version(registry.base / "2", registry.base / "3", version=3, reference=None)
     stream(engine, predictor, pictures(30, seed=2))
     stream(engine, predictor, pictures(5, seed=3), version=3)
     stream(engine, predictor, pictures(5, seed=3), version=9)

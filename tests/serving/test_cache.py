@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 from functools import partial
 
 import numpy as np
@@ -14,6 +12,7 @@ from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from support.databases import real_redis
 from support.pictures import encoded, noise
+from support.samples import copy_version
 from support.servers import until
 
 from cifar.models.engines import load_engine
@@ -50,10 +49,7 @@ def models() -> dict[int, CountingModel]:
 def versions(tmp_path, small_version, models) -> LoadedVersions:
     """Versions 1 and 2 of one network, which give the same answers."""
     for number in (1, 2):
-        folder = tmp_path / "shapes" / str(number)
-        shutil.copytree(small_version.path, folder)
-        manifest = json.loads((folder / "manifest.json").read_text()) | {"version": number}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        copy_version(small_version.path, tmp_path / "shapes" / str(number), version=number)
 
     def load(version: Version) -> Predictor:
         models[version.number] = CountingModel(version)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import shutil
 import threading
 import time
 from collections import Counter
@@ -20,7 +18,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from scipy.stats import chisquare
 from support.pictures import encoded, noise
-from support.samples import write_two_versions
+from support.samples import copy_version, write_two_versions
 from support.servers import NO_CACHE, running, until, wait_until_ready
 
 from app import create_app
@@ -60,10 +58,7 @@ def loaded(registry: Registry, *, clock: Callable[[], float] = time.monotonic, *
 
 def add_version(registry: Registry, number: int) -> Path:
     """Add a version. Its folder is complete before it gets its name, as in an export."""
-    hidden = registry.base / ".export-test"
-    shutil.copytree(registry.base / "1", hidden)
-    manifest = json.loads((hidden / "manifest.json").read_text()) | {"version": number}
-    (hidden / "manifest.json").write_text(json.dumps(manifest))
+    hidden = copy_version(registry.base / "1", registry.base / ".export-test", version=number)
     return hidden.rename(registry.base / str(number))
 
 

@@ -103,19 +103,25 @@ def write_two_versions(registry: Path) -> Path:
     base = registry / "cifar_classifier"
     base.mkdir(parents=True)
     manifest = json.loads((SHIPPED / "manifest.json").read_text())
-    for name in ("test", "history"):
-        manifest["metrics"].pop(name, None)
-    names = manifest["class_names"]
-    _write(base / "1", manifest)
-    exchanged = [names[1], names[0], *names[2:]]
-    metrics = {**manifest["metrics"], "test": invented_measures(exchanged), "history": invented_history()}
-    _write(base / "2", {**manifest, "version": 2, "class_names": exchanged, "metrics": metrics})
+    metrics = {name: value for name, value in manifest["metrics"].items() if name not in {"test", "history"}}
+    copy_version(SHIPPED, base / "1", metrics=metrics)
+    first, second, *others = manifest["class_names"]
+    exchanged = [second, first, *others]
+    metrics = {**metrics, "test": invented_measures(exchanged), "history": invented_history()}
+    copy_version(SHIPPED, base / "2", version=2, class_names=exchanged, metrics=metrics)
     return registry
 
 
-def _write(folder: Path, manifest: dict) -> None:
-    shutil.copytree(SHIPPED, folder)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+def copy_version(source: Path, folder: Path, **changes: object) -> Path:
+    """Copy the folder of a version to `folder`, with `changes` of its manifest, and return `folder`."""
+    shutil.copytree(source, folder)
+    change_manifest(folder, **changes)
+    return folder
+
+
+def change_manifest(folder: Path, **changes: object) -> None:
+    file = folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def invented_measures(class_names: list[str]) -> dict:
