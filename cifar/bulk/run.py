@@ -55,13 +55,13 @@ def predict_many(
     Raises:
         BulkError: the input cannot be listed; the output cannot be created or resumed; Ray is not installed or failed; or no
             file could be read as an image. In the last case the output, whose rows hold the errors, remains.
-        VersionUnusable: the version cannot be loaded; no output is created.
+        VersionUnusable: the version's files do not match its manifest, in which case no output is created; or it cannot be loaded.
         OSError: for example, the disk is full; the parts that were written remain.
     """
     version.verify()
     requested = describe(source, version, settings)
     run = resume_run(requested, output) if resume and output.exists() else None
-    make_parts = _make_parts(runner)  # before anything is written
+    make_parts = _make_parts(runner)  # fails without Ray, so it comes before anything is written
     run = run or start_run(requested, output, part_images=part_images or PART_IMAGES)
     numbers = missing_parts(run, output)
     missing_images = sum(run.part_size(number) for number in numbers)
@@ -93,9 +93,7 @@ def _make_parts(runner: Runner) -> MakeParts:
     if runner == "local":
         return _make_parts_locally
     try:
-        import ray  # noqa: F401
+        from cifar.bulk.ray_runner import make_parts_on_ray
     except ModuleNotFoundError as error:
         raise BulkError("Ray is not installed: pip install -r requirements-ray.txt.") from error
-    from cifar.bulk.ray_runner import make_parts_on_ray
-
     return make_parts_on_ray
