@@ -37,7 +37,7 @@ _STYLE = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPrediction:
     """The prediction for one image. A notebook draws it as HTML; everywhere else it prints as text."""
 
     model_name: str
@@ -69,7 +69,7 @@ class Shown:
         )
 
 
-def show(image: Photo, *, top_k: int | None = None, version: int | None = None) -> Shown:
+def show(image: Photo, *, top_k: int | None = None, version: int | None = None) -> ShownPrediction:
     """Classify one image with the model that would be served.
 
     The first call loads the model, which takes a tenth of a second with LiteRT.
@@ -91,7 +91,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
     seen = preprocess(_encoded(image), predictor.image, max_pixels=settings.max_image_pixels)
     wanted = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
     (prediction,) = predictor.predict(seen[None], top_k=wanted)
-    return Shown(predictor.version.name, predictor.version.number, prediction, seen)
+    return ShownPrediction(predictor.version.name, predictor.version.number, prediction, seen)
 
 
 @lru_cache(maxsize=2)

@@ -37,7 +37,7 @@ def default(engine: str = "auto") -> Predictor:
 
 
 def map_of(predictor: Predictor | LooksAtOneCorner, pixels: np.ndarray, label_index: int) -> np.ndarray:
-    """The heat map by the function that the server uses."""
+    """Return the heat map from the function that the server uses."""
     batcher = Batcher(predictor.answers, max_images=1)
     return asyncio.run(heat_map(batcher, pixels, label_index, classes=len(predictor.class_names)))
 
@@ -147,7 +147,7 @@ class LooksAtOneCorner:
 
 
 def test_the_map_finds_the_only_region_that_a_model_looks_at():
-    """A model whose reasons are known, with images that are not square. The number of questions is the documented one."""
+    """The model's reason is known, and its images are not square. The number of classified images is the documented one."""
     pixels = np.zeros((20, 48, 1), np.uint8)
     pixels[:3, :5] = 255
     predictor = LooksAtOneCorner()

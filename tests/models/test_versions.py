@@ -79,7 +79,7 @@ def test_concurrent_requests_for_a_new_version_load_it_once(registry):
 
 
 def test_no_version_is_served_before_the_default_is_loaded(registry):
-    """The server is alive, but not ready."""
+    """The server runs, but is not ready."""
     versions = LoadedVersions(registry, Settings(max_loaded_versions=1, model_version=1))
     with pytest.raises(NotReady):
         versions.get(2)
@@ -99,7 +99,7 @@ def test_the_reason_why_the_default_cannot_be_loaded_is_given_on_each_request(re
 
 
 def test_an_unexpected_failure_of_loading_is_reported_as_well(registry):
-    """A missing library must not look like a model that is still being loaded."""
+    """A missing library must not be reported as a model that is still being loaded."""
 
     def fail(_: Version) -> Predictor:
         raise ImportError("no TensorFlow here")
@@ -111,7 +111,7 @@ def test_an_unexpected_failure_of_loading_is_reported_as_well(registry):
 
 
 def test_a_version_whose_answers_do_not_fit_its_manifest_is_not_loaded(registry):
-    """The checksums are correct, the class names are not: the warm-up finds this before the first user does."""
+    """The checksums are correct, the class names are not. The warm-up finds this before the first request."""
     change_manifest(registry.base / "2", class_names=["circle", "square"])
     with pytest.raises(VersionUnusable, match="shapes version 2 is as it was exported, but litert cannot run it"):
         Predictor.load(registry.get(2))

@@ -87,7 +87,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     ],
 )
 def test_a_failure_exits_with_1_and_one_sentence(arguments, words):
-    """There is no stack trace, and nothing on stdout."""
+    """There is no traceback, and nothing on stdout."""
     result = cifar(*arguments)
     assert result.returncode == 1
     assert words in result.stderr
@@ -174,7 +174,7 @@ def test_an_error_of_the_operating_system_becomes_a_sentence(error, words, monke
 
 @pytest.mark.slow
 def test_app_py_refuses_several_workers():
-    """`CIFAR_WORKERS=2 python app.py` would send half of the sessions to a worker that does not exist."""
+    """`python app.py` is one process, so it cannot start the two workers that the setting asks for."""
     result = python("app.py", CIFAR_WORKERS=2, PORT=0)
     assert result.returncode == 1
     assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr

@@ -15,7 +15,7 @@ import cifar
 from cifar.cli.main import main
 from cifar.errors import BadParameter, MissingImage, UnreadableImage
 from cifar.models.predictor import Prediction
-from cifar.notebook import Shown
+from cifar.notebook import ShownPrediction
 from cifar.settings import ROOT
 
 CAT = ROOT / "examples" / "cat.jpg"
@@ -79,7 +79,7 @@ def test_an_unusable_image_is_refused_with_a_sentence(image, error, words):
 def test_names_are_escaped_in_the_html():
     """A class name comes from a folder name, which may contain HTML."""
     prediction = Prediction(class_scores={}, top_k=[("<script>alert(1)</script>", 0.5)], in_distribution=False)
-    drawn = Shown("<b>", 1, prediction, np.zeros((4, 4, 1), np.uint8))._repr_html_()
+    drawn = ShownPrediction("<b>", 1, prediction, np.zeros((4, 4, 1), np.uint8))._repr_html_()
     assert "<script" not in drawn
     assert "<b>" not in drawn
     assert "does not look like any of the classes" in drawn
