@@ -173,11 +173,19 @@ def test_an_error_of_the_operating_system_becomes_a_sentence(error, words, monke
 
 
 @pytest.mark.slow
-def test_app_py_refuses_several_workers():
-    """`python app.py` is one process, so it cannot start the two workers that the setting asks for."""
-    result = python("app.py", CIFAR_WORKERS=2, PORT=0)
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"CIFAR_WORKERS": 2}, "CIFAR_WORKERS=2 run python -m cifar serve"),
+        ({"MODEL_VERSION": 7}, "cifar_classifier has no version 7; there are: 1"),
+    ],
+)
+def test_app_py_refuses_several_workers_and_a_missing_pinned_version(variables, words):
+    """It is one process, so it cannot start two workers; and without its version it could serve nothing."""
+    result = python("app.py", **variables, PORT=0)
     assert result.returncode == 1
-    assert "CIFAR_WORKERS=2 run python -m cifar serve" in result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
@@ -211,15 +219,6 @@ def test_a_port_in_use_ends_the_start():
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: " in result.stderr
     assert "Serving at" not in result.stderr
-
-
-@pytest.mark.slow
-def test_a_missing_pinned_version_ends_the_start():
-    """`MODEL_VERSION=7 python app.py` names the versions that exist."""
-    result = python("app.py", MODEL_VERSION=7, PORT=0)
-    assert result.returncode == 1
-    assert "cifar_classifier has no version 7; there are: 1" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_predict_prints_labels_as_a_table_and_as_json():
