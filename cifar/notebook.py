@@ -128,6 +128,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {3, 4})
     if array.dtype != np.uint8 or not is_image or not array.size:
         raise BadParameter(
-            f"Expected an array (height, width) or (height, width, 3), uint8 or floats in [0, 1]; got {description}."
+            f"Expected an array (height, width) or (height, width, 1, 3 or 4), uint8 or floats in [0, 1]; got {description}."
         )
     return Image.fromarray(array)
