@@ -132,7 +132,9 @@ class Classifier:
 
 
 def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarray | None:
-    """Decode an image for which that takes about a millisecond. For the event loop, where a thread would cost more.
+    """Decode an image for which that takes at most about a millisecond. For the event loop.
+
+    A 947-byte JPEG takes 54 microseconds; a thread would add 33 of processor time (measured on 2026-11-26, two cores).
 
     Args:
         payload: the encoded file.
