@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.server
 import itertools
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -179,6 +180,13 @@ def mixed_payloads() -> list[bytes]:
         *examples,
         *(encoded(noise(size, size, seed=size), kind) for size in (32, 300, 900) for kind in ("PNG", "JPEG")),
     ]
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until `condition` returns something true, at most 20 seconds."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - what it waits for sets no event
+            await asyncio.sleep(0.01)
 
 
 def scores(response: httpx2.Response) -> list[float]:
