@@ -153,6 +153,7 @@ _TRAINED = {"whole", "scored_run", "scored_version"}
 _EXPENSIVE = _TRAINED | {"browser"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that need a training or a browser as slow, and say which of them run in the same process.
 

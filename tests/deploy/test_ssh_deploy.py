@@ -133,7 +133,7 @@ def test_an_image_that_is_never_ready_does_not_replace_the_old_one(host):
         ("once", "serving registry.example/good"),
         ("absent", "cannot be pulled; nothing was changed"),
     ):
-        status, output = host.deploy(image(kind), wait_seconds=25 if kind == "once" else 5)
+        status, output = host.deploy(image(kind), wait_seconds=5)
         assert (status, host.serves()) == (1, True), output
         assert message in output
         assert host.file("current") == f"{image('good')}\n"
@@ -144,10 +144,10 @@ def test_a_trial_does_not_touch_the_records(host):
     (host.folder / "home/cifar-space").mkdir()
     database = host.folder / "records.sqlite"
     (host.folder / "home/cifar-space/env").write_text(f"CIFAR_RECORDS=true\nCIFAR_DATABASE_URL=sqlite:///{database}\n")
-    assert host.deploy(image("once"), wait_seconds=25)[0] == 1
-    assert "run cifar-space-try once" in host.history()
+    assert host.deploy(image("app-once"), wait_seconds=25)[0] == 1
+    assert "run cifar-space-try app-once" in host.history()
     assert not database.exists()
-    assert host.deploy(image("good"))[0] == 0
+    assert host.deploy(image("app-good"))[0] == 0
     assert database.exists()
 
 
@@ -182,7 +182,7 @@ def test_the_next_deployment_recovers_from_a_killed_script(host):
     assert host.deploy(image("good"))[0] == 0
     assert host.deploy(image("cut"))[0] != 0
     assert not host.serves(), "the script was killed while nothing serves"
-    status, output = host.deploy(image("never"), wait_seconds=25)
+    status, output = host.deploy(image("never"), wait_seconds=5)
     assert (status, host.serves()) == (1, True), output
     assert "the previous deployment was interrupted" in output
     assert "serving registry.example/good" in output

@@ -1,4 +1,4 @@
-"""A replacement for docker in tests: a container is `python app.py` of this checkout, and an image's name says how it behaves.
+"""A replacement for docker in tests: a container is a small web server, and an image's name says how it behaves.
 
 - `.../good@...` serves.
 - `.../slow@...` takes four seconds to start.
@@ -6,6 +6,7 @@
 - `.../once@...` becomes ready in the trial, but not after the switch.
 - `.../cut@...` does too, and its start after the switch kills the deployment script.
 - `.../absent@...` cannot be pulled.
+- `.../app-good@...` and `.../app-once@...` behave like these two, but serve with `python app.py` of this checkout.
 
 The state is stored in files under $ENGINE_STATE; its file `images` has lines of a name and a digest.
 """
@@ -73,8 +74,14 @@ def variables(words: list[str]) -> list[str]:
 
 def launch(name: str, image: str, port: str, *given: str) -> None:
     assert not Path("/proc/self/fd/9").exists(), "the container would keep the lock"
-    serves = kind(image) in {"good", "slow"} or (kind(image) in {"once", "cut"} and name.endswith("-try"))
-    command = ["app.py"] if serves else ["-c", "import time; time.sleep(600)"]
+    behaviour = kind(image).removeprefix("app-")
+    command = ["-c", "import time; time.sleep(600)"]
+    if behaviour in {"good", "slow"} or (behaviour in {"once", "cut"} and name.endswith("-try")):
+        (STATE / "site").mkdir(exist_ok=True)
+        (STATE / "site" / "readyz").touch()
+        command = ["-m", "http.server", port, "--bind", "127.0.0.1", "--directory", str(STATE / "site")]
+        if behaviour != kind(image):
+            command = ["app.py"]
     folders = {f"CIFAR_{each.upper()}": str(STATE / f"{name}-{each}") for each in ("uploads", "records_folder")}
     environment = {**os.environ, **folders, "CIFAR_PORT": port, **dict(each.split("=", 1) for each in given)}
     with (STATE / f"{name}.log").open("w") as log:
