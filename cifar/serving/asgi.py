@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from cifar.errors import INTERNAL_ERROR, CifarError
-
-log = logging.getLogger(__name__)
+from cifar.errors import CifarError
 
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
@@ -21,21 +17,13 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
-def any_error_response(error: Exception, request_id: str) -> JSONResponse:
-    """Return the response to any exception. An unexpected one is logged with its traceback and answered 500."""
-    if not isinstance(error, CifarError):
-        log.error("request %s failed", request_id, exc_info=error)
-        error = CifarError(INTERNAL_ERROR)
-    return error_response(error, request_id)
-
-
 def header(scope: Scope, name: bytes) -> str:
-    """Return a request's header, `name` in lower case. A missing header is an empty string."""
+    """Return the value of a request's header, `name` in lower case, or an empty string without that header."""
     return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that yields `body` first, and then what `receive` does."""
+    """Return a `receive` for a body that has been read: `body` is its first message, and the next ones come from `receive`."""
     replayed = False
 
     async def receive_again() -> Message:
@@ -49,7 +37,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
-    """Return a `send` that adds headers, names in lower case, to an answer. Headers that it has already are kept."""
+    """Return a `send` that adds headers, names in lower case, to an answer. It replaces none that the answer has."""
 
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -43,7 +43,7 @@ class RouteRule:
 
 
 def _rules(*paths: str, **attributes: Any) -> list[RouteRule]:
-    """Return one row for each path, with the same attributes. The label is the path unless it is given."""
+    """Return one row for each path, all with these attributes. The default label is the path."""
     return [RouteRule(path, **{"label": path, **attributes}) for path in paths]
 
 
@@ -140,15 +140,13 @@ _EXACT = {rule.path: rule for rule in ROUTES if "{" not in rule.path}
 def _pattern(rule: RouteRule) -> re.Pattern[str]:
     """Compile the path of a row. A slash or line feed at the end is allowed, because routers ignore them too."""
     part = r"[\w-]+" if rule.gradio else "[^/:]+"
-    pieces = re.split(r"(\{[^}]*\})", rule.path)
-    regex = "".join(
-        {"{path:path}": ".*"}.get(piece, part) if piece[:1] == "{" else re.escape(piece) for piece in pieces
-    )
+    regex = re.escape(rule.path).replace(r"\{path:path\}", ".*")
+    regex = re.sub(r"\\{\w+\\}", lambda _: part, regex)
     return re.compile(regex + r"[/\n]*", re.DOTALL)
 
 
 _PATTERNS = [(_pattern(rule), rule) for rule in ROUTES if rule.scope not in {OPEN, BROWSERS}]
-"""All rows except the open ones. An open route must match exactly: with anything added, Gradio would answer."""
+"""All rows except the open ones. An open route must match exactly: Gradio would answer a longer path."""
 
 
 def rule_of(path: str) -> RouteRule:

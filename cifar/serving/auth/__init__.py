@@ -1,1 +1,1 @@
-"""Who may call: API keys, tokens, sign-in."""
+"""Authentication: API keys, bearer tokens, sign-in to the page."""

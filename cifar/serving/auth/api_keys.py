@@ -27,9 +27,9 @@ from cifar.serving.auth.principal import SCOPES, Principal, make_principal
 log = logging.getLogger(__name__)
 
 RELOAD_SECONDS = 1
-"""Time between two looks of a running worker at the file."""
+"""Interval at which a running worker checks whether the file has changed."""
 PREFIX = "cifar_"
-"""Marks our keys for people, and for programs that search code for secrets."""
+"""Start of every key, by which people and secret scanners recognise it."""
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([\w-]{{43}})", re.ASCII)
 _NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
 
@@ -111,18 +111,13 @@ def read(file: Path) -> list[Entry]:
 
 
 def listed(file: Path) -> list[dict[str, str]]:
-    """Return what may be shown of the keys: name, beginning of the key, scopes, date.
+    """Return the public part of each key: its name, first characters, scopes and date.
 
     Raises:
         KeysError: the file cannot be read, or is not a list of keys.
     """
     return [
-        {
-            "name": entry.name,
-            "key": f"{PREFIX}{entry.id}_…",
-            "scopes": ",".join(entry.scopes),
-            "created": entry.created,
-        }
+        {"name": entry.name, "key": f"{PREFIX}{entry.id}_…", "scopes": ",".join(entry.scopes), "created": entry.created}
         for entry in read(file)
     ]
 
@@ -175,7 +170,7 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def _changing(file: Path) -> Iterator[list[Entry]]:
-    """Yield the entries to change, and write them back. One process at a time, or a revoked key could come back."""
+    """Yield the entries to change, then write them back. A lock keeps two writers from undoing each other's changes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(file.with_name(f".{file.name}.lock")):
         entries = read(file)

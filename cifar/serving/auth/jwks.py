@@ -14,7 +14,7 @@ from cifar.dependency import Dependency
 from cifar.errors import SignInUnavailable
 
 ALGORITHMS = ("RS256", "ES256")
-"""What a public key may be used with. A key fits one of them, whatever a token's header says."""
+"""The accepted algorithms. Each public key fits only one of them, whatever a token's header says."""
 TIMEOUT_SECONDS = 5.0
 """Longest wait for the host of the keys, or for a sign-in provider."""
 MAX_AGE_SECONDS = 300
@@ -22,7 +22,7 @@ MAX_AGE_SECONDS = 300
 MAX_STALE_SECONDS = 3600
 """Age up to which keys are used while their host does not answer."""
 REFETCH_SECONDS = 30
-"""Least time between two fetches for key ids that are not in the cache."""
+"""Shortest time between two fetches for key ids that are not in the cache."""
 IMPACT = "Tokens are checked with the keys fetched before it went down, for at most an hour."
 """For the log, while the host of the keys is down."""
 _UNAVAILABLE = "Tokens cannot be checked now: the host of the keys does not answer. Try again later."
@@ -59,14 +59,12 @@ class PublicKeys:
                 self._start_fetch()
             return key
         may_refetch = self._clock() - self._tried_at >= REFETCH_SECONDS
-        if age >= MAX_STALE_SECONDS or self._is_fetching() or may_refetch:
+        is_fetching = self._running is not None and not self._running.done()
+        if age >= MAX_STALE_SECONDS or is_fetching or may_refetch:
             await asyncio.shield(self._start_fetch())
         if self._clock() - self._fetched_at >= MAX_STALE_SECONDS:
             raise SignInUnavailable(_UNAVAILABLE)
         return self._keys.get(key_id)
-
-    def _is_fetching(self) -> bool:
-        return self._running is not None and not self._running.done()
 
     def _start_fetch(self) -> asyncio.Task[None]:
         """Return the running fetch, or start one. It never raises: a failure shows in the age of the keys."""
@@ -90,7 +88,7 @@ class PublicKeys:
 
 
 def _usable(data: dict[str, Any]) -> tuple[str, jwt.PyJWK] | None:
-    """Return a key and its id if it may sign tokens. A shared secret in a public list proves nothing."""
+    """Return a key and its id if it may sign tokens, which a shared secret in a public list may not."""
     try:
         key = jwt.PyJWK(data)
     except jwt.PyJWTError:

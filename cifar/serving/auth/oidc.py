@@ -90,7 +90,7 @@ class PageSignIn:
         ]
 
     async def start(self, request: Request) -> Response:
-        """Redirect the browser to the provider. Providers refuse to appear in a frame, as on Spaces: offer a window."""
+        """Redirect the browser to the provider. In a frame, as on Spaces, offer a window: providers refuse to be framed."""
         if request.headers.get("sec-fetch-dest") in {"iframe", "frame"}:
             link = html.escape(f"{self._page_url}/signin")
             return _page("Sign in", f'<a href="{link}" target="_blank" rel="noopener">Sign in in a new window</a>')
@@ -122,14 +122,14 @@ class PageSignIn:
 
     async def sign_out(self, request: Request) -> Response:
         """Ask for confirmation, then end the session here. The session at the provider continues."""
-        who = html.escape(request.session.get("label", ""))
-        if request.method == "POST" or not who:
+        label = html.escape(request.session.get("label", ""))
+        if request.method == "POST" or not label:
             request.session.clear()
             return _page("You are signed out", '<a href="/signin">Sign in</a>')
-        return _page(f"Signed in as {who}", '<form method="post" action="/signout"><button>Sign out</button></form>')
+        return _page(f"Signed in as {label}", '<form method="post" action="/signout"><button>Sign out</button></form>')
 
     async def _claims(self, code: str, started: dict[str, str]) -> dict[str, Any]:
-        """Exchange a code for the claims about the person: checked, and made for this browser and this service."""
+        """Exchange a code for the claims about the person, and check that they are for this browser and this service."""
         client = await self._client()
         try:
             id_token = await self._ask(partial(self._exchange, client, code, started["verifier"]))

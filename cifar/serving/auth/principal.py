@@ -25,7 +25,7 @@ class Principal:
     """An authenticated caller.
 
     Attributes:
-        name: the method and the caller's name there: `key:ci`, `jwt:alice` or `oidc:alice`. A key cannot pass for a person.
+        name: `key:ci`, `jwt:alice` or `oidc:alice`. The prefix distinguishes a key named alice from a person named alice.
         scopes: those of `SCOPES` that the caller has.
     """
 
@@ -39,9 +39,9 @@ def make_principal(method: str, name: str, scopes: Iterable[object]) -> Principa
 
 
 def rate_limit_key(scope: Scope) -> str:
-    """Return what requests are counted by: the principal's name, else the client's address.
+    """Return the key under which a caller's requests are counted: the principal's name, else the client's address.
 
-    The network of 64 bits stands for an IPv6 address, since each user has 2**64 addresses.
+    An IPv6 address counts as its /64 network, because one user has 2**64 addresses.
     """
     if principal := scope["state"].get("principal"):
         return f"caller:{principal.name}"

@@ -1,7 +1,7 @@
 """Sign-in: checks each request against the scope that the table of routes asks for, before anything reads the request.
 
-The page, the REST API, Gradio's API, `/docs` and `/metrics` all pass here. The table (`serving.routes`) is asked by the
-path that the routers see. Without a setting for sign-in, this middleware is not installed.
+All requests pass it: the page, the REST API, Gradio's API, `/docs` and `/metrics`. It looks up the same path in the table
+(`serving.routes`) as the routers. Without a setting for sign-in, this middleware is not installed.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class SignIn:
         return self._api_keys.principal(key)
 
     def _person(self, scope: Scope) -> Principal | None:
-        """Return the person of the session cookie. Another site's page may not act with it, even if its cookie arrives."""
+        """Return the person of the session cookie, or None if the page of another site sent a request that may change data."""
         if self._people_scopes is None:
             return None
         if scope.get("method", "POST") not in _SAFE_METHODS and header(scope, b"sec-fetch-site") not in _OWN_SITES:

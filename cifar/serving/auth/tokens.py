@@ -1,7 +1,7 @@
 """JWT bearer tokens: signed with a shared secret (HS256), or with a key that a JWKS address lists (RS256, ES256).
 
-A setting decides which of the two it is. A token's header only chooses among the listed public keys, so the algorithm
-`none` is never accepted, and a public key is never used as a secret.
+The settings, never the token, decide which algorithms are accepted. A token's header only chooses among the listed public
+keys, so the algorithm `none` is never accepted, and a public key is never used as a secret.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Tokens:
             )
         except CifarError:
             raise
-        except Exception as error:  # numbers too large, JSON too deep: a token holds whatever its sender put there
+        except Exception as error:  # a token may contain anything, such as huge numbers or deeply nested JSON
             raise InvalidCredentials(_REFUSED) from error
         name = claims["sub"]
         if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
@@ -89,15 +89,15 @@ class Tokens:
 
 
 def bearer_tokens(settings: Settings) -> tuple[Tokens | None, list[Dependency]]:
-    """Return what checks bearer tokens, if the settings name keys, and the outside service that it needs.
+    """Return the check of bearer tokens, or None if the settings name no keys, and the outside service that it needs.
 
     Raises:
         SettingsError: the secret is a public or private key.
     """
     if settings.jwt_issuer is None or settings.jwt_audience is None:
         return None, []
-    who = {"issuer": settings.jwt_issuer, "audience": settings.jwt_audience}
+    expected = {"issuer": settings.jwt_issuer, "audience": settings.jwt_audience}
     if settings.jwt_secret:
-        return Tokens(settings.jwt_secret.get_secret_value(), **who), []
+        return Tokens(settings.jwt_secret.get_secret_value(), **expected), []
     host = Dependency("jwks", impact=IMPACT)
-    return Tokens(PublicKeys(settings.jwks_url or "", host), **who), [host]
+    return Tokens(PublicKeys(settings.jwks_url or "", host), **expected), [host]

@@ -22,7 +22,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Observe:
-    """Counts, times and logs requests. Directly inside `RequestId`, so that it sees the status of every answer."""
+    """Counts, times and logs requests. It stands directly inside `RequestId` and so sees the status of every answer."""
 
     def __init__(self, app: ASGIApp, *, access_log: bool) -> None:
         """Observe `app`.
@@ -76,7 +76,7 @@ class Observe:
                 _log(method, rule, status, time.perf_counter() - started)
 
     def _series_of(self, method: str, label: str, status: int) -> tuple[Counter, Histogram]:
-        """Return the metrics of such requests. Looking them up by their labels takes as long as counting, so once."""
+        """Return the metrics of such requests. Their look-up by labels is as slow as counting, so they are kept here."""
         key = method, label, status
         if key not in self._series:
             self._series[key] = REQUESTS.labels(*key), LATENCY.labels(method, label)

@@ -21,7 +21,7 @@ from cifar.settings import Settings
 
 
 class RateLimit:
-    """Answers 429 to callers over their limit. Every other limited answer says how many requests are left."""
+    """Answers 429 to callers over their limit. Headers of all answers to limited requests say how many are left."""
 
     def __init__(self, app: ASGIApp, settings: Settings, *, redis: SharedRedis | None) -> None:
         """Limit `app`.
@@ -29,7 +29,7 @@ class RateLimit:
         Args:
             app: the app to limit.
             settings: `rate_limit_predict` and `rate_limit_page`, each empty for no limit.
-            redis: counts for all workers and hosts. Without it, or while it is down, each process counts on its own.
+            redis: holds one count for all workers and hosts. Without it, or while it is down, each process has its own.
         """
         self.app = app
         limits = {"predict": settings.rate_limit_predict, "page": settings.rate_limit_page}

@@ -1,1 +1,1 @@
-"""The server process: lifespan, logging, metrics, outside services."""
+"""The server process: gunicorn's workers, lifespan, logging, metrics, Redis."""

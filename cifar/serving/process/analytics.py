@@ -24,7 +24,7 @@ from cifar.settings import Settings
 log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 5
-"""Age up to which a result is used again."""
+"""Age up to which a cached result is returned."""
 DRIFT_SECONDS = 300.0
 """Interval at which one worker of each host updates the drift metrics."""
 _MISSING: Any = object()
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Analytics:
-    """Queries the records. A query takes up to a second, so call this in a thread; results are cached for some seconds."""
+    """Queries the records. A query takes up to a second, so call it in a thread. Results are cached for `CACHE_SECONDS`."""
 
     def __init__(self, engine: Engine, registry: Registry, settings: Settings) -> None:
         self._engine = engine

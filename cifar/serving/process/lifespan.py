@@ -1,4 +1,4 @@
-"""Work that runs while the server does, beside the requests."""
+"""Work in the background while the server runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def repeat_while_serving(api: FastAPI, work: Callable[[], object], *, seconds: f
         api: the app that is served.
         work: the function to call.
         seconds: time between two calls.
-        at_start: make the first call at once, not after `seconds`.
+        at_start: make the first call at the start, not `seconds` later.
     """
 
     async def repeat() -> None:
@@ -59,4 +59,4 @@ async def _call(work: Callable[[], object]) -> None:
     try:
         await asyncio.to_thread(work)
     except Exception:
-        log.exception("work in the background failed")
+        log.exception("background work failed")

@@ -1,4 +1,4 @@
-"""The metrics for Prometheus. With several workers each writes its values to files, and any worker can add them up."""
+"""The metrics for Prometheus. Each of several workers writes its values to files, and any worker can add them all up."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cifar.errors import Overloaded, WaitedTooLong
 if TYPE_CHECKING:
     from cifar.models.predictor import Prediction
 
-# gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before it imports this. prometheus_client then writes every value to a file
-# in that folder whose name holds the process id. Each restarted worker would add files, and all of them are read for each
-# answer of /metrics. So the files are named after the worker's slot instead (`count_in`), and a new worker goes on with
-# those of the worker that it replaces. Metrics take their value class when they are created: replace it before the first.
+# gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before it imports this module. prometheus_client then writes each value to a
+# file in that folder, named after the process id. Each restarted worker would add files, and every answer of /metrics reads
+# all of them. So the files are named after the worker's slot instead (`count_in`), and a new worker continues the files of
+# the worker that it replaces. A metric takes its value class when it is created, so the class is replaced before that.
 _SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
 _files = "parent"
 
@@ -143,7 +143,7 @@ def prepare_counts(version: int, class_names: Iterable[str], *, has_ood_score: b
 
 
 def count_answer(channel: str, version: int, prediction: Prediction) -> None:
-    """Count one answer."""
+    """Count one classified image by channel, version and predicted class."""
     label, score = prediction.top_k[0]
     IMAGES.labels(channel, version).inc()
     PREDICTIONS.labels(version, label).inc()
@@ -162,7 +162,7 @@ def watch(dependency: Dependency) -> None:
 
 def count_in(files: str) -> None:
     """Write this process's values to files of this name. No two running processes may use the same name."""
-    global _files  # noqa: PLW0603 - the library asks a function without arguments
+    global _files  # noqa: PLW0603 - the library calls a function without arguments
     _files = files
 
 

@@ -11,7 +11,7 @@ from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 _LAST_REQUESTS_SECONDS = 1.0
-"""Time for the next request of each open connection. uvicorn would close a connection with an unread request."""
+"""Time in which open connections may send one more request. uvicorn alone would close them with the request unread."""
 
 
 class _GracefulServer(Server):

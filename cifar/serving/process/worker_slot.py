@@ -1,4 +1,4 @@
-"""Which of gunicorn's workers this process is. The hooks in `gunicorn.conf.py` set it before the app is created."""
+"""The slot of this process among gunicorn's workers, set by a hook in `gunicorn.conf.py` before the app is created."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WorkerSlot:
 
 
 current: WorkerSlot | None = None
-"""The slot of this process; None without gunicorn. It is set in memory after the fork, so it needs no variable."""
+"""The slot of this process; None without gunicorn. The hook runs after the fork, so no environment variable is needed."""
 
 
 @cache

@@ -18,7 +18,7 @@ from cifar.settings import Settings
 _ERRORS = failures(
     {
         400: "A malformed body",
-        401: "The caller is not known",
+        401: "The request has no valid credentials",
         403: "The caller lacks the scope `admin`, or sign-in is off",
         404: "No such version or label",
         409: "Changed by another request at the same time, nothing to roll back, or the registry is read-only",
@@ -54,24 +54,19 @@ class Traffic(_Body):
 
 
 def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> None:
-    """Add the routes. Without sign-in they answer 403, or anybody could change which versions are served."""
+    """Add the routes. Without sign-in they answer 403, because any caller could change which versions are served."""
 
     def require_sign_in() -> None:
         if not settings.requires_sign_in:
             raise MissingScope(
-                "Administration needs sign-in: set CIFAR_API_KEYS_FILE, for one, and use the scope admin."
+                "Administration needs sign-in. Set CIFAR_API_KEYS_FILE, and use a key with the scope admin."
             )
 
-    router = APIRouter(
-        prefix="/admin/models",
-        responses=_ERRORS,
-        dependencies=[Depends(require_sign_in), *documented(settings)],
-    )
+    dependencies = [Depends(require_sign_in), *documented(settings)]
+    router = APIRouter(prefix="/admin/models", responses=_ERRORS, dependencies=dependencies)
     _add_reading(router, versions.rollouts)
     _add_changing(router, versions, lambda version: Predictor.load(version, versions.engine))
-    api.router.routes.extend(
-        router.routes
-    )  # each one, not as a router of its own: the table of routes is checked against them
+    api.router.routes.extend(router.routes)  # one by one, so that a test can compare them with the table of routes
 
 
 def _add_reading(router: APIRouter, log: RolloutLog) -> None:
@@ -97,23 +92,23 @@ def _add_changing(router: APIRouter, versions: LoadedVersions, check_loadable: C
     @router.post("/promote", response_model=Rollout)
     def promote(body: Promotion, request: Request) -> Any:
         """Make a version the stable one. It is loaded first; if that fails, nothing changes."""
-        return applied(log.promote(body.version, by=_who(request), check_loadable=check_loadable))
+        return applied(log.promote(body.version, by=_author(request), check_loadable=check_loadable))
 
     @router.post("/rollback", response_model=Rollout)
     def rollback(request: Request) -> Any:
         """Undo the last promotion."""
-        return applied(log.rollback(by=_who(request), check_loadable=check_loadable))
+        return applied(log.rollback(by=_author(request), check_loadable=check_loadable))
 
     @router.post("/label", response_model=Rollout)
     def label(body: Labelling, request: Request) -> Any:
         """Set or remove a label."""
-        return applied(log.label(body.label, body.version, by=_who(request)))
+        return applied(log.label(body.label, body.version, by=_author(request)))
 
     @router.post("/traffic", response_model=Rollout)
     def traffic(body: Traffic, request: Request) -> Any:
         """Set the traffic and the shadow traffic of labels."""
-        return applied(log.split(body.traffic, shadow=body.shadow, by=_who(request)))
+        return applied(log.split(body.traffic, shadow=body.shadow, by=_author(request)))
 
 
-def _who(request: Request) -> str:
+def _author(request: Request) -> str:
     return str(request.state.principal.name)

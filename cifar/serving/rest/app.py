@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar import __version__
 from cifar.dependency import Dependency
-from cifar.errors import BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
-from cifar.serving.asgi import any_error_response, error_response
+from cifar.errors import INTERNAL_ERROR, BadParameter, BadRequest, CifarError, MethodNotAllowed, RouteClosed
+from cifar.serving.asgi import error_response
 from cifar.serving.auth.signin import add_sign_in, documented
 from cifar.serving.front.body_limit import BodyLimit
 from cifar.serving.front.headers import SecurityHeaders
@@ -34,9 +35,11 @@ from cifar.serving.rest.openapi import Error, add_docs
 from cifar.serving.rest.predict import add_predict
 from cifar.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 class Api(FastAPI):
-    """A FastAPI app behind `front`: middleware around all of it, its handling of unexpected errors included."""
+    """A FastAPI app behind `front`, the middleware. Middleware added to FastAPI would not see its answers to unexpected errors."""
 
     front: ASGIApp
 
@@ -147,9 +150,13 @@ def _add_error_handlers(api: FastAPI) -> None:
         return error_response(error, request.state.request_id)
 
     @api.exception_handler(CifarError)
+    async def expected(request: Request, error: CifarError) -> JSONResponse:
+        return respond(request, error)
+
     @api.exception_handler(Exception)
-    async def any_error(request: Request, error: Exception) -> JSONResponse:
-        return any_error_response(error, request.state.request_id)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("request %s failed", request.state.request_id, exc_info=error)
+        return respond(request, CifarError(INTERNAL_ERROR))
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

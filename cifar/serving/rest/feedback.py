@@ -47,14 +47,8 @@ class Stored(BaseModel):
 def add_feedback(api: FastAPI, records: Records, settings: Settings) -> None:
     """Add the route. It counts for the rate limit of `POST /predict`."""
 
-    @api.post(
-        "/feedback",
-        response_model=Stored,
-        responses=failures(_ERRORS),
-        dependencies=documented(settings),
-    )
+    @api.post("/feedback", response_model=Stored, responses=failures(_ERRORS), dependencies=documented(settings))
     async def feedback(body: Feedback, request: Request) -> Any:
         """Store the correct label of one of your predictions. It replaces earlier feedback on the same prediction."""
-        return await records.store_feedback(
-            body.request_id, body.label, body.note, requester=Requester.of(request.scope)
-        )
+        requester = Requester.of(request.scope)
+        return await records.store_feedback(body.request_id, body.label, body.note, requester=requester)

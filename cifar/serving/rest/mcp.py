@@ -1,8 +1,8 @@
-"""The functions for assistants, by the Model Context Protocol: `POST /gradio_api/mcp/`, streamable HTTP, stateless.
+"""The tools for AI assistants: a stateless server of the Model Context Protocol, `POST /gradio_api/mcp/`.
 
 It replaces Gradio's own MCP server at this address, which fetches URLs for its callers, writes every image to a folder that
-is never cleaned, and answers in Python's notation. This one takes images as base64, keeps them in memory and answers in JSON.
-Requests do not depend on each other, so any worker can answer each of them.
+is never cleaned, and answers with Python literals. This one takes images as base64, keeps them in memory and answers in JSON.
+Requests do not depend on each other, so any worker can answer them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
 
 
 class _Endpoint:
-    """An ASGI app around the library's. The library would answer 500 to invalid UTF-8 and to JSON nested too deeply."""
+    """The library's ASGI app, for JSON only: it would answer 500 to invalid UTF-8 and to JSON nested too deeply."""
 
     def __init__(self, manager: StreamableHTTPSessionManager) -> None:
         self._manager = manager
@@ -189,14 +189,12 @@ async def _result(
     answer: Callable[[], Awaitable[dict[str, Any]]], pictures: Sequence[ImageContent] = ()
 ) -> CallToolResult:
     """Return an answer or an error as structured content, and as text for clients that know only text."""
-    failed = True
     try:
-        content = await answer()
-        failed = False
+        content, failed = await answer(), False
     except CifarError as error:
-        content = {"error": str(error), "code": error.code}
+        content, failed = {"error": str(error), "code": error.code}, True
     except Exception:
-        log.exception("a call by MCP failed")
-        content = {"error": INTERNAL_ERROR, "code": CifarError.code}
+        log.exception("an MCP call failed")
+        content, failed = {"error": INTERNAL_ERROR, "code": CifarError.code}, True
     text = TextContent(type="text", text=orjson.dumps(content).decode())
     return CallToolResult(content=[text, *pictures], structuredContent=content, isError=failed)

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 ERRORS = {
     400: "No image, or a malformed body",
-    401: "Sign-in is on, and the caller is not known",
+    401: "Sign-in is required, and the request has no valid credentials",
     403: "The caller lacks the scope `predict`",
     404: "No such version",
     413: "Body or image too large",

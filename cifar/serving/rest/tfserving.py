@@ -1,7 +1,8 @@
 """TensorFlow Serving's REST API, `/v1/models/...`, so that one client works with both servers.
 
-It has status, metadata and `:predict`, by version, by label, or without either. In the last case the rollout chooses the
-version, and the header `X-Model-Version` names it. Errors have the field `error` that its clients read, and our `code`.
+A request for status, metadata or `:predict` names a version, a label or neither. Without either, the rollout chooses the
+version for `:predict`. The header `X-Model-Version` names the version that answered. Errors have the field `error`, which
+TensorFlow Serving's clients read, and our `code`.
 """
 
 from __future__ import annotations
@@ -35,20 +36,12 @@ Name = Annotated[str, Path(description="The model's name.", max_length=200, patt
 Number = Annotated[int, Path(description="A version.", ge=1, le=999_999_999)]
 Label = Annotated[str, Path(description="A label, such as stable.", max_length=32, pattern="^[^/:]+$")]
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"signature_name": {"type": "string"}, "instances": {}, "inputs": {}},
-                    "additionalProperties": False,
-                }
-            }
-        },
-    }
+_SCHEMA = {
+    "type": "object",
+    "properties": {"signature_name": {"type": "string"}, "instances": {}, "inputs": {}},
+    "additionalProperties": False,
 }
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
 class _Part(StringConvertor):
@@ -81,9 +74,7 @@ def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settin
     _add_predict(router, classifier, settings)
     _add_metadata(router, classifier.versions)
     _add_status(router, classifier.versions)
-    api.router.routes.extend(
-        router.routes
-    )  # each one, not as a router of its own: the table of routes is checked against them
+    api.router.routes.extend(router.routes)  # one by one, so that a test can compare them with the table of routes
 
 
 def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Settings) -> None:
