@@ -47,19 +47,19 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     np.add.at(confusion, (labels, ranked[:, 0]), 1)
     of_true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     bins = _reliability(probabilities.max(axis=1).astype(np.float64), correct)
+    gaps = [entry["images"] * abs(entry["accuracy"] - entry["confidence"]) for entry in bins if entry["images"]]
     return {
         "images": len(labels),
         "accuracy": float(correct.mean()),
         "accuracy_interval": wilson_interval(int(correct.sum()), len(labels)),
         "per_class": {
-            name: _of_class(int(row[at]), int(row.sum()))
-            for at, (name, row) in enumerate(zip(class_names, confusion, strict=True))
+            name: _of_class(int(row[label]), int(row.sum()))
+            for label, (name, row) in enumerate(zip(class_names, confusion, strict=True))
         },
         "confusion_matrix": confusion.tolist(),
         "top_k": {str(k): float((ranked[:, :k] == labels[:, None]).any(axis=1).mean()) for k in _TOP_K if k <= classes},
         "loss": float(-np.log(np.maximum(of_true_class, _MIN_PROBABILITY)).mean()),
-        "ece": sum(entry["images"] * abs(entry["accuracy"] - entry["confidence"]) for entry in bins if entry["images"])
-        / len(labels),
+        "ece": sum(gaps) / len(labels),
         "reliability": bins,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import keras
@@ -53,6 +55,15 @@ def equal_weights(run, other) -> bool:
 
 def rows(run) -> np.ndarray:
     return np.atleast_1d(np.genfromtxt(run / "history.csv", delimiter=",", names=True))
+
+
+def wait_for_first_epoch(process: subprocess.Popen[str], run: Path) -> None:
+    """Wait until a training command has completed its first epoch."""
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoint.keras").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "no epoch was completed"
+        time.sleep(0.01)
 
 
 both = pytest.mark.parametrize("arch", ["tutorial", pytest.param("fast", marks=pytest.mark.slow)])

@@ -20,6 +20,7 @@ from cifar.models.predictor import Predictor
 from cifar.training.export import write as export_module
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export
+from cifar.training.measures import measure
 from cifar.training.run import calibration as module
 from cifar.training.run.calibration import (
     CONFIDENCE_FILE,
@@ -40,13 +41,6 @@ def miscalibrated(factor: float, count: int = 5000) -> tuple[np.ndarray, np.ndar
     return wrong / wrong.sum(axis=1, keepdims=True), labels
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The expected calibration error, 15 bins."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    return sum(abs(np.sum((confidence - right)[bins == each])) for each in range(15)) / len(labels)
-
-
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_the_temperature_corrects_an_overconfident_or_underconfident_network(factor):
     """The right temperature is found within 6 %, and the remaining calibration error is due to chance."""
@@ -56,9 +50,9 @@ def test_the_temperature_corrects_an_overconfident_or_underconfident_network(fac
     corrected = np.asarray(calibrated(probabilities.astype(np.float32), temperature))
     np.testing.assert_allclose(corrected.sum(axis=1), 1, atol=1e-5)
     assert (corrected.argmax(axis=1) == probabilities.argmax(axis=1)).all(), "the predicted labels must not change"
-    assert calibration_error(corrected, labels) < 0.02
+    assert measure(corrected, labels, "abcde")["ece"] < 0.02
     if factor == 3:
-        assert calibration_error(probabilities, labels) > 0.1
+        assert measure(probabilities, labels, "abcde")["ece"] > 0.1
 
 
 def test_a_few_correct_answers_do_not_make_a_network_certain():
@@ -190,6 +184,5 @@ def test_a_run_without_calibration_is_exported_without_a_score(scored_run, setti
 def test_the_parameters_of_the_score_are_stored_once(scored_version):
     """The three signatures share them. A constant in each would make the version much larger."""
     files = scored_version.manifest.files
-    network = files[LITERT_FILE].bytes
-    assert files["saved_model.pb"].bytes < network / 2
+    assert files["saved_model.pb"].bytes < files[LITERT_FILE].bytes / 2
     assert json.loads((scored_version.path / "manifest.json").read_text())["confidence"]["threshold"] == 1

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from support.cli import parsed
-from support.runs import colours, colours_folder, equal_weights, rows
+from support.runs import colours, colours_folder, equal_weights, rows, wait_for_first_epoch
 from support.servers import free_port
 
 from cifar.errors import BadParameter, TrainingError
@@ -141,11 +140,7 @@ def test_only_the_chief_writes_a_run_and_it_can_be_exported_like_any_other(tmp_p
 def test_a_killed_worker_ends_all_workers_and_the_resumed_run_equals_an_undisturbed_one(tmp_path, data, together):
     """The chief prints what to do. After --resume the weights are equal to the last bit."""
     with workers(data, tmp_path) as processes:
-        deadline = time.monotonic() + 200
-        while not (tmp_path / "0" / "checkpoint.keras").exists():
-            assert time.monotonic() < deadline, "no epoch was completed"
-            assert processes[0].poll() is None, processes[0].stderr.read()
-            time.sleep(0.01)
+        wait_for_first_epoch(processes[0], tmp_path / "0")
         processes[1].kill()
         chief, _ = ended(processes)
     assert chief.status == 1

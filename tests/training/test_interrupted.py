@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import keras
 import numpy as np
 import pytest
-from support.runs import QUICK, both, colours, colours_folder, config, equal_weights, rows
+from support.runs import QUICK, both, colours, colours_folder, config, equal_weights, rows, wait_for_first_epoch
 from support.servers import start_with_ctrl_c
 
 from cifar.cli.main import main
@@ -25,6 +24,11 @@ from cifar.training.export.write import export
 from cifar.training.run.train import train
 
 EPOCHS = 8
+
+
+def interrupt(*_, **__):
+    """Replaces a function during which the user presses Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 class InterruptsEpochTwo(keras.callbacks.Callback):
@@ -75,11 +79,7 @@ def under_way(arguments: list[str], run):
     """Run the command until its first epoch is complete; kill it at the end of the block."""
     process = start_with_ctrl_c(arguments)
     try:
-        deadline = time.monotonic() + 200
-        while not (run / "checkpoint.keras").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline, "no epoch was completed"
-            time.sleep(0.01)
+        wait_for_first_epoch(process, run)
         yield process
     finally:
         process.kill()
@@ -163,7 +163,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("free_kilobytes", [2, 200, 850])
 def test_a_full_disk_gives_an_error_message_and_no_half_written_file(tmp_path, small_disk, folder, free_kilobytes):
-    """This holds wherever the disk becomes full. With free space the run can be resumed."""
+    """This holds for each file that may be the first without space. With free space the run can be resumed."""
     run = small_disk / "run"
     ballast = small_disk / "ballast"
     free = shutil.disk_usage(small_disk).free
@@ -188,12 +188,8 @@ def test_a_full_disk_gives_an_error_message_and_no_half_written_file(tmp_path, s
 @pytest.mark.slow
 def test_a_run_that_reached_its_target_trains_no_further_when_it_is_resumed(tmp_path, monkeypatch):
     """If it was interrupted before the results were written, only the results are missing."""
-
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
     aim = config("tutorial", epochs=5, target_accuracy=0.01)
-    monkeypatch.setattr("cifar.training.run.train.finish", stop)
+    monkeypatch.setattr("cifar.training.run.train.finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(aim, colours(60), tmp_path / "run")
     monkeypatch.undo()
@@ -205,15 +201,11 @@ def test_a_run_that_reached_its_target_trains_no_further_when_it_is_resumed(tmp_
 @pytest.mark.slow
 def test_a_run_interrupted_in_its_first_epoch_can_begin_again(tmp_path, monkeypatch, capsys):
     """There is nothing to export yet, and the command must not claim that an epoch was saved."""
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cifar.training.run.train.save_model", stop)
+    monkeypatch.setattr("cifar.training.run.train.save_model", interrupt)
     monkeypatch.setattr("cifar.training.data.dataset.load_dataset", lambda *_, **__: colours(60))
     assert main(["train", "--data", "x", "--out", str(tmp_path / "stopped"), "--arch", "tutorial"]) == 1
     assert "No epoch was finished; to begin again, add --resume to the same command." in capsys.readouterr().err
-    monkeypatch.setattr("cifar.training.run.train.write_history", stop)
+    monkeypatch.setattr("cifar.training.run.train.write_history", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(QUICK, colours(60), tmp_path / "run")
     monkeypatch.undo()

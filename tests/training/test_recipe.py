@@ -88,7 +88,7 @@ def test_an_image_is_shifted_by_at_most_max_shift_and_keeps_its_pixels(shift):
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((3, 3, 16, 32), "float32"), ((3, 3, 64, 8), "float32"), ((2, 2, 4, 64), "bfloat16")]
 )
-def test_the_update_of_a_kernel_is_nearlyorthogonalize(shape, dtype):
+def test_the_update_of_a_kernel_is_nearly_orthogonal(shape, dtype):
     """Its singular values lie around 1, as Muon's author states for five steps."""
     matrix = RANDOM.normal(size=(np.prod(shape[:3]), shape[3]))
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
@@ -236,6 +236,13 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(schedule_module, "time", clock)
+    return clock
+
+
 def run_through(schedule: LearningRateSchedule, clock: Clock, *, step: float, validation: float, steps_an_epoch: int):
     """Return the learning rates of a run whose steps and validations take this long. Compiling adds 5 s to the first step."""
     optimizer = SimpleNamespace(iterations=0, learning_rate=None)
@@ -258,10 +265,8 @@ def run_through(schedule: LearningRateSchedule, clock: Clock, *, step: float, va
 
 
 @pytest.mark.parametrize(("step", "validation", "budget"), [(0.1, 1.0, 60), (0.5, 3.0, 45), (0.01, 0.0, 7)])
-def test_a_time_budget_is_kept_and_ends_with_a_learning_rate_near_zero(monkeypatch, step, validation, budget):
+def test_a_time_budget_is_kept_and_ends_with_a_learning_rate_near_zero(clock, step, validation, budget):
     """This holds for fast and for slow machines."""
-    clock = Clock()
-    monkeypatch.setattr(schedule_module, "time", clock)
     schedule = LearningRateSchedule(steps=10**9, seconds=budget, learning_rate=0.2, anneal=True)
     rates = run_through(schedule, clock, step=step, validation=validation, steps_an_epoch=20)
     assert rates == sorted(rates, reverse=True)
@@ -270,30 +275,24 @@ def test_a_time_budget_is_kept_and_ends_with_a_learning_rate_near_zero(monkeypat
     assert budget - 2 * step - validation <= schedule.spent_seconds <= budget + 1e-6
 
 
-def test_a_budget_shorter_than_one_step_still_allows_one_step(monkeypatch):
+def test_a_budget_shorter_than_one_step_still_allows_one_step(clock):
     """Even the shortest run ends with a trained model."""
-    clock = Clock()
-    monkeypatch.setattr(schedule_module, "time", clock)
     schedule = LearningRateSchedule(steps=10**9, seconds=0.5, learning_rate=0.2, anneal=True)
     assert len(run_through(schedule, clock, step=0.1, validation=0.1, steps_an_epoch=20)) == 1
 
 
-def test_a_run_of_epochs_depends_on_steps_and_never_on_the_clock(monkeypatch):
+def test_a_run_of_epochs_depends_on_steps_and_never_on_the_clock(clock):
     """Slow and fast machines use the same learning rates, so the run can be repeated to the last bit."""
     runs = []
     for step in (0.01, 3.0):
-        clock = Clock()
-        monkeypatch.setattr(schedule_module, "time", clock)
         schedule = LearningRateSchedule(steps=50, seconds=None, learning_rate=0.2, anneal=True)
         runs.append(run_through(schedule, clock, step=step, validation=0.3, steps_an_epoch=20))
     assert runs[0] == runs[1]
     np.testing.assert_allclose(runs[0], 0.2 * (1 - np.arange(50) / 50))
 
 
-def test_a_resumed_run_counts_the_time_spent_before_the_interruption(monkeypatch):
+def test_a_resumed_run_counts_the_time_spent_before_the_interruption(clock):
     """The time budget is the total, no matter how often the run was interrupted."""
-    clock = Clock()
-    monkeypatch.setattr(schedule_module, "time", clock)
     schedule = LearningRateSchedule(steps=1, seconds=60, learning_rate=0.2, anneal=True, spent_seconds=45)
     rates = run_through(schedule, clock, step=0.1, validation=0.5, steps_an_epoch=20)
     assert rates[0] == pytest.approx(0.05)

@@ -100,28 +100,27 @@ print(json.dumps([float((answers.argmax(1) == test["labels"]).mean()), modules, 
         check=True,
     )
     measured = json.loads((whole(arch) / "metrics.json").read_text())["test_accuracy"]
-    assert json.loads(result.stdout.splitlines()[-1]) == [
-        pytest.approx(measured, abs=1e-4),
-        ["keras"],
-        "float32",
-        False,
-    ]
+    accuracy, *others = json.loads(result.stdout.splitlines()[-1])
+    assert accuracy == pytest.approx(measured, abs=1e-4)
+    assert others == [["keras"], "float32", False]
+
+
+def logged(run, part: str, name: str) -> list[float]:
+    """Return the values of a metric that TensorBoard reads from a run, in the order of the epochs."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventMultiplexer({}).AddRunsFromDirectory(str(run / "tensorboard")).Reload().Tensors(part, name)
+    return [float(make_ndarray(event.tensor_proto)) for event in sorted(events, key=lambda event: event.step)]
 
 
 @both
 def test_tensorboard_can_read_the_logged_metrics(whole, arch):
     """Loss and accuracy of each epoch are logged for training and validation, with the values of the history."""
-    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
-    from tensorboard.util.tensor_util import make_ndarray
-
     history = rows(whole(arch))
-    events = EventMultiplexer({}).AddRunsFromDirectory(str(whole(arch) / "tensorboard")).Reload()
     for part, prefix in (("train", ""), ("validation", "val_")):
         for name in ("loss", "accuracy"):
-            logged = {
-                each.step: float(make_ndarray(each.tensor_proto)) for each in events.Tensors(part, f"epoch_{name}")
-            }
-            np.testing.assert_allclose([logged[step] for step in sorted(logged)], history[prefix + name], rtol=1e-4)
+            np.testing.assert_allclose(logged(whole(arch), part, f"epoch_{name}"), history[prefix + name], rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -144,19 +143,22 @@ class Clock:
         return self.now
 
 
-@pytest.mark.slow
-@both
-def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_path, monkeypatch, arch):
-    """The seconds of the epochs stay within the budget and use most of it, and the learning rate has reached its end."""
-    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
-    from tensorboard.util.tensor_util import make_ndarray
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(schedule_module, "time", clock)
+    return clock
 
-    monkeypatch.setattr(schedule_module, "time", Clock())
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clock")
+@both
+def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_path, arch):
+    """The epochs use most of the budget and no more. Where the recipe lowers the learning rate, it ends near zero."""
     train(config(arch, epochs=None, time_budget=60.0), colours(120), tmp_path / "run")
     spent = rows(tmp_path / "run")["seconds"].sum()
     assert 50 < spent <= 60
-    events = EventMultiplexer({}).AddRunsFromDirectory(str(tmp_path / "run" / "tensorboard")).Reload()
-    rates = [float(make_ndarray(each.tensor_proto)) for each in events.Tensors("train", "epoch_learning_rate")]
+    rates = logged(tmp_path / "run", "train", "epoch_learning_rate")
     if arch == "fast":
         assert rates == sorted(rates, reverse=True)
         assert rates[-1] < 0.05 * 0.24
@@ -164,18 +166,15 @@ def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_pat
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
-def test_the_history_counts_all_the_time_that_a_run_has_spent(tmp_path, monkeypatch):
+def test_the_history_counts_all_the_time_that_a_run_has_spent(tmp_path, clock):
     """A resumed run starts from the sum of the rows, so the time for writing results must be in them."""
-    clock = Clock()
-    monkeypatch.setattr(schedule_module, "time", clock)
 
     def write_slowly(_: object) -> None:
         clock.now += 5
 
     train(config("tutorial", epochs=3), colours(60), tmp_path / "run", on_epoch=write_slowly)
-    assert rows(tmp_path / "run")["seconds"].sum() == pytest.approx(
-        clock.now - 5, abs=0.5
-    )  # no row follows the last write
+    until_last_write = clock.now - 5  # no row follows it
+    assert rows(tmp_path / "run")["seconds"].sum() == pytest.approx(until_last_write, abs=0.5)
 
 
 def test_a_history_that_is_read_and_written_again_does_not_change(short, tmp_path):
@@ -185,9 +184,9 @@ def test_a_history_that_is_read_and_written_again_does_not_change(short, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("clock")
+def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path):
     """If the time allows one pass only, more and smaller steps learn more. A batch size that the user sets is kept."""
-    monkeypatch.setattr(schedule_module, "time", Clock())
     dataset = colours()
     steps = {}
     for name, batch_size in (("default", None), ("chosen", 32)):
@@ -209,23 +208,23 @@ def test_training_stops_at_the_target_accuracy_with_a_finished_run(tmp_path):
     assert not (tmp_path / "run" / "checkpoint.keras").exists()
 
 
-@pytest.mark.parametrize("content", ["folder", "file"])
-def test_a_folder_that_exists_is_not_overwritten(tmp_path, content):
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("run/notes.txt", r"run exists\. Choose another --out, or continue the run with --resume"),
+        ("run", "run is a file; name a folder with --out"),
+    ],
+)
+def test_an_existing_folder_or_file_is_not_overwritten(tmp_path, file, words):
     """A mistyped --out must not destroy another run."""
-    run = tmp_path / "run"
-    if content == "folder":
-        run.mkdir()
-        (run / "notes.txt").write_text("mine")
-        words = r"run exists. Choose another --out, or continue the run with --resume"
-    else:
-        run.write_text("mine")
-        words = "run is a file; name a folder with --out"
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("mine")
     with pytest.raises(TrainingError, match=words):
-        train(QUICK, colours(), run)
+        train(QUICK, colours(), tmp_path / "run")
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
-    """After a class with one image, images that are too small or a missing model, the same command works without --resume."""
+    """After an error in the data or in --init-from, the corrected command works without --resume."""
     dataset = colours(31)
     labels = dataset.train_labels.copy()
     labels[labels == 1] = 0
@@ -294,14 +293,11 @@ def test_progress_shows_each_epoch_and_its_accuracy(tmp_path, capfd):
     """One line per epoch is written to stderr, and `on_epoch` gets the rows."""
     seen = []
     train(config("tutorial"), colours(60), tmp_path / "run", on_epoch=lambda history: seen.append(len(history)))
-    captured = capfd.readouterr()
-    assert [line.split(":")[0] for line in captured.err.splitlines() if line.startswith("epoch")] == [
-        "epoch 1",
-        "epoch 2",
-        "epoch 3",
-    ]
-    assert "validation accuracy" in captured.err
-    assert captured.out == ""
+    out, err = capfd.readouterr()
+    lines = [line.split(":")[0] for line in err.splitlines() if line.startswith("epoch")]
+    assert lines == ["epoch 1", "epoch 2", "epoch 3"]
+    assert "validation accuracy" in err
+    assert out == ""
     assert seen == [1, 2, 3]
 
 

@@ -11,7 +11,7 @@ import io
 import pickle  # nosec: used only through _ArrayUnpickler, which can build nothing but arrays
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _BATCHES = "cifar-10-batches-py"
 _TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST_BATCH = "test_batch"
 _MAX_LISTED = 20
-"""Limit for the unreadable files that an error message lists. It counts the others."""
+"""Limit for the unreadable files that an error message lists by name. It gives the number of the others."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def load_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """Return sizes and the number of images by class, for the command `data`."""
+    """Return what the command `data` prints: image size, classes, and the number of images in total and by class."""
 
     def counts(labels: np.ndarray) -> dict[str, int]:
         return dict(
@@ -261,8 +261,16 @@ def _read_split(
     folder: Path, class_names: tuple[str, ...], image_shape: tuple[int, int, int], max_pixels: int, problems: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the images of one part. For each unreadable file, a message is added to `problems`."""
-    files = [(file, label) for label, name in enumerate(class_names) for file in _image_files(folder / name)]
-    if nested := [path for name in class_names for path in _entries(folder / name) if path.is_dir()]:
+    files: list[tuple[Path, int]] = []
+    nested: list[Path] = []
+    for label, name in enumerate(class_names):
+        entries = _entries(folder / name)
+        images_of_class = [path for path in entries if path.is_file()]
+        if not images_of_class:
+            raise DataError(f"{folder / name} has no image: add some, or remove the folder from both train/ and test/.")
+        files += [(path, label) for path in images_of_class]
+        nested += [path for path in entries if path.is_dir()]
+    if nested:
         more = f" and {len(nested) - 1:,} more" if len(nested) > 1 else ""
         say(f"Not read: {nested[0]}{more}. The images of a class must lie directly in its folder, not in sub-folders.")
     images = np.empty((len(files), *image_shape), np.uint8)
@@ -273,13 +281,6 @@ def _read_split(
         except (CifarError, OSError) as error:
             problems.append(f"{file}: {error}")
     return images, np.array([label for _, label in files], np.int64)
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    files = [path for path in _entries(folder) if path.is_file()]
-    if not files:
-        raise DataError(f"{folder} has no image: add some, or remove the folder from both train/ and test/.")
-    yield from files
 
 
 def _entries(folder: Path) -> list[Path]:

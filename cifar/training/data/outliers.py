@@ -22,7 +22,7 @@ def jigsaw(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _shuffled(images: np.ndarray, parts: int, random: np.random.Generator) -> np.ndarray:
-    height, width = (images.shape[1] // parts, images.shape[2] // parts)
+    height, width = images.shape[1] // parts, images.shape[2] // parts
     made = images.copy()  # rows and columns that do not divide evenly keep their pixels
     order = random.permuted(np.tile(np.arange(parts**2), (len(images), 1)), axis=1)
     for position in range(parts**2):
@@ -115,13 +115,13 @@ def swirled(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def shapes(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw discs, boxes and lines in the colours of an image on a blurred copy of it."""
     height, width = images.shape[1:3]
-    fine = np.array((4 * width, 4 * height))
+    canvas = np.array((4 * width, 4 * height))  # four times as large, so that the edges become smooth
 
     def draw(image: np.ndarray) -> Image.Image:
-        picture = Image.fromarray(image.squeeze()).filter(ImageFilter.GaussianBlur(height / 8)).resize(fine)
+        picture = Image.fromarray(image.squeeze()).filter(ImageFilter.GaussianBlur(height / 8)).resize(canvas)
         pen = ImageDraw.Draw(picture)
         for _ in range(random.integers(1, 6)):
-            ends = np.sort(random.uniform(-0.1, 1.1, (2, 2)), axis=0) * fine
+            ends = np.sort(random.uniform(-0.1, 1.1, (2, 2)), axis=0) * canvas
             pixel = image[random.integers(height), random.integers(width)]
             colour = tuple(pixel.tolist()) if len(pixel) > 1 else int(pixel[0])
             kind = random.integers(3)
@@ -140,17 +140,7 @@ def _stack(pictures: list[Image.Image], images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures]).reshape(images.shape)
 
 
-KINDS: dict[str, Transformation] = {
-    "jigsaw": jigsaw,
-    "mosaic": mosaic,
-    "mixed": mixed,
-    "spectrum": spectrum,
-    "tiled": tiled,
-    "covered": covered,
-    "magnified": magnified,
-    "swirled": swirled,
-    "shapes": shapes,
-}
+KINDS: tuple[Transformation, ...] = (jigsaw, mosaic, mixed, spectrum, tiled, covered, magnified, swirled, shapes)
 
 _CHUNK = 32
 """Number of images made by one call. Images of one call are cut at the same positions."""
@@ -168,7 +158,5 @@ def make_outliers(images: np.ndarray, count: int, random: np.random.Generator) -
         An array like `images` with about `count` rows, grouped by kind.
     """
     chunks = max(1, round(count / len(KINDS) / _CHUNK))
-    made = [
-        make(images[random.integers(0, len(images), _CHUNK)], random) for make in KINDS.values() for _ in range(chunks)
-    ]
+    made = [make(images[random.integers(0, len(images), _CHUNK)], random) for make in KINDS for _ in range(chunks)]
     return np.concatenate(made)

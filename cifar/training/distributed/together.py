@@ -1,8 +1,9 @@
-"""Training with several devices or machines: what has to happen around `cifar.training.run.train`."""
+"""Train one model with several devices or machines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,17 +28,18 @@ def train_together(
     h5: bool = False,
     on_epoch: Callable[[Sequence[Row]], None] | None = None,
 ) -> Path | None:
-    """Train one model with all workers. The chief calls `train`; the others do only the computation.
+    """Train one model with all workers. The chief calls `train`; the others compute, but read and write no run folder.
 
-    The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: a worker
-    that had already succeeded would not be restarted if the chief failed afterwards.
+    The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: if
+    another worker exited with success before the chief failed, Kubernetes would restart the chief alone.
 
     Returns:
         The path of `model.keras` for the chief, None for other workers.
 
     Raises:
         BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.
-        TrainingError: as `train` raises it; or settings or data of the workers differ, or another worker was lost.
+        TrainingError: as `train` raises it; or settings or data of the workers differ, another worker was lost, or there
+            are more devices than images for validation.
     """
     plan = make_plan(config, dataset, workers)
     with workers.lost_workers_reported():
@@ -56,23 +58,18 @@ def train_together(
 
 
 def _compute(plan: TrainingPlan, workers: Workers) -> None:
-    """Take part in the chief's training, without reading or writing a run folder."""
+    """Take part in the chief's training."""
     keras.utils.set_random_seed(plan.config.seed)
     model = workers.build(lambda: compile_model(plan))
     history = workers.start(model, [])
     schedule = make_schedule(plan, history)
-    with EpochLoader(plan, history) as loader:
+    with closing(EpochLoader(plan, history)) as loader:
         for _ in fit_epochs(plan, model, history, schedule=schedule, loader=loader, callbacks=[], devices=workers):
             pass
 
 
 def make_plan(config: TrainConfig, dataset: Dataset, workers: Workers) -> TrainingPlan:
-    """Make the plan, if the devices can share the work evenly.
-
-    Raises:
-        BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.
-        TrainingError: there are more devices than images for validation.
-    """
+    """Make the plan, or raise the error that `train_together` documents if the devices cannot share the work evenly."""
     if workers.count > 1 and config.time_budget:
         raise BadParameter("A time budget follows the clock of one machine; with several workers use --epochs.")
     replicas = workers.replicas

@@ -52,7 +52,7 @@ class Workers(Devices):
         return int(self.strategy.num_replicas_in_sync)
 
     def evenly(self, images: int) -> int:
-        """As `Devices.evenly`; at least one image for each device."""
+        """As `Devices.evenly`, but at least one image for each device."""
         return max(self.replicas, images - images % self.replicas)
 
     def build(self, make: Callable[[], keras.Model]) -> keras.Model:
@@ -65,7 +65,7 @@ class Workers(Devices):
         if self.count > 1:
             for variable in [*model.variables, *model.optimizer.variables]:
                 if not variable.path.endswith(SEED_GENERATOR_STATE):  # set anew in each epoch
-                    variable.assign(self._chiefs(variable.value))
+                    variable.assign(self._value_on_chief(variable.value))
         with self.strategy.scope():  # create the metrics' variables now: a compiled step may not do it
             labels = np.zeros((1, model.output_shape[-1]), np.float32)
             model.compute_metrics(None, labels, labels)
@@ -73,8 +73,8 @@ class Workers(Devices):
             tf.function(lambda *pair, step=step: self.strategy.run(step, (pair,)), reduce_retracing=True)
             for step in (model.train_step, model.test_step)
         )
-        chiefs: list[Row] = self.from_chief(history)
-        return chiefs
+        history_of_chief: list[Row] = self.from_chief(history)
+        return history_of_chief
 
     def fit_epoch(
         self,
@@ -138,7 +138,7 @@ class Workers(Devices):
                     )
 
     def from_chief(self, value: Any) -> Any:
-        """Return the chief's `value`, which JSON must be able to hold. Waits until all workers have come to this point."""
+        """Return the chief's `value`, which must be valid JSON. All workers have to call this; it waits for the others."""
         return self._gather(value if self.is_chief else None)[0]
 
     @contextmanager
@@ -166,7 +166,7 @@ class Workers(Devices):
             lambda device: tf.constant(parts[device.replica_id_in_sync_group])
         )
 
-    def _chiefs(self, tensor: tf.Tensor) -> tf.Tensor:
+    def _value_on_chief(self, tensor: tf.Tensor) -> tf.Tensor:
         """Return the chief's value of a tensor, as a sum to which the other devices add zero."""
 
         def total() -> tf.Tensor:
@@ -187,10 +187,10 @@ class Workers(Devices):
             return context.all_gather(tf.constant(text), 0), context.all_gather(tf.constant([len(text)]), 0)
 
         texts, lengths = (
-            self.strategy.experimental_local_results(each)[0].numpy() for each in self.strategy.run(gathered)
+            self.strategy.experimental_local_results(result)[0].numpy() for result in self.strategy.run(gathered)
         )
-        each = np.split(texts.astype(np.uint8), np.cumsum(lengths)[:-1])
-        return [json.loads(one.tobytes()) for one in each[:: self.replicas // self.count]]
+        by_device = np.split(texts.astype(np.uint8), np.cumsum(lengths)[:-1])
+        return [json.loads(each.tobytes()) for each in by_device[:: self.replicas // self.count]]
 
 
 def join(kind: Literal["mirrored", "multiworker"], tf_config: str | None) -> Workers:
@@ -212,7 +212,7 @@ def join(kind: Literal["mirrored", "multiworker"], tf_config: str | None) -> Wor
     count = len(cluster.addresses)
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # TensorFlow's thread pools print errors at exit
     say(f"Worker {cluster.index} of {count} waits for all workers: {', '.join(cluster.addresses)}")
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would not run before all have come
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would not run while TensorFlow waits
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow treats it as a preemption notice and continues

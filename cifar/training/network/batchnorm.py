@@ -13,7 +13,7 @@ import numpy as np
 _EPSILON = 1e-3
 _MOMENTUM = 0.6
 """Batches are large and few, so the moving averages must adapt quickly."""
-_RECALIBRATION_BATCHES = 6
+RECALIBRATION_BATCHES = 6
 
 
 def batch_normalization(*, fused: bool) -> keras.Layer:
@@ -66,15 +66,11 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):  # type: ignore[misc] # Ke
     """
 
     def __init__(self, images: np.ndarray) -> None:
-        """Keep the training images to compute the averages from.
-
-        Args:
-            images: `(n, height, width, channels)`, at most a few batches.
-        """
+        """Take the training images to compute the averages from: `(n, height, width, channels)`, at most a few batches."""
         super().__init__()
         # Each batch takes every sixth image: data sets may be ordered by class, and a batch needs images of all classes.
-        count = min(_RECALIBRATION_BATCHES, len(images))
-        self._batches = [images[start::_RECALIBRATION_BATCHES] for start in range(count)]
+        count = min(RECALIBRATION_BATCHES, len(images))
+        self._batches = [images[start::RECALIBRATION_BATCHES] for start in range(count)]
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Run the model on the images in training mode, without changing its weights."""

@@ -44,14 +44,12 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras is untyped
         self.momentum, self.dense_ratio, self.vector_ratio, self.dtype = momentum, dense_ratio, vector_ratio, dtype
 
     def build(self, variables: list[Any]) -> None:
-        """Create a momentum variable for each variable."""
         if self.built:
             return
         super().build(variables)
         self._momenta = [self.add_variable_from_reference(variable, name="momentum") for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable."""
         velocity = self._momenta[self._get_variable_index(variable)]
         is_kernel = len(variable.shape) == 4
         momentum = self.momentum if is_kernel else 0.85
@@ -65,7 +63,6 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras is untyped
             self.assign_sub(variable, learning_rate * ratio * ahead)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of `__init__`."""
         names = ("momentum", "dense_ratio", "vector_ratio", "dtype")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

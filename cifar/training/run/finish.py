@@ -26,9 +26,9 @@ def finish(
     """Measure the trained model and write every result into the folder `run`, `metrics.json` last.
 
     Args:
-        plan: what was trained on.
+        plan: the plan of the run.
         run: the run's folder.
-        trained: the model.
+        trained: the model after the last complete epoch.
         history: the rows of all epochs, at least one.
         h5: also write `model.h5`.
         waited_seconds: how long training waited for images.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -27,7 +25,7 @@ class Epoch:
 
 
 class EpochLoader:
-    """Prepares one epoch ahead. Which images come in which order depends on seed and epoch number alone."""
+    """Prepares one epoch ahead. The images of an epoch and their order depend on seed and epoch number alone."""
 
     def __init__(self, plan: TrainingPlan, history: list[Row]) -> None:
         self._plan = plan
@@ -36,12 +34,7 @@ class EpochLoader:
         self.waited_seconds = 0.0
         """Time that training has waited for images."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._thread.shutdown()
 
     def take(self, history: list[Row]) -> Epoch:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import keras
 from tqdm import tqdm
@@ -23,12 +22,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
             total=100, disable=None, leave=False, bar_format="{percentage:3.0f} % |{bar}| about {desc} left"
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -38,7 +32,6 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
         self._bar.update(100 * self._schedule.done(steps) - self._bar.n)
 
     def print_epoch(self, row: Row) -> None:
-        """Write the line of one epoch: loss, accuracy, validation accuracy, and the remaining time."""
         left = self._schedule.seconds_left(int(row["steps"]))
         tqdm.write(
             f"epoch {int(row['epoch'])}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ from cifar.errors import TrainingError
 from cifar.files import remove_leftovers
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model, initialize
-from cifar.training.network.batchnorm import RecalibrateBatchNorm
+from cifar.training.network.batchnorm import RECALIBRATION_BATCHES, RecalibrateBatchNorm
 from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
@@ -69,8 +70,8 @@ def train(
 
     Raises:
         TrainingError: the folder exists, is not a run, or was made with other settings or data; or the loss became NaN.
-        KeyboardInterrupt: passed on. After this, and after NaN, the complete epochs are written as a run that can be
-            exported. After an interruption it can also be resumed.
+        KeyboardInterrupt: passed on, when Ctrl-C interrupted the run. It can then be resumed. After this and after NaN,
+            the complete epochs, if there are any, can be exported.
     """
     plan = TrainingPlan.make(config, dataset, devices)
     description = describe_run(config, dataset)
@@ -82,16 +83,16 @@ def train(
 
     keras.utils.set_random_seed(config.seed)
     model, history = make_or_resume_model(plan, run, devices)
-    if not (run / CONFIG).exists():  # created only now, so that a run that cannot start leaves no folder
+    if not (run / CONFIG).exists():  # created only here, so that a run that cannot start leaves no folder
         make_folder(run, description)
     remove_leftovers(run)
-    (run / METRICS).unlink(missing_ok=True)  # written when the run was interrupted
+    (run / METRICS).unlink(missing_ok=True)  # it exists if the run was interrupted by Ctrl-C
 
     schedule = make_schedule(plan, history)
     tensorboard = keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)
     loader = EpochLoader(plan, history)
     try:
-        with loader, Progress(schedule) as progress:
+        with closing(loader), closing(Progress(schedule)) as progress:
             callbacks = [tensorboard, progress]
             for row in fit_epochs(
                 plan, model, history, schedule=schedule, loader=loader, callbacks=callbacks, devices=devices
@@ -164,7 +165,8 @@ def fit_epochs(
     """
     images = plan.dataset.train_images
     validation = images[plan.held_out], plan.one_hot(plan.held_out)
-    recalibrate = RecalibrateBatchNorm(images[plan.fit[:: max(1, len(plan.fit) // (6 * plan.batch_size))]])
+    every = max(1, len(plan.fit) // (RECALIBRATION_BATCHES * plan.batch_size))
+    recalibrate = RecalibrateBatchNorm(images[plan.fit[::every]])
     while not (schedule.over or schedule.done(steps_done(model)) == 1 or plan.target_reached(history)):
         number = len(history)
         epoch = loader.take(history)

@@ -1,4 +1,4 @@
-"""Transfer learning: start from the weights of another trained model. With few images this helps more than any recipe."""
+"""Transfer learning: start from the weights of another trained model, which helps most when there are few images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def copy_weights(source: str, model: keras.Model) -> None:
         model: the new model.
 
     Raises:
-        TrainingError: `source` is nothing of this kind, or no convolution has the same shape.
-        VersionUnusable: a file of the version differs from the manifest. Nothing of it was loaded.
+        TrainingError: `source` holds no model, or no convolution of it has the same shape.
+        VersionUnusable: a file of the version differs from the manifest. The version was not loaded.
     """
     path = Path(source)
     if (path / MANIFEST).is_file():
