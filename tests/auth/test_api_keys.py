@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -35,7 +35,7 @@ def test_a_key_works_by_either_header_until_it_is_revoked(closed_server, keys):
         for _ in range(100):
             if status(bearer(new)) == expected:
                 return True
-            subprocess.run(["sleep", "0.1"], check=True)
+            time.sleep(0.1)
         return False
 
     assert becomes(200)
@@ -133,13 +133,7 @@ def test_no_secret_and_no_key_is_logged(closed_server, key):
         httpx2.post(f"{address}/predict", headers=bearer(credential), files={"image": b"no image"})
     text = log.read_text()
     assert "/predict" in text, "requests are logged"
-    for secret in (
-        SECRET,
-        token,
-        token.split(".")[2],
-        *key.values(),
-        *(value.split("_", 2)[2] for value in key.values()),
-    ):
+    for secret in (SECRET, token, token.split(".")[2], *(value.split("_", 2)[2] for value in key.values())):
         assert secret not in text
 
 

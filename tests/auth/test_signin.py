@@ -93,13 +93,9 @@ def test_every_route_of_the_app_stands_in_the_table(closed):
 
 def test_a_line_feed_behind_a_path_does_not_lead_around_its_scope(closed, key):
     """Starlette's router accepts `/explain%0A` as `/explain`; it needs the same scope."""
-    for path, name in (
-        ("/explain", "critic"),
-        ("/predict", "critic"),
-        ("/feedback", "caller"),
-        ("/admin/models", "caller"),
-    ):
-        answer = closed.post(f"{path}%0A", files={"image": CAT.read_bytes()}, headers=bearer(key[name]))
+    caller, critic = key["caller"], key["critic"]
+    for path, other in (("/explain", critic), ("/predict", critic), ("/feedback", caller), ("/admin/models", caller)):
+        answer = closed.post(f"{path}%0A", files={"image": CAT.read_bytes()}, headers=bearer(other))
         assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope"), path
 
 
@@ -210,16 +206,8 @@ def test_no_spelling_of_a_path_avoids_the_sign_in(closed_server, key, target):
 
 
 @pytest.mark.parametrize(
-    "header",
-    [
-        "X-Original-URL",
-        "X-Rewrite-URL",
-        "X-Forwarded-Prefix",
-        "X-HTTP-Method-Override",
-        "X-Cifar-Forwarded",
-        "Forwarded",
-    ],
-)
+    "header", ["X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix", "X-HTTP-Method-Override", "X-Cifar-Forwarded", "Forwarded"]
+)  # fmt: skip
 def test_no_header_changes_the_route_of_a_request(closed_server, header):
     """Some proxies and frameworks evaluate these headers; this server ignores them."""
     for value in ("/health", "GET", "1", "for=127.0.0.1"):
@@ -291,10 +279,11 @@ def test_a_listed_origin_may_send_requests_with_a_key(keys):
 @pytest.mark.slow
 def test_gradio_sessions_across_workers_need_a_key_too(keys, key, tmp_path):
     """A request that one worker forwards to another is checked by both."""
+    caller = bearer(key["caller"])
     with running(tmp_path, workers=3, CIFAR_API_KEYS_FILE=str(keys)) as server:
 
         def run(_: int) -> int:
-            client = Client(server.address, headers=bearer(key["caller"]), verbose=False)
+            client = Client(server.address, headers=caller, verbose=False)
             answers = [client.predict(handle_file(CAT), api_name="/predict") for _ in range(5)]
             return sum(answer["predicted_class"] == "cat" for answer in answers)
 
@@ -306,10 +295,8 @@ def test_gradio_sessions_across_workers_need_a_key_too(keys, key, tmp_path):
         call = f"{server.address}/gradio_api/call/predict"
         for _ in range(6):
             files = {"files": ("cat.jpg", CAT.read_bytes())}
-            (path,) = httpx2.post(
-                f"{server.address}/gradio_api/upload", files=files, headers=bearer(key["caller"])
-            ).json()
+            (path,) = httpx2.post(f"{server.address}/gradio_api/upload", files=files, headers=caller).json()
             data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, 1, None]}
-            event = httpx2.post(call, json=data, headers=bearer(key["caller"])).json()["event_id"]
+            event = httpx2.post(call, json=data, headers=caller).json()["event_id"]
             assert httpx2.get(f"{call}/{event}").status_code == 401
-            assert '"cat"' in httpx2.get(f"{call}/{event}", headers=bearer(key["caller"]), timeout=30).text
+            assert '"cat"' in httpx2.get(f"{call}/{event}", headers=caller, timeout=30).text

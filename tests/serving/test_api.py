@@ -6,13 +6,15 @@ import http.client
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from support.pictures import encoded, noise, png_of_100_megapixels, truncated_jpeg
-from support.servers import NO_CACHE
+from support.servers import CAT, NO_CACHE, wait_until_ready
 
+from app import create_app
 from cifar import CLASS_NAMES
 from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classifier
@@ -20,8 +22,6 @@ from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.rest.app import create_api
 from cifar.settings import ROOT, Settings
-
-CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 
 
 def post(api: TestClient, content: bytes = CAT, *, name: str = "photo.jpg", **fields) -> httpx2.Response:
@@ -49,16 +49,8 @@ def test_an_image_gets_its_class_with_every_score(api):
     assert answer["top_k"][0]["label"] == "cat"
     assert len(answer["top_k"]) == 3
     assert answer["model"] == {"name": "cifar_classifier", "version": 2}
-    assert set(answer) == {
-        "predicted_class",
-        "confidence",
-        "class_scores",
-        "top_k",
-        "ood_score",
-        "in_distribution",
-        "model",
-        "request_id",
-    }
+    scores = {"predicted_class", "confidence", "class_scores", "top_k", "ood_score", "in_distribution"}
+    assert set(answer) == scores | {"model", "request_id"}
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
@@ -219,10 +211,6 @@ def test_before_the_model_is_loaded_the_process_is_alive_but_not_ready():
 
 def test_an_image_classifier_of_another_size_is_served(small_version):
     """It has 64x64 pixels and three classes. Only the defaults belong to CIFAR-10."""
-    from support.servers import wait_until_ready
-
-    from app import create_app
-
     settings = Settings(registry=small_version.path.parent.parent, model_name="shapes")
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)
@@ -291,8 +279,6 @@ def test_a_body_of_50_mb_is_refused_before_it_is_read_completely(server, path, a
 @pytest.mark.slow
 def test_concurrent_requests_get_the_answers_to_their_own_images(server):
     """96 requests over 8 connections."""
-    from concurrent.futures import ThreadPoolExecutor
-
     payloads = [(ROOT / "examples" / f"{name}.jpg").read_bytes() for name in CLASS_NAMES]
 
     def ask(i: int) -> tuple[int, str]:

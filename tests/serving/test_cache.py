@@ -81,10 +81,8 @@ def test_the_model_is_asked_once_about_the_same_file(versions, models, side):
 @pytest.mark.parametrize("side", [40, 400])
 def test_an_image_sent_twice_counts_as_one_miss_and_one_hit(versions, side):
     """Each image is looked up once, also a small file with many pixels, which is decoded in a thread."""
-    classifier, payload = (
-        Classifier(versions, Settings(), AnswerCache(images=10)),
-        encoded(Image.new("RGB", (side, side))),
-    )
+    classifier = Classifier(versions, Settings(), AnswerCache(images=10))
+    payload = encoded(Image.new("RGB", (side, side)))
 
     def counted() -> list[float]:
         labels = ({"store": "local", "result": result} for result in ("miss", "hit"))

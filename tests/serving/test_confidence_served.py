@@ -16,6 +16,7 @@ from support.databases import real_redis
 from support.pictures import encoded, noise
 from support.servers import NO_CACHE, until, wait_until_ready
 
+from app import create_app
 from cifar.models.manifest import OOD_THRESHOLD
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
@@ -109,8 +110,6 @@ def test_the_documentation_of_the_api_explains_both_fields(api):
 
 def test_images_out_of_distribution_are_marked_in_answers_and_counted_in_metrics(scored_version, familiar):
     """The whole app with a version that has an OOD score, and two images, of which one is out of distribution."""
-    from app import create_app
-
     settings = Settings(registry=scored_version.path.parent.parent, model_name=scored_version.name)
     with TestClient(create_app(settings, page=False)) as client:
         wait_until_ready(client)

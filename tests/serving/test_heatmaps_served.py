@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 from support.pictures import encoded, noise
-from support.servers import NO_CACHE
+from support.servers import CAT, NO_CACHE
 
 from cifar.errors import CallerLeft, Overloaded
 from cifar.models.predictor import Predictor
@@ -16,9 +16,7 @@ from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.heatmaps import Explainer, Explanation
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
-from cifar.settings import ROOT, Settings
-
-CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
+from cifar.settings import Settings
 
 
 class CountingModel:

@@ -16,7 +16,7 @@ from support.servers import free_port, wait_until_ready
 
 from app import create_app
 from cifar.errors import SettingsError
-from cifar.serving.auth.principal import rate_limit_key
+from cifar.serving.auth.principal import Principal, rate_limit_key
 from cifar.settings import Settings, load_settings
 
 PHOTO = encoded(noise())
@@ -87,11 +87,8 @@ def test_callers_are_identified_by_address_or_network(client, caller):
 
 def test_a_principal_is_counted_by_name_at_any_address():
     """An office behind one address is not one caller."""
-
-    class Principal:
-        name = "ada"
-
-    assert rate_limit_key({"state": {"principal": Principal()}, "client": ("203.0.113.7", 1)}) == "caller:ada"
+    scope = {"state": {"principal": Principal("key:ada", frozenset())}, "client": ("203.0.113.7", 1)}
+    assert rate_limit_key(scope) == "caller:key:ada"
 
 
 def test_a_limit_that_cannot_be_parsed_ends_the_start(monkeypatch):
@@ -118,10 +115,7 @@ def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, cap
     """Redis is missing, starts, is killed and returns: every request is answered, and `/readyz` names Redis while it is down."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
     port = free_port()
-    settings = {
-        "rate_limit_predict": "1000/minute",
-        "redis_url": f"redis://127.0.0.1:{port}/0",
-    }
+    settings = {"rate_limit_predict": "1000/minute", "redis_url": f"redis://127.0.0.1:{port}/0"}
 
     def without(client: TestClient) -> list[str]:
         return client.get("/readyz").json()["without"]
@@ -143,8 +137,8 @@ def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, cap
             ask_until(client, ["redis"])
         assert [ask(client) for _ in range(20)] == [200] * 20
         assert 'cifar_breaker_open{dependency="redis"} 1.0' in client.get("/metrics").text
-    told = [record.message for record in caplog.records if record.name == "cifar.dependency"]
-    assert [bool(re.match("redis is down", line)) for line in told] == [True, False, True, False, True]
+    lines = [record.message for record in caplog.records if record.name == "cifar.dependency"]
+    assert [bool(re.match("redis is down", line)) for line in lines] == [True, False, True, False, True]
 
 
 @pytest.mark.slow
@@ -153,11 +147,8 @@ def test_a_redis_that_hangs_is_not_called_after_a_few_timeouts(monkeypatch):
     """It accepts connections and never answers. After a few requests that wait, the circuit is open."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings = {
-            "rate_limit_predict": "1000/minute",
-            "redis_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
-        }
-        with app(**settings) as client:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with app(rate_limit_predict="1000/minute", redis_url=url) as client:
             assert [ask(client) for _ in range(20)] == [200] * 20
             failures = re.search(r'cifar_remote_failures_total{dependency="redis"} (\S+)', client.get("/metrics").text)
             before = float(failures[1])

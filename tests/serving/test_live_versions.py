@@ -17,9 +17,10 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from scipy.stats import chisquare
+from support.identities import bearer
 from support.pictures import encoded, noise
 from support.samples import copy_version, write_two_versions
-from support.servers import NO_CACHE, running, until, wait_until_ready
+from support.servers import CAT, EXAMPLES, NO_CACHE, running, until, wait_until_ready
 
 from app import create_app
 from cifar.models.registry import Registry
@@ -30,9 +31,7 @@ from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.inference.shadow import ShadowComparison, Shadows
-from cifar.settings import ROOT, Settings
-
-CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
+from cifar.settings import Settings
 
 
 @pytest.fixture
@@ -198,12 +197,8 @@ def test_an_invalid_visitor_cookie_is_ignored():
     """Without 32 hexadecimal digits in the cookie, the address decides. For a signed-in user, only the name counts."""
 
     def user(cookie: bytes, **state: object) -> str:
-        scope = {
-            "headers": [(b"cookie", cookie)],
-            "state": {"request_id": "1", **state},
-            "client": ("192.0.2.7", 1),
-        }
-        return Requester.of(scope).user
+        state = {"request_id": "1", **state}
+        return Requester.of({"headers": [(b"cookie", cookie)], "state": state, "client": ("192.0.2.7", 1)}).user
 
     good = b"cifar_user=" + b"a" * 32
     assert user(good) == "a" * 32
@@ -231,11 +226,10 @@ def test_a_shadow_version_answers_in_the_background_and_only_the_comparison_is_s
         shadows = Shadows(versions, on_comparison=comparisons.append)
         classifier = RecordedClassifier(Classifier(versions, Settings(), NO_CACHE), shadows=shadows)
         for name in ("airplane", "cat"):
-            payload = (ROOT / "examples" / f"{name}.jpg").read_bytes()
+            payload = (EXAMPLES / f"{name}.jpg").read_bytes()
             for record in (True, False):  # without a record there is no comparison either
-                answer = await classifier.classify(
-                    payload, channel="rest", requester=Requester(name, "ada", frozenset()), record=record
-                )
+                ada = Requester(name, "ada", frozenset())
+                answer = await classifier.classify(payload, channel="rest", requester=ada, record=record)
                 assert answer.version == 1
             await until(partial(is_idle, shadows))
 
@@ -259,17 +253,12 @@ def test_shadow_images_beyond_the_limit_are_skipped(registry, log):
     async def ask() -> None:
         shadows = Shadows(versions, on_comparison=comparisons.append, max_images=2)
         classifier = RecordedClassifier(Classifier(versions, Settings(), NO_CACHE), shadows=shadows)
-        await asyncio.gather(
-            *(
-                classifier.classify(
-                    encoded(noise(32, 32, seed=i)),
-                    channel="rest",
-                    requester=Requester(str(i), "ada", frozenset()),
-                    record=True,
-                )
-                for i in range(10)
-            )
-        )
+
+        async def classify(i: int) -> None:
+            ada = Requester(str(i), "ada", frozenset())
+            await classifier.classify(encoded(noise(32, 32, seed=i)), channel="rest", requester=ada, record=True)
+
+        await asyncio.gather(*map(classify, range(10)))
         assert shadows.pending <= 2
         await until(partial(is_idle, shadows))
 
@@ -282,7 +271,7 @@ def administered(registry, tmp_path):
     """A server with API keys for an ordinary client and an administrator."""
     keys = tmp_path / "keys.json"
     bearers = {
-        name: {"Authorization": f"Bearer {create(keys, name, scopes)}"}
+        name: bearer(create(keys, name, scopes))
         for name, scopes in (("caller", ["predict"]), ("boss", ["predict", "admin"]))
     }
     settings = Settings(registry=registry.base.parent, api_keys_file=keys)

@@ -1,4 +1,4 @@
-"""The functions for assistants, called by the Model Context Protocol's own client over streamable HTTP."""
+"""The tools for AI assistants, called by the Model Context Protocol's own client over streamable HTTP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mcp import ClientSession
 from mcp.types import CallToolResult
 from PIL import Image
 from support.hostile_files import zipped
+from support.identities import AUDIENCE, ISSUER, SECRET, bearer, claims
 from support.servers import CAT, DATA_URL, MCP_PATH, mcp_session, running, visited_server
 
-SECRET = "a secret of more than thirty-two characters"  # noqa: S105
-SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": "us", "CIFAR_JWT_AUDIENCE": "cifar"}
+SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": ISSUER, "CIFAR_JWT_AUDIENCE": AUDIENCE}
 
 
 @pytest.fixture(scope="module")
@@ -182,16 +182,16 @@ def test_with_sign_in_an_assistant_needs_a_token(tmp_path):
     """The client sends a bearer token; without it, or without the scope, the call is refused."""
 
     def token(scope: str) -> dict[str, str]:
-        claims = {"iss": "us", "aud": "cifar", "sub": "assistant", "scope": scope, "exp": 4_000_000_000}
-        return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
+        return bearer(jwt.encode(claims(scope=scope), SECRET, "HS256"))
 
     with running(tmp_path, CIFAR_MCP="true", **SIGN_IN) as server:
         address = server.address
         good = call(address, "predict", headers=token("predict"), image=DATA_URL)
         assert without_id(good) == by_rest(address, headers=token("predict"))
-        said = {"request_id": good.structuredContent["request_id"], "label": "dog"}
-        assert call(address, "feedback", headers=token("predict"), **said).structuredContent["code"] == "missing_scope"
-        assert not call(address, "feedback", headers=token("predict feedback"), **said).isError
+        correct = {"request_id": good.structuredContent["request_id"], "label": "dog"}
+        refused = call(address, "feedback", headers=token("predict"), **correct)
+        assert refused.structuredContent["code"] == "missing_scope"
+        assert not call(address, "feedback", headers=token("predict feedback"), **correct).isError
         assert httpx2.post(address + MCP_PATH, json={}).status_code == 401
         assert httpx2.post(address + MCP_PATH, json={}, headers=token("feedback")).status_code == 403
         assert httpx2.post(f"{address}/explain", files={"image": CAT}).status_code == 401

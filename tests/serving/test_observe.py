@@ -10,15 +10,14 @@ import re
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.servers import CAT
 
 from cifar import CLASS_NAMES
 from cifar.records.database import migrate, open_engine
 from cifar.serving.front.observe import Observe
 from cifar.serving.process.logs import TextFormatter, log_config, request_id
 from cifar.serving.routes import OTHER, rule_of
-from cifar.settings import ROOT, Settings
-
-CAT = (ROOT / "examples/cat.jpg").read_bytes()
+from cifar.settings import Settings
 
 
 def series(client, sample_name: str, **labels: str) -> dict[tuple[str, ...], float]:
@@ -110,16 +109,14 @@ def test_a_loaded_version_is_counted_with_its_engine_and_its_loading_time(api):
     assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
 
 
-def observed(app) -> Observe:
-    return Observe(app, access_log=True)
+def ask(app, *, access_log: bool = True, **scope: object) -> None:
+    """Send one request to an app behind `Observe`."""
 
-
-def ask(app: Observe, **scope: object) -> None:
     async def send(_: object) -> None:
         pass
 
     request = {"type": "http", "method": "POST", "path": "/predict", "state": {"request_id": "an-id"}, **scope}
-    asyncio.run(app(request, None, send))
+    asyncio.run(Observe(app, access_log=access_log)(request, None, send))
 
 
 async def _answer(_scope, _receive, send) -> None:
@@ -140,7 +137,7 @@ def test_a_request_without_an_answer_is_counted(caplog, app, status):
     """An exception that is not handled is a 500; a client that disconnects before the answer is a 499."""
     caplog.set_level(logging.INFO, "cifar.access")
     try:
-        ask(observed(app))
+        ask(app)
     except RuntimeError:
         assert status == 500
     (record,) = caplog.records
@@ -151,9 +148,9 @@ def test_a_request_without_an_answer_is_counted(caplog, app, status):
 def test_a_request_that_another_worker_forwards_is_counted_only_there(caplog):
     """Otherwise each call of the page would count twice."""
     caplog.set_level(logging.INFO, "cifar.access")
-    ask(observed(_answer), state={"request_id": "an-id", "from_worker": True})
+    ask(_answer, state={"request_id": "an-id", "from_worker": True})
     assert caplog.records == []
-    ask(observed(_answer))
+    ask(_answer)
     assert len(caplog.records) == 1
 
 
@@ -161,14 +158,14 @@ def test_a_request_that_another_worker_forwards_is_counted_only_there(caplog):
 def test_probes_and_assets_are_logged_at_debug_level_only(caplog, path):
     """A probe each second would hide the other lines."""
     caplog.set_level(logging.DEBUG, "cifar.access")
-    ask(observed(_answer), path=path, method="GET")
+    ask(_answer, path=path, method="GET")
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
 
 
 def test_the_access_log_can_be_turned_off(caplog):
     """A proxy may have its own log."""
     caplog.set_level(logging.DEBUG, "cifar.access")
-    ask(Observe(_answer, access_log=False))
+    ask(_answer, access_log=False)
     assert caplog.records == []
 
 
@@ -212,12 +209,8 @@ def test_a_json_log_has_one_line_for_each_event(logged):
     assert text.count("\n") == 1
     event = json.loads(text)
     assert event["message"] == f"got {FORGED}"
-    assert (event["level"], event["logger"], event["request_id"], event["status"]) == (
-        "WARNING",
-        "cifar.test",
-        "an-id",
-        404,
-    )
+    expected = {"level": "WARNING", "logger": "cifar.test", "request_id": "an-id", "status": 404}
+    assert {name: event[name] for name in expected} == expected
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", event["time"])
 
 

@@ -12,10 +12,9 @@ import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
-from support.pictures import encoded, noise
+from support.pictures import encoded, example_pixels, noise
 from support.samples import write_two_versions
-from support.servers import wait_until_ready
+from support.servers import CAT, EXAMPLES, wait_until_ready
 
 from app import create_app
 from cifar.errors import BadRequest, ImageTooLarge
@@ -25,13 +24,7 @@ from cifar.models.rollout import RolloutLog
 from cifar.serving.rest.tensors import read_call
 from cifar.settings import ROOT, Settings
 
-CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 MODEL = "/v1/models/cifar_classifier"
-
-
-def pixels(name: str) -> np.ndarray:
-    with Image.open(ROOT / "examples" / f"{name}.jpg") as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def b64(content: bytes) -> dict[str, str]:
@@ -39,7 +32,7 @@ def b64(content: bytes) -> dict[str, str]:
 
 
 def by_predict(api, name: str = "cat", **fields: object) -> list[float]:
-    answer = api.post("/predict", files={"image": (ROOT / "examples" / f"{name}.jpg").read_bytes()}, data=fields)
+    answer = api.post("/predict", files={"image": (EXAMPLES / f"{name}.jpg").read_bytes()}, data=fields)
     return list(answer.json()["class_scores"].values())
 
 
@@ -49,7 +42,7 @@ def ask(api, body: object, path: str = f"{MODEL}:predict") -> httpx2.Response:
 
 def test_instances_are_answered_by_row_and_inputs_by_column(api):
     """With several outputs a row is an object, and a column is named after its tensor, as TensorFlow Serving documents."""
-    images = [pixels("cat").tolist(), pixels("ship").tolist()]
+    images = [example_pixels("cat").tolist(), example_pixels("ship").tolist()]
     rows = ask(api, {"signature_name": "serving_uint8", "instances": images}).json()["predictions"]
     assert [set(row) for row in rows] == [{"probabilities", "ood_score"}] * 2
     columns = ask(api, {"signature_name": "serving_uint8", "inputs": {"image": images}}).json()["outputs"]
@@ -62,7 +55,7 @@ def test_instances_are_answered_by_row_and_inputs_by_column(api):
 
 def test_a_signature_with_one_output_answers_without_its_name(api):
     """Version 1 has probabilities only: a row is a list, and so is the column."""
-    image = pixels("cat").tolist()
+    image = example_pixels("cat").tolist()
     body = {"signature_name": "serving_uint8", "instances": [image]}
     (row,) = ask(api, body, f"{MODEL}/versions/1:predict").json()["predictions"]
     np.testing.assert_allclose(row, by_predict(api, version=1), atol=1e-6)
@@ -73,7 +66,7 @@ def test_a_signature_with_one_output_answers_without_its_name(api):
 @pytest.mark.parametrize("name", ["cat", "ship", "frog"])
 def test_all_three_signatures_give_the_answer_of_predict(api, name):
     """Their inputs are pixels, pixels divided by 255 (the default signature), and the image file."""
-    image, file = pixels(name), (ROOT / "examples" / f"{name}.jpg").read_bytes()
+    image, file = example_pixels(name), (EXAMPLES / f"{name}.jpg").read_bytes()
     expected = by_predict(api, name)
     for signature, value in (
         ("serving_uint8", image.tolist()),
@@ -171,9 +164,9 @@ def test_a_long_text_among_numbers_takes_no_more_memory_than_the_call():
     tracemalloc.start()
     with pytest.raises(BadRequest, match="got int, str of shape"):
         read_call(body, manifest, max_images=256, max_pixels=10**6)
-    most = tracemalloc.get_traced_memory()[1]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 20_000_000
+    assert peak_bytes < 20_000_000
 
 
 def test_the_images_of_a_call_together_have_the_limit_of_one_image():
@@ -242,10 +235,6 @@ def test_the_label_or_the_rollout_chooses_the_version_and_a_header_names_it(tmp_
         wait_until_ready(client)
         body = {"signature_name": "serving_uint8", "instances": [IMAGE]}
         assert ask(client, body, f"{MODEL}/labels/canary:predict").headers["x-model-version"] == "2"
-        met = {
-            client.post(f"{MODEL}:predict", json=body, headers={"Cookie": f"cifar_user={i:032x}"}).headers[
-                "x-model-version"
-            ]
-            for i in range(20)
-        }
-        assert met == {"1", "2"}
+        cookies = [{"Cookie": f"cifar_user={i:032x}"} for i in range(20)]
+        answers = [client.post(f"{MODEL}:predict", json=body, headers=cookie) for cookie in cookies]
+        assert {answer.headers["x-model-version"] for answer in answers} == {"1", "2"}

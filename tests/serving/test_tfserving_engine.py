@@ -14,10 +14,9 @@ import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
-from support.pictures import encoded, noise
+from support.pictures import encoded, example_pixels, noise
 from support.samples import write_two_versions
-from support.servers import free_port, running, wait_until_ready
+from support.servers import CAT, free_port, running, wait_until_ready
 
 from app import create_app
 from cifar.errors import ModelServerUnavailable, SettingsError, VersionUnusable
@@ -26,13 +25,7 @@ from cifar.models.registry import Registry
 from cifar.models.tfserving_client import ModelServer, _messages
 from cifar.settings import ROOT, Settings, load_settings
 
-CAT = (ROOT / "examples" / "cat.jpg").read_bytes()
 MODEL = "/v1/models/cifar_classifier"
-
-
-def pixels(name: str) -> np.ndarray:
-    with Image.open(ROOT / "examples" / f"{name}.jpg") as image:
-        return np.asarray(image.convert("RGB"))
 
 
 @contextmanager
@@ -191,7 +184,7 @@ def test_answers_are_equal_before_and_after_an_outage_of_tensorflow_serving(base
 def same_script(client: httpx2.Client | TestClient) -> list[list[float]]:
     """Call the REST API as a client of TensorFlow Serving does."""
     assert client.get(MODEL).json()["model_version_status"][0]["state"] == "AVAILABLE"
-    body = {"instances": [(pixels(name) / 255).tolist() for name in ("cat", "dog", "truck")]}
+    body = {"instances": [(example_pixels(name) / 255).tolist() for name in ("cat", "dog", "truck")]}
     return client.post(f"{MODEL}/versions/1:predict", json=body).json()["predictions"]
 
 

@@ -10,6 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cifar.settings import ROOT
+
+
+def example_pixels(name: str) -> np.ndarray:
+    """Return an example of the page as `(32, 32, 3)` `uint8`."""
+    with Image.open(ROOT / "examples" / f"{name}.jpg") as image:
+        return np.asarray(image.convert("RGB"))
+
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     """Return the file that Pillow writes for an image."""

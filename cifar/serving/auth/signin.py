@@ -29,8 +29,6 @@ _REALM = 'Bearer realm="CIFAR Space"'
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _OWN_SITES = {"", "same-origin", "none"}
 
-Verify = Callable[[str], Awaitable[Principal]]
-
 _DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
 
@@ -47,7 +45,7 @@ class SignIn:
         app: ASGIApp,
         *,
         api_keys: ApiKeys | None,
-        bearer_token: Verify | None,
+        bearer_token: Callable[[str], Awaitable[Principal]] | None,
         people_scopes: list[str] | None,
     ) -> None:
         """Guard `app`.
@@ -87,25 +85,24 @@ class SignIn:
             raise InvalidCredentials("Send one key or one token.")
         scheme, _, token = authorizations[0].partition(" ") if authorizations else ("", "", "")
         if keys:
-            return await self._verified(keys[0], self._by_key)
+            return await self._verified(keys[0], is_key=True)
         if scheme.lower() == "bearer":
             token = token.strip()
-            return await self._verified(token, self._by_key if token.startswith(PREFIX) else self._bearer_token)
+            return await self._verified(token, is_key=token.startswith(PREFIX))
         if person := self._person(scope):
             return person
         raise NotSignedIn("Sign in first: send Authorization: Bearer KEY-OR-TOKEN, or X-API-Key: KEY.")
 
-    async def _verified(self, token: str, verify: Verify | None) -> Principal:
-        if len(token) > MAX_TOKEN_CHARACTERS:
+    async def _verified(self, credential: str, *, is_key: bool) -> Principal:
+        if len(credential) > MAX_TOKEN_CHARACTERS:
             raise InvalidCredentials(f"A key or token has at most {MAX_TOKEN_CHARACTERS:,} characters.")
-        if verify is None:
+        if is_key:
+            if self._api_keys is None:
+                raise InvalidCredentials("API keys are not accepted here.")
+            return self._api_keys.principal(credential)
+        if self._bearer_token is None:
             raise InvalidCredentials("Bearer tokens other than API keys are not accepted here.")
-        return await verify(token)
-
-    async def _by_key(self, key: str) -> Principal:
-        if self._api_keys is None:
-            raise InvalidCredentials("API keys are not accepted here.")
-        return self._api_keys.principal(key)
+        return await self._bearer_token(credential)
 
     def _person(self, scope: Scope) -> Principal | None:
         """Return the person of the session cookie, or None if the page of another site sent a request that may change data."""
