@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
-# Two processes; tests/conftest.py says which tests share one. The order of tests/conftest.py is kept.
-TWO_AT_ONCE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+# Whole files are given to the two processes, because the tests of a file share expensive fixtures.
+TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-day test-fast lint format bench bench-peers bench-photos lock clean

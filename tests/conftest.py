@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
 
 import httpx
 import httpx2
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
 from support.samples import open_records, write_a_day, write_two_versions
 from support.servers import Server, need, running, wait_until_ready
 
+from cifar.files import locked
+from cifar.models.registry import Registry, Version
 from cifar.settings import ROOT, Settings
+from cifar.training.data.dataset import Dataset
 
 # HTTP clients wait five seconds for an answer by default, which is too short where tests share two cores.
 for get in (httpx2.get, httpx.get):  # `gradio_client` uses httpx
@@ -89,43 +93,57 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=path, args=[*options, "--use-fake-device-for-media-stream"])
 
 
-@pytest.fixture(scope="session")
-def small_version(tmp_path_factory: pytest.TempPathFactory):
-    """Version 1 of a 64x64 model of 3 classes, made by Keras 2, exported by our own command's function."""
-    from cifar.training.export.source import read_source
-    from cifar.training.export.write import export
-
-    settings = Settings(registry=tmp_path_factory.mktemp("small"))
-    source = read_source(
-        ROOT / "tests/data/keras2_64px_3classes_logits.h5",
-        settings,
-        class_names=("circle", "square", "star"),
-        logits=True,
-    )
-    return export(source, settings.registry, "shapes")
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return the folder of a test run that `make` fills. Of several test processes the first one fills it."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with locked(folder / f"{name}.lock"):
+        if not (folder / f"{name}.done").exists():
+            (folder / name).mkdir()
+            make(folder / name)
+            (folder / f"{name}.done").touch()
+    return folder / name
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory):
-    """A finished run of each network, trained when it is first asked for."""
+def small_version(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """Version 1 of a 64x64 model of 3 classes, trained by Keras 2 and exported by this project."""
+
+    def make(registry: Path) -> None:
+        from cifar.training.export.source import read_source
+        from cifar.training.export.write import export
+
+        source = read_source(
+            ROOT / "tests/data/keras2_64px_3classes_logits.h5",
+            Settings(registry=registry),
+            class_names=("circle", "square", "star"),
+            logits=True,
+        )
+        export(source, registry, "shapes")
+
+    return Registry(once(tmp_path_factory, "small", make), "shapes").get(1)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that returns a finished run of an architecture. The first call trains it."""
     from support.runs import colours, config
 
     from cifar.training.run.train import train
 
-    runs = {}
+    def run_of(arch: str) -> Path:
+        def make(folder: Path) -> None:
+            train(config(arch, seed=5), colours(), folder / "run", h5=True)
 
-    def of(arch: str) -> Path:
-        if arch not in runs:
-            runs[arch] = tmp_path_factory.mktemp(arch) / "run"
-            train(config(arch, seed=5), colours(), runs[arch], h5=True)
-        return runs[arch]
+        return once(tmp_path_factory, arch, make) / "run"
 
-    return of
+    return run_of
 
 
 @pytest.fixture(scope="session")
-def scored_run(tmp_path_factory: pytest.TempPathFactory):
-    """A finished run on pictures that are red, green or blue, its data set, and the positions of the held-out images."""
+def scored_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, np.ndarray]:
+    """A finished run on images that are red, green or blue, its data set, and the positions of the held-out images."""
     from support.runs import colours
 
     from cifar.training.data.dataset import split_validation
@@ -134,39 +152,25 @@ def scored_run(tmp_path_factory: pytest.TempPathFactory):
 
     dataset = colours(600)
     config = TrainConfig(epochs=2, batch_size=16, validation_split=0.2, seed=5)
-    run = tmp_path_factory.mktemp("scored") / "run"
-    train(config, dataset, run)
+    run = once(tmp_path_factory, "scored", lambda folder: train(config, dataset, folder / "run")) / "run"
     return run, dataset, split_validation(dataset.train_labels, config.validation_split, config.seed)[1]
 
 
 @pytest.fixture(scope="session")
-def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run):
-    """That run, exported: a version that tells what is out of distribution."""
-    from cifar.training.export.source import read_source
-    from cifar.training.export.write import export
+def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run) -> Version:
+    """The export of `scored_run`: a version with an out-of-distribution score."""
 
-    settings = Settings(registry=tmp_path_factory.mktemp("scored-registry"))
-    return export(read_source(scored_run[0], settings), settings.registry, "colours")
+    def make(registry: Path) -> None:
+        from cifar.training.export.source import read_source
+        from cifar.training.export.write import export
+
+        export(read_source(scored_run[0], Settings(registry=registry)), registry, "colours")
+
+    return Registry(once(tmp_path_factory, "scored-registry", make), "colours").get(1)
 
 
-_TRAINED = {"whole", "scored_run", "scored_version"}
-_EXPENSIVE = _TRAINED | {"browser"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need a training or a browser as slow, and say which of them run in the same process.
-
-    The tests of a file share fixtures, so they run in one process. All files that use a trained model are one group: it
-    is trained once, and their group comes first because it takes the longest.
-    """
-    fixtures: dict[Path, set[str]] = {}
+    """Mark tests that need a training or a browser as slow."""
     for item in items:
-        needed = set(getattr(item, "fixturenames", ()))
-        fixtures.setdefault(item.path, set()).update(needed)
-        if needed & _EXPENSIVE:
+        if {"browser", "whole", "scored_run", "scored_version"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-    for item in items:
-        trained = fixtures[item.path] & _TRAINED
-        item.add_marker(pytest.mark.xdist_group("trained" if trained else item.path.stem))
-    items.sort(key=lambda item: not fixtures[item.path] & _TRAINED)
