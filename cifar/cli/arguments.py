@@ -1,4 +1,4 @@
-"""Types of command-line values. A value that does not fit is wrong use, and the message says what was expected."""
+"""Types and shared options of the command line. A wrong value ends the command with exit status 2 and a message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA: str = Option(..., metavar="SOURCE", help=_SOURCE)
 
 
 class LabelValue(NamedTuple):
-    """A label and a whole number, written LABEL=NUMBER: a version, or a percentage."""
+    """A label and its version or percentage, written LABEL=NUMBER."""
 
     label: str
     number: int
@@ -93,9 +93,9 @@ accuracy = _number(lambda value: 0 < value <= 1, "a share above 0 and up to 1, s
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Write out the two forms that Typer does not know.
+    """Complete two forms of options that Typer cannot parse.
 
-    `--robustness` may come without a number (2000 images), and one `--shadow` may be followed by several values.
+    `--robustness` without a number means 2000 images, and one `--shadow` may be followed by several values.
     """
     expanded: list[str] = []
     option = ""

@@ -1,7 +1,7 @@
 """`python -m cifar COMMAND`. Data goes to stdout, messages to stderr.
 
-Exit status: 0 done, 1 failed (one sentence says why), 2 wrong use. Commands import what they need when they run, so
-that `--help` answers at once.
+Exit status: 0 success, 1 failure (stderr has the reason), 2 wrong arguments. Commands import what they need when they run,
+so that `--help` needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LIBRARY_ADVICE = (
     "Please consider providing the trackable_obj",
     "You are saving your model as an HDF5 file",
 )
-"""How log messages of TensorFlow and Keras begin that tell a programmer, not the user of a command, what to do."""
+"""Beginnings of log messages in which TensorFlow and Keras advise programmers. Commands do not print them."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,11 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(context.get_usage(), file=sys.stderr)
         say(error.format_message().replace("Value error, ", ""))  # pydantic's prefix
         return error.exit_code
-    except CifarError as error:
-        say(str(error))
-        return 1
-    except OSError as error:
-        say(_sentence(error))
+    except (CifarError, OSError) as error:
+        say(_message(error) if isinstance(error, OSError) else str(error))
         return 1
     except KeyboardInterrupt:
         say("stopped.")
@@ -77,16 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _HIDDEN = re.compile(rf"(^|/)({re.escape(TEMPORARY_PREFIX)}.*|\.[^/]*$)")
-"""The end of a path from a temporary file or folder of `cifar.files` on, or a hidden last name such as a lock file's."""
+"""Matches the end of a path that users do not know: a temporary file or folder with its content, or a hidden file."""
 
 
-def _sentence(error: OSError) -> str:
-    """Describe which path the system refused, why, and what to do. Of a hidden file of ours, only its folder is named."""
-    if error.strerror is None:  # raised by a library, with a sentence of its own
+def _message(error: OSError) -> str:
+    """Return a message with the path, the reason and what to do. For a hidden file, the message names its folder."""
+    if error.strerror is None:  # raised by a library, with a message instead of an error number
         return str(error)
-    place = isinstance(error.filename, str) and (_HIDDEN.sub("", error.filename) or ".")
-    what = f"{place} cannot be used: {error.strerror}." if place else f"{error.strerror}."
+    path = isinstance(error.filename, str) and (_HIDDEN.sub("", error.filename) or ".")
+    reason = f"{path} cannot be used: {error.strerror}." if path else f"{error.strerror}."
     if error.errno == errno.ENOSPC:
-        return f"{what} Free some space, then run the command again."
+        return f"{reason} Free some space, then run the command again."
     permission = ", or give this user permission" if isinstance(error, PermissionError) else ""
-    return f"{what} Choose another path{permission}." if place else what
+    return f"{reason} Choose another path{permission}." if path else reason

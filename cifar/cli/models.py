@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from typer import Argument, Context, Option, Typer
 from typer import BadParameter as WrongUse
@@ -21,6 +21,9 @@ from cifar.errors import BadParameter, BulkError, CifarError, ExportError, Versi
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import STABLE, Rollout, RolloutLog
 from cifar.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from cifar.models.predictor import Predictor
 
 app = Typer()
 models = Typer()
@@ -64,7 +67,7 @@ def export(
 
 
 def _check_same_classes(names: Sequence[str], settings: Settings) -> None:
-    """Refuse to export other classes under the default name: clients that call the model by name rely on its classes."""
+    """Refuse to export other classes under the default name, because the model's clients rely on its classes."""
     with suppress(VersionNotFound, VersionUnusable):
         served = RolloutLog.of(settings).stable_version().manifest.class_names
         if list(names) != list(served):
@@ -133,10 +136,8 @@ def _classify(
 ) -> tuple[list[dict[str, Any]], list[CifarError]]:
     """Return a row for each image that was classified, and an error for each other file."""
     from cifar.images.decode import preprocess
-    from cifar.models.engines import engine_of
-    from cifar.models.predictor import Predictor
 
-    predictor = Predictor.load(version, engine_of(settings))
+    predictor = _load(version, settings)
     top_k = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
     rows: list[dict[str, Any]] = []
     problems: list[CifarError] = []
@@ -175,7 +176,7 @@ def _content(file: Path) -> bytes:
 
 
 def chosen_version(number: int | None, settings: Settings) -> Version:
-    """Return the version with this number, or without one the version that the server would serve."""
+    """Return the version with this number. Without a number, return the stable one, which a server would serve."""
     if number is None:
         return RolloutLog.of(settings).stable_version()
     return Registry(settings.registry, settings.model_name).get(number)
@@ -196,11 +197,12 @@ def list_versions(as_json: bool = JSON) -> None:
 
     log = RolloutLog.of(settings)
     rows, problems = list_versions(log.registry)
-    rollout = log.current() if rows else None
-    for row in rows:
-        labels = [label for label, number in rollout.labels.items() if number == row["version"]] if rollout else []
-        row["labels"] = ",".join(labels)
-        row["traffic"] = sum(rollout.traffic.get(label, 0) for label in labels) if rollout else 0
+    if rows:
+        rollout = log.current()
+        for row in rows:
+            labels = [label for label, number in rollout.labels.items() if number == row["version"]]
+            row["labels"] = ",".join(labels)
+            row["traffic"] = sum(rollout.traffic.get(label, 0) for label in labels)
     if as_json:
         print_json(rows)
     elif rows:
@@ -273,11 +275,11 @@ def changes(as_json: bool = JSON) -> None:
         say("Nothing has been changed yet: the highest version is the stable one.")
 
 
-def _load(version: Version, settings: Settings) -> None:
+def _load(version: Version, settings: Settings) -> Predictor:
     from cifar.models.engines import engine_of
     from cifar.models.predictor import Predictor
 
-    Predictor.load(version, engine_of(settings))
+    return Predictor.load(version, engine_of(settings))
 
 
 def _user() -> str:
@@ -292,7 +294,7 @@ def _unique(pairs: Sequence[LabelValue]) -> dict[str, int]:
 
 
 def _report(rollout: Rollout, settings: Settings) -> None:
-    """Print the new traffic split to stdout, and what follows from it to stderr."""
+    """Print the traffic split to stdout, and notes about it to stderr."""
     print(*(f"{name}={percent} (version {rollout.labels[name]})" for name, percent in rollout.traffic.items()))
     for name, number in rollout.labels.items():
         if number == rollout.stable and name != STABLE:

@@ -156,7 +156,7 @@ def export_images(out: Path = OUT, as_json: bool = JSON) -> None:
 
 @records.command("sweep", epilog="example: python -m cifar records sweep")
 def sweep_records(as_json: bool = JSON) -> None:
-    """Delete what is older than the settings allow, now."""
+    """Delete records older than CIFAR_RECORDS_RETENTION_DAYS now. A server does it once a day."""
     settings = load_settings()
     with _records_database(settings) as engine:
         from cifar.records.retention import sweep
@@ -176,7 +176,7 @@ def migrate_records() -> None:
 
 @contextmanager
 def _records_database(settings: Settings) -> Iterator[Engine]:
-    """Yield the records' database with its tables up to date. A database error becomes one sentence."""
+    """Yield the records' database with its tables up to date. Database errors are raised as `RecordsError`."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from cifar.records.database import migrate, open_engine

@@ -74,14 +74,12 @@ def train(
         precision=precision,
         init_from=init_from,
     )
-    workers = None
-    if distribute != "none":
-        from cifar.training.distributed.together import train_together
-        from cifar.training.distributed.workers import join
-
-        workers = join(distribute, process_environment().get("TF_CONFIG"))
     try:
-        if workers:
+        if distribute != "none":
+            from cifar.training.distributed.together import train_together
+            from cifar.training.distributed.workers import join
+
+            workers = join(distribute, process_environment().get("TF_CONFIG"))
             result = train_together(config, dataset, out, workers, resume=resume, h5=h5)
         else:
             result = train(config, dataset, out, resume=resume, h5=h5)
