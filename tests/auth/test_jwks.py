@@ -133,7 +133,7 @@ def test_a_provider_that_hangs_does_not_block_the_event_loop(monkeypatch):
     "answer", [[], {}, {"keys": []}, {"keys": [{"kty": "RSA"}]}, {"keys": [SYMMETRIC_KEY]}, {"keys": 7}], ids=str
 )
 def test_an_answer_without_a_usable_key_does_not_replace_the_cached_keys(provider, answer):
-    """Examples are an empty list and a symmetric key."""
+    """One wrong answer of the provider must not lock out all callers."""
     keys, clock = public_keys(provider)
 
     async def go():

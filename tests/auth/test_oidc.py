@@ -232,7 +232,7 @@ def test_the_cookie_is_signed_and_scripts_cannot_read_it(browser, provider):
     assert "; secure" in cookie.lower()
 
 
-def test_a_session_ends_with_its_time(provider, monkeypatch):
+def test_a_session_ends_after_the_seconds_of_the_setting(provider, monkeypatch):
     """The signature holds the time; a session older than the setting is not accepted."""
     with visit(create_app(settings_for(provider, session_seconds=60))) as client:
         began, age = int(time.time()), 0

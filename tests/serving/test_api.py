@@ -40,7 +40,7 @@ def assert_error(response: httpx2.Response, status: int, code: str, words: str) 
 
 
 def test_an_image_gets_its_class_with_every_score(api):
-    """The answer has the fields of the tutorial, and more for a stable contract."""
+    """Clients rely on exactly these fields, and those of the tutorial are among them."""
     answer = post(api).json()
     assert answer["predicted_class"] == "cat"
     assert answer["confidence"] == round(answer["class_scores"]["cat"], 4)
@@ -69,7 +69,7 @@ def test_a_raw_body_is_the_same_as_a_form_field(api, kind):
 
 
 def test_parameters_come_from_the_form_or_the_query(api):
-    """Both are documented."""
+    """With a raw body there is no form, so the query works too."""
     assert len(post(api, top_k="7").json()["top_k"]) == 7
     response = api.post("/predict", params={"top_k": 1, "version": 1}, files={"image": CAT})
     assert len(response.json()["top_k"]) == 1
@@ -94,7 +94,7 @@ def test_a_valid_request_id_is_used_and_an_invalid_one_is_replaced(api):
     ids=["text_named_png", "truncated_jpeg", "zero_bytes", "png_of_100_megapixels"],
 )
 def test_a_bad_file_gets_its_status_and_a_message(api, content, name, status, code, words):
-    """The file is the reason, so the status is 4xx."""
+    """Another file would be answered, so the status is 4xx."""
     assert_error(post(api, content, name=name), status, code, words)
 
 
@@ -128,7 +128,7 @@ def test_a_bad_parameter_gets_its_status_and_a_message(api, fields, status, code
     ids=["nothing", "json", "urlencoded", "text_field", "empty_raw_body"],
 )
 def test_the_error_for_a_request_without_an_image_says_how_to_send_one(api, request_, words):
-    """The status is 400."""
+    """A caller who sent JSON or a text field learns from the message what to change."""
     assert_error(api.post("/predict", **request_), 400, "missing_image", words)
 
 
@@ -143,7 +143,7 @@ def test_the_error_for_a_request_without_an_image_says_how_to_send_one(api, requ
     ],
 )
 def test_a_malformed_form_is_a_400(api, body):
-    """The reason can be the body or the Content-Type."""
+    """The fault may be in the body or in the Content-Type."""
     for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "multipart/form-data; boundary="):
         response = api.post("/predict", content=body, headers={"Content-Type": kind})
         assert response.status_code == 400, (kind, response.text)
@@ -165,7 +165,7 @@ def test_a_form_with_too_many_files_or_fields_is_a_400(api):
     ("method", "path", "status"), [("GET", "/predict", 405), ("PUT", "/predict", 405), ("POST", "/health", 405)]
 )
 def test_a_wrong_method_gets_the_usual_error_body(api, method, path, status):
-    """It is JSON, not HTML or plain text."""
+    """Clients can parse every error in the same way, as JSON."""
     assert_error(api.request(method, path), status, "method_not_allowed", f"{method} is not a method of {path}")
 
 
@@ -178,7 +178,7 @@ def test_the_documentation_lists_the_routes_and_their_errors(api):
 
 
 def test_three_health_routes_tell_whether_the_process_is_alive_ready_and_has_a_model(api):
-    """`/healthz`, `/readyz` and `/health`."""
+    """Restarts depend on `/healthz` and traffic on `/readyz`; `/health` reports whether the model is loaded."""
     assert api.get("/health").json() == {"status": "healthy", "model_loaded": True}
     assert api.get("/healthz").json() == {"status": "alive"}
     assert api.get("/readyz").json() == {
@@ -210,7 +210,7 @@ def test_before_the_model_is_loaded_the_process_is_alive_but_not_ready():
 
 
 def test_an_image_classifier_of_another_size_is_served(small_version):
-    """It has 64x64 pixels and three classes. Only the defaults belong to CIFAR-10."""
+    """This version takes 64x64 pixels and has three classes. Only the defaults belong to CIFAR-10."""
     settings = Settings(registry=small_version.path.parent.parent, model_name="shapes")
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)

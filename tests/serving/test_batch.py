@@ -54,7 +54,7 @@ def code_of(content: bytes, **limits) -> str:
 
 
 def test_a_batch_gives_each_image_the_answer_of_a_single_call(tmp_path):
-    """For files in memory, files on disk and archives, in their order. Labels and scores are equal to the last digit."""
+    """Files in memory, files on disk and archives are answered in their order, with exactly equal labels and scores."""
     (tmp_path / "upload").write_bytes(PHOTO)
     cat = (ROOT / "examples/cat.jpg").read_bytes()
     rows = rows_of(tmp_path / "upload", cat, zips.zipped([("a/cat.jpg", cat), ("a/", b""), ("b.png", PHOTO)]))
@@ -116,7 +116,7 @@ def test_a_zip_bomb_is_refused_before_anything_is_unpacked():
 
 
 def test_an_archive_with_too_many_files_is_refused_as_a_whole():
-    """Also when it lists one file ten thousand times, and when its table of contents alone is huge."""
+    """Two examples: one file that is listed ten thousand times, and a table of contents that alone is huge."""
     with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
         rows_of(zips.one_file_listed_ten_thousand_times())
     with pytest.raises(BatchTooLarge, match="more than 2 files"):
@@ -197,7 +197,7 @@ def test_a_batch_that_is_cancelled_reads_no_more_files():
 
 
 def test_more_batches_than_the_limit_are_refused_at_once():
-    """They get a 503. When a batch has ended, there is room again."""
+    """A batch over the limit gets a 503. After another batch has ended, the next one is accepted."""
 
     async def ask() -> None:
         batches = Batches(service().classifier, Settings(), max_batches=1)
@@ -233,7 +233,7 @@ def test_a_thousand_images_need_the_memory_of_a_few(tmp_path):
 
 
 def test_batches_share_the_queue_slots_of_all_channels():
-    """There is one limit for all channels: a batch waits while another channel holds the only slot."""
+    """All channels have one limit together: a batch waits while another channel holds the only slot."""
 
     async def ask() -> None:
         whole = service(max_waiting_images=1)

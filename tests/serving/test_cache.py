@@ -66,7 +66,7 @@ def classify(classifier: Classifier, payload: bytes = PHOTO, **parameters: objec
 
 @pytest.mark.parametrize("side", [40, 900])
 def test_the_model_is_asked_once_about_the_same_file(versions, models, side):
-    """For small and large files alike. The number of labels does not matter: the cache holds the model's whole answer."""
+    """This holds for small and large files and for any `top_k`, because the cache holds the model's whole answer."""
     classifier, payload = Classifier(versions, Settings(), AnswerCache(images=10)), encoded(noise(side, side))
     first, second = classify(classifier, payload), classify(classifier, payload, top_k=1)
     assert models[1].calls == 1

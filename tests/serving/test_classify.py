@@ -131,7 +131,7 @@ def test_an_image_that_waits_too_long_is_refused_and_leaves_the_queue(gated_vers
 
 
 def test_an_image_is_removed_from_the_queue_when_its_client_disconnects(gated_versions, model):
-    """A closed connection frees its queue slot."""
+    """The queue slot of a closed connection is free for another image."""
     classifier = Classifier(gated_versions, Settings(), NO_CACHE)
 
     async def classify_two():

@@ -51,7 +51,7 @@ def classify(classifier: Classifier, payload: bytes) -> dict:
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
 def test_a_predictor_separates_familiar_images_from_noise(scored_version, scored_run, engine):
-    """On both engines, and for an image alone as in a batch."""
+    """Both engines do, and an image gets the same score alone and in a batch."""
     _, dataset, held_out = scored_run
     predictor = Predictor.load(scored_version, engine)
     unfamiliar = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)

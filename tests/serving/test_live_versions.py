@@ -105,7 +105,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(registry, c
     assert (versions.default.number, versions.problem) == (3, "")
 
 
-def test_a_registry_that_is_away_for_a_while_does_not_stop_the_server(registry):
+def test_a_registry_that_is_missing_for_a_while_does_not_stop_the_server(registry):
     """The registry may be on a network drive."""
     versions = loaded(registry)
     away = registry.base.rename(registry.base.with_name("away"))
@@ -146,7 +146,7 @@ def in_memory(number: int) -> float | None:
     return REGISTRY.get_sample_value("cifar_model_loaded", labels)
 
 
-def test_over_http_a_user_gets_the_same_version_each_time_and_can_ask_another(registry, log):
+def test_over_http_a_user_gets_the_same_version_each_time_and_can_choose_another(registry, log):
     """The page's cookie decides, in every worker; `version=` overrides it; each answer names its version."""
     log.promote(1, by="ada", check_loadable=unchecked)
     log.label("canary", 2, by="ada")

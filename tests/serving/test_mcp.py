@@ -30,10 +30,12 @@ def address(tmp_path_factory) -> Iterator[str]:
     assert [file for file in (folder / "uploads").rglob("*") if file.is_file()] == [], "a call writes nothing"
 
 
-def ask(address: str, what: Callable[[ClientSession], Awaitable[object]], **headers: str) -> object:
+def ask(address: str, use: Callable[[ClientSession], Awaitable[object]], **headers: str) -> object:
+    """Open a session, and return the result of `use`."""
+
     async def talk() -> object:
         async with mcp_session(address, **headers) as opened:
-            return await what(opened)
+            return await use(opened)
 
     return asyncio.run(talk())
 

@@ -145,7 +145,7 @@ def test_a_request_without_an_answer_is_counted(caplog, app, status):
     assert record.seconds >= 0
 
 
-def test_a_request_that_another_worker_forwards_is_counted_only_there(caplog):
+def test_a_request_that_another_worker_forwards_is_counted_by_that_worker_only(caplog):
     """Otherwise each call of the page would count twice."""
     caplog.set_level(logging.INFO, "cifar.access")
     ask(_answer, state={"request_id": "an-id", "from_worker": True})

@@ -14,7 +14,6 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -60,8 +59,7 @@ class PageSignIn:
         self._url = settings.oidc_provider_url
         self._secret = settings.oidc_client_secret.get_secret_value()
         self._page_url = settings.page_url
-        self._metadata: dict[str, Any] = {}
-        self._tokens: Tokens | None = None
+        self._discovered: tuple[dict[str, Any], Tokens] | None = None
         self._tls = httpx2.create_ssl_context()
         # An error that a caller can cause, such as a wrong code, is not a failure of the provider.
         self._provider = Dependency(
@@ -95,9 +93,10 @@ class PageSignIn:
             link = html.escape(f"{self._page_url}/signin")
             return _page("Sign in", f'<a href="{link}" target="_blank" rel="noopener">Sign in in a new window</a>')
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        async with await self._client() as client:
+        metadata, _ = await self._provider_data()
+        async with self._client(metadata) as client:
             address, _ = client.create_authorization_url(
-                self._metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+                metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
             )
         started = {"nonce": nonce, "verifier": verifier, "next": own_path(request.query_params.get("next", "/"))}
         pending = {**request.session.get("pending", {}), state: started}
@@ -130,16 +129,20 @@ class PageSignIn:
 
     async def _claims(self, code: str, started: dict[str, str]) -> dict[str, Any]:
         """Exchange a code for the claims about the person, and check that they are for this browser and this service."""
-        client = await self._client()
+        metadata, tokens = await self._provider_data()
+
+        async def exchange() -> str:
+            async with self._client(metadata) as client:
+                url, verifier = metadata["token_endpoint"], started["verifier"]
+                return str((await client.fetch_token(url, code=code, code_verifier=verifier))["id_token"])
+
         try:
-            id_token = await self._ask(partial(self._exchange, client, code, started["verifier"]))
+            id_token = await self._ask(exchange)
         except OAuthError as error:
             log.info("the provider refused a code: %s", error.error)
             raise SignInFailed(f"The provider did not confirm the sign-in. {_AGAIN}") from error
-        if self._tokens is None:
-            raise SignInUnavailable(_UNAVAILABLE)
         try:
-            claims = await self._tokens.claims(id_token)
+            claims = await tokens.claims(id_token)
         except SignInUnavailable:
             raise
         except CifarError as error:
@@ -149,11 +152,14 @@ class PageSignIn:
             raise SignInFailed(f"The provider's answer is for another sign-in. {_AGAIN}")
         return claims
 
-    async def _client(self) -> AsyncOAuth2Client:
-        """Return a client for the provider, whose addresses are fetched on first use."""
-        if not self._metadata:
-            await self._ask(self._discover)
-        methods = self._metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+    async def _provider_data(self) -> tuple[dict[str, Any], Tokens]:
+        """Return the provider's discovery document, fetched on first use, and the check of its ID tokens."""
+        if self._discovered is None:
+            self._discovered = await self._ask(self._discover)
+        return self._discovered
+
+    def _client(self, metadata: dict[str, Any]) -> AsyncOAuth2Client:
+        methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         basic = "client_secret_basic" in methods
         return AsyncOAuth2Client(
             self._settings.oidc_client_id,
@@ -179,26 +185,19 @@ class PageSignIn:
         except (CircuitOpen, *_PROVIDER_FAILURES) as error:
             raise SignInUnavailable(_UNAVAILABLE) from error
 
-    async def _discover(self) -> None:
-        """Fetch the provider's addresses from its discovery document."""
+    async def _discover(self) -> tuple[dict[str, Any], Tokens]:
         async with httpx2.AsyncClient(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
             answer = await client.get(f"{self._url}/.well-known/openid-configuration")
         answer.raise_for_status()
         metadata = answer.json()
         if metadata["issuer"].rstrip("/") != self._url:
             raise ValueError(f"the document of {self._url} names another issuer, {metadata['issuer']}")
-        self._tokens = Tokens(
+        tokens = Tokens(
             PublicKeys(metadata["jwks_uri"], self._keys_host),
             issuer=metadata["issuer"],
             audience=self._settings.oidc_client_id or "",
         )
-        self._metadata = metadata
-
-    async def _exchange(self, client: AsyncOAuth2Client, code: str, verifier: str) -> str:
-        """Return the ID token for a code."""
-        async with client:
-            answer = await client.fetch_token(self._metadata["token_endpoint"], code=code, code_verifier=verifier)
-        return str(answer["id_token"])
+        return metadata, tokens
 
 
 def _for_browsers(handler: Handler) -> Handler:

@@ -82,7 +82,7 @@ class SignIn:
         """Return the sender of a request. An invalid key or token is refused even when a valid session comes with it."""
         keys, authorizations = _all(scope, b"x-api-key"), _all(scope, b"authorization")
         if len(keys) > 1 or len(authorizations) > 1:
-            raise InvalidCredentials("Send one key or one token.")
+            raise InvalidCredentials("The request has more than one key or token. Send one.")
         scheme, _, token = authorizations[0].partition(" ") if authorizations else ("", "", "")
         if keys:
             return await self._verified(keys[0], is_key=True)
