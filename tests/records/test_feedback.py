@@ -254,7 +254,7 @@ class Load:
         self.acknowledged: dict[str, str] = {}
         self._address = address
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(k,)) for k in range(8)]
+        self._threads = [threading.Thread(target=self._ask, args=(k,), daemon=True) for k in range(8)]
         for thread in self._threads:
             thread.start()
 
