@@ -1,9 +1,9 @@
-"""How fast the Space answers, beside the tutorial's stack, in one run on one machine.
+"""Measure the Space beside the tutorial's stack, in one run on one machine.
 
     python benchmarks/serving.py [--seconds 3] [--rounds 2] [--out benchmarks/results] [--peers PYTHON]
 
-Each system serves the same SavedModel in turn; rounds are interleaved, so that a slow minute of the machine meets all
-of them. `wrk` drives it over loopback for a bounded time. Prints Markdown and saves it with the raw figures as JSON.
+Each system serves the same SavedModel, the highest version, in turn. Rounds are interleaved, so that a slow minute of the
+machine affects all systems. `wrk` drives it over loopback for a bounded time. Prints Markdown and saves it with the raw figures as JSON.
 Ratios are to the tutorial's stack in the same round; quote those, not the requests a second. With `--peers`, the Python of
 an environment that has them, plain Gradio, LitServe and BentoML are measured in place of the Space's variants.
 """
@@ -42,7 +42,7 @@ FORM = "multipart/form-data; boundary=part"
 JSON = "application/json"
 LONGEST_START_SECONDS = 120
 PLAIN = {"CIFAR_CACHE_IMAGES": "0", "CIFAR_ACCESS_LOG": "false"}
-"""The load is one image, which a cache would answer; and the other systems write no line for a request."""
+"""The load is one image, which the cache would answer, and the other systems log no requests."""
 REFERENCE = "tutorial, 4 sync workers"
 
 

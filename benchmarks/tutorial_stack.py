@@ -1,9 +1,13 @@
-"""The tutorial's service, as it describes it: Flask, Pillow's resize, the SavedModel's signature, one image a call.
+"""The tutorial's service as the tutorial describes it: Flask, Pillow's resize, the SavedModel's signature, one image a call.
+
+It serves the highest version of the registry, which the Space serves by default too.
 
 Run with `gunicorn -c /dev/null -w 4 benchmarks.tutorial_stack:app`, sync workers.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -11,9 +15,10 @@ from flask import Flask, jsonify, request
 from PIL import Image
 
 from cifar import CLASS_NAMES
+from cifar.models.registry import Registry
 
 app = Flask(__name__)
-model = tf.saved_model.load("saved_model/cifar_classifier/1")
+model = tf.saved_model.load(str(Registry(Path("saved_model"), "cifar_classifier").get().path))
 infer = model.signatures["serving_default"]
 
 

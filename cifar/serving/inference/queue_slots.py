@@ -13,6 +13,10 @@ Disconnected = Callable[[], Awaitable[object]] | None
 """Returns when the client has disconnected. None: the channel cannot tell."""
 
 
+_WATCH_AFTER_SECONDS = 0.02
+"""Most images are answered sooner, and need no task that watches the connection."""
+
+
 class QueueSlots:
     """A limited number of queue slots for the images of all channels. Use it from one event loop."""
 
@@ -40,10 +44,17 @@ class QueueSlots:
             REFUSED.labels(channel, Overloaded.code).inc()
             raise Overloaded(f"{self._max_images} images are waiting already. Try again in a moment.")
         self.taken += 1
-        watch = None
+        watch: asyncio.Task[None] | None = None
+        timer: asyncio.TimerHandle | None = None
         try:
             async with asyncio.timeout(self._max_seconds) as limit:
-                watch = asyncio.create_task(_expire_when(disconnected, limit)) if disconnected else None
+                if disconnected:
+
+                    def start_watching() -> None:
+                        nonlocal watch
+                        watch = asyncio.create_task(_expire_when(disconnected, limit))
+
+                    timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, start_watching)
                 yield
         except TimeoutError as error:
             if watch and watch.done():
@@ -54,6 +65,8 @@ class QueueSlots:
             ) from error
         finally:
             self.taken -= 1
+            if timer:
+                timer.cancel()
             if watch:
                 watch.cancel()
 
