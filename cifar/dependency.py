@@ -47,7 +47,7 @@ class Dependency:
         """
         self.name = name
         self.failing = False
-        """Whether the last call failed."""
+        """True if the last call failed."""
         self.on_failure: Callable[[], object] = lambda: None
         """Called after each failed call."""
         self.on_change: Callable[[bool], object] = lambda _: None

@@ -97,13 +97,13 @@ class ABReport:
     model: str
     since_days: float
     cut: bool
-    """Whether the report read only the newest `MAX_ROWS` records of the window."""
+    """True if the report read only the newest `MAX_ROWS` records of the window."""
     versions: list[VersionReport]
     comparison: AccuracyComparison | None
     verdict: Verdict
     better: int | None = None
     on_trial: bool = False
-    """Whether the compared versions are those between which users are split now."""
+    """True if users are split between the compared versions now."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

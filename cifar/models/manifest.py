@@ -100,5 +100,5 @@ class Manifest(BaseModel):
 
     @property
     def has_ood_score(self) -> bool:
-        """Whether each answer of the version ends with an out-of-distribution score."""
+        """True if each answer of the version ends with an out-of-distribution score."""
         return self.confidence is not None

@@ -27,7 +27,7 @@ class Prediction:
     ood_score: float | None = None
     """Out-of-distribution score; higher for an image less like the training images. None for a version without this score."""
     in_distribution: bool | None = None
-    """Whether the score is at most `OOD_THRESHOLD`. False: the image probably belongs to none of the classes."""
+    """True if the score is at most `OOD_THRESHOLD`. False: the image probably belongs to none of the classes."""
 
 
 class Predictor:

@@ -66,7 +66,7 @@ class Recorder:
         self.dependency = Dependency(
             "records", impact="Predictions stay in the journal, and feedback is refused, until it is back."
         )
-        """Whether folder and database could be used when that was last tried."""
+        """Its `failing` is true if folder or database could not be used at the last attempt."""
         self._settings = settings
         self._folder = settings.records_folder
         self._on_drop = on_drop

@@ -18,7 +18,7 @@ from cifar.serving.auth.principal import Principal, make_principal
 from cifar.settings import Settings
 
 CLOCK_SKEW_SECONDS = 30
-"""How far the clock of a token's issuer may be from ours."""
+"""Tolerated difference between the clock of a token's issuer and ours."""
 _REFUSED = "The bearer token is not valid: wrongly signed, expired, or not for this service."
 _MAX_NAME_CHARACTERS = 255
 

@@ -127,7 +127,7 @@ class LoadedVersions:
 
     @property
     def ready(self) -> bool:
-        """Whether the live versions are loaded."""
+        """True once the live versions are loaded."""
         return self._state is not None
 
     def check_ready(self) -> None:

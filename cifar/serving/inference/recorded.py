@@ -1,4 +1,4 @@
-"""What happens around a classification: the answer is counted, and on request recorded and compared with shadow versions."""
+"""Counts each answer and, on request, records it and sends the image to shadow versions."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class ShadowComparison:
     version: int
     shadow_version: int
     agrees: bool
-    """Whether both give the same class name the highest probability."""
+    """True if both give the same class name the highest probability."""
     distance: float
     """Total variation distance of the probabilities, by class name, in [0, 1]; 0 for equal answers."""
 
