@@ -31,7 +31,7 @@ guard.py, routes.py
         gradio_api/test_gradio.py::test_no_file_of_the_server_is_read_for_a_caller
         gradio_api/test_gradio.py::test_the_server_fetches_no_url_for_a_caller
     Gradio adds CORS headers for every origin to the answer to a request with `Origin`, so the guard removes that header.
-        serving/test_api.py::test_an_origin_that_is_not_allowed_gets_no_cors_header
+        rest/test_api.py::test_an_origin_that_is_not_allowed_gets_no_cors_header
     The header `x-gradio-server` sets the address in Gradio's answers.
         images/test_hostile.py::test_the_header_x_gradio_server_does_not_put_another_host_into_the_page
     An error response is `{"error": ...}` with status 500, also for a call that does not fit its endpoint.
