@@ -1,4 +1,4 @@
-"""How gunicorn runs the app: `gunicorn -c gunicorn.conf.py app:app`, or `python -m cifar serve --workers N`."""
+"""Configuration of gunicorn: `gunicorn -c gunicorn.conf.py app:app`, or `python -m cifar serve --workers N`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
 from support.nginx import Nginx, certificate_in, running_nginx
-from support.servers import Server, classify, need, wait_for_workers
+from support.servers import Server, load_on, need, wait_for_workers
 
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT, Settings
@@ -294,35 +293,18 @@ def test_without_the_app_nginx_answers_503_with_retry_after(tmp_path):
 
 def test_a_killed_worker_costs_at_most_a_half_sent_response(two_workers, front):
     """A request that the killed worker had not begun to answer is sent to the other worker."""
-    behind_nginx = Server(front.address, two_workers.process, two_workers.log)
-    stop = threading.Event()
-    answered, broken = [], []
-
-    def load(k: int) -> None:
-        i = k
-        while not stop.is_set() and i < 4000:
-            try:
-                answered.append(classify(behind_nginx, i))
-            except httpx2.RemoteProtocolError as error:
-                broken.append(str(error))
-            i += 1
-
-    with ThreadPoolExecutor(8) as pool:
-        runs = [pool.submit(load, k) for k in range(8)]
+    with load_on(Server(front.address, two_workers.process, two_workers.log)) as load:
         for _ in range(2):
             time.sleep(1)
             ready = two_workers.log.read_text().count("is ready on")
             os.kill(min(two_workers.workers()), signal.SIGKILL)
             wait_for_workers(two_workers, ready + 1)
         time.sleep(1)
-        stop.set()
-        for run in runs:
-            run.result()
-    print(f"{len(answered)} answered, broken: {broken}")
-    assert len(answered) > 20
-    assert all(answered)
-    assert len(broken) <= 2, "a worker writes one response at a time"
-    assert all("without sending complete message body" in error for error in broken)
+    print(f"{len(load.right)} answered, broken: {load.errors}")
+    assert len(load.right) > 20
+    assert all(load.right)
+    assert len(load.errors) <= 2, "a worker writes one response at a time"
+    assert all("without sending complete message body" in str(error) for error in load.errors)
 
 
 def test_with_a_certificate_plain_http_redirects(secure):

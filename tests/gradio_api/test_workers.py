@@ -26,6 +26,7 @@ from support.servers import (
     Server,
     ask_all,
     classify,
+    load_on,
     metric,
     mixed_payloads,
     running,
@@ -277,29 +278,13 @@ def worker_in(server: Server, slot: int) -> int:
 
 def test_the_death_of_a_worker_under_load_costs_only_the_requests_that_it_was_answering(server):
     """Each of eight clients has at most one error, and later requests are answered."""
-    stop = threading.Event()
-    answered, broken = [], []
-
-    def load(k: int) -> None:
-        i = k
-        while not stop.is_set() and i < 4000:
-            try:
-                answered.append(classify(server, i))
-            except httpx2.TransportError as error:
-                broken.append(type(error).__name__)
-            i += 1
-
-    with ThreadPoolExecutor(8) as pool:
-        runs = [pool.submit(load, k) for k in range(8)]
+    with load_on(server) as load:
         time.sleep(1)
         ready = server.log.read_text().count("is ready on")
         os.kill(worker_in(server, 0), signal.SIGKILL)
         wait_for_workers(server, ready + 1)
         time.sleep(1)
-        stop.set()
-        for run in runs:
-            run.result()
-    print(f"{len(answered)} answered, {len(broken)} broken: {set(broken)}")
-    assert len(answered) > 100
-    assert all(answered), "no answer was wrong, and none was a server error"
-    assert len(broken) <= 8
+    print(f"{len(load.right)} answered, errors: {load.errors}")
+    assert len(load.right) > 100
+    assert all(load.right), "no answer was wrong, and none was a server error"
+    assert len(load.errors) <= 8

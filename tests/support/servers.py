@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx  # the MCP library's HTTP client
@@ -171,6 +171,37 @@ def classify(server: Server, i: int, client: httpx2.Client | None = None) -> boo
     content = (EXAMPLES / f"{CLASS_NAMES[i % 10]}.jpg").read_bytes()
     response = (client or httpx2).post(f"{server.address}/predict", files={"image": content}, timeout=30)
     return response.status_code == 200 and response.json()["predicted_class"] == CLASS_NAMES[i % 10]
+
+
+@dataclass
+class Load:
+    """The results of requests under load: whether each answer was right, and the errors of broken connections."""
+
+    right: list[bool] = field(default_factory=list)
+    errors: list[httpx2.TransportError] = field(default_factory=list)
+
+
+@contextmanager
+def load_on(server: Server, clients: int = 8) -> Iterator[Load]:
+    """Classify examples from several clients at once until the block ends."""
+    load, stop = Load(), threading.Event()
+
+    def send(i: int) -> None:
+        while not stop.is_set() and i < 4000:
+            try:
+                load.right.append(classify(server, i))
+            except httpx2.TransportError as error:
+                load.errors.append(error)
+            i += 1
+
+    with ThreadPoolExecutor(clients) as pool:
+        runs = [pool.submit(send, k) for k in range(clients)]
+        try:
+            yield load
+        finally:
+            stop.set()
+        for run in runs:
+            run.result()
 
 
 def mixed_payloads() -> list[bytes]:

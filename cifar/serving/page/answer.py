@@ -13,7 +13,7 @@ from cifar.serving.inference.classify import Classification
 from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
 
 _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))
-"""How the sentence begins, by the lowest score of the first class."""
+"""Beginnings of the sentence, each with the lowest score of the first class for it."""
 _POSSIBLE_SCORE = 0.1
 """The sentence also names other classes with at least this score."""
 _MAX_POSSIBLE = 2

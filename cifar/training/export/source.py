@@ -34,7 +34,7 @@ class ExportSource:
     input_range: tuple[float, float]
     """The values of a black and of a white pixel that the model expects."""
     logits: bool
-    """Whether the model returns logits, so that the export must add a softmax."""
+    """True if the model returns logits, so that the export must add a softmax."""
     images: dict[str, np.ndarray]
     """Real images on which the export is compared with the model: `(height, width, channels)` `uint8`, by name."""
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ _MIN_STEPS_PER_EPOCH = 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one architecture is trained."""
+    """The training settings of one architecture."""
 
     optimizer: Callable[[float, Precision], keras.optimizers.Optimizer]
     """Makes the optimizer from learning rate and precision."""
@@ -28,7 +28,7 @@ class Recipe:
     min_steps: int
     """Small data sets get as many epochs as this number of steps needs."""
     anneal: bool
-    """Whether the learning rate falls linearly to zero."""
+    """True if the learning rate falls linearly to zero."""
     label_smoothing: float
     max_shift: int | None
     """Limit for random shifts, in pixels of an image 32 pixels high. None: no augmentation."""

@@ -42,7 +42,7 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
         self._step_seconds = 0.0
         self._step_ended: float | None = None
         self.over = False
-        """Whether all steps are done or the time is used up."""
+        """True when all steps are done or the time is used up."""
 
     @property
     def spent_seconds(self) -> float:
