@@ -12,8 +12,59 @@ from sqlalchemy import Engine, insert
 
 from cifar import CLASS_NAMES
 from cifar.records.database import migrate, open_engine
+from cifar.records.feedback import store_feedback
+from cifar.records.reader import read_predictions
+from cifar.records.recorder import Recorder
 from cifar.records.tables import comparisons, feedback, predictions
 from cifar.settings import ROOT, Settings
+
+LABELS = ("circle", "square", "star")
+
+
+def records_settings(folder: Path, **more: object) -> Settings:
+    return Settings(records_folder=folder / "var", **more)
+
+
+def started(settings: Settings, **more: object) -> Recorder:
+    """Start a recorder that flushes once, and from then on only when a test says so."""
+    recorder = Recorder(settings, flush_seconds=3600, **more)
+    recorder.start()
+    recorder.flush()
+    return recorder
+
+
+def prediction(request_id: str, user: str = "ann", digest: str = "d" * 32, label: str = "star") -> dict[str, object]:
+    scores = {name: 0.8123456789 if name == label else 0.09 for name in LABELS}
+    return {
+        "request_id": request_id,
+        "model": "shapes",
+        "version": 1,
+        "route": "rest",
+        "user": user,
+        "label": label,
+        "score": scores[label],
+        "scores": scores,
+        "ood_score": None,
+        "in_distribution": None,
+        "digest": digest,
+        "brightness": 0.5,
+        "contrast": 0.25,
+        "seconds": 0.001,
+    }
+
+
+def give_feedback(
+    recorder: Recorder, request_id: str, label: object, note: object = None, by: str = "ann", **more: object
+) -> dict[str, object]:
+    return store_feedback(recorder.engine, recorder.find, request_id, label, note, by=by, **more)
+
+
+def ids(settings: Settings) -> list[str]:
+    """Return the request ids in the database."""
+    engine = open_engine(settings)
+    found = [row["request_id"] for row in read_predictions(engine)]
+    engine.dispose()
+    return found
 
 
 def open_records(settings: Settings) -> Engine:
