@@ -144,7 +144,7 @@ class ModelServer:
                         ("grpc.max_reconnect_backoff_ms", 2000),
                     ],
                 )
-                messages = _messages()
+                messages = message_types()
                 self._predict = channel.unary_unary(
                     _METHOD,
                     request_serializer=messages["Request"].SerializeToString,
@@ -172,7 +172,7 @@ _SERVICE_CONFIG = {
 
 
 def _request(version: Version, source: str, images: np.ndarray) -> Any:
-    messages = _messages()
+    messages = message_types()
     tensor = messages["Tensor"](
         dtype=_UINT8, tensor_shape={"dim": [{"size": size} for size in images.shape]}, content=images.tobytes()
     )
@@ -187,7 +187,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 @cache
-def _messages() -> dict[str, Any]:
+def message_types() -> dict[str, Any]:
     """Return the message classes by their names in `_MESSAGES`."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

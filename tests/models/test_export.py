@@ -113,7 +113,7 @@ def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
 def test_two_exports_at_once_get_different_numbers(settings, tutorial, monkeypatch):
     """An export whose number was taken in the meantime uses the next one."""
     numbers = iter([1, 1, 2])
-    monkeypatch.setattr(export_module, "_next_number", lambda _: next(numbers))
+    monkeypatch.setattr(export_module, "next_number", lambda _: next(numbers))
     assert export(tutorial, settings.registry, "net").number == 1
     assert export(tutorial, settings.registry, "net").number == 2
     assert Registry(settings.registry, "net").numbers() == [1, 2]
@@ -123,12 +123,12 @@ def test_a_saved_model_with_other_outputs_leaves_no_version(settings, tutorial, 
     """The message names the signature, the image and the difference."""
     keras.utils.set_random_seed(99)
     other = build_model("tutorial", 10)
-    write = export_module._write_saved_model
+    write = export_module.write_saved_model
 
     def write_another_model(source, folder):
         write(type(source)(**{**source.__dict__, "model": other}), folder)
 
-    monkeypatch.setattr(export_module, "_write_saved_model", write_another_model)
+    monkeypatch.setattr(export_module, "write_saved_model", write_another_model)
     with pytest.raises(ExportError, match=r"serving_uint8 differs from the model by 0\.\d+ on .*\.jpg; at most 5e-05"):
         export(tutorial, settings.registry, "net")
     assert list((settings.registry / "net").iterdir()) == []

@@ -22,7 +22,7 @@ from app import create_app
 from cifar.errors import ModelServerUnavailable, SettingsError, VersionUnusable
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.models.tfserving_client import ModelServer, _messages
+from cifar.models.tfserving_client import ModelServer, message_types
 from cifar.settings import ROOT, Settings, load_settings
 
 MODEL = "/v1/models/cifar_classifier"
@@ -120,7 +120,7 @@ def test_outputs_that_differ_from_the_manifest_are_reported(monkeypatch, score):
         name: {"dtype": 1, "tensor_shape": {"dim": [{"size": n} for n in value.shape]}, "floats": value.ravel()}
         for name, value in answer.items()
     }
-    response = _messages()["Response"](outputs=[{"key": name, "value": tensor} for name, tensor in tensors.items()])
+    response = message_types()["Response"](outputs=[{"key": name, "value": tensor} for name, tensor in tensors.items()])
 
     class Channel:
         def unary_unary(self, *_: object, **__: object):

@@ -153,14 +153,14 @@ def test_the_manifest_and_inspect_describe_the_calibration(scored_run, scored_ve
 def test_an_export_with_a_different_score_leaves_no_version(scored_run, settings, monkeypatch):
     """The exported score is compared with the model, as the probabilities are."""
     source = read_source(scored_run[0], settings)
-    write = export_module._write_saved_model
+    write = export_module.write_saved_model
 
     def write_another_score(source, folder):
         fitted = source.confidence
         other = replace(fitted, low=fitted.low - (fitted.high - fitted.low) / 10)
         write(replace(source, confidence=other), folder)
 
-    monkeypatch.setattr(export_module, "_write_saved_model", write_another_score)
+    monkeypatch.setattr(export_module, "write_saved_model", write_another_score)
     with pytest.raises(
         ExportError, match=r"The reloaded ood_score of serving_uint8 differs from the model by .* at most 0\.001"
     ):

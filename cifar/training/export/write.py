@@ -52,7 +52,7 @@ def export(source: ExportSource, registry: Path, name: str) -> Version:
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
     with temporary_folder(base) as folder:
-        _write_saved_model(source, folder)
+        write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
         parity = _compare(source, expected, reloaded.signatures)
         parity["litert_max_abs_difference"] = _write_litert(source, expected, reloaded.signatures, folder)
@@ -101,7 +101,7 @@ def _exported_function(
     return answer
 
 
-def _write_saved_model(source: ExportSource, folder: Path) -> None:
+def write_saved_model(source: ExportSource, folder: Path) -> None:
     """Write the network with three signatures: for float images, for uint8 images, and for encoded files."""
     height, width, channels = source.spec.shape
     # tf.saved_model.save, because keras.export.ExportArchive writes every weight twice. The arrays of the score are variables,
@@ -239,7 +239,7 @@ def _publish(
     """Write the manifest, and rename the folder to the next free number."""
     manifest = Manifest(
         name=base.name,
-        version=_next_number(base),
+        version=next_number(base),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         class_names=list(source.class_names),
         image=source.spec,
@@ -269,11 +269,11 @@ def _publish(
             if not target.exists():
                 raise
             # another export took the number in the meantime
-            manifest = manifest.model_copy(update={"version": _next_number(base)})
+            manifest = manifest.model_copy(update={"version": next_number(base)})
             continue
         return Version(target, manifest)
 
 
-def _next_number(base: Path) -> int:
+def next_number(base: Path) -> int:
     """Return the highest number in use plus one, counting incomplete versions too, so that nothing is overwritten."""
     return max((int(path.name) for path in base.iterdir() if is_version_number(path.name)), default=0) + 1
