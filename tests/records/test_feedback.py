@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -292,16 +293,21 @@ def test_killed_workers_lose_no_prediction_and_no_feedback(tmp_path, kind):
         _kill_workers(tmp_path)
 
 
+def _kill(worker: int) -> None:
+    with suppress(ProcessLookupError):  # it has just been listed, and has ended since
+        os.kill(worker, signal.SIGKILL)
+
+
 def _kill_workers(folder: Path, **more: str) -> None:
     records = {"CIFAR_RECORDS_FOLDER": str(folder / "var")}
     with running(folder, workers=4, **records, **more) as server:
         load = Load(server.address)
         for turn in range(1, 6):
             until(lambda count=40 * turn: len(load.answered) > count)
-            os.kill(min(server.workers()), signal.SIGKILL)
+            _kill(min(server.workers()))
         until(lambda: len(load.answered) > 250)
         for worker in server.workers():
-            os.kill(worker, signal.SIGKILL)
+            _kill(worker)
         load.end()
         with httpx2.Client(base_url=server.address) as client:
             wait_until_ready(client)
