@@ -32,29 +32,6 @@ MAX_BODY_BYTES = Settings.model_fields["max_body_bytes"].default
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
-@pytest.fixture(scope="module")
-def upstream(two_workers) -> str:
-    return two_workers.address.removeprefix("http://")
-
-
-@pytest.fixture(scope="module")
-def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
-    with running_nginx(tmp_path_factory.mktemp("front"), upstream) as nginx:
-        yield nginx
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    return certificate_in(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def secure(upstream, certificate, tmp_path_factory) -> Iterator[Nginx]:
-    """Nginx with a certificate."""
-    with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
-        yield nginx
-
-
 def client_from(address: str, **options) -> httpx2.Client:
     """Return a client that uses another loopback address."""
     return httpx2.Client(transport=httpx2.HTTPTransport(local_address=address), timeout=30, **options)

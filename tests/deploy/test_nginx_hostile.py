@@ -8,14 +8,12 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
 
 import httpx2
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, StreamReset
-from support.nginx import Nginx, certificate_in, running_nginx
 from support.servers import classify
 
 from cifar import CLASS_NAMES
@@ -28,21 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 def upstream(two_workers) -> str:
     assert "# HELP" in httpx2.get(f"{two_workers.address}/metrics").text, "a successful attack would show this"
     return two_workers.address.removeprefix("http://")
-
-
-@pytest.fixture(scope="module")
-def front(upstream, tmp_path_factory) -> Iterator[Nginx]:
-    """Nginx with default settings."""
-    with running_nginx(tmp_path_factory.mktemp("front"), upstream) as nginx:
-        yield nginx
-
-
-@pytest.fixture(scope="module")
-def secure(upstream, tmp_path_factory) -> Iterator[Nginx]:
-    """Nginx with HTTPS, and so with HTTP/2."""
-    certificate = certificate_in(tmp_path_factory.mktemp("certificate"))
-    with running_nginx(tmp_path_factory.mktemp("secure"), upstream, NGINX_TLS_FOLDER=str(certificate)) as nginx:
-        yield nginx
 
 
 def exchange(port: int, *pieces: bytes) -> bytes:
