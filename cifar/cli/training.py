@@ -40,7 +40,7 @@ def train(
     batch_size: int | None = Option(None, min=1, metavar="N", help="Default: the recipe's, fewer for large images."),
     learning_rate: float | None = Option(None, parser=positive, help="Default: the recipe's, less with --init-from."),
     validation_split: float = Option(0.05, parser=fraction, help="Share of each class held out."),
-    seed: int = Option(0, help="The same seed gives the same result."),
+    seed: int = Option(0, help="The same seed gives the same result on the same kind of machine."),
     precision: Literal["auto", "float32", "bfloat16"] = Option("auto", help=_PRECISION),
     init_from: str | None = Option(None, metavar="PATH", help="A version's folder, run or .keras file to start from."),
     distribute: Literal["none", "mirrored", "multiworker"] = Option("none", help=_DISTRIBUTE),

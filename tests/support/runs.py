@@ -9,11 +9,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from support.pictures import encoded
 
 from cifar.training.data.dataset import Dataset
 from cifar.training.run.config import TrainConfig
+
+# TensorFlow fixes its number of threads at its first computation, and another number adds in another order. Without this
+# line, a test that loads a version earlier in the same process would change the weights of a run to the last bit.
+tf.constant(0)
 
 
 def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
