@@ -41,8 +41,9 @@ RUN python -m venv --without-pip /opt/venv \
  && find numpy -type d -name tests -prune -exec rm -rf {} +
 
 FROM serve-packages AS full-packages
-COPY requirements.txt /build/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements.txt
+COPY requirements.txt requirements-keras2.txt /build/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements.txt \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --no-deps -r /build/requirements-keras2.txt
 
 # ---- the targets ----
 FROM runtime AS serve

@@ -71,9 +71,10 @@ clean: ## remove .venv and caches, keep data, runs and models
 	@echo "==> Removing .venv and caches"
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
-$(VENV)/serving-ready: requirements.txt | $(VENV)/bin/pip
+$(VENV)/serving-ready: requirements.txt requirements-keras2.txt | $(VENV)/bin/pip
 	@echo "==> Installing the packages for serving and training (1.5 GB on disk, a few minutes, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-keras2.txt
 	@touch $@
 
 $(VENV)/development-ready: requirements-dev.txt $(VENV)/serving-ready
