@@ -1,14 +1,13 @@
-"""Load the model to export: from a finished run, a `.keras` file, or an `.h5` file of Keras 2 or 3."""
+"""Read the model to export, with all that its version needs: from a run, a Keras file, a SavedModel or a version."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from cifar import CLASS_NAMES, IMAGE_SHAPE
@@ -17,8 +16,11 @@ from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.models.manifest import Reference
 from cifar.settings import Settings
+from cifar.training.export.reading.classifier import Classifier, adapt, with_logits
+from cifar.training.export.reading.files import Format, recognise
+from cifar.training.export.reading.load import load
+from cifar.training.export.reading.network import NO_OPTIONS, ReadOptions
 from cifar.training.network.architectures import INPUT_RANGE
-from cifar.training.network.keras2 import load_h5
 from cifar.training.run.calibration import Confidence, read_confidence
 from cifar.training.run.reference import read_reference
 
@@ -27,14 +29,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A Keras model with the information that its version's manifest holds."""
+    """A classifier with the information that its version's manifest holds."""
 
-    model: keras.Model
+    model: Classifier
     class_names: tuple[str, ...]
     input_range: tuple[float, float]
     """The values of a black and of a white pixel that the model expects."""
-    logits: bool
-    """True if the model returns logits, so that the export must add a softmax."""
     images: dict[str, np.ndarray]
     """Real images on which the export is compared with the model: `(height, width, channels)` `uint8`, by name."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +47,12 @@ class ExportSource:
     @property
     def spec(self) -> ImageSpec:
         """The size of one input image."""
-        return ImageSpec.from_shape(self.model.input_shape[1:])
+        return self.model.image
+
+    @property
+    def logits(self) -> bool:
+        """Whether the model returns logits, so that the export must add a softmax."""
+        return self.model.logits
 
 
 def read_source(
@@ -58,45 +63,52 @@ def read_source(
     input_range: tuple[float, float] | None = None,
     images: Path | None = None,
     logits: bool = False,
+    options: ReadOptions = NO_OPTIONS,
 ) -> ExportSource:
     """Load a model for export.
 
     Args:
-        path: a run folder, a `.keras` file or an `.h5` file.
+        path: a run folder, a Keras file of any version, a SavedModel folder or a version's folder.
         settings: the folder of sample images, and the pixel limit.
-        class_names: in the order of the outputs. Default: those of the run, or CIFAR's for a 32x32 RGB model with ten outputs.
+        class_names: in the order of the outputs. Default: those of the run or version, or CIFAR's for a 32x32 RGB model with
+            ten outputs.
         input_range: the values of a black and a white pixel. Default: that of the run; (0, 255) for a model whose first layer
             scales 255 to 1; otherwise (0, 1).
         images: a folder of real images for the comparison. Default: the run's held-out images, or `settings.examples`.
-        logits: whether the model returns logits.
+        logits: whether the model returns logits. Default: what the loss in the file says.
+        options: what the file does not say about its shapes and layers.
 
     Raises:
         ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, or the number of class
             names is wrong.
     """
-    run = _read_run(path) if path.is_dir() else {}
-    model = _load_model(path / "model.keras" if path.is_dir() else path)
-    _check_shapes(model)
-    model = keras.Model(model.inputs[0], model.outputs[0])  # a model may take and return lists
-    names = class_names or tuple(run.get("class_names", ())) or _cifar_names(model)
-    chosen_range = input_range or (INPUT_RANGE if run else _guess_range(model))
+    path = path.parent if path.name == "saved_model.pb" else path
+    run = _read_run(path) if recognise(path) is Format.RUN else {}
+    network = load(path, options)
+    model = with_logits(adapt(network, options), network, logits)
+    names = class_names or tuple(run.get("class_names", ())) or network.class_names or _cifar_names(model)
+    if len(names) != model.classes:
+        raise ExportError(
+            f"{path} has {model.classes} {'classes' if model.columns == 1 else 'outputs'}, but {len(names)} class names were given. "
+            "Name one for each: --classes A,B,..."
+        )
+    if model.columns == 1:
+        log.warning(
+            "The one output is taken as the probability of %s, and 1 minus it as that of %s.", names[1], names[0]
+        )
+    chosen_range = input_range or network.input_range or (INPUT_RANGE if run else _guess_range(model))
     if not run and not (class_names and input_range):
         log.warning(
             "Assuming %g for a black pixel, %g for a white pixel, and the classes %s. Change this with --input-range and --classes.",
             *chosen_range,
             ", ".join(names),
         )
-    if len(names) != model.output_shape[-1]:
-        raise ExportError(
-            f"{path} has {model.output_shape[-1]} outputs, but {len(names)} class names were given. Name one for each: --classes A,B,..."
-        )
     from_run = bool(run) and images is None
     return ExportSource(
-        model=model,
+        model=model if model.alpha is None else replace(model, alpha=chosen_range[1]),
         class_names=names,
         input_range=chosen_range,
-        logits=logits,
-        images=_run_samples(path) if from_run else _read_images(images or settings.examples, model, settings),
+        images=_run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings),
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
         confidence=read_confidence(path) if run else None,
@@ -105,10 +117,6 @@ def read_source(
 
 
 def _read_run(run: Path) -> dict[str, Any]:
-    if not (run / "config.json").is_file():
-        raise ExportError(
-            f"{run} is not a run folder: it has no config.json. Name a run, a .keras file or an .h5 file."
-        )
     try:
         config: dict[str, Any] = json.loads((run / "config.json").read_text())
         return config | {"metrics": json.loads((run / "metrics.json").read_text())}
@@ -118,48 +126,24 @@ def _read_run(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def _load_model(path: Path) -> keras.Model:
-    if path.suffix not in {".keras", ".h5", ".hdf5"} or not path.is_file():
-        raise ExportError(f"{path} does not exist, or is not a run folder, a .keras file or an .h5 file.")
-    try:
-        return keras.saving.load_model(path, compile=False) if path.suffix == ".keras" else load_h5(path)
-    except Exception as error:  # Keras passes on any exception of a layer or of the file format
-        raise ExportError(f"Keras cannot load {path}: {error}") from error
-
-
-def _check_shapes(model: keras.Model) -> None:
-    if not getattr(model, "inputs", None):
-        raise ExportError(
-            "The input size of the model is unknown. Add an Input layer, or call the model once before saving it."
-        )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ExportError(
-            f"Expected a model with one input and one output; this model has {len(model.inputs)} and {len(model.outputs)}."
-        )
-    shape = model.input_shape
-    if len(shape) != 4 or None in shape[1:] or shape[3] not in {1, 3}:
-        raise ExportError(f"Expected an input (batch, height, width, 1 or 3 channels) with fixed sizes; got {shape}.")
-    if len(model.output_shape) != 2 or (model.output_shape[1] or 0) < 2:
-        raise ExportError(f"Expected an output (batch, classes) with at least 2 classes; got {model.output_shape}.")
-
-
-def _cifar_names(model: keras.Model) -> tuple[str, ...]:
-    if model.input_shape[1:] == IMAGE_SHAPE and model.output_shape[1] == len(CLASS_NAMES):
+def _cifar_names(model: Classifier) -> tuple[str, ...]:
+    if model.image.shape == IMAGE_SHAPE and model.classes == len(CLASS_NAMES):
         return CLASS_NAMES
     raise ExportError(
-        f"The names of the model's {model.output_shape[1]} classes are unknown. Name them in order: --classes A,B,..."
+        f"The names of the model's {model.classes} classes are unknown. Name them in order: --classes A,B,..."
     )
 
 
-def _guess_range(model: keras.Model) -> tuple[float, float]:
+def _guess_range(model: Any) -> tuple[float, float]:
     """Return (0, 255) for a model whose first layer scales 255 to 1, or (0, 1) for a model without a scaling layer."""
-    first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
-    if isinstance(first, keras.Model):
+    layers = getattr(model.layers, "layers", model.layers) or []
+    first = next((layer for layer in layers if type(layer).__name__ != "InputLayer"), None)
+    if hasattr(first, "layers"):
         return _guess_range(first)
-    rescaling = isinstance(first, keras.layers.Rescaling)
+    rescaling = type(first).__name__ == "Rescaling"
     if rescaling and np.allclose(np.multiply(first.scale, 255) + first.offset, 1, atol=0.01):
         return INPUT_RANGE
-    if rescaling or isinstance(first, keras.layers.Normalization):
+    if rescaling or type(first).__name__ == "Normalization":
         raise ExportError(
             "The first layer of the model scales its input in an unknown way. Name the values of a black and a white pixel: "
             "--input-range=LOW,HIGH"
@@ -172,8 +156,7 @@ def _run_samples(run: Path) -> dict[str, np.ndarray]:
         return {f"held-out image {number}": image for number, image in enumerate(samples["images"])}
 
 
-def _read_images(folder: Path, model: keras.Model, settings: Settings) -> dict[str, np.ndarray]:
-    spec = ImageSpec.from_shape(model.input_shape[1:])
+def _read_images(folder: Path, spec: ImageSpec, settings: Settings) -> dict[str, np.ndarray]:
     images = {}
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
         try:

@@ -86,13 +86,14 @@ def _exported_function(
     """
     low, high = source.input_range
     confidence = source.confidence
-    network: Any = with_features(source.model) if confidence else source.model
+    scored = with_features(source.model.layers) if confidence else None
 
     def answer(unit_images: Any) -> dict[str, Any]:
-        outputs = network(unit_images * (high - low) + low, training=False)
-        if confidence is None:
+        pixels = unit_images * (high - low) + low
+        if confidence is None or scored is None:
+            outputs = source.model(pixels)
             return {"probabilities": keras.ops.softmax(outputs) if source.logits else outputs}
-        features, probabilities = outputs
+        features, probabilities = scored(pixels, training=False)
         return {
             "probabilities": calibrated(probabilities, confidence.temperature),
             "ood_score": ood_score(features, confidence, arrays or confidence.arrays),
@@ -107,7 +108,7 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
     # tf.saved_model.save, because keras.export.ExportArchive writes every weight twice. The arrays of the score are variables,
     # because constants are written once per signature.
     module = tf.Module()
-    module.weights = [variable.value for variable in source.model.variables]
+    module.weights = list(source.model.variables)
     module.confidence = {
         name: tf.Variable(array, trainable=False)
         for name, array in (source.confidence.arrays if source.confidence else {}).items()

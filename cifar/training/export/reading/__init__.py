@@ -1,0 +1,1 @@
+"""Read a model that somebody else made: recognise its file, load it, and adapt its shapes."""

@@ -1,0 +1,58 @@
+"""Find the last activation of a function from its graph, which every library writes with the same operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+_ACTIVATIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "BiasAdd": "linear",
+    "MatMul": "linear",
+    "BatchMatMulV2": "linear",
+    "Conv2D": "linear",
+    "Mean": "linear",
+    "Max": "linear",
+    "FusedBatchNormV3": "linear",
+}
+_TRANSPARENT = {"Identity", "IdentityN", "Cast", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
+"""Operations that change no number of the output."""
+
+
+def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> str | None:
+    """Return softmax, sigmoid, linear or another activation, or None if the output is computed in another way.
+
+    Args:
+        function: from a float32 tensor to one tensor.
+        shape: the shape of the argument, without the batch axis.
+    """
+    traced = tf.function(function).get_concrete_function(tf.TensorSpec((None, *shape), tf.float32))
+    graph = traced.graph.as_graph_def()
+    functions = {each.signature.name: each for each in graph.library.function}
+    nodes: dict[str, Any] = {node.name: node for node in graph.node}
+    reference = traced.graph.outputs[0].name
+    for _ in range(len(nodes) + 1000):
+        name, *output = reference.split(":")
+        node = nodes.get(name)
+        if node is None or not node.input:  # an argument of the function, or a constant
+            return None
+        if node.op in _ACTIVATIONS:
+            return _ACTIVATIONS[node.op]
+        if node.op in {"AddV2", "Add"}:  # the bias of a dense layer of Keras 3
+            return "linear"
+        if node.op in {"PartitionedCall", "StatefulPartitionedCall"}:
+            called = functions[node.attr["f"].func.name]
+            nodes = {each.name: each for each in called.node_def}
+            position = int(output[-1]) if output else 0
+            reference = called.ret[called.signature.output_arg[position].name]
+        elif node.op in _TRANSPARENT:
+            reference = node.input[int(output[-1]) if node.op == "IdentityN" and output else 0]
+        else:
+            return None
+    return None

@@ -1,0 +1,238 @@
+"""Adapt a network to the one shape that is served: from images `(n, height, width, 1 or 3)` to rows `(n, classes)`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cifar.errors import ExportError
+from cifar.images.spec import ImageSpec
+from cifar.training.export.reading.activation import last_activation
+from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.network import Network, ReadOptions
+
+log = logging.getLogger(__name__)
+
+Rows = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model as a function from images to one row of numbers per image."""
+
+    rows: Rows
+    """From `(n, height, width, channels)` `float32`, with the alpha channel if there is one, to `(n, columns)` `float32`."""
+    image: ImageSpec
+    columns: int
+    """The outputs of the network itself: 1 for a single sigmoid or logit."""
+    variables: tuple[tf.Variable, ...]
+    activation: str | None
+    """The last activation: softmax, sigmoid, linear, ...; None where it cannot be seen."""
+    integer: bool = False
+    """Whether the input of the network is of an integer type, so that its range is (0, 255)."""
+    alpha: float | None = None
+    """The value of an opaque pixel in the fourth channel, for a model that takes RGBA."""
+    logits: bool = False
+    layers: Any = None
+    """The Keras 3 or `tf_keras` model, or None for a SavedModel without layers."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes: two for a single unit."""
+        return max(2, self.columns)
+
+    def __call__(self, images: Any) -> tf.Tensor:
+        """Return `(n, classes)` `float32`, for images `(n, height, width, channels)` in the model's own range."""
+        images = tf.convert_to_tensor(images, tf.float32)
+        if self.alpha is not None:
+            images = tf.concat([images, tf.fill(tf.shape(images[..., :1]), self.alpha)], axis=-1)
+        rows = self.rows(images)
+        if self.columns == 1:  # the softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
+            rows = tf.concat([tf.zeros_like(rows) if self.logits else 1 - rows, rows], axis=-1)
+        return rows
+
+
+def adapt(network: Network, options: ReadOptions) -> Classifier:
+    """Return the classifier that a network is.
+
+    Raises:
+        ExportError: the network does not take images or does not return one row of classes.
+    """
+    (height, width, channels), arrange = _input(network, options)
+    spec_channels = 3 if channels == 4 else channels
+    dtype = tf.as_dtype(network.input_dtype)
+
+    def whole(images: tf.Tensor) -> tf.Tensor:
+        arranged = arrange(images)
+        answer = network.call(tf.cast(tf.round(arranged) if dtype.is_integer else arranged, dtype))
+        return tf.cast(answer, tf.float32)
+
+    batch = network.input_shape[0] if network.input_shape else None
+    rows, columns = _output(whole, (height, width, channels), batch)
+    return Classifier(
+        rows=rows,
+        image=ImageSpec.from_shape((height, width, spec_channels)),
+        columns=columns,
+        variables=network.variables,
+        activation=last_activation(rows, (height, width, channels)),
+        integer=dtype.is_integer,
+        alpha=255.0 if channels == 4 else None,
+        layers=network.layers,
+    )
+
+
+def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
+    """Return the classifier with the knowledge of whether its outputs are logits.
+
+    Args:
+        model: the classifier.
+        network: its network, whose file may name the loss.
+        asked: whether the user says that they are.
+
+    Raises:
+        ExportError: they cannot be logits, or a single output is neither a logit nor a probability.
+    """
+    squashed = model.activation in {"softmax", "sigmoid"}
+    if asked and squashed:
+        raise ExportError(f"The model ends in a {model.activation}, so its outputs are no logits. Leave out --logits.")
+    # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
+    logits = asked or (network.from_logits and not squashed)
+    if logits and not asked:
+        log.warning("The file says that the model was trained with from_logits=True: a softmax is added.")
+    if model.columns == 1 and not logits and model.activation not in {"sigmoid", None}:
+        raise ExportError(
+            f"The model returns one number that comes from no sigmoid ({model.activation}). If it is a logit, add --logits."
+        )
+    return replace(model, logits=logits)
+
+
+def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
+    """Return height, width and channels of an image, and the function that gives images the shape of the network's input."""
+    shape = network.input_shape[1:] if network.input_shape is not None else (None, None, 3)
+    if len(shape) == 1:
+        return _flat(shape[0], options)
+    without_channels = len(shape) == 2 and None not in shape and min(shape) >= _SMALLEST_SIDE  # type: ignore[type-var]
+    if without_channels:
+        shape = (*shape, 1)
+    if len(shape) != 3:
+        raise ExportError(
+            f"Expected an input of images, (batch, height, width, channels); got {_text(network.input_shape)}."
+        )
+    first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
+    height, width, channels = (*shape[1:], shape[0]) if first else shape
+    if channels not in _CHANNELS:
+        raise ExportError(
+            f"Expected an input with 1 channel (grey), 3 (RGB) or 4 (RGBA); got {_text(network.input_shape)}."
+        )
+    wanted = options.image_size or _resizing_size(network.layers) or (height, width)
+    height, width = (fixed or asked for fixed, asked in zip((height, width), wanted, strict=True))
+    if height is None or width is None:
+        raise ExportError(
+            f"The model takes images of any size: {_text(network.input_shape)}. "
+            "Name the size that it was trained with: --image-size HEIGHT,WIDTH"
+        )
+    if options.image_size and (height, width) != options.image_size:
+        raise ExportError(
+            f"The model takes images of {height}x{width} only; got --image-size {options.image_size[0]},{options.image_size[1]}. Leave it out."
+        )
+
+    def arrange(images: tf.Tensor) -> tf.Tensor:
+        if without_channels:
+            return tf.squeeze(images, -1)
+        return tf.transpose(images, (0, 3, 1, 2)) if first else images
+
+    return (height, width, channels), arrange
+
+
+_CHANNELS = (1, 3, 4)
+_SMALLEST_SIDE = 8
+"""A matrix with a shorter side is no grey image without a channel axis."""
+
+
+def _flat(length: int | None, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
+    """Return the size of an image whose pixels are one vector, row by row, as `numpy.reshape` and Flatten order them."""
+    if options.image_size is None or length is None:
+        side = math.isqrt(length or 0)
+        example = f"{side},{side}" if side * side == length else "HEIGHT,WIDTH"
+        raise ExportError(
+            f"The model takes a vector of {length} numbers. If these are the pixels of an image, name its size: --image-size {example}"
+        )
+    height, width = options.image_size
+    channels, rest = divmod(length, height * width)
+    if rest or channels not in _CHANNELS:
+        raise ExportError(
+            f"The model takes a vector of {length} numbers; an image of {height}x{width} has {height * width} pixels "
+            f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"
+        )
+    return (height, width, channels), lambda images: tf.reshape(images, (-1, length))
+
+
+def _resizing_size(layers: Any) -> tuple[int, int] | None:
+    """Return the size to which the first layer of a model resizes its images: they may as well arrive in it."""
+    for layer in getattr(layers, "layers", ()):
+        kind = type(layer).__name__
+        if kind == "Resizing":
+            return layer.height, layer.width
+        if hasattr(layer, "layers"):
+            return _resizing_size(layer)
+        if kind != "InputLayer":
+            return None
+    return None
+
+
+def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tuple[Rows, int]:
+    """Return the function to rows, and the number of its columns.
+
+    Args:
+        whole: from `(n, *shape)` to the output of the network.
+        shape: the shape of one image.
+        batch: the batch size if the model has a fixed one. Such a model may still take others; that is tried.
+    """
+    two = tf.constant(np.random.default_rng(0).uniform(size=(2, *shape)), tf.float32)
+    answer = _tried(whole if batch is None else _one_by_one(whole, batch), two)
+    if batch is not None:
+        with contextlib.suppress(ExportError):
+            together = _tried(whole, two)
+            batch = None if together.shape == answer.shape and np.allclose(together, answer, atol=1e-6) else batch
+    columns = math.prod(answer.shape[1:])
+    if len(answer) != len(two) or columns < 1 or columns != max((1, *answer.shape[1:])):
+        raise ExportError(
+            f"Expected an output (batch, classes), with one number for each class; got {_text((None, *answer.shape[1:]))}."
+        )
+    called = whole if batch is None else _one_by_one(whole, batch)
+    return (
+        called if answer.shape == (2, columns) else lambda images: tf.reshape(called(images), (-1, columns))
+    ), columns
+
+
+def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:
+    try:
+        return function(images).numpy()  # type: ignore[no-any-return] # TensorFlow is untyped
+    except Exception as error:  # a layer may raise anything
+        raise ExportError(
+            f"The model cannot take images of {_text(tuple(images.shape[1:]))}: {short(error)}"
+        ) from error
+
+
+def _one_by_one(whole: Rows, batch: int) -> Rows:
+    """Return a function of any number of images, for a network that takes exactly `batch`: each image fills a batch."""
+
+    def one(image: tf.Tensor) -> tf.Tensor:
+        return whole(tf.repeat(image[None], batch, axis=0))[0]
+
+    return lambda images: tf.map_fn(one, images, fn_output_signature=tf.float32)
+
+
+def _text(shape: tuple[int | None, ...] | None) -> str:
+    return (
+        "an unknown shape"
+        if shape is None
+        else "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+    )

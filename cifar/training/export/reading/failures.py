@@ -1,0 +1,57 @@
+"""Turn the exceptions of Keras and TensorFlow, which can print a whole model, into one sentence."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from cifar.errors import ExportError
+
+log = logging.getLogger(__name__)
+
+_MAX_CHARACTERS = 200
+
+_UNKNOWN = re.compile(
+    r"Could not locate (?:class|function) '([^']+)'|Unknown [a-z ]+: ?'([^']+)'|Unknown [a-z ]+: ?([A-Za-z_>]\w*)"
+    r"|parent module ([\w.]+) cannot be imported|Could not deserialize class '([^']+)' because its parent module"
+)
+"""The ways in which both versions of Keras say that they do not know a class or function."""
+
+
+def short(error: Exception) -> str:
+    """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
+    log.debug("The whole message:", exc_info=error)
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [
+        line for line in lines if line and not line.startswith(("Exception encountered", "Arguments received", "•"))
+    ]
+    first = re.sub(r"\\x1b\\[[0-9;]*m", "", lines[0] if lines else type(error).__name__)
+    first = re.split(r"(?<=[.!?]) (?=[A-Z])", first)[0]
+    return first if len(first) <= _MAX_CHARACTERS else first[: _MAX_CHARACTERS - 4].rstrip() + " ..."
+
+
+def explained(source: object, error: Exception, *, imports: tuple[str, ...]) -> ExportError:
+    """Return the error for a model that Keras cannot load, with the option that helps if there is one."""
+    text = str(error)
+    if "Lambda" in text and ("safe_mode" in text or "unsafe" in text):
+        return lambda_refused(source)
+    if (unknown := _UNKNOWN.search(text)) and "keras.src" not in unknown[0]:
+        log.debug("The whole message:", exc_info=error)
+        name = next(group for group in unknown.groups() if group).rpartition(">")[2]
+        if imports:
+            return ExportError(
+                f"{source} uses {name}, which {', '.join(imports)} does not define. Name the file that does: --import FILE.py"
+            )
+        return ExportError(
+            f"{source} uses {name}, which is not part of Keras. Name the Python file or module that defines it: --import FILE.py "
+            "(its code is run)."
+        )
+    return ExportError(f"Keras cannot load {source}: {short(error)}")
+
+
+def lambda_refused(source: object) -> ExportError:
+    """Return the error for a model that holds code."""
+    return ExportError(
+        f"{source} has a Lambda layer, that is, Python code in the file, which could do anything on this machine. "
+        "If you trust its author, run that code: --allow-lambda"
+    )

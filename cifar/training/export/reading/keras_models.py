@@ -1,0 +1,138 @@
+"""Load models of Keras 3, and those of Keras 2 with `tf_keras`."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from cifar.errors import ExportError
+from cifar.training.export.reading.definition import holds_code, read_definition, takes_logits
+from cifar.training.export.reading.failures import explained, lambda_refused, short
+from cifar.training.export.reading.files import HDF5
+from cifar.training.export.reading.imports import custom_objects
+from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, chosen
+
+TF_KERAS = "tf-keras==2.21.0"
+"""The package that reads Keras 2. It is installed without its requirements, because it requires `tensorflow` where `tensorflow-cpu` will do."""
+
+
+def load_keras(path: Path, options: ReadOptions, *, keras2: bool) -> Network:
+    """Load a Keras file, or a folder that Keras wrote.
+
+    Raises:
+        ExportError: Keras cannot load it, or `tf_keras` is needed and not installed.
+    """
+    library = _keras2(path) if keras2 else keras
+    try:
+        architecture, training = read_definition(path)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ExportError(
+            f"{path} is damaged: its configuration cannot be read ({short(error)}). Download or save it again."
+        ) from error
+    if holds_code(architecture) and not options.allow_lambda:
+        raise lambda_refused(path)
+    own = custom_objects(options.imports, keras2=keras2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to programmers
+            model = _load(library, path, own, options)
+    except Exception as error:  # Keras passes on any exception of a layer or of the file format
+        raise explained(path, error, imports=options.imports) from error
+    _compute_in_float32(model)
+    return _network(library, model, options, training)
+
+
+def _keras2(path: Path) -> Any:
+    try:
+        return importlib.import_module("tf_keras")
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{path} was written by Keras 2. Install the package that reads it: pip install --no-deps {TF_KERAS}"
+        ) from error
+
+
+def _load(library: Any, path: Path, own: dict[str, Any], options: ReadOptions) -> Any:
+    def load(file: Path) -> Any:
+        return library.models.load_model(
+            str(file), custom_objects=own, compile=False, safe_mode=not options.allow_lambda
+        )
+
+    if path.is_dir() or path.suffix == (suffix := _suffix(path)):
+        return load(path)
+    with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name of a file
+        link = Path(folder) / f"model{suffix}"
+        link.symlink_to(path.resolve())
+        return load(link)
+
+
+def _suffix(path: Path) -> str:
+    with path.open("rb") as file:
+        return ".h5" if file.read(len(HDF5)) == HDF5 else ".keras"
+
+
+def _compute_in_float32(model: Any) -> None:
+    """Make a model that was trained in mixed precision compute in float32, the type of its weights: LiteRT needs it."""
+    # Both versions of Keras lack a public way to visit nested layers, and Keras 2 one to set a policy.
+    for layer in model._flatten_layers():  # noqa: SLF001
+        if layer.dtype_policy.name.startswith("mixed_"):
+            if isinstance(layer, keras.Layer):
+                layer.dtype_policy = "float32"
+            else:
+                layer._set_dtype_policy("float32")  # noqa: SLF001
+
+
+def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> Network:
+    """Return one input and one output of a model."""
+    if not getattr(model, "inputs", None):
+        return _subclassed(model, options, training)
+    if len(model.inputs) != 1:
+        names = ", ".join(each.name.partition(":")[0] for each in model.inputs)
+        raise ExportError(
+            f"Expected a model with one input; this model has {len(model.inputs)}: {names}. {SEVERAL_INPUTS}"
+        )
+    names = list(getattr(model, "output_names", ["output"]))  # a Sequential of Keras 3 has one, without a name
+    output = chosen(names, options.output, [tuple(each.shape) for each in model.outputs])
+    # A model may take and return lists or dictionaries; this one takes and returns one tensor.
+    model = library.Model(model.inputs[0], model.outputs[names.index(output)])
+    return Network(
+        call=lambda images: model(images, training=False),
+        input_shape=tuple(model.inputs[0].shape),
+        input_dtype=_name(model.inputs[0].dtype),
+        variables=_variables(model),
+        layers=model,
+        from_logits=takes_logits(training, output),
+    )
+
+
+def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
+    """Return the network of a model without a graph of layers: its output is seen only when it is called."""
+    shape = (getattr(model, "get_build_config", dict)() or {}).get("input_shape")
+
+    def call(images: tf.Tensor) -> tf.Tensor:
+        answer = model(images, training=False)
+        if not isinstance(answer, dict | list | tuple):
+            return answer
+        outputs = answer if isinstance(answer, dict) else {f"output_{i}": each for i, each in enumerate(answer)}
+        return outputs[chosen(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
+
+    return Network(
+        call=call,
+        input_shape=tuple(shape) if isinstance(shape, list | tuple) else None,
+        input_dtype="float32",
+        variables=_variables(model),
+        from_logits=takes_logits(training, options.output),
+    )
+
+
+def _variables(model: Any) -> tuple[tf.Variable, ...]:
+    return tuple(variable.value if isinstance(variable, keras.Variable) else variable for variable in model.variables)
+
+
+def _name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", dtype))

@@ -1,0 +1,73 @@
+"""A loaded model as one TensorFlow function, whichever library reads its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from cifar.errors import ExportError
+
+SEVERAL_INPUTS = "Export a model that takes an image alone."
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about a file that the file does not say itself."""
+
+    image_size: tuple[int, int] | None = None
+    """Height and width, for a model that takes images of any size, or flat ones."""
+    output: str | None = None
+    """The name of the output with the classes."""
+    signature: str | None = None
+    """The name of the signature of a SavedModel."""
+    imports: tuple[str, ...] = ()
+    """Python files or modules that define the model's own layers. They are run."""
+    allow_lambda: bool = False
+    """Whether code inside the file may be run."""
+
+
+NO_OPTIONS = ReadOptions()
+
+
+@dataclass(frozen=True)
+class Network:
+    """One input, one output, in inference mode."""
+
+    call: Callable[[tf.Tensor], tf.Tensor]
+    input_shape: tuple[int | None, ...] | None
+    """With the batch axis. None: the file does not say."""
+    input_dtype: str
+    variables: tuple[tf.Variable, ...]
+    layers: Any = None
+    """The Keras 3 or `tf_keras` model, for those who look at its layers. None for a SavedModel without them."""
+    from_logits: bool = False
+    """Whether the loss that the model was trained with takes logits."""
+    input_range: tuple[float, float] | None = None
+    """The values of a black and a white pixel, where the file says so."""
+    class_names: tuple[str, ...] = ()
+
+
+def chosen(names: list[str], wanted: str | None, shapes: list[tuple[int | None, ...]]) -> str:
+    """Return the name of the output with the classes.
+
+    Args:
+        names: the names of the outputs.
+        wanted: the one that the user names.
+        shapes: the shapes of the outputs, for the message.
+
+    Raises:
+        ExportError: there are several and none is named, or there is none of this name.
+    """
+    if wanted in names:
+        return wanted
+    if len(names) == 1 and wanted is None:
+        return names[0]
+    described = ", ".join(f"{name} {shape}" for name, shape in zip(names[:10], shapes, strict=False))
+    if wanted is None:
+        raise ExportError(
+            f"The model has {len(names)} outputs: {described}. Name the one with the classes: --output NAME"
+        )
+    raise ExportError(f"The model has no output {wanted!r}; its outputs are {described}.")
