@@ -23,8 +23,9 @@ import numpy as np
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.settings import load_settings
-from cifar.training.data.dataset import load_dataset, split_validation
+from cifar.training.data.dataset import load_dataset
 from cifar.training.data.outliers import make_outliers
+from cifar.training.measures import auroc
 from cifar.training.run.calibration import calibrated, fit_score, fit_temperature, raw_score, with_features
 
 IMAGES, TEST_IMAGES, RESAMPLES = 12_000, 5_000, 2_000
@@ -62,7 +63,7 @@ def main() -> None:
         return run_network(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
 
     config = run["config"]
-    fit, held_out = split_validation(dataset.train_labels, config["validation_split"], config["seed"])
+    fit, held_out = dataset.hold_out(config["validation_split"], config["seed"])
     fit = random.permutation(fit)[:IMAGES]
     tested = random.permutation(len(dataset.test_labels))[:TEST_IMAGES]
     training, labels = run_network(dataset.train_images[fit]), dataset.train_labels[fit]
@@ -153,13 +154,6 @@ def vim(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, top: Score, 
 
 def unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-
-
-def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
-    """Return the probability that a value of `higher` exceeds one of `lower`; equal values count half."""
-    ordered = np.sort(lower)
-    below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
-    return float(below.mean() / 2 / len(lower))
 
 
 def interval(lower: np.ndarray, higher: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -75,18 +75,76 @@ class Reference(BaseModel):
     )
 
 
+class PixelsInfo(BaseModel):
+    """How the exported graph prepares pixels for the Keras model, and how this was found out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    preparation: str = Field(description="As `--preprocessing` takes it, such as `0,255` or `caffe`.")
+    found_by: str = Field(description="`run`, `version`, `option`, `layers`, `check` (labelled pictures) or `answer` (a person).")
+    evidence: str = Field(description="The layer that shows it, or the counts of the labelled pictures.")
+
+
+class Figure(BaseModel):
+    """A measured difference of the LiteRT file with int8 layers from the same file in float32."""
+
+    model_config = ConfigDict(frozen=True)
+
+    float32: float | None = Field(None, description="None for a figure that compares the two files.")
+    int8: float | None = None
+    difference: float
+    bound: float = Field(description="The largest accepted difference, in either direction.")
+
+    @classmethod
+    def of(cls, difference: float, bound: float) -> Self:
+        return cls(difference=round(difference, 6), bound=bound)
+
+    @classmethod
+    def between(cls, float32: float, int8: float, bound: float) -> Self:
+        return cls(float32=round(float32, 6), int8=round(int8, 6), difference=round(int8 - float32, 6), bound=bound)
+
+    @property
+    def holds(self) -> bool:
+        return abs(self.difference) <= self.bound
+
+
+class Quantization(BaseModel):
+    """The precision of the LiteRT file, and the measurements that decided it. The SavedModel is always float32."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: Literal["float32", "int8"]
+    reason: str = Field(description="One sentence.")
+    int8_layers: list[str] = Field([], description="Names in the LiteRT file. The other layers compute in float32.")
+    float32_layers: list[str] = Field([], description="Convolutions and dense layers that stay in float32.")
+    images: int = Field(0, description="Number of images that were compared.")
+    source: str | None = Field(None, description="Where these images came from.")
+    figures: dict[str, Figure] = Field({}, description="By name; also those of int8 layers that were not accepted.")
+    speedup: float | None = Field(None, description="Time of one image in float32, divided by that in int8.")
+    milliseconds: float | None = Field(
+        None, description="Of one image on one thread in int8, on the exporting machine."
+    )
+
+
 class Manifest(BaseModel):
     """Everything that serving needs to know about a version, and its origin."""
 
     model_config = ConfigDict(frozen=True)
 
-    format: int = Field(1, ge=1, le=1, description="Raised when an old reader would misread a new manifest.")
+    format: int = Field(1, ge=1, le=2, description="2 for a multi-label version, which a reader of 1 would misread.")
     name: str
     version: int = Field(ge=1)
     created: str = Field(description="UTC, ISO 8601.")
     class_names: list[str] = Field(min_length=2)
+    task: Literal["single_label", "multi_label"] = Field(
+        "single_label",
+        description="`single_label`: the probabilities of an image add up to 1. `multi_label`: each class has its own.",
+    )
     image: ImageSpec
-    input_range: tuple[float, float] = Field(description="The Keras model's input values for black and white.")
+    input_range: tuple[float, float] | None = Field(
+        description="The Keras model's input values for black and white. None: they differ between channels; see `pixels`."
+    )
+    pixels: PixelsInfo | None = Field(None, description="None: exported before 2026-11-26.")
     preprocessing: str
     metrics: dict[str, Any]
     training: dict[str, Any]
@@ -94,9 +152,16 @@ class Manifest(BaseModel):
     confidence: ConfidenceInfo | None = Field(None, description="None: not calibrated, and without OOD score.")
     images_by_class: dict[str, int] | None = Field(None, description="Number of training images. None: unknown.")
     reference: Reference | None = Field(None, description="None: drift cannot be measured.")
+    quantization: Quantization | None = Field(
+        None, description="None: without a LiteRT file, or exported before 2026-11-26; then the file is float32."
+    )
     libraries: dict[str, str]
     signatures: dict[str, SignatureInfo]
     files: dict[str, FileInfo]
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.task == "multi_label"
 
     @property
     def has_ood_score(self) -> bool:

@@ -27,7 +27,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     Returns:
         Shares are in [0, 1]; intervals `[low, high]` are 95 % confidence intervals (Wilson, 1927):
 
-        - `images`, `accuracy`, `accuracy_interval`
+        - `images`, `accuracy`, `accuracy_interval`, `balanced_accuracy`
         - `per_class`: `images`, `accuracy` and `interval` by class name; the last two are None for a class without images
         - `confusion_matrix`: counts, with one row for each true class and one column for each predicted class
         - `top_k`: the share of images whose class is among the k most probable, by k (1, 2, 3, 5) as text
@@ -52,6 +52,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
         "images": len(labels),
         "accuracy": float(correct.mean()),
         "accuracy_interval": wilson_interval(int(correct.sum()), len(labels)),
+        "balanced_accuracy": balanced_accuracy(ranked[:, 0], labels),
         "per_class": {
             name: _of_class(int(row[label]), int(row.sum()))
             for label, (name, row) in enumerate(zip(class_names, confusion, strict=True))
@@ -62,6 +63,23 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
         "ece": sum(gaps) / len(labels),
         "reliability": bins,
     }
+
+
+def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
+    """Return the probability that a value of `higher` exceeds one of `lower`; equal values count half."""
+    ordered = np.sort(lower)
+    below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
+    return float(below.mean() / 2 / len(lower))
+
+
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the accuracies of the classes that have images, so that a large class counts like a small one.
+
+    Args:
+        predicted: `(n,)` integers.
+        labels: `(n,)` integers, the true classes; `n` is at least 1.
+    """
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:

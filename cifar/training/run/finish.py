@@ -8,16 +8,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from cifar.console import say
 from cifar.files import replacing
-from cifar.training.measures import measure
+from cifar.format import percent
+from cifar.training.measures import balanced_accuracy, measure
 from cifar.training.network.architectures import build_model
 from cifar.training.run.calibration import calibrated, write_confidence
 from cifar.training.run.config import TrainingPlan
 from cifar.training.run.curves import save_curves
 from cifar.training.run.reference import write_reference
-from cifar.training.run.run_folder import H5_MODEL, METRICS, MODEL, Row, save_model, write_json
+from cifar.training.run.run_folder import H5_MODEL, METRICS, MODEL, SAMPLES, Row, save_model, write_json
 
 _SAMPLES = 64
+_HELD_OUT_BYTES = 100_000_000
+"""Limit for the held-out images that the run keeps, before compression: 665 of 224x224 pixels."""
 
 
 def finish(
@@ -40,9 +44,11 @@ def finish(
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (plan.fit, plan.held_out))
     confidence = write_confidence(run, model, fitted=fitted, held_out=held_out)
     write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
+    predicted = model.predict(held_out[0], batch_size=500, verbose=0)
     training_seconds = sum(row["seconds"] for row in history)
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
+        "validation_balanced_accuracy": round(balanced_accuracy(predicted.argmax(axis=1), held_out[1]), 4),
         "fitted_images": len(plan.fit),
         "validation_images": len(plan.held_out),
         "parameters": model.count_params(),
@@ -56,15 +62,38 @@ def finish(
         if confidence:
             probabilities = keras.ops.convert_to_numpy(calibrated(probabilities, confidence.temperature))
         test = measure(probabilities, dataset.test_labels, dataset.class_names)
-        metrics |= {f"test_{name}": round(test[name], 4) for name in ("accuracy", "loss")}
+        metrics |= {f"test_{name}": round(test[name], 4) for name in ("accuracy", "balanced_accuracy", "loss")}
         metrics |= {"test_images": test["images"], "test": test}
-    # Evenly spaced positions: data sets are often ordered by class, and the samples should include every class.
-    samples = plan.held_out[np.linspace(0, len(plan.held_out) - 1, min(_SAMPLES, len(plan.held_out))).astype(int)]
-    with replacing(run / "samples.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=dataset.train_images[samples])
+    samples = _evenly(plan.held_out, _SAMPLES)
+    judged = _evenly(plan.held_out, max(_SAMPLES, _HELD_OUT_BYTES // dataset.train_images[0].nbytes))
+    with replacing(run / SAMPLES) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            images=dataset.train_images[samples],
+            held_out_images=dataset.train_images[judged],
+            held_out_labels=dataset.train_labels[judged],
+        )
     with replacing(run / "curves.png") as temporary:
         save_curves(history, temporary)
     save_model(model, run / MODEL)
     if h5:  # after model.keras: Keras 3.15 writes a broken .keras file after an .h5 file of the same model
         save_model(model, run / H5_MODEL)
     write_json(run / METRICS, metrics)
+    say(_figures(metrics))
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """Return the accuracies of a run in a sentence."""
+    parts = [
+        f"{part} {percent(metrics[f'{part}_accuracy'])}, balanced {percent(metrics[f'{part}_balanced_accuracy'])}, "
+        f"{metrics[f'{part}_images']:,} images"
+        for part in ("validation", "test")
+        if f"{part}_accuracy" in metrics
+    ]
+    return f"Accuracy: {'; '.join(parts)}. The balanced accuracy is the mean over the classes."
+
+
+def _evenly(positions: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the positions, evenly spaced: data sets are often ordered by class."""
+    chosen: np.ndarray = positions[np.linspace(0, len(positions) - 1, min(count, len(positions))).astype(int)]
+    return chosen

@@ -5,7 +5,7 @@ runs/NAME/
   checkpoint.keras   model and optimizer after the last complete epoch; removed when the run is finished
   history.csv        one row per epoch
   tensorboard/       the same for TensorBoard
-  samples.npz        held-out images, with which the export compares its result
+  samples.npz        held-out images and labels, with which the export compares its result
   confidence.npz     temperature and out-of-distribution score
   reference.json     answers to the held-out images, which drift is measured against
   curves.png         loss and accuracy by epoch
@@ -33,6 +33,7 @@ CHECKPOINT = "checkpoint.keras"
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 MODEL = "model.keras"
+SAMPLES = "samples.npz"
 H5_MODEL = "model.h5"
 
 Row = dict[str, float]
@@ -66,7 +67,11 @@ def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> Non
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    pairs = [(f"--{key.replace('_', '-')}", before["config"].get(key), value) for key, value in now["config"].items()]
+    # A setting that is newer than the run was off.
+    pairs = [
+        (f"--{key.replace('_', '-')}", before["config"].get(key, False if value is False else None), value)
+        for key, value in now["config"].items()
+    ]
     pairs += [(f"data {key}", before["data"].get(key), now["data"][key]) for key in ("train_images", "fingerprint")]
     pairs += [(key, before.get(key), now[key]) for key in ("class_names", "image_shape")]
     return [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]

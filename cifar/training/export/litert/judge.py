@@ -1,0 +1,128 @@
+"""Comparison of an int8 LiteRT file with the float32 one on images that the network was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from cifar.cpus import available_cpus
+from cifar.models.engines import litert_from
+from cifar.models.manifest import Figure
+from cifar.training.data.outliers import make_outliers
+from cifar.training.measures import auroc, measure
+from cifar.training.run.run_folder import SAMPLES
+
+MIN_IMAGES = 300
+"""If none of 300 labels changes, fewer than 1 % of all labels change, with 95 % confidence (the rule of three)."""
+
+BOUNDS = {
+    "accuracy": 0.001,
+    "labels_changed": 0.01,
+    "mean_probability_difference": 0.002,
+    "calibration_error": 0.002,
+    "auroc": 0.005,
+}
+"""The largest accepted difference of each figure, also of one that improves: the two files are to answer alike."""
+
+_RANKED = 10
+"""Of more classes only the most probable ones are compared: the mean over a thousand classes is always near zero."""
+_THREAD_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that the network was not trained on."""
+
+    images: np.ndarray
+    """`(n, height, width, channels)` `uint8`."""
+    labels: np.ndarray | None
+    """`(n,)`, positions of the true classes; None if they are unknown."""
+    source: str
+    """Where the images come from, for the manifest."""
+
+    @classmethod
+    def of_run(cls, run: Path) -> Self | None:
+        """Read those of a run folder; None for a run of before 2026-11-26, which kept only samples."""
+        with np.load(run / SAMPLES) as samples:
+            if "held_out_images" not in samples:
+                return None
+            return cls(samples["held_out_images"], samples["held_out_labels"], "held-out images of the run")
+
+    def some(self, count: int) -> HeldOut:
+        """Return at most `count` images, evenly spaced: data sets are often ordered by class."""
+        chosen = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).astype(int)
+        return replace(self, images=self.images[chosen], labels=None if self.labels is None else self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Held-out images with the float32 file's answers."""
+
+    float_file: bytes
+    held_out: HeldOut
+    class_names: Sequence[str]
+    multi_label: bool
+    has_score: bool
+
+    def on(self, held_out: HeldOut) -> Judge:
+        """Return the same judge with other images."""
+        return replace(self, held_out=held_out)
+
+    @cached_property
+    def outliers(self) -> np.ndarray:
+        """Synthetic outliers made from the held-out images, about as many; none for a network without OOD score."""
+        images = self.held_out.images
+        return make_outliers(images, len(images), np.random.default_rng(0)) if self.has_score else images[:0]
+
+    @cached_property
+    def _expected(self) -> np.ndarray:
+        return self._answers(self.float_file)
+
+    def figures(self, content: bytes) -> dict[str, Figure]:
+        """Compare a file with the float32 one, by the figures in `BOUNDS`; those without a meaning here are left out."""
+        found = self._answers(content)
+        count, classes = len(self.held_out.images), len(self.class_names)
+        scored = [self._scores(rows, count, classes) for rows in (self._expected, found)]
+        figures = {name: Figure.between(scored[0][name], scored[1][name], BOUNDS[name]) for name in scored[0]}
+        before, after = (rows[:count, :classes] for rows in (self._expected, found))
+        return figures | {
+            "labels_changed": Figure.of(float(self._changed(before, after).mean()), BOUNDS["labels_changed"]),
+            "mean_probability_difference": Figure.of(
+                _mean_difference(before, after), BOUNDS["mean_probability_difference"]
+            ),
+        }
+
+    def _answers(self, content: bytes) -> np.ndarray:
+        infer = litert_from(content)
+        images = np.concatenate([self.held_out.images, self.outliers])
+        chunks = [images[start : start + _THREAD_CHUNK] for start in range(0, len(images), _THREAD_CHUNK)]
+        with ThreadPoolExecutor(available_cpus()) as pool:
+            return np.concatenate(list(pool.map(infer, chunks)))
+
+    def _changed(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        if self.multi_label:
+            changed: np.ndarray = np.any((before > 0.5) != (after > 0.5), axis=1)
+        else:
+            changed = before.argmax(axis=1) != after.argmax(axis=1)
+        return changed
+
+    def _scores(self, rows: np.ndarray, count: int, classes: int) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        if self.held_out.labels is not None and not self.multi_label:
+            measured = measure(rows[:count, :classes], self.held_out.labels, self.class_names)
+            scores = {"accuracy": measured["accuracy"], "calibration_error": measured["ece"]}
+        if self.has_score:
+            scores["auroc"] = auroc(rows[:count, -1], rows[count:, -1])
+        return scores
+
+
+def _mean_difference(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the mean absolute difference of a probability, over the ten most probable classes of each image."""
+    top = np.argsort(-before, axis=1)[:, :_RANKED]
+    return float(np.abs(np.take_along_axis(after - before, top, axis=1)).mean())
