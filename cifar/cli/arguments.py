@@ -9,14 +9,19 @@ from typing import NamedTuple
 
 from typer import Argument, BadParameter, Option
 
+from cifar.errors import ExportError
+from cifar.training.export.class_names import read_class_names
+from cifar.training.export.pixels.preparation import Preparation, parse_preparation
+
 JSON: bool = Option(False, "--json", help="Print JSON.")
 VERSION: int | None = Option(None, metavar="N", help="Default: the version in service.")
 OUT: Path = Option(..., metavar="PATH", help="The file or folder to write.")
 IMAGE_SIZE: int = Option(
     32, min=1, max=4096, metavar="PIXELS", help="Side to which an image folder's images are resized."
 )
-_SOURCE = "cifar10, a cifar-10-python.tar.gz, its extracted folder, or an image folder train/<class>/*."
+_SOURCE = "cifar10, its cifar-10-python.tar.gz, or pictures: a folder, a zip or tar archive, a table of paths and labels."
 SOURCE: str = Argument(..., metavar="SOURCE", help=_SOURCE)
+SKIP_DAMAGED: bool = Option(False, "--skip-damaged", help="Leave damaged pictures out.")
 DATA: str = Option(..., metavar="SOURCE", help=_SOURCE)
 
 
@@ -25,13 +30,6 @@ class LabelValue(NamedTuple):
 
     label: str
     number: int
-
-
-class PixelRange(NamedTuple):
-    """Values of a black and a white pixel."""
-
-    low: float
-    high: float
 
 
 class TwoVersions(NamedTuple):
@@ -48,16 +46,6 @@ def label_value(text: str) -> LabelValue:
     return LabelValue(label, int(number))
 
 
-def pixel_range(text: str) -> PixelRange:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise BadParameter(f"expected two numbers LOW,HIGH; got {text!r}") from None
-    if not low < high:
-        raise BadParameter(f"LOW must be below HIGH; got {text!r}")
-    return PixelRange(low, high)
-
-
 def two_versions(text: str) -> TwoVersions:
     parts = text.split(",")
     if len(parts) != 2 or parts[0] == parts[1] or not all(part.isdecimal() and int(part) for part in parts):
@@ -66,10 +54,17 @@ def two_versions(text: str) -> TwoVersions:
 
 
 def class_names(text: str) -> Sequence[str]:
-    found = tuple(name.strip() for name in text.split(","))
-    if len(found) < 2 or not all(found) or len(set(found)) < len(found):
-        raise BadParameter(f"expected at least two different names separated by commas; got {text!r}")
-    return found
+    try:
+        return read_class_names(text)
+    except ExportError as error:
+        raise BadParameter(str(error)) from error
+
+
+def preparation(text: str) -> Preparation:
+    try:
+        return parse_preparation(text)
+    except ValueError as error:
+        raise BadParameter(str(error)) from error
 
 
 def _number(fits: Callable[[float], bool], expected: str) -> Callable[[str | float], float]:

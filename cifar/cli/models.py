@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from typer import Argument, Context, Option, Typer
 from typer import BadParameter as WrongUse
 
-from cifar.cli.arguments import JSON, VERSION, LabelValue, PixelRange, class_names, label_value, pixel_range
+from cifar.cli.arguments import JSON, VERSION, LabelValue, class_names, label_value, preparation
+from cifar.cli.ask import ask_preparation, can_ask
 from cifar.console import print_json, print_table, say
 from cifar.errors import BadParameter, BulkError, CifarError, ExportError, VersionNotFound, VersionUnusable
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import STABLE, Rollout, RolloutLog
 from cifar.settings import Settings, load_settings
+from cifar.training.export.class_names import abridged, name_for
+from cifar.training.export.pixels.preparation import Preparation
 
 if TYPE_CHECKING:
     from cifar.models.predictor import Predictor
@@ -29,21 +32,32 @@ app = Typer()
 models = Typer()
 app.add_typer(models, name="models", epilog="example: python -m cifar models promote 3")
 
-_CLASSES = "Class names in the order of the outputs. Default: the run's; CIFAR's for 10 outputs at 32x32."
-_INPUT_RANGE = "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1."
+_CLASSES = "Class names in the order of the outputs, a file of them, or an image folder. Default: the run's; CIFAR's for 10 outputs at 32x32."
+_INPUT_RANGE = (
+    "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1 (bgr:0,255 for BGR); or caffe, tf or torch, "
+    "as preprocess_input of keras.applications prepares them."
+)
+_PRECISION = "Of the LiteRT file. auto: int8 in the layers where it saves time and changes the answers little; int8: the same, or fail."
+_CHECK = "A folder with a few pictures of each class, which decide the pixel range."
 
 
 @app.command(epilog="example: python -m cifar export runs/first")
 def export(
     source: Path = Argument(..., help="A run folder, a .keras file or an .h5 file (Keras 2 or 3)."),
     name: str | None = Option(None, help="Name in the registry. Default: CIFAR_MODEL_NAME."),
-    classes: Sequence[str] | None = Option(None, parser=class_names, metavar="A,B,...", help=_CLASSES),
-    input_range: PixelRange | None = Option(None, parser=pixel_range, metavar="LOW,HIGH", help=_INPUT_RANGE),
+    classes: Sequence[str] | None = Option(None, parser=class_names, metavar="A,B,...|FILE|DIR", help=_CLASSES),
+    input_range: Preparation | None = Option(
+        None, "--input-range", "--preprocessing", parser=preparation, metavar="LOW,HIGH|MODE", help=_INPUT_RANGE
+    ),
+    check: Path | None = Option(None, metavar="DIR", help=_CHECK),
     images: Path | None = Option(None, metavar="DIR", help="Images to compare the export on. Default: examples/."),
     logits: bool = Option(False, "--logits", help="The model ends in logits: append a softmax."),
+    precision: Literal["auto", "float32", "int8"] = Option("auto", help=_PRECISION),
 ) -> None:
     """Export a run or a Keras model as the next version, and print its path."""
     settings = load_settings()
+    if input_range and check:
+        raise WrongUse("give either --input-range or --check", param_hint="--check")
     from cifar.training.export.source import read_source
     from cifar.training.export.write import export
 
@@ -52,13 +66,17 @@ def export(
         settings,
         class_names=None if classes is None else tuple(classes),
         input_range=input_range,
+        check=check,
+        ask=ask_preparation if can_ask() else None,
         images=images,
         logits=logits,
     )
     if not name:
         _check_same_classes(read.class_names, settings)
-    version = export(read, settings.registry, name or settings.model_name)
+    version = export(read, settings.registry, name or settings.model_name, precision=precision)
     print(version.path)
+    if quantization := version.manifest.quantization:
+        say(f"Precision of the LiteRT file: {quantization.reason}")
     rollout = RolloutLog(Registry(settings.registry, version.name), pinned=settings.model_version).current()
     if version.number == rollout.stable:
         say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
@@ -72,13 +90,9 @@ def _check_same_classes(names: Sequence[str], settings: Settings) -> None:
         served = RolloutLog.of(settings).stable_version().manifest.class_names
         if list(names) != list(served):
             raise ExportError(
-                f"{settings.model_name} has {_abridged(served)}, and this model has {_abridged(names)}. Give it another name, such as "
-                f"--name {'-'.join(names)[:40]}. To replace the model all the same: --name {settings.model_name}"
+                f"{settings.model_name} has {abridged(served)}, and this model has {abridged(names)}. Give it another name, such as "
+                f"--name {name_for(names)}. To replace the model all the same: --name {settings.model_name}"
             )
-
-
-def _abridged(names: Sequence[str]) -> str:
-    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 @app.command(epilog="example: python -m cifar inspect saved_model/cifar_classifier/1")

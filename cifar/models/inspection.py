@@ -47,8 +47,9 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         f"{report['name']} version {report['version']}, exported {report['created']}, {report['bytes']:,} bytes",
         f"classes ({len(report['class_names'])}): {', '.join(report['class_names'])}",
+        *(["multi-label: each class has a probability of its own"] if report["task"] == "multi_label" else []),
         f"input: {_shape(list(report['image'].values()))} pixels; {report['preprocessing']}",
-        f"input range of the Keras model: {report['input_range'][0]:g} to {report['input_range'][1]:g}",
+        f"pixels as the Keras model takes them: {_pixels(report)}",
         f"largest difference from the Keras model: {report['parity']['max_abs_difference']:.2g} over {report['parity']['images']} images",
     ]
     if confidence := report["confidence"]:
@@ -56,6 +57,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"confidence: temperature {confidence['temperature']:g}; out-of-distribution score: {confidence['method']}, "
             f"threshold {confidence['threshold']:g}"
         )
+    lines += _precision_lines(report["quantization"])
     lines += [f"{name}: {value}" for name, value in report["metrics"].items() if not isinstance(value, dict | list)]
     for name, signature in report["signatures"].items():
         lines.append(f"\n{name}")
@@ -66,6 +68,29 @@ def as_text(report: dict[str, Any]) -> str:
     for name, info in report["files"].items():
         lines.append(f"{name:<38} {info['bytes']:>10,}  {info['sha256'][:16]}…")
     return "\n".join(lines)
+
+
+def _pixels(report: dict[str, Any]) -> str:
+    if pixels := report["pixels"]:
+        return f"{pixels['preparation']}, known by {pixels['found_by']}{pixels['evidence'] and ': '}{pixels['evidence']}"
+    return "{:g},{:g}".format(*report["input_range"])
+
+
+def _precision_lines(quantization: dict[str, Any] | None) -> list[str]:
+    if not quantization:
+        return []
+    lines = [f"precision of the LiteRT file: {quantization['reason']}"]
+    if layers := quantization["int8_layers"]:
+        lines.append(f"  int8: {', '.join(layers)}")
+        lines.append(f"  float32: {', '.join(quantization['float32_layers']) or 'none of the large layers'}")
+    if figures := quantization["figures"]:
+        lines.append(f"  compared on {quantization['images']:,} images ({quantization['source']}):")
+    for name, figure in figures.items():
+        values = "" if figure["int8"] is None else f"{figure['float32']:.4f} in float32, {figure['int8']:.4f} in int8: "
+        lines.append(
+            f"  {name.replace('_', ' ')}: {values}difference {figure['difference']:.4f}, at most {figure['bound']:g}"
+        )
+    return lines
 
 
 def _shape(sizes: list[int | None]) -> str:

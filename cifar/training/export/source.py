@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,10 +17,15 @@ from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.models.manifest import Reference
 from cifar.settings import Settings
+from cifar.training.export.class_names import abridged
+from cifar.training.export.pixels.decide import Ask, FoundPreparation, find_preparation, warn_if_one_label
+from cifar.training.export.pixels.labelled import read_labelled
+from cifar.training.export.pixels.preparation import Preparation, range_of
 from cifar.training.export.reading.classifier import Classifier, adapt, with_logits
 from cifar.training.export.reading.files import Format, recognise
 from cifar.training.export.reading.load import load
 from cifar.training.export.reading.network import NO_OPTIONS, ReadOptions
+from cifar.training.export.task import is_multi_label
 from cifar.training.network.architectures import INPUT_RANGE
 from cifar.training.run.calibration import Confidence, read_confidence
 from cifar.training.run.reference import read_reference
@@ -33,8 +39,8 @@ class ExportSource:
 
     model: Classifier
     class_names: tuple[str, ...]
-    input_range: tuple[float, float]
-    """The values of a black and of a white pixel that the model expects."""
+    pixels: FoundPreparation
+    """What is done to the pixels before they enter the model."""
     images: dict[str, np.ndarray]
     """Real images on which the export is compared with the model: `(height, width, channels)` `uint8`, by name."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +49,10 @@ class ExportSource:
     """The run's temperature and out-of-distribution score; None to export the network without them."""
     reference: Reference | None = None
     """The reference distribution for drift, from the run's held-out images; None for a model without a run."""
+    multi_label: bool = False
+    """Whether each class has a probability of its own. Otherwise those of an image add up to 1."""
+    options: ReadOptions = NO_OPTIONS
+    """Those that the model was read with."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -51,7 +61,7 @@ class ExportSource:
 
     @property
     def logits(self) -> bool:
-        """Whether the model returns logits, so that the export must add a softmax."""
+        """Whether the model returns logits, so that the export must add a softmax or, for a multi-label model, a sigmoid."""
         return self.model.logits
 
 
@@ -60,9 +70,12 @@ def read_source(
     settings: Settings,
     *,
     class_names: tuple[str, ...] | None = None,
-    input_range: tuple[float, float] | None = None,
+    input_range: Preparation | tuple[float, float] | None = None,
+    check: Path | None = None,
+    ask: Ask | None = None,
     images: Path | None = None,
     logits: bool = False,
+    multi_label: bool = False,
     options: ReadOptions = NO_OPTIONS,
 ) -> ExportSource:
     """Load a model for export.
@@ -72,48 +85,85 @@ def read_source(
         settings: the folder of sample images, and the pixel limit.
         class_names: in the order of the outputs. Default: those of the run or version, or CIFAR's for a 32x32 RGB model with
             ten outputs.
-        input_range: the values of a black and a white pixel. Default: that of the run; (0, 255) for a model whose first layer
-            scales 255 to 1; otherwise (0, 1).
+        input_range: the values of a black and a white pixel, or another preparation of the pixels. Default: that of the run or
+            version, or what the layers of the model show.
+        check: a folder of labelled pictures that decide the preparation.
+        ask: asks a person for the preparation if neither the model nor an option tells it.
         images: a folder of real images for the comparison. Default: the run's held-out images, or `settings.examples`.
         logits: whether the model returns logits. Default: what the loss in the file says.
+        multi_label: whether each class has a probability of its own. Default: what the last layer and the loss say.
         options: what the file does not say about its shapes and layers.
 
     Raises:
-        ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, or the number of class
-            names is wrong.
+        ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, the number of class
+            names is wrong, or the preparation of the pixels is unknown.
     """
     path = path.parent if path.name == "saved_model.pb" else path
     run = _read_run(path) if recognise(path) is Format.RUN else {}
     network = load(path, options)
     model = with_logits(adapt(network, options), network, logits)
-    names = class_names or tuple(run.get("class_names", ())) or network.class_names or _cifar_names(model)
-    if len(names) != model.classes:
-        raise ExportError(
-            f"{path} has {model.classes} {'classes' if model.columns == 1 else 'outputs'}, but {len(names)} class names were given. "
-            "Name one for each: --classes A,B,..."
-        )
-    if model.columns == 1:
-        log.warning(
-            "The one output is taken as the probability of %s, and 1 minus it as that of %s.", names[1], names[0]
-        )
-    chosen_range = input_range or network.input_range or (INPUT_RANGE if run else _guess_range(model))
-    if not run and not (class_names and input_range):
-        log.warning(
-            "Assuming %g for a black pixel, %g for a white pixel, and the classes %s. Change this with --input-range and --classes.",
-            *chosen_range,
-            ", ".join(names),
-        )
+    names = class_names or tuple(run.get("class_names", ())) or network.class_names or _cifar_names(model, path)
+    _check_number(names, model, path)
     from_run = bool(run) and images is None
+    samples = _run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings)
+    known: _Known | None = ("run", INPUT_RANGE) if run else network.input_range and ("version", network.input_range)
+    pixels = _given(input_range, known)
+    if pixels is None:
+        labelled = check and read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels)
+        pixels = find_preparation(model, names, samples, labelled=labelled or None, ask=ask)
+    model = model if model.alpha is None else replace(model, alpha=pixels.preparation.white)
+    if not known:
+        _tell(model, pixels, names, samples, assumed_names=not class_names)
     return ExportSource(
-        model=model if model.alpha is None else replace(model, alpha=chosen_range[1]),
+        model=model,
         class_names=names,
-        input_range=chosen_range,
-        images=_run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings),
+        pixels=pixels,
+        images=samples,
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
         confidence=read_confidence(path) if run else None,
         reference=read_reference(path) if run and class_names is None else None,
+        multi_label=is_multi_label(model, network, multi_label),
+        options=options,
     )
+
+
+_Known = tuple[Literal["run", "version"], tuple[float, float]]
+
+
+def _given(option: Preparation | tuple[float, float] | None, known: _Known | None) -> FoundPreparation | None:
+    """Return the preparation that an option names, or else that of a run or of a version of ours."""
+    if option:
+        return FoundPreparation(option if isinstance(option, Preparation) else range_of(*option), "option")
+    return FoundPreparation(range_of(*known[1]), known[0]) if known else None
+
+
+def _tell(
+    model: Classifier,
+    pixels: FoundPreparation,
+    names: tuple[str, ...],
+    images: dict[str, np.ndarray],
+    *,
+    assumed_names: bool,
+) -> None:
+    """Say what was derived or assumed, and warn of answers that a wrong preparation would explain."""
+    if pixels.found_by == "layers":
+        log.warning("Pixels are prepared as %s: %s.", pixels.preparation.name, pixels.evidence)
+    if assumed_names:
+        log.warning("Assuming %s. Change this with --classes.", abridged(names))
+    if model.columns == 1:
+        log.warning(
+            "The one output is taken as the probability of %s, and 1 minus it as that of %s.", names[1], names[0]
+        )
+    warn_if_one_label(model, pixels, names, images)
+
+
+def _check_number(names: tuple[str, ...], model: Classifier, path: Path) -> None:
+    if len(names) != model.classes:
+        raise ExportError(
+            f"{path} has {model.classes} {'classes' if model.columns == 1 else 'outputs'}, but {len(names)} class names were given: "
+            f"{abridged(names)}. Give one for each, in the order of the outputs: --classes A,B,..., a file or an image folder."
+        )
 
 
 def _read_run(run: Path) -> dict[str, Any]:
@@ -126,29 +176,19 @@ def _read_run(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def _cifar_names(model: Classifier) -> tuple[str, ...]:
+def _cifar_names(model: Classifier, path: Path) -> tuple[str, ...]:
     if model.image.shape == IMAGE_SHAPE and model.classes == len(CLASS_NAMES):
         return CLASS_NAMES
+    files = [file for file in path.parent.iterdir() if file.name in _CLASS_FILES]
+    beside = f" They may be in {files[0]}: --classes {shlex.quote(str(files[0]))}" if files else ""
     raise ExportError(
-        f"The names of the model's {model.classes} classes are unknown. Name them in order: --classes A,B,..."
+        f"The names of the model's {model.classes} classes are unknown. Name them in order: --classes A,B,..., or a file, or an image "
+        f"folder.{beside}"
     )
 
 
-def _guess_range(model: Any) -> tuple[float, float]:
-    """Return (0, 255) for a model whose first layer scales 255 to 1, or (0, 1) for a model without a scaling layer."""
-    layers = getattr(model.layers, "layers", model.layers) or []
-    first = next((layer for layer in layers if type(layer).__name__ != "InputLayer"), None)
-    if hasattr(first, "layers"):
-        return _guess_range(first)
-    rescaling = type(first).__name__ == "Rescaling"
-    if rescaling and np.allclose(np.multiply(first.scale, 255) + first.offset, 1, atol=0.01):
-        return INPUT_RANGE
-    if rescaling or type(first).__name__ == "Normalization":
-        raise ExportError(
-            "The first layer of the model scales its input in an unknown way. Name the values of a black and a white pixel: "
-            "--input-range=LOW,HIGH"
-        )
-    return 0.0, 1.0
+_CLASS_FILES = frozenset({"labels.txt", "classes.txt", "class_names.txt", "labels.json", "class_indices.json"})
+"""Names under which tools and tutorials keep class names beside a model."""
 
 
 def _run_samples(run: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,69 @@
+"""Ask at a terminal which pixel values a model was trained on, with the answers that each possibility gives."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cifar.training.export.pixels.decide import Question
+    from cifar.training.export.pixels.preparation import Preparation
+
+_MOST_ROWS = 12
+_WIDTH = 20
+_MEANINGS = {
+    "0,255": "as they are",
+    "0,1": "divided by 255",
+    "-1,1": "MobileNet, Teachable Machine",
+    "caffe": "ResNet50, VGG: BGR, minus ImageNet's mean",
+    "torch": "DenseNet: 0 to 1, minus ImageNet's mean, by its deviation",
+}
+
+
+def can_ask() -> bool:
+    """Whether a person sees what is asked, and can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_preparation(question: Question) -> Preparation:
+    """Print the answers of each candidate, and return the one that is chosen. Everything goes to stderr."""
+    from cifar.training.export.pixels.preparation import parse_preparation
+
+    candidates = list(question.answers)
+    _print(f"The model does not tell which pixel values it was trained on: {question.reason}.")
+    _print("Which column names most of these images rightly?\n")
+    _print(_table(question, candidates))
+    for number, candidate in enumerate(candidates, 1):
+        warning = "  All images get one label: probably wrong." if question.gives_one_label(candidate) else ""
+        _print(f"  {number}  {candidate.name:<7} {_MEANINGS[candidate.name]}.{warning}")
+    while True:
+        _print(
+            f"\nA number, or LOW,HIGH (without an answer: look up how the model was trained) [1-{len(candidates)}]: ",
+            end="",
+        )
+        text = sys.stdin.readline()
+        if not text:
+            raise KeyboardInterrupt  # end of input
+        if text.strip() in {str(number) for number in range(1, len(candidates) + 1)}:
+            return candidates[int(text) - 1]
+        try:
+            return parse_preparation(text.strip())
+        except ValueError as error:
+            _print(str(error))
+
+
+def _table(question: Question, candidates: Sequence[Preparation]) -> str:
+    lines = [_row("", [candidate.name for candidate in candidates])]
+    for number, image in enumerate(question.images[:_MOST_ROWS]):
+        answers = (question.answers[candidate][number] for candidate in candidates)
+        lines.append(_row(image[-_WIDTH:], [f"{label[: _WIDTH - 6]} {score:.2f}" for label, score in answers]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(head: str, cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:<{_WIDTH}}" for cell in (head, *cells)).rstrip()
+
+
+def _print(text: str, end: str = "\n") -> None:
+    print(text, file=sys.stderr, end=end, flush=True)

@@ -1,0 +1,183 @@
+"""Derive from a model's layers which pixel values it was trained on, where they leave no doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cifar.training.export.pixels.preparation import (
+    BYTES,
+    CAFFE_MEAN,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SYMMETRIC,
+    UNIT,
+    Preparation,
+)
+from cifar.training.export.pixels.walk import walk
+from cifar.training.export.reading.classifier import Classifier
+
+_PROBES = (-1.0, 0.0, 0.5, 1.0, 127.5, 255.0)
+"""Values of flat images: the ends and the middle of each range."""
+
+_RANGES = {BYTES: (0.0, 127.5, 255.0), UNIT: (0.0, 0.5, 1.0), SYMMETRIC: (-1.0, 0.0, 1.0)}
+
+_ENDS = {
+    BYTES: ((0, 1), (-1, 1), (255, 0)),
+    UNIT: ((-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5), (1, 0)),
+    SYMMETRIC: ((0, 1), (0, 255)),
+}
+"""What black and white become in the conversions in common use. None of them makes sense for another range."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What the layers say of the range."""
+
+    preparation: Preparation | None
+    """None where the layers do not tell."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """What a layer makes of flat images: for each number that it returns and that depends on the image."""
+
+    results: dict[float, np.ndarray]
+    """`(numbers,)` by value of the image."""
+    channel: np.ndarray
+    """`(numbers,)`, the channel of the image on which each depends most."""
+    channels: int
+
+    def at(self, preparation: Preparation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the results for black, the middle and white."""
+        low, middle, high = _RANGES[preparation]
+        return self.results[low], self.results[middle], self.results[high]
+
+
+def derive(classifier: Classifier) -> Derived:
+    """Return the range of the pixels that the first arithmetic on them shows, and the reason.
+
+    The arithmetic must fit exactly one range: dividing by 255 makes sense for 0 to 255 only, and `2 * x - 1` for 0 to 1 only.
+    """
+    if classifier.integer:
+        return Derived(BYTES, "the model takes integers")
+    if not getattr(classifier.layers, "inputs", None):
+        return Derived(None, "the layers of the model cannot be seen")
+    steps, stopped_at = _mappings(classifier)
+    if bgr := next((layer for layer, _, mapping in steps if _expects_bgr(mapping)), None):
+        return Derived(
+            None, f"{bgr} subtracts ImageNet's means in the order blue, green, red, as for --preprocessing=bgr:0,255"
+        )
+    found: dict[Preparation, str] = {}
+    for layer, normalises, mapping in steps:
+        fitting = [each for each in _RANGES if _fits(each, mapping, normalises=normalises)]
+        if len(fitting) == 1:
+            found.setdefault(fitting[0], f"{layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
+    if len(found) == 1:
+        return Derived(*found.popitem())
+    if found:
+        return Derived(None, "its layers contradict each other: " + "; ".join(found.values()))
+    return Derived(None, f"no layer before {stopped_at} shows it" if stopped_at else "no layer shows it")
+
+
+def _mappings(classifier: Classifier) -> tuple[list[tuple[str, bool, _Mapping]], str]:
+    """Return name, kind and mapping of each layer before the learned ones, and the name of the first learned one."""
+    model = classifier.layers
+    sizes = iter((classifier.image.height, classifier.image.width))
+    shape = tuple(next(sizes) if size is None else size for size in model.inputs[0].shape[1:])
+    flat = [walk(model, np.full(shape, value, np.float32)) for value in _PROBES]
+    coloured = [walk(model, image) for image in _coloured(shape, classifier.image.channels)]
+    steps = []
+    for number, step in enumerate(flat[0].steps):
+        values = [walked.steps[number].values for walked in flat]
+        mapping = _mapping(values, [walked.steps[number].values for walked in coloured])
+        if mapping:
+            steps.append((step.layer, step.normalises, mapping))
+    return steps, (flat[0].stopped_at or [""])[0]
+
+
+def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
+    """Return an image for each channel in which that channel alone is 255."""
+    axis = next((axis for axis in (-1, 0) if shape[axis] in {channels, channels + 1}), None)
+    if axis is None or channels == 1:
+        return [np.full(shape, 255, np.float32)]
+    images = np.zeros((channels, *shape), np.float32)
+    for channel in range(channels):
+        np.moveaxis(images[channel], axis, -1)[..., channel] = 255
+    return list(images)
+
+
+def _mapping(values: list[np.ndarray], coloured: list[np.ndarray]) -> _Mapping | None:
+    results = np.stack([each.ravel() for each in values])
+    depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-9)  # padding does not
+    if not depends.any() or not np.isfinite(results).all():
+        return None
+    changes = np.abs(np.stack([each.ravel() for each in coloured]) - results[1])
+    rows = np.vstack([results, changes.argmax(axis=0)])[:, depends]
+    rows = np.unique(rows.round(7), axis=1)
+    return _Mapping(dict(zip(_PROBES, rows[:-1], strict=True)), rows[-1].astype(int), len(coloured))
+
+
+def _fits(preparation: Preparation, mapping: _Mapping, *, normalises: bool) -> bool:
+    """Whether a layer turns this range, and not by accident, into one that networks are trained on."""
+    black, middle, white = mapping.at(preparation)
+    span = np.abs(white - black)
+    if not (np.abs(middle - (black + white) / 2) <= 0.01 * span).all():
+        return False  # not linear there, such as a clip
+    if any(_close(black, low, span) and _close(white, high, span) for low, high in _ENDS[preparation]):
+        return True
+    if preparation is UNIT and mapping.channels == 3 and _is_imagenet(black, white, mapping.channel):
+        return True
+    if normalises:
+        return _is_plausible(preparation, mapping)
+    divided = (span >= 0.85) & (span <= 5.1) & (np.maximum(np.abs(black), np.abs(white)) <= 4)
+    subtracted = np.isclose(span, 255, rtol=0.01) & (black <= -50) & (white >= 50)
+    return preparation is BYTES and bool((divided | subtracted).all())
+
+
+def _close(values: np.ndarray, expected: Any, span: np.ndarray) -> bool:
+    return bool((np.abs(values - expected) <= 0.01 * span).all())
+
+
+def _is_imagenet(black: np.ndarray, white: np.ndarray, channel: np.ndarray) -> bool:
+    """Whether red, green and blue are shifted and scaled by ImageNet's means: alone ("caffe") or with deviations ("torch")."""
+    means, stds = np.asarray(IMAGENET_MEAN)[channel], np.asarray(IMAGENET_STD)[channel]
+    caffe = np.asarray(CAFFE_MEAN)[channel]
+    span = np.abs(white - black)
+    torch = _close(black, -means / stds, span) and _close(white, (1 - means) / stds, span)
+    return torch or (_close(black, -caffe, span) and _close(white, 255 - caffe, span))
+
+
+def _expects_bgr(mapping: _Mapping) -> bool:
+    """Whether red is shifted by ImageNet's mean of blue, and blue by that of red: such a model was trained on BGR images."""
+    if mapping.channels != 3:
+        return False
+    black, _, white = mapping.at(BYTES)
+    mean = -black / (white - black) * 255  # in units of the input, so of 0..255 or of 0..1
+    exchanged = np.select([mapping.channel == 0, mapping.channel == 2], [CAFFE_MEAN[2], CAFFE_MEAN[0]], np.nan)
+    blue_or_red = ~np.isnan(exchanged)
+    off = np.minimum(np.abs(mean - exchanged), np.abs(255 * mean - exchanged))[blue_or_red]
+    return bool(off.size and (off < 0.5).all())
+
+
+def _is_plausible(preparation: Preparation, mapping: _Mapping) -> bool:
+    """Whether a Normalization's mean and deviation can be those of images in this range.
+
+    No data in [low, high] with mean m has a variance above (high - m) * (m - low), and photographs stay well below.
+    """
+    black, _, white = mapping.at(BYTES)
+    deviation = 255 / np.abs(white - black)
+    mean = -black / (white - black) * 255
+    low, _, high = _RANGES[preparation]
+    mean, deviation = (mean - low) / (high - low), deviation / (high - low)
+    return bool(
+        ((mean > 0) & (mean < 1) & (deviation > 0.02) & (deviation < 0.45) & (deviation**2 < mean * (1 - mean))).all()
+    )
+
+
+def _shown(mapping: _Mapping, preparation: Preparation) -> str:
+    black, _, white = mapping.at(preparation)
+    return f"{black.min():.3g},{white.max():.3g}"

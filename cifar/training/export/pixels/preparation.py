@@ -1,0 +1,97 @@
+"""What is done to an image's pixels before they enter the network, as the model's author did it in training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]: mode "torch" of `keras.applications`' `preprocess_input`."""
+
+CAFFE_MEAN = (123.68, 116.779, 103.939)
+"""Of red, green and blue in [0, 255]: mode "caffe", which also exchanges red and blue."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Turns pixels in [0, 1] into what the network was trained on: exchanges channels, then scales and shifts each."""
+
+    name: str
+    """As `--preprocessing` takes it, such as `0,255` or `caffe`."""
+    scale: tuple[float, ...]
+    """One factor, or one for each channel of the network's input."""
+    offset: tuple[float, ...]
+    bgr: bool = False
+    """True if the network expects blue, green, red."""
+
+    def __call__(self, images: Any) -> Any:
+        """Prepare images in [0, 1], `(..., channels)` RGB or grey. Takes arrays and TensorFlow's tensors."""
+        import numpy as np  # not above: the command line imports this module to parse an option
+
+        if self.bgr:
+            images = images[..., ::-1]
+        return images * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The values of a black and of a white pixel, or None if they differ between channels."""
+        if len(self.scale) > 1:
+            return None
+        return self.offset[0], self.offset[0] + self.scale[0]
+
+    @property
+    def white(self) -> float:
+        """The largest value that a white pixel has in any channel."""
+        return max(offset + scale for scale, offset in zip(self.scale, self.offset, strict=True))
+
+    @property
+    def option(self) -> str:
+        """The option of the command line that names this preparation."""
+        plain = not self.bgr and self.input_range is not None
+        return f"--input-range={self.name}" if plain else f"--preprocessing={self.name}"
+
+
+def range_of(low: float, high: float, *, bgr: bool = False) -> Preparation:
+    """Return the preparation that makes a black pixel `low` and a white one `high`."""
+    return Preparation(f"{'bgr:' if bgr else ''}{low:g},{high:g}", (high - low,), (low,), bgr)
+
+
+CAFFE = Preparation("caffe", (255.0,) * 3, tuple(-mean for mean in reversed(CAFFE_MEAN)), bgr=True)
+TORCH = Preparation(
+    "torch",
+    tuple(1 / std for std in IMAGENET_STD),
+    tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)),
+)
+BYTES = range_of(0, 255)
+UNIT = range_of(0, 1)
+SYMMETRIC = range_of(-1, 1)
+
+_NAMED = {"caffe": CAFFE, "torch": TORCH, "tf": SYMMETRIC}
+
+
+def candidates(channels: int) -> tuple[Preparation, ...]:
+    """Return the preparations that are in common use, for an image with this number of channels."""
+    return (BYTES, UNIT, SYMMETRIC, *((CAFFE, TORCH) if channels == 3 else ()))
+
+
+def parse_preparation(text: str) -> Preparation:
+    """Return the preparation that the option `--preprocessing` names.
+
+    Args:
+        text: `caffe`, `tf`, `torch`, `LOW,HIGH` or `bgr:LOW,HIGH`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text in _NAMED:
+        return _NAMED[text]
+    numbers = text.removeprefix("bgr:")
+    try:
+        low, high = map(float, numbers.split(","))
+    except ValueError:
+        raise ValueError(f"expected caffe, tf, torch, LOW,HIGH or bgr:LOW,HIGH; got {text!r}") from None
+    if not (math.isfinite(high - low) and low < high):
+        raise ValueError(f"LOW must be below HIGH; got {text!r}")
+    return range_of(low, high, bgr=numbers != text)

@@ -1,0 +1,133 @@
+"""Follow the pixels of an image through a Keras model, up to the first layers that have learned weights.
+
+What stands before these layers prepares the images: augmentation, which does nothing outside training, resizing, padding,
+scaling, operations of `preprocess_input`, or models of such layers. It is run rather than recognised, so it may be any layer
+or function. Works for models of Keras 3 and of Keras 2 (`tf_keras`), whose classes have the same names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass
+class Walk:
+    """What happened to one image."""
+
+    steps: list[Step] = field(default_factory=list)
+    """The results of all layers without learned weights that were reached, in the order of the model's connections."""
+    stopped_at: list[str] = field(default_factory=list)
+    """The names of the layers with learned weights that were reached."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one layer or operation returned."""
+
+    layer: str
+    normalises: bool
+    """Whether this is a Normalization layer, whose numbers are statistics of training images."""
+    values: np.ndarray
+
+
+def walk(model: Any, image: np.ndarray) -> Walk:
+    """Follow `image`, in the shape of the model's input, without the batch axis."""
+    walked = Walk()
+    batch = model.inputs[0].shape[0] or 1
+    _through(model, tf.repeat(tf.cast(image, model.inputs[0].dtype)[None], batch, axis=0), {}, walked)
+    return walked
+
+
+def _through(layer: Any, inputs: Any, arguments: dict[str, Any], walked: Walk) -> Any:
+    """Return the outputs of a layer or of a model, or None if they depend on learned weights."""
+    if hasattr(layer, "_nodes_by_depth") and _is_of_keras(layer):
+        return _through_graph(layer, inputs, walked)
+    if type(layer).__name__ == "Sequential":
+        for each in layer.layers:
+            inputs = _through(each, inputs, {}, walked)
+            if inputs is None:
+                return None
+        return inputs
+    if _has_learned(layer):
+        walked.stopped_at.append(layer.name)
+        return None
+    outputs = _called(layer, inputs, arguments)
+    if outputs is None:
+        walked.stopped_at.append(layer.name)
+        return None
+    normalises = type(layer).__name__ == "Normalization"
+    walked.steps += [Step(layer.name, normalises, np.asarray(each[0], np.float64)) for each in _tensors(outputs)]
+    return outputs
+
+
+def _is_of_keras(layer: Any) -> bool:
+    """Whether a model is called as Keras does it. A subclass may call other layers than its graph shows."""
+    return type(layer).call.__module__.partition(".")[0] in {"keras", "tf_keras"}
+
+
+def _has_learned(layer: Any) -> bool:
+    """Whether a layer has weights, other than the state of random numbers and the statistics of a Normalization."""
+    if type(layer).__name__ == "Normalization":
+        return False
+    return any("float" in str(weight.dtype) for weight in getattr(layer, "weights", ()))
+
+
+def _called(layer: Any, inputs: Any, arguments: dict[str, Any]) -> Any:
+    """Call a layer as in prediction, and return None if it cannot be called by itself."""
+    positional = inputs if isinstance(inputs, _Positional) else (inputs,)
+    known = inspect.signature(layer.call).parameters
+    if "training" in known and arguments.get("training") is None and len(positional) < 2:
+        arguments = arguments | {"training": False}
+    try:
+        return layer(*positional, **arguments)
+    except Exception:  # a layer may raise anything, and the walk ends where it cannot go on
+        return None
+
+
+class _Positional(tuple[Any, ...]):
+    """The positional arguments of an operation that takes several."""
+
+    __slots__ = ()
+
+
+def _through_graph(model: Any, inputs: Any, walked: Walk) -> Any:
+    """Run the nodes of a Functional model that can be reached without learned weights.
+
+    `_nodes_by_depth` is what Keras itself iterates over in `call`; neither Keras 2 nor Keras 3 has a public way to the nodes.
+    """
+    given = _tensors(inputs)
+    known = {id(reference): tensor for reference, tensor in zip(model.inputs, given, strict=False)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):  # noqa: SLF001
+        for node in model._nodes_by_depth[depth]:  # noqa: SLF001
+            layer = node.operation if hasattr(node, "operation") else node.layer
+            sources = node.input_tensors if hasattr(node, "operation") else node.keras_inputs
+            if node.is_input or layer is None or not all(id(source) in known for source in _tensors(sources)):
+                continue
+            positional, arguments = _arguments(node, known)
+            outputs = _through(layer, positional if len(positional) > 1 else positional[0], dict(arguments), walked)
+            if outputs is not None:
+                known |= {
+                    id(one): tensor for one, tensor in zip(_tensors(node.outputs), _tensors(outputs), strict=True)
+                }
+    outputs = [known.get(id(output)) for output in model.outputs]
+    if any(output is None for output in outputs):
+        return None
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _arguments(node: Any, known: dict[int, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments with which Keras calls the layer of a node."""
+    if hasattr(node, "arguments"):  # Keras 3
+        positional, named = node.arguments.fill_in(known)
+    else:  # Keras 2 takes each tensor from a list, once for each use
+        positional, named = node.map_arguments({str(key): [tensor] * 16 for key, tensor in known.items()})
+    return _Positional(positional), named
+
+
+def _tensors(structure: Any) -> list[Any]:
+    return tf.nest.flatten(structure)  # type: ignore[no-any-return] # TensorFlow is untyped
