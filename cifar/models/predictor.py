@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,8 @@ class Prediction:
     """Out-of-distribution score; higher for an image less like the training images. None for a version without this score."""
     in_distribution: bool | None = None
     """True if the score is at most `OOD_THRESHOLD`. False: the image probably belongs to none of the classes."""
+    multi_label: bool = False
+    """True if each class has a probability of its own. Otherwise the probabilities of an image add up to 1."""
 
 
 class Predictor:
@@ -39,6 +43,9 @@ class Predictor:
         self.engine = engine
         self.class_names = version.manifest.class_names
         self.has_ood_score = version.manifest.has_ood_score
+        self.is_multi_label = version.manifest.is_multi_label
+        self.seconds_per_image = math.inf
+        """Shortest time of a call with one image; infinite before `warm_up`."""
         self._infer = infer
 
     @classmethod
@@ -77,7 +84,9 @@ class Predictor:
         black = np.zeros((1, *self.image.shape), np.uint8)
         try:
             for _ in range(_WARM_UP_CALLS):
+                started = time.perf_counter()
                 self.predict(black, top_k=1)
+                self.seconds_per_image = min(self.seconds_per_image, time.perf_counter() - started)
         except CifarError:
             raise
         except Exception as error:
@@ -90,8 +99,8 @@ class Predictor:
             images: `(n, height, width, channels)` `uint8` in [0, 255], `n` at least 1, of the size in `image`.
 
         Returns:
-            `float32`. `(n, classes)` probabilities, each row with sum 1; or, for a version with OOD score,
-            `(n, classes + 1)` with `ood_score` in the last column.
+            `float32`. `(n, classes)` probabilities, each row with sum 1 unless the version is multi-label; or, for a version
+            with OOD score, `(n, classes + 1)` with `ood_score` in the last column.
 
         Raises:
             BadParameter: another dtype or shape. Without this check, floats in [0, 1] would be rounded down to black.
@@ -132,4 +141,4 @@ class Predictor:
         scores = dict(zip(self.class_names, probabilities, strict=True))
         ranked = sorted(scores.items(), key=lambda item: -item[1])
         in_distribution = None if ood_score is None else ood_score <= OOD_THRESHOLD
-        return Prediction(scores, ranked[:top_k], ood_score, in_distribution)
+        return Prediction(scores, ranked[:top_k], ood_score, in_distribution, self.is_multi_label)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from cifar.errors import CifarError
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+"""A function that answers the requests of one route."""
 
 
 def error_response(error: CifarError, request_id: str) -> JSONResponse:
@@ -36,7 +42,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
+def with_headers(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> Send:
     """Return a `send` that adds headers, names in lower case, to an answer. It replaces none that the answer has."""
 
     async def send_with(message: Message) -> None:

@@ -115,7 +115,7 @@ def ask(app, *, access_log: bool = True, **scope: object) -> None:
     async def send(_: object) -> None:
         pass
 
-    request = {"type": "http", "method": "POST", "path": "/predict", "state": {"request_id": "an-id"}, **scope}
+    request = {"type": "http", "method": "POST", "path": "/predict", "headers": [], **scope}
     asyncio.run(Observe(app, access_log=access_log)(request, None, send))
 
 
@@ -148,7 +148,7 @@ def test_a_request_without_an_answer_is_counted(caplog, app, status):
 def test_a_request_that_another_worker_forwards_is_counted_by_that_worker_only(caplog):
     """Otherwise each call of the page would count twice."""
     caplog.set_level(logging.INFO, "cifar.access")
-    ask(_answer, state={"request_id": "an-id", "from_worker": True})
+    ask(_answer, state={"from_worker": True})
     assert caplog.records == []
     ask(_answer)
     assert len(caplog.records) == 1

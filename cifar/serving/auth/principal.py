@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from starlette.types import Scope
@@ -46,10 +47,15 @@ def rate_limit_key(scope: Scope) -> str:
     if principal := scope["state"].get("principal"):
         return f"caller:{principal.name}"
     client = scope.get("client")
+    return _network_of(client[0]) if client else "None"
+
+
+@lru_cache(maxsize=10_000)
+def _network_of(client: str) -> str:
     try:
-        address = ipaddress.ip_address(client[0]) if client else None
+        address = ipaddress.ip_address(client)
     except ValueError:
-        address = None
+        return "None"
     if isinstance(address, ipaddress.IPv6Address):
         return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
     return str(address)

@@ -26,6 +26,9 @@ class BodyLimit:
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
             await self._refuse(scope, receive, send)
             return
+        if announced.isdecimal() and not header(scope, b"transfer-encoding"):  # the server counts these bytes
+            await self.app(scope, receive, send)
+            return
         received = 0
         exceeded = started = False
 

@@ -1,38 +1,50 @@
-"""The second middleware: counts, times and logs every request under the label of its route.
+"""The outermost middleware: gives each request an id, counts, times and logs it, and adds headers to its answer.
 
-Paths themselves are not used as labels, because that would make the cardinality of the metrics unbounded.
+Requests are counted under the label of their route. Paths themselves are not used as labels, because that would make the
+cardinality of the metrics unbounded.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
+from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cifar.records.values import REQUEST_ID
+from cifar.serving.asgi import header, with_headers
 from cifar.serving.process.logs import request_id
 from cifar.serving.process.metrics import LATENCY, REQUESTS
 from cifar.serving.routes import OTHER, RouteRule, rule_of
 
 log = logging.getLogger("cifar.access")
 
+Headers = Sequence[tuple[bytes, bytes]]
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Other methods share one label too."""
 
 
 class Observe:
-    """Counts, times and logs requests. It stands directly inside `RequestId` and so sees the status of every answer."""
+    """Identifies, counts, times and logs requests. It is outermost, and so sees the status of every answer.
 
-    def __init__(self, app: ASGIApp, *, access_log: bool) -> None:
+    The id of a request is its `X-Request-ID`, if that is a valid one, or a random one. The answer has it in that header.
+    """
+
+    def __init__(self, app: ASGIApp, *, access_log: bool, headers: Headers = ()) -> None:
         """Observe `app`.
 
         Args:
             app: the app that answers.
             access_log: log one line for each request.
+            headers: names in lower case, and values; added to each answer that has none of that name.
         """
         self.app = app
         self._access_log = access_log
+        self._headers = headers
         self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for status in (200, 500, 503):  # `rate()` misses the first increase of a series that did not exist
             self._series_of("POST", "/predict", status)
@@ -40,13 +52,14 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on. The time ends with the head of the answer, since a stream may last for hours."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, with_headers(send, self._headers))
             return
         started = time.perf_counter()
-        request_id.set(scope["state"]["request_id"])
-        if scope["state"].get("from_worker"):  # counted by the worker that received it
-            await self.app(scope, receive, send)
-            return
+        chosen = header(scope, b"x-request-id")
+        own_id = chosen if REQUEST_ID.fullmatch(chosen) else secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = own_id
+        request_id.set(own_id)
+        counted = not scope["state"].get("from_worker")  # else the worker that received it counts it
         method = scope["method"] if scope["method"] in _METHODS else OTHER
         rule = rule_of(scope["path"])
         status = 0
@@ -54,13 +67,15 @@ class Observe:
         def count(answered: int) -> None:
             nonlocal status
             status = answered
-            requests, latency = self._series_of(method, rule.label, status)
-            requests.inc()
-            latency.observe(time.perf_counter() - started)
+            if counted:
+                requests, latency = self._series_of(method, rule.label, status)
+                requests.inc()
+                latency.observe(time.perf_counter() - started)
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 count(message["status"])
+                message["headers"] = self._completed(message["headers"], own_id)
             await send(message)
 
         try:
@@ -72,8 +87,17 @@ class Observe:
         finally:
             if not status:
                 count(499)  # the client disconnected before the answer
-            if self._access_log:
+            if self._access_log and counted:
                 _log(method, rule, status, time.perf_counter() - started)
+
+    def _completed(self, headers: Headers, own_id: str) -> Headers:
+        """Add our headers. Another worker that answered the request has added the id already."""
+        present = {name.lower() for name, _ in headers}
+        return [
+            *(pair for pair in headers if pair[0] != b"x-request-id"),
+            (b"x-request-id", own_id.encode()),
+            *(pair for pair in self._headers if pair[0] not in present),
+        ]
 
     def _series_of(self, method: str, label: str, status: int) -> tuple[Counter, Histogram]:
         """Return the metrics of such requests. Their look-up by labels is as slow as counting, so they are kept here."""

@@ -111,7 +111,9 @@ class Classifier:
             inference_ms = None
             if answer is None:
                 pixels = await self._decode(payload, predictor.image)
-                row, seconds = await served.batcher.submit(pixels, channel=channel)
+                row, seconds = served.batcher.at_once(pixels, channel=channel) or await served.batcher.submit(
+                    pixels, channel=channel
+                )
                 answer, inference_ms = CachedAnswer(pixels, row), seconds * 1000
                 self._cache.put_local(key, answer)
                 self._cache.put_shared(key, answer)

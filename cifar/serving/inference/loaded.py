@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 _REMOTE_BATCHES = 8
 """Batches sent to a model server at the same time. It computes them in parallel."""
+_QUICK_SECONDS = 0.002
+"""A model that answers one image in this time runs in the event loop, if the process has one core to itself."""
+_VERY_QUICK_SECONDS = 0.0003
+"""The same, if it has several: then a thread that computes at the same time is worth more than it costs."""
 _RETRY_SECONDS = 60
 """Time after which a version that failed to load is tried again, although the rollout has not changed."""
 
@@ -301,7 +305,13 @@ class LoadedVersions:
             parallel = _REMOTE_BATCHES if predictor.engine in REMOTE else 1
             batcher = Batcher(predictor.answers, max_images=self._settings.max_batch_images, parallel=parallel)
         else:
-            batcher = Batcher(predictor.answers, max_images=1, parallel=self._threads)
+            limit = _QUICK_SECONDS if self._threads == 1 else _VERY_QUICK_SECONDS
+            batcher = Batcher(
+                predictor.answers,
+                max_images=1,
+                parallel=self._threads,
+                in_loop=predictor.seconds_per_image <= limit,
+            )
         return Served(predictor, batcher)
 
     def _drop_unused(self) -> None:

@@ -14,7 +14,7 @@ Disconnected = Callable[[], Awaitable[object]] | None
 
 
 _WATCH_AFTER_SECONDS = 0.02
-"""Most images are answered sooner, and need no task that watches the connection."""
+"""Most images are answered sooner, and need neither a time limit nor a task that watches the connection."""
 
 
 class QueueSlots:
@@ -45,17 +45,22 @@ class QueueSlots:
             raise Overloaded(f"{self._max_images} images are waiting already. Try again in a moment.")
         self.taken += 1
         watch: asyncio.Task[None] | None = None
-        timer: asyncio.TimerHandle | None = None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._max_seconds
+
+        def start_watching() -> None:
+            nonlocal watch
+            limit.reschedule(deadline)
+            if disconnected:
+                watch = asyncio.create_task(_expire_when(disconnected, limit))
+
         try:
-            async with asyncio.timeout(self._max_seconds) as limit:
-                if disconnected:
-
-                    def start_watching() -> None:
-                        nonlocal watch
-                        watch = asyncio.create_task(_expire_when(disconnected, limit))
-
-                    timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, start_watching)
-                yield
+            async with asyncio.timeout(None) as limit:
+                timer = loop.call_later(min(_WATCH_AFTER_SECONDS, self._max_seconds), start_watching)
+                try:
+                    yield
+                finally:
+                    timer.cancel()
         except TimeoutError as error:
             if watch and watch.done():
                 raise CallerLeft("The client disconnected before it was answered.") from error
@@ -65,8 +70,6 @@ class QueueSlots:
             ) from error
         finally:
             self.taken -= 1
-            if timer:
-                timer.cancel()
             if watch:
                 watch.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -145,11 +146,18 @@ def prepare_counts(version: int, class_names: Iterable[str], *, has_ood_score: b
 def count_answer(channel: str, version: int, prediction: Prediction) -> None:
     """Count one classified image by channel, version and predicted class."""
     label, score = prediction.top_k[0]
-    IMAGES.labels(channel, version).inc()
-    PREDICTIONS.labels(version, label).inc()
-    CONFIDENCE.labels(version).observe(score)
+    images, predictions, confidence = _series_of_answer(channel, version, label)
+    images.inc()
+    predictions.inc()
+    confidence.observe(score)
     if prediction.in_distribution is False:
         OUT_OF_DISTRIBUTION.labels(version).inc()
+
+
+@lru_cache(maxsize=10_000)
+def _series_of_answer(channel: str, version: int, label: str) -> tuple[Counter, Counter, Histogram]:
+    """Return the metrics of such answers. Their look-up by labels is as slow as counting, so they are kept here."""
+    return IMAGES.labels(channel, version), PREDICTIONS.labels(version, label), CONFIDENCE.labels(version)
 
 
 def watch(dependency: Dependency) -> None:

@@ -1,11 +1,12 @@
 """A parser for a multipart form from an in-memory body.
 
-FastAPI's own form reader writes each file into a temporary file object, which costs 65 microseconds of processor time for
-each request (`UploadFile` with a 947-byte JPEG, 2026-11-26, one core).
+FastAPI's own form reader writes each file into a temporary file object. Forms as common clients write them are cut up without
+the callbacks of the general parser, which reads all others.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _MAX_FILES = 1
 _MAX_FIELDS = 10
+
+_PLAIN_TYPE = re.compile(r'multipart/form-data; ?boundary="?([0-9A-Za-z_.\-]{1,70})"?')
+_PLAIN_HEAD = re.compile(
+    rb'(?i:content-disposition): form-data; name="(\w+)"(; filename="[^"\\\r\n]*")?(?:\r\n(?i:content-(?:type|length)): [^\r\n]*)*'
+)
+"""The head of a part without escapes, encodings, or headers that change its meaning."""
 
 
 @dataclass(slots=True)
@@ -94,6 +101,9 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
     Raises:
         BadRequest: there is no boundary, the body is not a complete form, or it has too many parts.
     """
+    plain = _PLAIN_TYPE.fullmatch(content_type)
+    if plain and (parts := _read_plain(body, plain[1].encode())):
+        return parts
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadRequest("The Content-Type multipart/form-data names no boundary.")
@@ -107,3 +117,22 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
     if not collector.ended:
         raise BadRequest("The form is incomplete: its last boundary is missing.")
     return collector.parts
+
+
+def _read_plain(body: bytes, boundary: bytes) -> list[Part] | None:
+    """Parse a form whose parts have the plainest heads and that is complete; None for any other form."""
+    delimiter = b"\r\n--" + boundary
+    if not body.startswith(delimiter[2:]):
+        return None
+    parts: list[Part] = []
+    end = len(delimiter) - 2
+    while body.startswith(b"\r\n", end) and len(parts) <= _MAX_FIELDS:
+        begin, head_end = end + 2, body.find(b"\r\n\r\n", end + 2)
+        head = _PLAIN_HEAD.fullmatch(body, begin, head_end) if head_end > 0 else None
+        end = body.find(delimiter, head_end + 4)
+        if head is None or end < 0:
+            return None
+        parts.append(Part(head[1].decode(), head[2] is not None, [body[head_end + 4 : end]]))
+        end += len(delimiter)
+    complete = body[end:] in {b"--", b"--\r\n"}
+    return parts if complete and sum(part.is_file for part in parts) <= _MAX_FILES else None

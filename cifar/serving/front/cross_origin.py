@@ -1,0 +1,25 @@
+"""CORS, for the pages of other sites."""
+
+from __future__ import annotations
+
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cifar.serving.asgi import header
+from cifar.settings import Settings
+
+
+class CrossOrigin(CORSMiddleware):
+    """Starlette's CORS. Where no other site is allowed, requests without an `Origin` pass by it, since their answers do not vary."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key"],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        varies = bool(self.allow_origins) or bool(header(scope, b"origin"))
+        await (super().__call__(scope, receive, send) if varies else self.app(scope, receive, send))
