@@ -9,6 +9,7 @@ import getpass
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,7 @@ _INPUT_RANGE = (
     "as preprocess_input of keras.applications prepares them."
 )
 _PRECISION = "Of the LiteRT file. auto: int8 in the layers where it saves time and changes the answers little; int8: the same, or fail."
-_CHECK = "A folder with a few pictures of each class, which decide the pixel range."
+_CHECK = "A folder with pictures of each class: a few decide the pixel range, and 300 or more also whether int8 holds."
 
 
 @app.command(epilog="example: python -m cifar export runs/first")
@@ -58,6 +59,9 @@ def export(
     settings = load_settings()
     if input_range and check:
         raise WrongUse("give either --input-range or --check", param_hint="--check")
+    from cifar.training.export.litert.held_out import read_held_out
+    from cifar.training.export.reading.files import Format, recognise
+    from cifar.training.export.reexport import reexport
     from cifar.training.export.source import read_source
     from cifar.training.export.write import export
 
@@ -73,7 +77,10 @@ def export(
     )
     if not name:
         _check_same_classes(read.class_names, settings)
-    version = export(read, settings.registry, name or settings.model_name, precision=precision)
+    same_network = recognise(source) is Format.VERSION and not (classes or input_range)
+    write = partial(reexport, source) if same_network else export
+    held_out = read_held_out(source, read, settings, labelled=check)
+    version = write(read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out)
     print(version.path)
     if quantization := version.manifest.quantization:
         say(f"Precision of the LiteRT file: {quantization.reason}")

@@ -18,7 +18,9 @@ from cifar.images.decode import preprocess
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
 from cifar.settings import ROOT
+from cifar.training.export import publish as publish_module
 from cifar.training.export import write as export_module
+from cifar.training.export.litert import write as litert_module
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export
 from cifar.training.network.architectures import build_model
@@ -113,7 +115,7 @@ def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
 def test_two_exports_at_once_get_different_numbers(settings, tutorial, monkeypatch):
     """An export whose number was taken in the meantime uses the next one."""
     numbers = iter([1, 1, 2])
-    monkeypatch.setattr(export_module, "next_number", lambda _: next(numbers))
+    monkeypatch.setattr(publish_module, "next_number", lambda _: next(numbers))
     assert export(tutorial, settings.registry, "net").number == 1
     assert export(tutorial, settings.registry, "net").number == 2
     assert Registry(settings.registry, "net").numbers() == [1, 2]
@@ -142,7 +144,7 @@ def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monke
     def crash(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(export_module, "sha256", crash)
+    monkeypatch.setattr(publish_module, "sha256", crash)
     with pytest.raises(OSError, match="No space left"):
         export(tutorial, settings.registry, "net")
     assert list((settings.registry / "net").iterdir()) == []
@@ -150,7 +152,7 @@ def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monke
 
 def test_a_litert_file_with_other_outputs_leaves_no_version(settings, tutorial, monkeypatch):
     """The LiteRT file must agree with the model within the same tolerance as the SavedModel."""
-    monkeypatch.setattr(export_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
+    monkeypatch.setattr(litert_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
     with pytest.raises(ExportError, match="LiteRT file differs from the model by nan"):
         export(tutorial, settings.registry, "net")
     assert list((settings.registry / "net").iterdir()) == []

@@ -1,63 +1,89 @@
-"""Export a version again with another precision of its LiteRT file. Its network, and what is known of it, stay the same."""
+"""Export a version again, with other files beside its SavedModel. Its network, and what is known of it, stay the same."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from cifar.files import temporary_folder
-from cifar.models.engines import LITERT_FILE
+from cifar.models.manifest import Manifest
 from cifar.models.registry import MANIFEST, Registry, Version
 from cifar.training.export.compare import Comparison
-from cifar.training.export.litert.judge import HeldOut
+from cifar.training.export.formats.warmup import write_warmup_requests
+from cifar.training.export.formats.write import check_formats, write_formats
+from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.litert.write import write_litert
 from cifar.training.export.publish import now, publish
+from cifar.training.export.source import ExportSource
 
-_COMPARED = 64
-"""Number of images on which the float32 file is compared with the SavedModel."""
+_ASSETS = "assets.extra"
 
 
-def reexport(version: Version, images: HeldOut, registry: Path, name: str, *, precision: Precision = "auto") -> Version:
-    """Write a copy of `version` as the next version of `name`, with a new LiteRT file made from its SavedModel.
+def reexport(
+    path: Path,
+    source: ExportSource,
+    registry: Path,
+    name: str,
+    *,
+    precision: Precision = "auto",
+    held_out: HeldOut | None = None,
+    also: Sequence[str] = (),
+) -> Version:
+    """Copy a version as the next version of `name`, and make the files beside its SavedModel anew.
+
+    Unlike `export`, it keeps the bytes of the SavedModel, the out-of-distribution score and the measurements.
 
     Args:
-        version: the version to copy. The bytes of its SavedModel stay the same.
-        images: to compare the new file on, with the SavedModel and, for int8, with the float32 file.
+        path: the version's folder.
+        source: read from it.
         registry: the folder of all models.
         name: of the model in it.
         precision: of the LiteRT file; see `choose_precision`.
+        held_out: images to judge int8 on. Default: the comparison images, without labels.
+        also: further formats; see `FORMATS`.
 
     Raises:
-        VersionUnusable: a file of `version` differs from its manifest.
-        ExportError: the new file gives other answers, or int8 was requested and not accepted.
+        VersionUnusable: a file of the version differs from its manifest.
+        ExportError: a new file gives other answers, or int8 was requested and not accepted.
     """
-    version.verify()  # before loading: a SavedModel can run any code
+    check_formats(also)
+    old = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    Version(path, old).verify()  # before loading: a SavedModel can run any code
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
     with temporary_folder(base) as folder:
-        shutil.copytree(version.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        (folder / LITERT_FILE).unlink(missing_ok=True)
+        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, _ASSETS))
         loaded = tf.saved_model.load(str(folder))
-        some = images.some(_COMPARED).images
-        expected = {
-            name: value.numpy() for name, value in loaded.signatures["serving_uint8"](image=tf.constant(some)).items()
-        }
-        comparison = Comparison([f"image {number}" for number in range(len(some))], some, expected)
-        manifest = version.manifest
+        images = np.stack(list(source.images.values()))
+        outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))
+        comparison = Comparison(list(source.images), images, {key: value.numpy() for key, value in outputs.items()})
         difference, quantization = write_litert(
             loaded.signatures,
             folder,
             comparison,
             name=name,
-            image=manifest.image,
-            class_names=manifest.class_names,
-            multi_label=manifest.is_multi_label,
+            image=old.image,
+            class_names=old.class_names,
+            multi_label=old.is_multi_label,
             precision=precision,
-            held_out=images,
+            held_out=held_out,
         )
-        parity = manifest.parity | {"litert_max_abs_difference": difference}
-        changed = {"name": name, "created": now(), "parity": parity, "quantization": quantization}
-        return publish(folder, base, manifest.model_copy(update=changed))
+        manifest = old.model_copy(update={"name": name, "created": now(), "quantization": quantization})
+        write_warmup_requests(name, old.signatures, old.image, folder)
+        written = write_formats(
+            also,
+            folder,
+            manifest=manifest,
+            signatures=loaded.signatures,
+            comparison=comparison,
+            model=source.model,
+            options=source.options,
+            answers=lambda _: np.asarray(comparison.expected["probabilities"]),
+        )
+        parity = old.parity | {"litert_max_abs_difference": difference} | written
+        return publish(folder, base, manifest.model_copy(update={"parity": parity}))

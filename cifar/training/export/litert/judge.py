@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -15,8 +13,8 @@ from cifar.cpus import available_cpus
 from cifar.models.engines import litert_from
 from cifar.models.manifest import Figure
 from cifar.training.data.outliers import make_outliers
+from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.measures import auroc, measure
-from cifar.training.run.run_folder import SAMPLES
 
 MIN_IMAGES = 300
 """If none of 300 labels changes, fewer than 1 % of all labels change, with 95 % confidence (the rule of three)."""
@@ -33,31 +31,6 @@ BOUNDS = {
 _RANKED = 10
 """Of more classes only the most probable ones are compared: the mean over a thousand classes is always near zero."""
 _THREAD_CHUNK = 16
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Images that the network was not trained on."""
-
-    images: np.ndarray
-    """`(n, height, width, channels)` `uint8`."""
-    labels: np.ndarray | None
-    """`(n,)`, positions of the true classes; None if they are unknown."""
-    source: str
-    """Where the images come from, for the manifest."""
-
-    @classmethod
-    def of_run(cls, run: Path) -> Self | None:
-        """Read those of a run folder; None for a run of before 2026-11-26, which kept only samples."""
-        with np.load(run / SAMPLES) as samples:
-            if "held_out_images" not in samples:
-                return None
-            return cls(samples["held_out_images"], samples["held_out_labels"], "held-out images of the run")
-
-    def some(self, count: int) -> HeldOut:
-        """Return at most `count` images, evenly spaced: data sets are often ordered by class."""
-        chosen = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).astype(int)
-        return replace(self, images=self.images[chosen], labels=None if self.labels is None else self.labels[chosen])
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from cifar.cpus import available_cpus
 from cifar.errors import ExportError
 from cifar.models.engines import litert_from
 from cifar.models.manifest import Figure, Quantization
-from cifar.training.export.litert.judge import MIN_IMAGES, HeldOut, Judge
+from cifar.training.export.litert.held_out import HeldOut
+from cifar.training.export.litert.judge import MIN_IMAGES, Judge
 
 Precision = Literal["auto", "float32", "int8"]
 

@@ -13,7 +13,7 @@ from cifar.models.engines import LITERT_FILE, litert_from
 from cifar.models.manifest import Quantization
 from cifar.training.export.compare import Comparison
 from cifar.training.export.litert.file import convert, with_metadata
-from cifar.training.export.litert.judge import HeldOut
+from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision, choose_precision
 
 log = logging.getLogger(__name__)

@@ -29,10 +29,12 @@ class Labelled:
     """`(n,)`, numbers of classes."""
 
 
-def read_labelled(folder: Path, class_names: Sequence[str], spec: ImageSpec, *, max_pixels: int) -> Labelled:
+def read_labelled(
+    folder: Path, class_names: Sequence[str], spec: ImageSpec, *, max_pixels: int, most: int = _MOST_PICTURES
+) -> Labelled:
     """Read the pictures below `folder` that lie in a folder named after a class, or whose names begin with a class.
 
-    Of more than 400 pictures, 400 are taken at even distances.
+    Of more than `most` pictures, `most` are taken at even distances.
 
     Raises:
         ExportError: no picture is labelled.
@@ -41,7 +43,7 @@ def read_labelled(folder: Path, class_names: Sequence[str], spec: ImageSpec, *, 
         raise ExportError(f"--check {folder} is no folder. Name a folder with a few pictures of each class.")
     files = sorted(_labelled_files(folder, class_names))
     images, labels = [], []
-    for at in np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_PICTURES)).astype(int)):
+    for at in np.unique(np.linspace(0, len(files) - 1, min(len(files), most)).astype(int)):
         file, label = files[at]
         try:
             images.append(preprocess(file.read_bytes(), spec, max_pixels=max_pixels))

@@ -1,0 +1,56 @@
+"""Images that a network was not trained on, to judge its int8 file on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cifar.settings import Settings
+from cifar.training.export.pixels.labelled import read_labelled
+from cifar.training.export.reading.files import Format, recognise
+from cifar.training.export.source import ExportSource
+from cifar.training.run.run_folder import SAMPLES
+
+_MAX_PICTURES = 2500
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that the network was not trained on."""
+
+    images: np.ndarray
+    """`(n, height, width, channels)` `uint8`."""
+    labels: np.ndarray | None
+    """`(n,)`, positions of the true classes; None if they are unknown."""
+    source: str
+    """Where the images come from, for the manifest."""
+
+    def some(self, count: int) -> HeldOut:
+        """Return at most `count` images, evenly spaced: data sets are often ordered by class."""
+        chosen = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).astype(int)
+        return replace(self, images=self.images[chosen], labels=None if self.labels is None else self.labels[chosen])
+
+
+def read_held_out(path: Path, source: ExportSource, settings: Settings, *, labelled: Path | None = None) -> HeldOut:
+    """Read images to judge int8 on: those of a folder, or else the run's, or else the comparison images without labels.
+
+    Args:
+        path: what is exported.
+        source: read from it.
+        settings: the pixel limit.
+        labelled: a folder of pictures of each class, of which at most 2,500 are read.
+
+    Raises:
+        ExportError: no picture in the folder is labelled.
+    """
+    if labelled:
+        limits = {"max_pixels": settings.max_image_pixels, "most": _MAX_PICTURES}
+        read = read_labelled(labelled, source.class_names, source.spec, **limits)
+        return HeldOut(read.images, read.labels, f"pictures in {labelled.name}")
+    if recognise(path) is Format.RUN:
+        with np.load(path / SAMPLES) as samples:
+            if "held_out_images" in samples:  # a run of before 2026-11-26 kept only samples
+                return HeldOut(samples["held_out_images"], samples["held_out_labels"], "held-out images of the run")
+    return HeldOut(np.stack(list(source.images.values())), None, "comparison images")
