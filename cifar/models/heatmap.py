@@ -25,6 +25,8 @@ _WINDOW_STEPS = 3
 _BLUR_STEPS = 1
 """Radius of the blur, in steps. The blurred part keeps its colours and loses its shapes."""
 _MIN_PROBABILITY = 1e-12
+_MIN_RESIDUAL = 1e-6
+"""Smallest `1 - p` of a multi-label version. In `float32`, smaller differences from 1 are rounding."""
 _OPACITY = 0.6
 # every 16th colour of Matplotlib's "inferno", whose lightness rises evenly from black to yellow
 _COLOURS = np.frombuffer(
@@ -66,7 +68,9 @@ def _centres(side: int) -> np.ndarray:
     return np.linspace(0, side, STEPS + 1)
 
 
-def heat(probabilities: np.ndarray, label_index: int, height: int, width: int) -> np.ndarray:
+def heat(
+    probabilities: np.ndarray, label_index: int, height: int, width: int, *, multi_label: bool = False
+) -> np.ndarray:
     """Compute the map from the model's answers.
 
     The fall of the label's log-odds is measured, not of its probability: a probability of 0.9999 hardly moves, its odds do.
@@ -77,13 +81,18 @@ def heat(probabilities: np.ndarray, label_index: int, height: int, width: int) -
         label_index: position of the label among the classes.
         height: rows of the image.
         width: columns of the image.
+        multi_label: whether each class has a probability of its own. Its odds then do not depend on the other classes.
 
     Returns:
         `(height, width)` `float32` in [0, 1]. The hottest pixel is 1. Where occlusion does not lower the score, or raises
         it, the map is 0; it is 0 everywhere when no occlusion lowers the score.
     """
     of_label = probabilities[:, label_index].astype(np.float64)
-    of_others = np.delete(probabilities, label_index, axis=1).sum(axis=1, dtype=np.float64)
+    if multi_label:
+        of_label = np.minimum(of_label, 1 - _MIN_RESIDUAL)
+        of_others = 1 - of_label
+    else:
+        of_others = np.delete(probabilities, label_index, axis=1).sum(axis=1, dtype=np.float64)
     log_odds = np.log(np.maximum(of_label, _MIN_PROBABILITY)) - np.log(np.maximum(of_others, _MIN_PROBABILITY))
     falls = (log_odds[0] - log_odds[1:]).reshape(STEPS + 1, STEPS + 1)
     map_ = np.maximum(_weights(height) @ falls @ _weights(width).T, 0)

@@ -35,12 +35,16 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "tensor_shape": (2, "Shape"),
         "content": (4, "bytes"),
         "floats": (5, "repeated float"),
+        "ints": (7, "repeated int32"),
+        "strings": (8, "repeated bytes"),
     },
     "Number": {"value": (1, "int64")},
     "Model": {"name": (1, "string"), "version": (2, "Number"), "signature_name": (3, "string")},
     "Named": {"key": (1, "string"), "value": (2, "Tensor")},
     "Request": {"model": (1, "Model"), "inputs": (2, "repeated Named")},
     "Response": {"outputs": (1, "repeated Named")},
+    "PredictLog": {"request": (1, "Request")},
+    "PredictionLog": {"predict_log": (6, "PredictLog")},
 }
 """The fields of each message: number and type. On the wire, a map is a repeated pair of key and value."""
 

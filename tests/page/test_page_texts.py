@@ -96,6 +96,23 @@ def test_the_headline_of_an_answer_is_as_certain_as_its_score(scores, english, c
     assert chinese is None or shown.zh == chinese
 
 
+@pytest.mark.parametrize(
+    ("scores", "english", "chinese"),
+    [
+        ({"cat": 0.9, "dog": 0.7, "frog": 0.4}, "Shows: cat, dog.", "识别到：猫、狗。"),
+        (
+            {"cat": 0.4, "dog": 0.45},
+            "No class reaches 50 %; the most probable is dog.",
+            "没有类别达到 50 %；最可能的是狗。",
+        ),
+    ],
+)
+def test_the_headline_of_a_multi_label_version_names_every_probable_class(scores, english, chinese):
+    """`Probably a cat` would deny the dog in the same image."""
+    shown = headline(Prediction(scores, list(scores.items()), multi_label=True))
+    assert (shown.en, shown.zh) == (english, chinese)
+
+
 def an_answer(scores: dict[str, float] | None = None, **more) -> Classification:
     scores = scores or {"cat": 0.97, "dog": 0.03}
     prediction = Prediction(scores, list(scores.items()), **more)

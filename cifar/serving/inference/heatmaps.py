@@ -111,7 +111,13 @@ class Explainer:
         async with self._classifier.queue.slot(channel, disconnected), self._one_at_a_time:
             started = time.perf_counter()
             served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
-            heat = await heat_map(served.batcher, answer.seen, list(scores).index(label), classes=len(scores))
+            heat = await heat_map(
+                served.batcher,
+                answer.seen,
+                list(scores).index(label),
+                classes=len(scores),
+                multi_label=answer.prediction.multi_label,
+            )
             overlay = await asyncio.to_thread(self._draw, payload or b"", heat)
             seconds = time.perf_counter() - started
         return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
@@ -121,7 +127,9 @@ class Explainer:
         return maps.overlay(photo, heat)
 
 
-async def heat_map(batcher: Batcher, pixels: np.ndarray, label_index: int, *, classes: int) -> np.ndarray:
+async def heat_map(
+    batcher: Batcher, pixels: np.ndarray, label_index: int, *, classes: int, multi_label: bool = False
+) -> np.ndarray:
     """Compute the heat map of one image by occlusion sensitivity: see `cifar.models.heatmap`.
 
     The images wait in the batcher a few at a time, so that predictions that arrive meanwhile do not wait for all of them.
@@ -131,6 +139,7 @@ async def heat_map(batcher: Batcher, pixels: np.ndarray, label_index: int, *, cl
         pixels: the model's input, `(height, width, channels)` `uint8`.
         label_index: position of the label among the classes.
         classes: number of classes of the version. An OOD score behind their probabilities is ignored.
+        multi_label: whether each class has a probability of its own.
 
     Returns:
         `(height, width)` `float32` in [0, 1].
@@ -140,4 +149,4 @@ async def heat_map(batcher: Batcher, pixels: np.ndarray, label_index: int, *, cl
     for start in range(0, len(images), _CONCURRENT_IMAGES):
         waiting = [batcher.submit(image, channel="explain") for image in images[start : start + _CONCURRENT_IMAGES]]
         rows += [answer.row[:classes] for answer in await asyncio.gather(*waiting)]
-    return maps.heat(np.stack(rows), label_index, *pixels.shape[:2])
+    return maps.heat(np.stack(rows), label_index, *pixels.shape[:2], multi_label=multi_label)

@@ -87,6 +87,7 @@ def _description(manifest: Manifest) -> dict[str, Any]:
         "version": manifest.version,
         "created": manifest.created,
         "class_names": manifest.class_names,
+        "task": manifest.task,
         "image": manifest.image.model_dump(),
         "metrics": {name: value for name, value in manifest.metrics.items() if isinstance(value, int | float | str)},
     }

@@ -29,7 +29,8 @@ class ShadowComparison:
     agrees: bool
     """True if both give the same class name the highest probability."""
     distance: float
-    """Total variation distance of the probabilities, by class name, in [0, 1]; 0 for equal answers."""
+    """Total variation distance of the probabilities, by class name, in [0, 1]; 0 for equal answers. For a multi-label version, the
+    largest difference of one class."""
 
 
 class Shadows:
@@ -89,7 +90,10 @@ class Shadows:
 
 def _distance(one: Prediction, other: Prediction) -> float:
     a, b = one.class_scores, other.class_scores
-    return min(1.0, sum(abs(a.get(name, 0) - b.get(name, 0)) for name in a.keys() | b.keys()) / 2)
+    differences = [abs(a.get(name, 0) - b.get(name, 0)) for name in a.keys() | b.keys()]
+    if one.multi_label or other.multi_label:
+        return max(differences)
+    return min(1.0, sum(differences) / 2)
 
 
 def _count(answer: Classification, shadow: Served, result: str) -> None:

@@ -17,6 +17,8 @@ _TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perh
 _POSSIBLE_SCORE = 0.1
 """The sentence also names other classes with at least this score."""
 _MAX_POSSIBLE = 2
+_SHOWN_SCORE = 0.5
+"""The sentence for a multi-label version names the classes with at least this probability."""
 _CALIBRATION_IMAGES = 200
 """If confidence was fitted on fewer images, the page says so: on 200 images, a measured share has a standard error of up to 3.5 %."""
 _CALIBRATION_ERROR = 0.05
@@ -28,6 +30,13 @@ def headline(prediction: Prediction) -> Text:
     if prediction.in_distribution is False:
         return text("answer.none")
     ranked = sorted(prediction.class_scores.items(), key=lambda item: -item[1])
+    if prediction.multi_label:
+        shown = [class_name(name) for name, share in ranked if share >= _SHOWN_SCORE]
+        return (
+            text("answer.shows", names=join(shown))
+            if shown
+            else text("answer.shows_none", first=class_name(ranked[0][0]))
+        )
     first, score = ranked[0]
     opening = text(next(key for lowest, key in _TIERS if score >= lowest), first=with_article(first))
     others = [with_article(name) for name, share in ranked[1 : 1 + _MAX_POSSIBLE] if share >= _POSSIBLE_SCORE]
@@ -47,12 +56,13 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
     """
     prediction = answer.prediction
     none = prediction.in_distribution is False
+    asks = request_id and not prediction.multi_label  # which of several classes would be right?
     warning = f'<p class="none">{html_text("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
         f"<h2>{as_html(headline(prediction))}</h2>{warning}"
-        f'<ol class="bars">{bars}</ol>{_feedback(prediction, request_id) if request_id else ""}'
+        f'<ol class="bars">{bars}</ol>{_feedback(prediction, request_id) if asks else ""}'
         f"{_seen(answer, manifest)}</div>"
     )
 
@@ -101,6 +111,7 @@ def _seen(answer: Classification, manifest: Manifest) -> str:
         html_text("answer.cached")
         if answer.inference_ms is None
         else html_text("answer.took", ms=f"{answer.inference_ms:.1f}"),
+        *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
         *_calibration(manifest),
     ]
     if answer.prediction.in_distribution is None:

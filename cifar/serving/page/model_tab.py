@@ -71,6 +71,7 @@ def _facts(manifest: Manifest) -> str:
         (html_text("model.version"), html.escape(f"{manifest.name} {manifest.version}")),
         (html_text("model.created"), html.escape(manifest.created.replace("T", " ").replace("+00:00", " UTC"))),
         *_scores(metrics),
+        (html_text("model.task"), html_text("answer.multi_label") if manifest.is_multi_label else ""),
         (html_text("model.confidence"), _confidence(manifest.confidence)),
         (html_text("model.parameters"), f"{parameters:,}" if isinstance(parameters, int) else ""),
         (html_text("model.size"), f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB"),

@@ -48,7 +48,7 @@ def evaluate(
           `image` (position among the test images), `true` and `given` (class names), and `confidence`
 
     Raises:
-        DataError: the data set has no test images, or other classes than the version.
+        DataError: the version is multi-label, or the data set has no test images, or other classes than the version.
     """
     labels = _labels(predictor, dataset)
     images = dataset.test_images
@@ -70,6 +70,11 @@ def evaluate(
 
 def _labels(predictor: Predictor, dataset: Dataset) -> np.ndarray:
     """Return the test labels as positions in the version's class names."""
+    if predictor.is_multi_label:
+        raise DataError(
+            f"Version {predictor.version.number} is multi-label, and a data set has one class for each image. "
+            "Accuracy can be measured for single-label versions only."
+        )
     if not len(dataset.test_labels):
         raise DataError(f"{dataset.source} has no test images. Add test/<class>/*.")
     if set(dataset.class_names) != set(predictor.class_names):
