@@ -1,0 +1,1 @@
+"""The files of a version for other programs: ONNX, Keras, and the requests that warm up TensorFlow Serving."""

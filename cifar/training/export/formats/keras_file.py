@@ -1,0 +1,39 @@
+"""`export --also keras`: the network as a `.keras` file, which Keras loads for further training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cifar.errors import ExportError
+from cifar.training.export.reading.classifier import Classifier, adapt
+from cifar.training.export.reading.load import load
+from cifar.training.export.reading.network import ReadOptions
+
+KERAS_FILE = "assets.extra/model.keras"
+
+
+def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifier:
+    """Write the network of a classifier, and load the file again.
+
+    The file takes the network's own input, without the scaling that the other files of a version contain, and returns its own
+    outputs, without calibration.
+
+    Args:
+        model: the classifier.
+        file: the file to write.
+        options: those that the model was read with.
+
+    Returns:
+        The classifier of the loaded file.
+
+    Raises:
+        ExportError: the model was read from a SavedModel, which has no layers, or cannot be loaded again.
+    """
+    if model.layers is None:
+        raise ExportError(
+            "--also keras needs a model with layers; this one is a function of TensorFlow. Leave out keras, or export the Keras file."
+        )
+    model.layers.save(file)
+    own = replace(options, output=None, signature=None, allow_lambda=True)  # the code in this file has run already
+    return replace(adapt(load(file, own), own), logits=model.logits, alpha=model.alpha)

@@ -1,0 +1,89 @@
+"""Write the further files of a version, and compare each with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar.errors import ExportError
+from cifar.models.manifest import Manifest
+from cifar.training.export.compare import Comparison
+from cifar.training.export.formats.keras_file import KERAS_FILE, write_keras
+from cifar.training.export.formats.onnx import ONNX_FILE, write_onnx
+from cifar.training.export.reading.classifier import Classifier
+from cifar.training.export.reading.network import ReadOptions
+
+FORMATS = ("onnx", "keras")
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
+
+
+def check_formats(also: Sequence[str]) -> None:
+    """Check, before the model is loaded, that these formats can be written.
+
+    Raises:
+        ExportError: a package is missing.
+    """
+    missing = [name for name in _ONNX_PACKAGES if util.find_spec(name) is None] if "onnx" in also else []
+    if missing:
+        raise ExportError(
+            f"--also onnx needs packages that are not installed. Install them: pip install {' '.join(missing)}"
+        )
+
+
+def write_formats(
+    also: Sequence[str],
+    folder: Path,
+    *,
+    manifest: Manifest,
+    signatures: Any,
+    comparison: Comparison,
+    model: Classifier,
+    options: ReadOptions,
+    answers: Callable[[Classifier], np.ndarray],
+) -> dict[str, float]:
+    """Write the files in these formats, and return the largest differences of a probability for the manifest.
+
+    Args:
+        also: some of `FORMATS`.
+        folder: of the version.
+        manifest: of the version; the ONNX file holds what a program must know of it.
+        signatures: of the reloaded SavedModel.
+        comparison: the images, and the version's answers.
+        model: the model that is exported.
+        options: those that it was read with.
+        answers: from a model to its probabilities for the images of the comparison, `(n, classes)`, without calibration.
+
+    Raises:
+        ExportError: a file cannot be written, or gives other outputs than the model.
+    """
+    parity: dict[str, float] = {}
+    if "onnx" in also:
+        run = write_onnx(signatures, _metadata(manifest), folder / ONNX_FILE)
+        one_by_one = [run(image[None]) for image in comparison.images]
+        together = {name: np.concatenate([one[name] for one in one_by_one]) for name in comparison.expected}
+        found = {"ONNX file": run(comparison.images), "ONNX file, one by one": together}
+        parity["onnx_max_abs_difference"] = max(
+            comparison.differences(name, outputs)["probabilities"] for name, outputs in found.items()
+        )
+    if "keras" in also:
+        reloaded = write_keras(model, folder / KERAS_FILE, options)
+        plain = replace(comparison, expected={"probabilities": answers(model)})
+        difference = plain.differences("Keras file", {"probabilities": answers(reloaded)})
+        parity["keras_max_abs_difference"] = difference["probabilities"]
+    return parity
+
+
+def _metadata(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "name": manifest.name,
+        "class_names": manifest.class_names,
+        "task": manifest.task,
+        "image": "uint8 pixels from 0 to 255, RGB or grey. The network scales them itself: do not normalize them.",
+        "preprocessing": manifest.preprocessing,
+        "input_range": manifest.input_range,
+    }
