@@ -112,9 +112,7 @@ def migrate(engine: Engine, folder: Path) -> str:
         return str(migrations.get_current_revision())
 
 
-def insert(connection: Connection, table: Table) -> Any:
-    """Return an INSERT statement that supports ON CONFLICT, in the dialect of the connection's database."""
-    dialect: Callable[[Table], Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
-        connection.dialect.name
-    ]
-    return dialect(table)
+def insert(dialect: str, table: Table) -> Any:
+    """Return an INSERT statement that supports ON CONFLICT, for `sqlite` or `postgresql`."""
+    insert_into: Callable[[Table], Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    return insert_into(table)

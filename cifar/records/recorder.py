@@ -1,4 +1,4 @@
-"""The recorder of one process: it writes records into a journal at once, and moves them into the database in a thread.
+"""The recorder of one process: it writes records into a journal at once, and a thread has the database take them from there.
 
 Requests never wait for the database. A record is in the journal before the answer is sent, so a process that is killed loses nothing.
 While the database is down the journal grows to its limit; further records are dropped and counted.
@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import select, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cifar.dependency import Dependency
 from cifar.files import create_once
-from cifar.records.database import insert, migrate, open_engine
+from cifar.records.database import migrate, open_engine
 from cifar.records.images import KeptImages
 from cifar.records.journal import Journal, adopted, journals
 from cifar.records.retention import sweep_daily
-from cifar.records.tables import comparisons, metadata, predictions
+from cifar.records.tables import predictions
+from cifar.records.transfer import insert_lines, line_of, rounded
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAX_JOURNAL_BYTES = 64 * 1024**2
-_ROWS_PER_TRANSACTION = 200
-"""Few, because the thread holds the interpreter lock meanwhile, and the event loop waits for it."""
+_BYTES_PER_TRANSACTION = 1024**2
+"""About 2,000 rows, which take some 20 ms: far from the time limit of a statement."""
 
 Row = dict[str, Any]
 
@@ -72,7 +73,7 @@ class Recorder:
         self._on_drop = on_drop
         self._flush_seconds = flush_seconds
         self._max_journal_bytes = max_journal_bytes
-        self._key = b""
+        self._keyed_hash = hashlib.blake2b(digest_size=16)
         self._journal: Journal | None = None
         self._closed_journal: Journal | None = None
         """The journal before the current one, until it is in the database."""
@@ -106,19 +107,24 @@ class Recorder:
 
     def user_hash(self, user: str) -> str:
         """Return the keyed hash that stands for a user. Without the key, it cannot be computed from a guessed address."""
-        return hashlib.blake2b(user.encode(), digest_size=16, key=self._key).hexdigest()
+        keyed = self._keyed_hash.copy()
+        keyed.update(user.encode())
+        return keyed.hexdigest()
 
     def add(self, prediction: Row) -> None:
         """Record a prediction: the columns of `predictions` without `at`. When this returns, it survives the process."""
-        self._append(predictions.name, prediction)
+        if math.isfinite(sum(prediction["scores"].values())):
+            self._append("predictions", rounded(prediction))
+        else:
+            self._on_drop(1)
 
     def add_comparison(self, comparison: Row) -> None:
         """Record a shadow comparison: the columns of `comparisons` without `id` and `at`."""
-        self._append(comparisons.name, {"id": secrets.token_hex(16), **comparison})
+        self._append("comparisons", {"id": secrets.token_hex(16), **comparison})
 
     def _append(self, table: str, row: Row) -> None:
         row["at"] = time.time()
-        line = orjson.dumps((table, row), option=orjson.OPT_APPEND_NEWLINE)
+        line = line_of(table, row)
         with self._writing:
             written = self._journal is not None and self._journal.append(line)
         if not written:
@@ -138,7 +144,8 @@ class Recorder:
             with suppress(FileNotFoundError):  # its process has just moved it into the database
                 content = path.read_bytes()
                 if needle in content:
-                    self._insert_lines([line for line in content.splitlines(keepends=True) if needle in line])
+                    lines = [line for line in content.splitlines(keepends=True) if needle in line]
+                    insert_lines(self.engine, lines, on_drop=self._on_drop)
         return self._find_stored(request_id)
 
     def _find_stored(self, request_id: str) -> Row | None:
@@ -184,7 +191,7 @@ class Recorder:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._key = self._read_key()
+            self._keyed_hash = hashlib.blake2b(digest_size=16, key=self._read_key())
             self._journal = Journal(self._folder, max_bytes=self._max_journal_bytes)
         except OSError as error:
             self.dependency.report(error)
@@ -223,43 +230,8 @@ class Recorder:
 
     def _insert_file(self, path: Path) -> None:
         with path.open("rb") as lines:
-            while some := list(islice(lines, _ROWS_PER_TRANSACTION)):
-                self._insert_lines(some)
-
-    def _insert_lines(self, lines: list[bytes]) -> None:
-        by_table: dict[str, list[Row]] = {name: [] for name in metadata.tables}
-        for line in lines:
-            try:
-                table, row = orjson.loads(line)
-                by_table[table].append(rounded(row))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                self._on_drop(1)  # the line was cut off by a power failure, or written by another release
-        for table, rows in by_table.items():
-            if rows:
-                self._insert(table, rows)
-
-    def _insert(self, table: str, rows: list[Row]) -> None:
-        """Insert rows, except those that exist. When the database refuses a row, only that row is dropped."""
-        try:
-            with self.engine.begin() as connection:
-                connection.execute(insert(connection, metadata.tables[table]).on_conflict_do_nothing(), rows)
-        except StatementError as error:
-            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
-                raise  # the rows are not the cause: the database is down or has other tables
-            if len(rows) == 1:
-                log.exception("the database refused a record")
-                self._on_drop(1)
-                return
-            for row in rows:
-                self._insert(table, [row])
-
-
-def rounded(row: Row) -> Row:
-    """Round the scores of a prediction to six digits, in place. Done here, because requests do not wait for this."""
-    if "scores" in row:
-        row["score"] = round(row["score"], 6)
-        row["scores"] = {name: round(score, 6) for name, score in row["scores"].items()}
-    return row
+            while some := lines.readlines(_BYTES_PER_TRANSACTION):
+                insert_lines(self.engine, some, on_drop=self._on_drop)
 
 
 def _without_statement(error: Exception) -> Exception:

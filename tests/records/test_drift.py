@@ -19,7 +19,7 @@ from cifar.images.decode import brightness_and_contrast
 from cifar.models.manifest import Bins
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
-from cifar.records.recorder import rounded
+from cifar.records.transfer import rounded
 from cifar.serving.page.model_tab import drift_html
 from cifar.serving.process.analytics import Analytics
 from cifar.settings import ROOT, Settings
