@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from cifar.training.export.pixels.preparation import (
     UNIT,
     Preparation,
 )
-from cifar.training.export.pixels.walk import walk
+from cifar.training.export.pixels.walk import Step, walk
 from cifar.training.export.reading.classifier import Classifier
 
 _PROBES = (-1.0, 0.0, 0.5, 1.0, 127.5, 255.0)
@@ -45,6 +46,9 @@ class Derived:
 class _Mapping:
     """What a layer makes of flat images: for each number that it returns and that depends on the image."""
 
+    layer: str
+    normalises: bool
+    """Whether it is a Normalization, whose numbers are statistics of images and not round."""
     results: dict[float, np.ndarray]
     """`(numbers,)` by value of the image."""
     channel: np.ndarray
@@ -66,16 +70,18 @@ def derive(classifier: Classifier) -> Derived:
         return Derived(BYTES, "the model takes integers")
     if not getattr(classifier.layers, "inputs", None):
         return Derived(None, "the layers of the model cannot be seen")
-    steps, stopped_at = _mappings(classifier)
-    if bgr := next((layer for layer, _, mapping in steps if _expects_bgr(mapping)), None):
+    mappings, stopped_at = _mappings(classifier)
+    if bgr := next((mapping.layer for mapping in mappings if _expects_bgr(mapping)), None):
         return Derived(
             None, f"{bgr} subtracts ImageNet's means in the order blue, green, red, as for --preprocessing=bgr:0,255"
         )
     found: dict[Preparation, str] = {}
-    for layer, normalises, mapping in steps:
-        fitting = [each for each in _RANGES if _fits(each, mapping, normalises=normalises)]
+    for mapping in mappings:
+        fitting = [each for each in _RANGES if _fits(each, mapping)]
+        if mapping.normalises and not fitting:
+            fitting = [each for each in _RANGES if _is_plausible(each, mapping)]
         if len(fitting) == 1:
-            found.setdefault(fitting[0], f"{layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
+            found.setdefault(fitting[0], f"{mapping.layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
     if len(found) == 1:
         return Derived(*found.popitem())
     if found:
@@ -83,20 +89,16 @@ def derive(classifier: Classifier) -> Derived:
     return Derived(None, f"no layer before {stopped_at} shows it" if stopped_at else "no layer shows it")
 
 
-def _mappings(classifier: Classifier) -> tuple[list[tuple[str, bool, _Mapping]], str]:
-    """Return name, kind and mapping of each layer before the learned ones, and the name of the first learned one."""
+def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
+    """Return the mapping of each layer before the learned ones, and the name of the first learned one."""
     model = classifier.layers
     sizes = iter((classifier.image.height, classifier.image.width))
     shape = tuple(next(sizes) if size is None else size for size in model.inputs[0].shape[1:])
     flat = [walk(model, np.full(shape, value, np.float32)) for value in _PROBES]
     coloured = [walk(model, image) for image in _coloured(shape, classifier.image.channels)]
-    steps = []
-    for number, step in enumerate(flat[0].steps):
-        values = [walked.steps[number].values for walked in flat]
-        mapping = _mapping(values, [walked.steps[number].values for walked in coloured])
-        if mapping:
-            steps.append((step.layer, step.normalises, mapping))
-    return steps, (flat[0].stopped_at or [""])[0]
+    same_layer = zip(*(walked.steps for walked in (*flat, *coloured)), strict=True)
+    mappings = [_mapping(steps[: len(flat)], steps[len(flat) :]) for steps in same_layer]
+    return [each for each in mappings if each], (flat[0].stopped_at or [""])[0]
 
 
 def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
@@ -110,18 +112,20 @@ def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
     return list(images)
 
 
-def _mapping(values: list[np.ndarray], coloured: list[np.ndarray]) -> _Mapping | None:
-    results = np.stack([each.ravel() for each in values])
+def _mapping(flat: Sequence[Step], coloured: Sequence[Step]) -> _Mapping | None:
+    """Return the mapping of a layer from what it made of each image, or None if it returns constants or no numbers."""
+    results = np.stack([step.values.ravel() for step in flat])
     depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-9)  # padding does not
     if not depends.any() or not np.isfinite(results).all():
         return None
-    changes = np.abs(np.stack([each.ravel() for each in coloured]) - results[1])
+    changes = np.abs(np.stack([step.values.ravel() for step in coloured]) - results[1])
     rows = np.vstack([results, changes.argmax(axis=0)])[:, depends]
     rows = np.unique(rows.round(7), axis=1)
-    return _Mapping(dict(zip(_PROBES, rows[:-1], strict=True)), rows[-1].astype(int), len(coloured))
+    by_probe = dict(zip(_PROBES, rows[:-1], strict=True))
+    return _Mapping(flat[0].layer, flat[0].normalises, by_probe, rows[-1].astype(int), len(coloured))
 
 
-def _fits(preparation: Preparation, mapping: _Mapping, *, normalises: bool) -> bool:
+def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
     """Whether a layer turns this range, and not by accident, into one that networks are trained on."""
     black, middle, white = mapping.at(preparation)
     span = np.abs(white - black)
@@ -131,8 +135,8 @@ def _fits(preparation: Preparation, mapping: _Mapping, *, normalises: bool) -> b
         return True
     if preparation is UNIT and mapping.channels == 3 and _is_imagenet(black, white, mapping.channel):
         return True
-    if normalises:
-        return _is_plausible(preparation, mapping)
+    if mapping.normalises:
+        return False  # its numbers are not round
     divided = (span >= 0.85) & (span <= 5.1) & (np.maximum(np.abs(black), np.abs(white)) <= 4)
     subtracted = np.isclose(span, 255, rtol=0.01) & (black <= -50) & (white >= 50)
     return preparation is BYTES and bool((divided | subtracted).all())

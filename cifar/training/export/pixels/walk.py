@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cifar.training.export.reading.network import calls_its_graph
+
 
 @dataclass
 class Walk:
@@ -45,7 +47,7 @@ def walk(model: Any, image: np.ndarray) -> Walk:
 
 def _through(layer: Any, inputs: Any, arguments: dict[str, Any], walked: Walk) -> Any:
     """Return the outputs of a layer or of a model, or None if they depend on learned weights."""
-    if hasattr(layer, "_nodes_by_depth") and _is_of_keras(layer):
+    if hasattr(layer, "_nodes_by_depth") and calls_its_graph(layer):
         return _through_graph(layer, inputs, walked)
     if type(layer).__name__ == "Sequential":
         for each in layer.layers:
@@ -63,11 +65,6 @@ def _through(layer: Any, inputs: Any, arguments: dict[str, Any], walked: Walk) -
     normalises = type(layer).__name__ == "Normalization"
     walked.steps += [Step(layer.name, normalises, np.asarray(each[0], np.float64)) for each in _tensors(outputs)]
     return outputs
-
-
-def _is_of_keras(layer: Any) -> bool:
-    """Whether a model is called as Keras does it. A subclass may call other layers than its graph shows."""
-    return type(layer).call.__module__.partition(".")[0] in {"keras", "tf_keras"}
 
 
 def _has_learned(layer: Any) -> bool:

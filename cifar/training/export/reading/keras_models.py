@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,11 +13,13 @@ import keras
 import tensorflow as tf
 
 from cifar.errors import ExportError
-from cifar.training.export.reading.definition import holds_code, read_definition, takes_logits
+from cifar.training.export.reading.definition import holds_code, is_binary, read_definition, takes_logits
 from cifar.training.export.reading.failures import explained, lambda_refused, short
 from cifar.training.export.reading.files import HDF5
 from cifar.training.export.reading.imports import custom_objects
-from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, chosen
+from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, calls_its_graph, chosen
+
+log = logging.getLogger(__name__)
 
 TF_KERAS = "tf-keras==2.21.0"
 """The package that reads Keras 2. It is installed without its requirements, because it requires `tensorflow` where `tensorflow-cpu` will do."""
@@ -79,24 +82,26 @@ def _suffix(path: Path) -> str:
 def _compute_in_float32(model: Any) -> None:
     """Make a model that was trained in mixed precision compute in float32, the type of its weights: LiteRT needs it."""
     # Both versions of Keras lack a public way to visit nested layers, and Keras 2 one to set a policy.
-    for layer in model._flatten_layers():  # noqa: SLF001
-        if layer.dtype_policy.name.startswith("mixed_"):
-            if isinstance(layer, keras.Layer):
-                layer.dtype_policy = "float32"
-            else:
-                layer._set_dtype_policy("float32")  # noqa: SLF001
+    mixed = [layer for layer in model._flatten_layers() if layer.dtype_policy.name.startswith("mixed_")]  # noqa: SLF001
+    if mixed:
+        log.warning("The model was trained in mixed precision. It is exported in float32, the type of its weights.")
+    for layer in mixed:
+        if isinstance(layer, keras.Layer):
+            layer.dtype_policy = "float32"
+        else:
+            layer._set_dtype_policy("float32")  # noqa: SLF001
 
 
 def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> Network:
     """Return one input and one output of a model."""
-    if not getattr(model, "inputs", None):
+    if not getattr(model, "inputs", None) or not calls_its_graph(model):
         return _subclassed(model, options, training)
     if len(model.inputs) != 1:
         names = ", ".join(each.name.partition(":")[0] for each in model.inputs)
         raise ExportError(
             f"Expected a model with one input; this model has {len(model.inputs)}: {names}. {SEVERAL_INPUTS}"
         )
-    names = list(getattr(model, "output_names", ["output"]))  # a Sequential of Keras 3 has one, without a name
+    names = _output_names(model)
     output = chosen(names, options.output, [tuple(each.shape) for each in model.outputs])
     # A model may take and return lists or dictionaries; this one takes and returns one tensor.
     model = library.Model(model.inputs[0], model.outputs[names.index(output)])
@@ -107,12 +112,26 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         variables=_variables(model),
         layers=model,
         from_logits=takes_logits(training, output),
+        binary_loss=is_binary(training, output),
     )
+
+
+def _output_names(model: Any) -> list[str]:
+    shapes = model.output_shape
+    if isinstance(shapes, dict):
+        return sorted(shapes)  # the order of `model.outputs`
+    return list(getattr(model, "output_names", ["output"]))  # a Sequential of Keras 3 has one, without a name
 
 
 def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
     """Return the network of a model without a graph of layers: its output is seen only when it is called."""
+    if not model.variables:
+        raise ExportError(
+            "The model was saved before it was built, so the file has no weights. Train it, or call it on one image, and save it again."
+        )
     shape = (getattr(model, "get_build_config", dict)() or {}).get("input_shape")
+    if getattr(model, "inputs", None):
+        shape = list(model.inputs[0].shape)
 
     def call(images: tf.Tensor) -> tf.Tensor:
         answer = model(images, training=False)
@@ -127,6 +146,7 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
         input_dtype="float32",
         variables=_variables(model),
         from_logits=takes_logits(training, options.output),
+        binary_loss=is_binary(training, options.output),
     )
 
 

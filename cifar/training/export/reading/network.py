@@ -45,6 +45,8 @@ class Network:
     """The Keras 3 or `tf_keras` model, for those who look at its layers. None for a SavedModel without them."""
     from_logits: bool = False
     """Whether the loss that the model was trained with takes logits."""
+    binary_loss: bool = False
+    """Whether that loss compares each class by itself, as multi-label models do."""
     input_range: tuple[float, float] | None = None
     """The values of a black and a white pixel, where the file says so."""
     class_names: tuple[str, ...] = ()
@@ -71,3 +73,8 @@ def chosen(names: list[str], wanted: str | None, shapes: list[tuple[int | None, 
             f"The model has {len(names)} outputs: {described}. Name the one with the classes: --output NAME"
         )
     raise ExportError(f"The model has no output {wanted!r}; its outputs are {described}.")
+
+
+def calls_its_graph(model: Any) -> bool:
+    """Whether a Functional or Sequential model is called as Keras does it. A subclass may do more than its graph shows."""
+    return type(model).call.__module__.partition(".")[0] in {"keras", "tf_keras"}
