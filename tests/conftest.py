@@ -146,7 +146,7 @@ def scored_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset,
     """A finished run on images that are red, green or blue, its data set, and the positions of the held-out images."""
     from support.runs import colours
 
-    from cifar.training.data.dataset import split_validation
+    from cifar.training.data.split import split_validation
     from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train
 

@@ -7,24 +7,53 @@ from typing import Literal
 
 from typer import Argument, BadParameter, Option, Typer
 
-from cifar.cli.arguments import DATA, IMAGE_SIZE, JSON, SOURCE, VERSION, accuracy, fraction, positive
+from cifar.cli.arguments import DATA, IMAGE_SIZE, JSON, SKIP_DAMAGED, SOURCE, VERSION, accuracy, fraction, positive
 from cifar.cli.models import chosen_version
-from cifar.console import print_report, say
-from cifar.settings import load_settings, process_environment
+from cifar.console import print_json, print_report, say
+from cifar.settings import ROOT, load_settings, process_environment
 
 app = Typer()
 
 _PRECISION = "Number type of convolutions. auto: bfloat16 where the processor supports it."
+_DEFAULT_SHEET = ROOT / "var" / "contact-sheet.png"
+_SHEET = "Where to write the contact sheet, a PNG. Default: var/contact-sheet.png."
+_CLASS_WEIGHTS = "Let every class count the same in the loss, however many images it has."
 _DISTRIBUTE = "mirrored: all GPUs of this machine. multiworker: the processes that TF_CONFIG names."
 
 
 @app.command(epilog="example: python -m cifar data cifar10")
-def data(source: str = SOURCE, image_size: int = IMAGE_SIZE, as_json: bool = JSON) -> None:
-    """Fetch or check a data set, and print its contents."""
+def data(
+    source: str = SOURCE,
+    image_size: int = IMAGE_SIZE,
+    skip_damaged: bool = SKIP_DAMAGED,
+    damaged: Path | None = Option(
+        None, metavar="FILE", help="Write the names of damaged pictures, and why, to this file."
+    ),
+    sheet: Path | None = Option(None, metavar="FILE", help=_SHEET),
+    as_json: bool = JSON,
+) -> None:
+    """Fetch or check a data set, print its contents, and draw a contact sheet of it."""
     settings = load_settings()
-    from cifar.training.data.dataset import load_dataset, summarize
+    from cifar.training.data.dataset import read_dataset, refuse_damaged
+    from cifar.training.data.overview import as_text, summarize, write_damaged, write_sheet
 
-    print_report(summarize(load_dataset(source, settings, image_shape=_square(image_size))), as_json=as_json)
+    dataset = read_dataset(source, settings, image_shape=_square(image_size))
+    summary = summarize(dataset)
+    if as_json:
+        print_json(summary)
+    else:
+        print(as_text(summary, dataset))
+    if damaged:
+        write_damaged(dataset, damaged)
+    try:
+        write_sheet(dataset, sheet or _DEFAULT_SHEET)
+        say(f"The contact sheet is in {sheet or _DEFAULT_SHEET}.")
+    except OSError as error:
+        if sheet:
+            raise
+        say(f"No contact sheet was written: {_DEFAULT_SHEET}: {error.strerror}. Name another place with --sheet FILE.")
+    if not skip_damaged:
+        refuse_damaged(dataset)
 
 
 @app.command(epilog="example: python -m cifar train --data cifar10 --out runs/first --time-budget 600")
@@ -47,18 +76,26 @@ def train(
     resume: bool = Option(False, "--resume", help="Continue after the run's last epoch, if any."),
     h5: bool = Option(False, "--h5", help="Also write model.h5."),
     image_size: int = IMAGE_SIZE,
+    class_weights: bool = Option(False, "--class-weights", help=_CLASS_WEIGHTS),
+    skip_damaged: bool = SKIP_DAMAGED,
 ) -> None:
     """Train a network into a new run folder."""
     if epochs is not None and time_budget is not None:
         raise BadParameter("not allowed together with --epochs", param_hint="'--time-budget'")
     settings = load_settings()
     from cifar.training.data.dataset import load_dataset
+    from cifar.training.data.findings import describe_training
     from cifar.training.run.run_folder import CHECKPOINT, check_folder
 
     # With several workers, only the chief checks the folder, and later.
     if not resume and distribute != "multiworker":
         check_folder(out, {}, resume=False)
-    dataset = load_dataset(data, settings, image_shape=_square(image_size))
+    dataset = load_dataset(data, settings, image_shape=_square(image_size), skip_damaged=skip_damaged)
+    fit, held_out = dataset.hold_out(validation_split, seed)
+    for sentence in describe_training(
+        dataset.class_names, dataset.train_labels[fit], len(held_out), len(dataset.test_labels)
+    ):
+        say(sentence)
     from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train  # imported late: loading TensorFlow takes seconds
 
@@ -73,6 +110,7 @@ def train(
         target_accuracy=target_accuracy,
         precision=precision,
         init_from=init_from,
+        class_weights=class_weights,
     )
     try:
         if distribute != "none":
@@ -102,6 +140,7 @@ def evaluate(
         None, min=1, metavar="[IMAGES]", help="Also measure on this many disturbed test images (2000)."
     ),
     version: int | None = VERSION,
+    skip_damaged: bool = SKIP_DAMAGED,
     as_json: bool = JSON,
 ) -> None:
     """Measure the accuracy of an exported version on test images."""
@@ -110,7 +149,13 @@ def evaluate(
     from cifar.training.report.text import summary
 
     report = make_report(
-        chosen_version(version, settings), settings, data, out=out, views=tta, disturbed_images=robustness or 0
+        chosen_version(version, settings),
+        settings,
+        data,
+        out=out,
+        views=tta,
+        disturbed_images=robustness or 0,
+        skip_damaged=skip_damaged,
     )
     print_report(report if as_json else summary(report), as_json=as_json)
     if out:

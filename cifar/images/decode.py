@@ -151,7 +151,7 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"The image has more than {_megapixels(max_pixels)}; scale it down.") from error
     except UnidentifiedImageError as error:
-        if _begins_like_an_image(payload):
+        if begins_like_an_image(payload):
             raise UnreadableImage(
                 "The file begins like an image, but its header is damaged or cut off. Save it again and send the new file."
             ) from error
@@ -169,8 +169,9 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
     return image
 
 
-def _begins_like_an_image(payload: bytes) -> bool:
+def begins_like_an_image(payload: bytes) -> bool:
     """Return whether one of the decoders in `FORMATS` recognises the first bytes."""
+    Image.init()
     return any(bool(accept and accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
 
 

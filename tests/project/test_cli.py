@@ -65,7 +65,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data", "nowhere"], "'nowhere' is not a data set"),
+        (["data", "nowhere"], "nowhere does not exist."),
         (["predict", "nowhere.jpg"], "nowhere.jpg: it cannot be read: No such file"),
         (["predict", "README.md"], "README.md: The file's content is not an image"),
         (["predict", "examples/cat.jpg", "--version", "99"], "no version 99"),

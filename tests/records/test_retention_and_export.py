@@ -116,7 +116,8 @@ def test_the_exported_table_has_every_prediction_with_its_feedback(recorder, tmp
 
 def test_images_with_feedback_are_exported_as_a_folder_for_training(recorder, settings, tmp_path):
     """The last feedback counts. Images of none of the classes, and images that are not stored, are omitted and counted."""
-    from cifar.training.data.dataset import load_dataset, summarize
+    from cifar.training.data.dataset import load_dataset
+    from cifar.training.data.overview import summarize
 
     kept = KeptImages(settings)
     feedback = {"a": "circle", "b": "circle", "c": "square", "d": "square", "e": NONE_LABEL, "gone": "star"}

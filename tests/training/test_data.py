@@ -1,4 +1,4 @@
-"""`cifar.training.data.dataset`: every kind of source, and the errors that each can have."""
+"""`cifar.training.data.dataset`: CIFAR-10 in each form, image folders, and the splits. Other folders: `test_folders.py`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.pictures import encoded, noise, truncated_jpeg
+from PIL import Image
+from support.pictures import encoded, noise
 
 from cifar import CLASS_NAMES
 from cifar.errors import DataError
 from cifar.settings import Settings
-from cifar.training.data.dataset import load_dataset, split_validation, summarize
+from cifar.training.data.dataset import load_dataset
+from cifar.training.data.overview import summarize
+from cifar.training.data.split import split_validation
 
 ROWS = 20
 """Images in each batch of the test archives; the real batches have 10,000."""
@@ -93,12 +96,6 @@ def test_a_folder_without_a_test_part_can_be_trained_on(image_folder, settings):
     assert load_dataset(str(image_folder), settings).test_images.shape == (0, 32, 32, 3)
 
 
-def test_an_unknown_source_is_refused_with_the_possible_sources(settings):
-    """After a mistyped path the message lists the four kinds of source."""
-    with pytest.raises(DataError, match=r"'no/such' is not a data set: expected `cifar10`, a cifar-10-python\.tar\.gz"):
-        load_dataset("no/such", settings)
-
-
 def test_a_truncated_archive_is_reported(tmp_path, settings):
     """Half an archive must not be used as a smaller data set."""
     whole = archive(tmp_path / "whole.tar.gz", batches())
@@ -108,10 +105,11 @@ def test_a_truncated_archive_is_reported(tmp_path, settings):
         load_dataset(str(cut), settings)
 
 
-def test_an_archive_without_cifars_batches_is_reported(tmp_path, settings):
+def test_an_archive_that_lacks_a_batch_of_cifar_is_reported(tmp_path, settings):
     """The message names the missing member."""
+    some = dict(list(batches().items())[1:])
     with pytest.raises(DataError, match="has no data_batch_1"):
-        load_dataset(str(archive(tmp_path / "other.tar.gz", {"readme": b"hello"})), settings)
+        load_dataset(str(archive(tmp_path / "other.tar.gz", some)), settings)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, settings):
@@ -145,74 +143,6 @@ def test_a_damaged_batch_is_reported(tmp_path, settings, content):
         load_dataset(str(archive(tmp_path / "bad.tar.gz", members)), settings)
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ("train/heart", "train/heart has no image"),
-        ("train/Star", r"train/Star and .*train/star differ only in case"),  # on macOS they would be one folder
-        ("test/heart", "They must be the same"),
-    ],
-)
-def test_a_class_that_cannot_be_trained_and_tested_is_refused(image_folder, settings, more, words):
-    """Each class needs images, a name that differs in more than case, and a folder in both parts."""
-    (image_folder / more).mkdir()
-    with pytest.raises(DataError, match=words):
-        load_dataset(str(image_folder), settings)
-
-
-def test_an_unreadable_image_is_reported(image_folder, settings):
-    """The message names the file, which may be one of thousands."""
-    (image_folder / "train" / "square" / "9.jpg").write_bytes(truncated_jpeg())
-    with pytest.raises(DataError, match=r"train/square/9\.jpg: .*truncated.* Or remove it"):
-        load_dataset(str(image_folder), settings)
-
-
-def test_up_to_twenty_unreadable_images_are_listed(image_folder, settings):
-    """They are found in both parts at once, so that a folder can be repaired in one go."""
-    for part, count in (("train", 20), ("test", 3)):
-        for i in range(count):
-            (image_folder / part / "star" / f"bad{i:02}.jpg").write_bytes(truncated_jpeg())
-    with pytest.raises(DataError) as caught:
-        load_dataset(str(image_folder), settings)
-    lines = str(caught.value).splitlines()
-    assert [line.count("train/star/bad") for line in lines] == [1] * 20 + [0]
-    assert lines[-1] == "... and 3 more. Or remove them from the folder."
-
-
-def test_images_in_folders_below_a_class_are_reported_as_not_read(image_folder, settings, capsys):
-    """They do not belong to a class, and the user should know that they are missing."""
-    for name in ("square", "star"):
-        (image_folder / "train" / name / "more").mkdir()
-    load_dataset(str(image_folder), settings)
-    message = f"Not read: {image_folder}/train/square/more and 1 more. The images of a class must lie"
-    assert message in capsys.readouterr().err
-
-
-def test_a_file_that_is_not_an_archive_is_reported_in_one_line(tmp_path, settings):
-    """Tarfile's own message has one line for each compression method."""
-    (tmp_path / "README.md").write_text("# Words")
-    with pytest.raises(
-        DataError, match=r"^.*README\.md is not a complete \.tar\.gz archive \(file could not be opened"
-    ) as caught:
-        load_dataset(str(tmp_path / "README.md"), settings)
-    assert "\n" not in str(caught.value)
-    assert "method" not in str(caught.value)
-
-
-def test_a_folder_with_one_class_is_refused(tmp_path, settings):
-    """A classifier needs at least two classes."""
-    (tmp_path / "train" / "only").mkdir(parents=True)
-    with pytest.raises(DataError, match="1 class folders; at least two"):
-        load_dataset(str(tmp_path), settings)
-
-
-def test_files_of_the_operating_system_are_ignored(image_folder, settings):
-    """.DS_Store and Thumbs.db are not images, and must not make loading fail."""
-    (image_folder / "train" / ".DS_Store").write_bytes(b"x")
-    (image_folder / "train" / "star" / "Thumbs.db").write_bytes(b"x")
-    assert len(load_dataset(str(image_folder), settings).train_labels) == 12
-
-
 def test_the_validation_split_is_the_same_for_the_same_seed_and_covers_every_class():
     """Each image is in one of the two parts, and always in the same one."""
     labels = np.repeat(np.arange(10), 50)
@@ -227,6 +157,32 @@ def test_a_class_with_one_image_cannot_be_split():
     """Its only image would be missing from training or from validation."""
     with pytest.raises(DataError, match="one training image"):
         split_validation(np.array([0, 0, 1]), 0.1, seed=0)
+
+
+def test_a_validation_part_of_the_source_is_held_out_in_place_of_a_share(image_folder, settings):
+    """Its images must not be trained on, and the split must not depend on the seed then."""
+    shutil.copytree(image_folder / "test", image_folder / "Validation")
+    dataset = load_dataset(str(image_folder), settings)
+    fit, held_out = dataset.hold_out(0.5, seed=7)
+    assert (len(fit), held_out.tolist()) == (12, list(range(12, 18)))
+    assert dataset.train_labels[held_out].tolist() == [0, 0, 1, 1, 2, 2]
+    shutil.rmtree(image_folder / "Validation")
+    without = load_dataset(str(image_folder), settings)
+    assert len(without.hold_out(0.5, seed=7)[1]) == 6
+    assert without.fingerprint() != dataset.fingerprint()
+
+
+def test_the_split_of_an_image_folder_has_not_changed(tmp_path, settings):
+    """A run that was made earlier can be resumed, and its held-out images are the same."""
+    for name in ("a", "b"):
+        for number in (2, 10, 1):
+            path = tmp_path / "train" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(Image.new("RGB", (32, 32), (number, ord(name), 0))))
+    dataset = load_dataset(str(tmp_path), settings)
+    assert dataset.train_images[:, 0, 0, 0].tolist() == [1, 10, 2] * 2
+    assert dataset.hold_out(0.3, seed=0)[1].tolist() == split_validation(dataset.train_labels, 0.3, 0)[1].tolist()
+    assert dataset.fingerprint() == "e0cc7c8528e56f2e01aea66e6812609eed1748ea1a554ed6b33ef4132db042af"
 
 
 def test_the_pixel_limit_also_holds_for_data_sets(image_folder):

@@ -32,6 +32,7 @@ def make_report(
     out: Path | None,
     views: bool = False,
     disturbed_images: int = 0,
+    skip_damaged: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a version on the test images of a data set, and optionally write the report.
 
@@ -43,6 +44,7 @@ def make_report(
             complete. None: the report is only returned.
         views: see `evaluate`.
         disturbed_images: see `evaluate`.
+        skip_damaged: see `load_dataset`.
 
     Returns:
         The content of `report.json`: the result of `evaluate`, and the name, version, data set, time, machine and libraries.
@@ -54,7 +56,7 @@ def make_report(
     if out:
         _check_output(out)
     spec = version.manifest.image
-    dataset = load_dataset(source, settings, image_shape=spec.shape)
+    dataset = load_dataset(source, settings, image_shape=spec.shape, skip_damaged=skip_damaged)
     predictor = Predictor.load(version, engine_of(settings))
     report = {
         "name": version.name,

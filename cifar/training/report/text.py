@@ -26,6 +26,7 @@ def summary(report: Report) -> dict[str, Any]:
         "engine": report["engine"],
         "images": report["images"],
         "accuracy": with_interval(report["accuracy"], report["accuracy_interval"]),
+        **({"balanced_accuracy": percent(report["balanced_accuracy"])} if "balanced_accuracy" in report else {}),
         "top_k": {f"top {k}": percent(share) for k, share in report["top_k"].items()},
         "calibration_error": percent(report["ece"]),
         "accuracy_by_class": {name: percent(entry["accuracy"]) for name, entry in report["per_class"].items()},
@@ -88,6 +89,8 @@ def libraries(versions: dict[str, str]) -> str:
 def figures(report: Report) -> str:
     """Return a table of accuracy, top-k accuracy, loss and calibration error."""
     rows = [("accuracy", with_interval(report["accuracy"], report["accuracy_interval"]))]
+    if "balanced_accuracy" in report:  # reports of before 2026-11-26 have none
+        rows.append(("balanced accuracy (mean over the classes)", percent(report["balanced_accuracy"])))
     rows += [(f"top-{k} accuracy", percent(share)) for k, share in report["top_k"].items() if k != "1"]
     rows += [("loss", f"{report['loss']:.4f}"), ("calibration error (15 bins)", percent(report["ece"]))]
     return markdown_table(["measure", "value"], rows)

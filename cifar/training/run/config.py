@@ -9,7 +9,7 @@ import numpy as np
 
 from cifar.cpus import computes_bfloat16
 from cifar.errors import BadParameter
-from cifar.training.data.dataset import Dataset, split_validation
+from cifar.training.data.dataset import Dataset
 from cifar.training.libraries import library_versions
 from cifar.training.network.architectures import ARCHITECTURES, Precision
 from cifar.training.network.recipes import RECIPES, Recipe
@@ -27,7 +27,7 @@ class TrainConfig:
     learning_rate: float | None = None
     """The initial learning rate."""
     validation_split: float = 0.05
-    """Share of each class to hold out for validation, in (0, 1)."""
+    """Share of each class to hold out for validation, in (0, 1). A validation part of the data set itself is used instead."""
     seed: int = 0
     time_budget: float | None = None
     """Seconds to train for, instead of `epochs`."""
@@ -37,6 +37,8 @@ class TrainConfig:
     """Number format of the convolutions. `auto` chooses bfloat16 if the processor has instructions for it."""
     init_from: str | None = None
     """A version's folder, a run folder or a `.keras` file whose weights to start from."""
+    class_weights: bool = False
+    """Weight the loss of each image so that every class counts the same, however many images it has."""
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -78,9 +80,7 @@ class TrainingPlan:
             DataError: a class has too few images to hold one out.
         """
         recipe = RECIPES[config.arch]
-        fit, held_out = split_validation(
-            dataset.train_labels, config.validation_split, config.seed, dataset.class_names
-        )
+        fit, held_out = dataset.hold_out(config.validation_split, config.seed)
         batch_size = config.batch_size or devices.evenly(recipe.batch_size_for(len(fit), dataset.image_shape))
         return cls(
             config=config,
@@ -113,6 +113,13 @@ class TrainingPlan:
     @property
     def classes(self) -> int:
         return len(self.dataset.class_names)
+
+    @property
+    def class_weights(self) -> list[float]:
+        """Weights in inverse proportion to the number of training images of each class; their mean over the images is 1."""
+        counts = np.bincount(self.dataset.train_labels[self.fit], minlength=self.classes)
+        weights: list[float] = (len(self.fit) / (self.classes * counts)).tolist()
+        return weights
 
     def one_hot(self, positions: np.ndarray) -> np.ndarray:
         """Return the labels of the images at `positions` as `(n, classes)` `float32`."""

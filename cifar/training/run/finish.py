@@ -43,12 +43,11 @@ def finish(
     model.set_weights(trained.get_weights())
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (plan.fit, plan.held_out))
     confidence = write_confidence(run, model, fitted=fitted, held_out=held_out)
-    write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
-    predicted = model.predict(held_out[0], batch_size=500, verbose=0)
+    predicted = write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
     training_seconds = sum(row["seconds"] for row in history)
     metrics: dict[str, Any] = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),
-        "validation_balanced_accuracy": round(balanced_accuracy(predicted.argmax(axis=1), held_out[1]), 4),
+        "validation_balanced_accuracy": round(balanced_accuracy(predicted, held_out[1]), 4),
         "fitted_images": len(plan.fit),
         "validation_images": len(plan.held_out),
         "parameters": model.count_params(),

@@ -22,7 +22,7 @@ _RECORDED_DIGITS = 6
 
 def write_reference(
     run: Path, model: keras.Model, confidence: Confidence | None, *, held_out: np.ndarray, class_names: Sequence[str]
-) -> None:
+) -> np.ndarray:
     """Classify the held-out images as the exported version will, and write the distribution of the answers.
 
     Args:
@@ -31,6 +31,9 @@ def write_reference(
         confidence: the calibration that was fitted to the model, if any.
         held_out: `(n, height, width, channels)` `uint8` that the model was not fitted on.
         class_names: in the order of the outputs.
+
+    Returns:
+        `(n,)`, the position of the predicted class of each image.
     """
     network = with_features(model) if confidence else None
     if confidence is None or network is None:
@@ -43,6 +46,8 @@ def write_reference(
     reference = make_reference(answers, held_out, class_names, source="held-out training images")
     with replacing(run / REFERENCE_FILE) as temporary:
         temporary.write_text(reference.model_dump_json(indent=2))
+    predicted: np.ndarray = answers[:, : len(class_names)].argmax(axis=1)
+    return predicted
 
 
 def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequence[str], *, source: str) -> Reference:

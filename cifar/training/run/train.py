@@ -14,6 +14,7 @@ from cifar.files import remove_leftovers
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RECALIBRATION_BATCHES, RecalibrateBatchNorm
+from cifar.training.network.losses import WeightedCrossentropy
 from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
@@ -129,9 +130,15 @@ def make_or_resume_model(plan: TrainingPlan, run: Path, devices: Devices) -> tup
 
 def compile_model(plan: TrainingPlan) -> keras.Model:
     model = build_model(plan.config.arch, plan.classes, image_shape=plan.dataset.image_shape, precision=plan.precision)
+    smoothing = plan.recipe.label_smoothing
+    weighted = plan.config.class_weights
     model.compile(
         plan.recipe.optimizer(plan.learning_rate, plan.precision),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.label_smoothing),
+        loss=(
+            WeightedCrossentropy(plan.class_weights, label_smoothing=smoothing)
+            if weighted
+            else keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+        ),
         metrics=["accuracy"],
     )
     model.optimizer.build(model.trainable_variables)

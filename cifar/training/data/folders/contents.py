@@ -1,0 +1,54 @@
+"""What was found in a folder of pictures besides the pixels: names, what was left out and why, and what a reader should know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+HIDDEN_FILES = "hidden files and files of operating systems"
+HIDDEN_FOLDERS = "hidden folders"
+HIDDEN_PICTURES = "pictures in hidden folders"
+SIDE_FILES = "files that are no pictures"
+BROKEN_LINKS = "broken links"
+UNOPENED = "folders that cannot be opened"
+NO_FILES = "entries that are neither file nor folder"
+LOOPS = "links to a folder that they lie in"
+TOO_DEEP = "folders that are nested too deep"
+NO_PICTURES = "folders without pictures"
+OUTSIDE_CLASSES = "pictures outside the class folders"
+BESIDE_PARTS = "pictures in folders beside the parts"
+WITHOUT_CLASSES = "pictures of parts without class folders"
+UNSAFE_MEMBERS = "members of the archive with unsafe or repeated paths"
+MISSING_ROWS = "rows whose picture is not there"
+UNLABELLED_ROWS = "rows without a label"
+UNLISTED = "pictures that the table does not list"
+OTHER_ROWS = "rows of no known part"
+REPEATED_ROWS = "rows that repeat another row"
+
+
+@dataclass
+class Contents:
+    """The record of one reading."""
+
+    names: list[str] = field(default_factory=list)
+    """The path of each training picture and then of each test picture, relative to the source."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """By reason, the relative paths of what was passed over."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """The reason why a picture could not be decoded, by its relative path."""
+    formats: dict[str, int] = field(default_factory=dict)
+    """Number of pictures of each file format."""
+    conversions: dict[str, int] = field(default_factory=dict)
+    """Number of pictures that lose something on the way to 8-bit RGB, by what it is."""
+    notes: list[str] = field(default_factory=list)
+    """How the folder was understood, in sentences."""
+
+    def leave_out(self, reason: str, name: str) -> None:
+        self.left_out.setdefault(reason, []).append(name)
+
+
+def some(names: list[str], shown: int = 3) -> str:
+    """List the first names and the number of the others."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

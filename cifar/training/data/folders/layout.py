@@ -1,0 +1,266 @@
+"""Find the parts (training, validation, test) and the classes of a scanned folder."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cifar import CLASS_NAMES
+from cifar.errors import DataError
+from cifar.training.data.folders.contents import (
+    BESIDE_PARTS,
+    NO_PICTURES,
+    OUTSIDE_CLASSES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    WITHOUT_CLASSES,
+    Contents,
+    some,
+)
+from cifar.training.data.folders.scan import Folder
+
+_PART = re.compile(
+    r"(?:seg[ _-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))"
+    r"(?:[ _-]?(?:set|data|dataset|split|images|imgs))?"
+)
+
+Classes = dict[str, list[Path]]
+"""The pictures of each class."""
+
+
+@dataclass
+class Layout:
+    """The pictures by part and class. There is always a training part; its keys are the class names."""
+
+    parts: dict[str, Classes] = field(default_factory=dict)
+    unsplit: bool = False
+    """Whether the source has no parts, so that test pictures have to be chosen from `parts["train"]`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in CIFAR's order if they are CIFAR's, otherwise in the order of the training part."""
+        names = tuple(self.parts[TRAIN])
+        return CLASS_NAMES if set(names) == set(CLASS_NAMES) else names
+
+
+def part_of(name: str) -> str | None:
+    """Return which part a folder, a table or a cell of a table stands for, judged by its name in any case."""
+    found = _PART.fullmatch(name.strip().casefold())
+    return (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1] if found else None
+
+
+def find_layout(top: Folder, contents: Contents) -> Layout:
+    """Find parts and classes below `top`.
+
+    Raises:
+        DataError: there are fewer than two classes, or the folder can be understood in more than one way.
+    """
+    folder = top
+    while not _parts(folder) and (deeper := _wrapped(folder, ())):
+        folder = deeper
+    if folder is not top:
+        contents.notes.append(f"The classes are those of {folder.path.relative_to(top.path)}, further down.")
+    parts = _parts(folder)
+    if TRAIN in parts:
+        layout = _with_parts(folder, parts, top, contents)
+    elif parts:
+        found = some([part.name for part in parts.values()])
+        raise DataError(f"{folder.path} has {found} but no training part: name the folder train.")
+    elif _has_parts_in_classes(folder):
+        layout = _parts_in_classes(folder)
+    else:
+        _refuse_several_data_sets(folder)
+        layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
+        _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
+        _note_other_parts(folder, contents)
+    return check_layout(layout, str(folder.path), contents)
+
+
+def check_layout(layout: Layout, where: str, contents: Contents) -> Layout:
+    """Refuse fewer than two classes; use a validation part without a test part for testing, and say so."""
+    classes, parts = layout.parts[TRAIN], layout.parts
+    refuse_twins(classes, where)
+    if len(classes) < 2:
+        found = f" ({next(iter(classes))})" if classes else ""
+        raise DataError(
+            f"{where} has {len(classes)} class{'' if found else 'es'}{found} with pictures; at least two are needed: "
+            "one folder for each class, or a table of paths and labels."
+        )
+    for part in (VALIDATION, TEST):
+        if part in parts:
+            parts[part] = _like_training(parts[part], classes, part, where, contents)
+    if VALIDATION in parts and TEST not in parts:
+        parts[TEST] = parts.pop(VALIDATION)
+        contents.notes.append("There is no test part, so the validation part is used for testing.")
+    return layout
+
+
+def refuse_twins(names: Iterable[str], where: str) -> None:
+    """Refuse class names that differ only in case: on some systems they would be one folder."""
+    by_key: dict[str, str] = {}
+    for name in names:
+        if (twin := by_key.setdefault(_key(name), name)) != name:
+            raise DataError(
+                f"{where} has the classes {twin} and {name}, which differ only in case: merge or rename them."
+            )
+
+
+def _key(name: str) -> str:
+    """Equal for names that differ only in case, or in how a file system writes accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _like_training(found: Classes, classes: Classes, part: str, where: str, contents: Contents) -> Classes:
+    """Return a part with the class names of the training part."""
+    names = {_key(name): name for name in classes}
+    if other := [name for name in found if _key(name) not in names]:
+        raise DataError(
+            f"The {part} part of {where} has the classes {some(other)}, which the training part lacks "
+            f"({some(list(classes))}). They must be the same."
+        )
+    if absent := [name for name in classes if _key(name) not in map(_key, found)]:
+        contents.notes.append(f"The {part} part has no picture of {some(absent)}.")
+    return {names[_key(name)]: files for name, files in found.items()}
+
+
+def _wrapped(folder: Folder, class_names: Iterable[str]) -> Folder | None:
+    """Return the sub-folder if the folder only wraps it: it is the only one with pictures, holds folders, and is no class."""
+    if folder.pictures or len(folder.filled) != 1:
+        return None
+    (only,) = folder.filled
+    return only if only.filled and only.name not in class_names else None
+
+
+def _class_level(folder: Folder, class_names: Iterable[str] = ()) -> Folder:
+    """Step down to the folder of the class folders."""
+    while deeper := _wrapped(folder, class_names):
+        folder = deeper
+    return folder
+
+
+def _parts(folder: Folder) -> dict[str, Folder]:
+    """Return the sub-folders that are parts. A folder `train` full of pictures beside other classes is a class."""
+    named: dict[str, list[Folder]] = {}
+    for sub in folder.folders:
+        if part := part_of(sub.name):
+            named.setdefault(part, []).append(sub)
+    others = [sub for sub in folder.filled if not part_of(sub.name)]
+    if others and not any(sub.folders for subs in named.values() for sub in subs):
+        return {}
+    parts = {}
+    for part, subs in named.items():
+        filled = [sub for sub in subs if sub.has_pictures] or subs[:1]
+        if len(filled) > 1:
+            raise DataError(
+                f"{folder.path} has {some([sub.name for sub in filled])}: which is the {part} part? Rename or move the others."
+            )
+        parts[part] = filled[0]
+    return parts
+
+
+def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents: Contents) -> Layout:
+    train = _class_level(parts[TRAIN])
+    classes = _classes(train, top, contents)
+    if not classes and train.pictures:
+        raise DataError(_without_classes(train.path, len(train.pictures)))
+    layout = Layout({TRAIN: classes})
+    _leave_out(train.pictures, OUTSIDE_CLASSES, top, contents)
+    for part in (VALIDATION, TEST):
+        if part not in parts:
+            continue
+        level = _class_level(parts[part], classes)
+        keys = {_key(sub.name) for sub in level.folders}
+        if keys & {_key(name) for name in classes}:
+            layout.parts[part] = _classes(level, top, contents)
+            _leave_out(level.pictures, OUTSIDE_CLASSES, top, contents)
+        elif pictures := level.all_pictures():
+            _leave_out(pictures, WITHOUT_CLASSES, top, contents)
+            contents.notes.append(
+                f"{parts[part].name} has no folder of a class of the training part: its {len(pictures):,} pictures are not used."
+            )
+        else:
+            contents.notes.append(f"{parts[part].name} holds no pictures.")
+    for sub in folder.folders:
+        if sub not in parts.values():
+            _leave_out(sub.all_pictures(), BESIDE_PARTS, top, contents)
+    _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
+    return layout
+
+
+def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
+    """Return the pictures of each sub-folder."""
+    refuse_twins([sub.name for sub in folder.folders], str(folder.path))
+    found: Classes = {}
+    nested = 0
+    for sub in folder.folders:
+        if sub.has_pictures:
+            found[sub.name] = sub.all_pictures()
+            nested += len(found[sub.name]) - len(sub.pictures)
+        elif sub.is_empty:
+            reason = sub.error or (f"broken links: {sub.broken_links:,}" if sub.broken_links else "")
+            raise DataError(
+                f"{sub.path} has no image{f' ({reason})' if reason else ''}: add some, or remove the folder."
+            )
+        else:
+            contents.leave_out(NO_PICTURES, sub.path.relative_to(top.path).as_posix())
+    if nested:
+        contents.notes.append(
+            f"Pictures of {folder.name} in sub-folders of their class, which are read too: {nested:,}."
+        )
+    return found
+
+
+def _has_parts_in_classes(folder: Folder) -> bool:
+    """Whether every class folder has its own train/ and test/: cat/train, cat/test, dog/train, dog/test."""
+    classes = folder.filled
+    return len(classes) > 1 and all(
+        not sub.pictures
+        and TRAIN in _parts(sub)
+        and all(part_of(below.name) and not below.filled for below in sub.filled)
+        for sub in classes
+    )
+
+
+def _parts_in_classes(folder: Folder) -> Layout:
+    layout = Layout({TRAIN: {}})
+    for sub in folder.filled:
+        for part, below in _parts(sub).items():
+            layout.parts.setdefault(part, {})[sub.name] = below.all_pictures()
+    return layout
+
+
+def _refuse_several_data_sets(folder: Folder) -> None:
+    if sets := [sub.name for sub in folder.filled if TRAIN in _parts(sub)]:
+        raise DataError(
+            f"{folder.path} holds more than one data set ({some(sets)} and others beside it). Name one of them."
+        )
+    if not folder.filled and folder.pictures:
+        raise DataError(_without_classes(folder.path, len(folder.pictures)))
+
+
+def _without_classes(path: Path, count: int) -> str:
+    return (
+        f"{path} has {count:,} pictures but no class folders. If they are all of one class, name the folder above; otherwise "
+        "sort them into a folder for each class, or name a CSV file of paths and labels."
+    )
+
+
+def _note_other_parts(folder: Folder, contents: Contents) -> None:
+    """Point to the test part beside a training part that was named by itself."""
+    if part_of(folder.name) != TRAIN:
+        return
+    try:
+        beside = sorted(path.name for path in folder.path.parent.iterdir() if part_of(path.name) in {VALIDATION, TEST})
+    except OSError:
+        return
+    if beside:
+        contents.notes.append(f"{some(beside)} beside {folder.path} is not used; name {folder.path.parent} to use it.")
+
+
+def _leave_out(paths: list[Path], reason: str, top: Folder, contents: Contents) -> None:
+    for path in paths:
+        contents.leave_out(reason, path.relative_to(top.path).as_posix())

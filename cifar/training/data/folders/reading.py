@@ -1,0 +1,171 @@
+"""Read a folder, an archive or a table of pictures: list, decode, and split what has no test part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cifar.errors import DataError
+from cifar.training.data.folders.archive import is_archive, unpacked
+from cifar.training.data.folders.contents import SIDE_FILES, TEST, TRAIN, UNLISTED, VALIDATION, Contents, some
+from cifar.training.data.folders.decoding import count, decode
+from cifar.training.data.folders.layout import Layout, find_layout, part_of
+from cifar.training.data.folders.scan import Folder, Scanner
+from cifar.training.data.folders.table import TABLE_ENDINGS, read_tables
+from cifar.training.data.split import TEST_SHARE, split_test
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All pictures of a source that could be decoded, the training part first, then the validation and the test part."""
+
+    class_names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    sizes: tuple[int, int, int]
+    """Number of training, validation and test pictures."""
+    contents: Contents
+
+
+def read_pictures(path: Path, image_shape: tuple[int, int, int], max_pixels: int) -> Reading:
+    """Read a folder, an archive or a table of pictures.
+
+    Pictures that cannot be decoded are left out and recorded in `contents.damaged`.
+
+    Raises:
+        DataError: the source cannot be understood, has fewer than two classes, or all pictures of a class are damaged.
+    """
+    contents = Contents()
+    with _layout(path, contents) as (layout, root):
+        return _decoded(path, layout, root, contents, image_shape=image_shape, max_pixels=max_pixels)
+
+
+@contextmanager
+def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
+    """Yield the pictures by part and class, and the folder that their names are relative to."""
+    if path.is_dir():
+        yield _folder_layout(path, contents, contained=False), path
+    elif path.suffix.lower() in TABLE_ENDINGS:
+        yield read_tables({TRAIN: path}, str(path), contents, contained=False), path.parent
+    elif is_archive(path):
+        with unpacked(path, contents) as folder:
+            try:
+                layout = _folder_layout(folder, contents, contained=True)
+            except DataError as error:
+                raise DataError(str(error).replace(str(folder), str(path))) from error
+            contents.notes[:] = [note.replace(str(folder), str(path)) for note in contents.notes]
+            yield layout, folder
+    else:
+        raise DataError(
+            f"{path} is no data set: it is neither a zip or tar archive nor a .csv or .tsv table of paths and labels. Unpack other "
+            "archives, and name the folder."
+        )
+
+
+def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout:
+    scanner = Scanner(path, contents)
+    top = scanner.scan()
+    if not top.has_pictures:
+        others = [name for names in contents.left_out.values() for name in names]
+        raise DataError(f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}.")
+    if scanner.links_outside:
+        contents.notes.append(f"Links that lead out of the folder and are followed: {scanner.links_outside:,}.")
+    before = deepcopy(contents)
+    try:
+        return find_layout(top, contents)
+    except DataError:
+        tables = _tables(top)
+        if not tables:
+            raise
+        contents.notes, contents.left_out = before.notes, before.left_out
+        return _table_layout(tables, top, contents, contained=contained)
+
+
+def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, contained: bool) -> Layout:
+    """Read a folder without class folders by the tables in it."""
+    try:
+        layout = read_tables(tables, str(top.path), contents, contained=contained)
+    except DataError as error:
+        raise DataError(f"{top.path} has no class folders, and {error}") from error
+    names = [table.relative_to(top.path).as_posix() for table in tables.values()]
+    contents.notes.append(f"There are no class folders; the labels are those of {some(names)}.")
+    side_files = contents.left_out.pop(SIDE_FILES, [])
+    for name in side_files:
+        if name not in names:
+            contents.leave_out(SIDE_FILES, name)
+    listed = {file for classes in layout.parts.values() for files in classes.values() for file in files}
+    for picture in top.all_pictures():
+        if picture not in listed:
+            contents.leave_out(UNLISTED, picture.relative_to(top.path).as_posix())
+    return layout
+
+
+def _tables(top: Folder) -> dict[str, Path]:
+    """Return the tables of a folder by part: the only one, or one named after each part, or one in the folder of each part."""
+    while len(top.folders) == 1 and not top.pictures and not _tables_in(top.path):
+        top = top.folders[0]
+    tables = _tables_in(top.path)
+    if len(tables) == 1:
+        return {TRAIN: tables[0]}
+    parts = {part_of(table.stem.removesuffix("_labels")) or "": table for table in tables}
+    if not tables:
+        parts = {part_of(sub.name) or "": table for sub in top.folders for table in _tables_in(sub.path)[:1]}
+    return {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts} if TRAIN in parts else {}
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_ENDINGS and path.is_file()]
+
+
+def _decoded(
+    source: Path, layout: Layout, root: Path, contents: Contents, *, image_shape: tuple[int, int, int], max_pixels: int
+) -> Reading:
+    class_names = layout.class_names
+    listed = [
+        (part, label, file)
+        for part in (TRAIN, VALIDATION, TEST)
+        for label, name in enumerate(class_names)
+        for file in layout.parts.get(part, {}).get(name, [])
+    ]
+    images, pictures = decode([file for _, _, file in listed], image_shape, max_pixels)
+    contents.formats, contents.conversions = count(pictures)
+    names = [_relative(file, root) for _, _, file in listed]
+    contents.damaged = {name: picture.problem for name, picture in zip(names, pictures, strict=True) if picture.problem}
+    good = [number for number, picture in enumerate(pictures) if not picture.problem]
+    labels = np.array([listed[number][1] for number in good], np.int64)
+    parts = np.array([(TRAIN, VALIDATION, TEST).index(listed[number][0]) for number in good], np.int64)
+    _refuse_lost_classes(source, class_names, labels[parts == 0], contents)
+    if layout.unsplit:
+        parts[split_test(labels, [pictures[number].content for number in good])] = 2
+        contents.notes.append(
+            f"There is no test part: {TEST_SHARE:.0%} of each class are set apart for testing, always the same ones."
+        )
+    order = np.argsort(parts, kind="stable")
+    contents.names = [names[good[position]] for position in order]
+    sizes = np.bincount(parts, minlength=3)
+    return Reading(
+        class_names=class_names,
+        images=images if (order[:-1] < order[1:]).all() else images[order],
+        labels=labels[order],
+        sizes=(int(sizes[0]), int(sizes[1]), int(sizes[2])),
+        contents=contents,
+    )
+
+
+def _refuse_lost_classes(source: Path, class_names: tuple[str, ...], labels: np.ndarray, contents: Contents) -> None:
+    counts = np.bincount(labels, minlength=len(class_names))
+    if lost := [name for name, found in zip(class_names, counts, strict=True) if not found]:
+        first = next(f"{name}: {reason}" for name, reason in contents.damaged.items())
+        raise DataError(
+            f"No picture of class {some(lost)} in {source} can be read; {len(contents.damaged):,} pictures are damaged ({first}). Replace them, or "
+            "remove the class."
+        )
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)

@@ -1,0 +1,186 @@
+"""Tables of paths and labels: CSV, TSV and what spreadsheets write."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar.errors import DataError
+from cifar.training.data.folders.contents import (
+    MISSING_ROWS,
+    OTHER_ROWS,
+    REPEATED_ROWS,
+    TRAIN,
+    UNLABELLED_ROWS,
+    Contents,
+    some,
+)
+from cifar.training.data.folders.layout import Classes, Layout, check_layout, part_of
+from cifar.training.data.folders.lookup import Files
+
+TABLE_ENDINGS = frozenset({".csv", ".tsv"})
+
+_PATH_NAME = re.compile("(image|img|file|picture|photo)?(path|file|filename|name|id|url)?s?")
+_LABEL_NAME = re.compile(
+    "(class|label|category)(name)?|labels|classes|categories|target|species|breed|diagnosis|tag|kind|type|y"
+)
+_BEST_LABEL_NAME = re.compile("(class|label)(name)?")
+_PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
+_ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True}
+_TRIED_ROWS = 50
+"""Rows in which pictures are looked for, to find the column of the paths."""
+
+Row = list[str]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How to read a row."""
+
+    path: int
+    label: Callable[[Row], str]
+    """Returns the label, empty if the row has none."""
+    part: int | None
+    """The column that names the part, if there is one."""
+
+
+def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, contained: bool) -> Layout:
+    """Read the pictures and labels that tables list.
+
+    The delimiter, the encoding, the header and the columns are recognised. Paths are relative to the table's folder; a
+    path of another machine, or a name without folder or ending, is looked for below that folder.
+
+    Args:
+        tables: a table by part. A table of the training part may have a column that names the part of each row.
+        where: what the tables belong to, for messages.
+        contents: gets the rows that are left out.
+        contained: only files below a table's folder may be read, since the table came out of an archive.
+
+    Raises:
+        DataError: a file is no such table, none of its pictures exists, or a picture has two labels.
+    """
+    parts: dict[str, Classes] = {TRAIN: {}}
+    for own_part, table in tables.items():
+        for path, (label, part) in _read(table, contents, contained=contained).items():
+            parts.setdefault(part or own_part, {}).setdefault(label, []).append(path)
+    parts[TRAIN] = dict(sorted(parts[TRAIN].items(), key=lambda item: _by_number(item[0])))
+    return check_layout(Layout(parts, unsplit=len(parts) == 1), where, contents)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    """Sort 10 behind 9, and names behind numbers."""
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)
+
+
+def _read(table: Path, contents: Contents, *, contained: bool) -> dict[Path, tuple[str, str | None]]:
+    """Return the label and the part of each picture that a table lists."""
+    rows = _rows(table)
+    files = Files(table.parent, contained=contained)
+    columns, rows = _recognise(table, rows, files)
+    found: dict[Path, tuple[str, str | None]] = {}
+    conflicts: list[str] = []
+    for row in rows:
+        cell, label = row[columns.path].strip(), columns.label(row)
+        part = None if columns.part is None else part_of(row[columns.part])
+        path = files.find(cell)
+        if path is None:
+            contents.leave_out(MISSING_ROWS, cell or "(no path)")
+        elif not label:
+            contents.leave_out(UNLABELLED_ROWS, cell)
+        elif columns.part is not None and not part:
+            contents.leave_out(OTHER_ROWS, cell)
+        elif path not in found:
+            found[path] = label, part
+        elif found[path] == (label, part):
+            contents.leave_out(REPEATED_ROWS, cell)
+        else:
+            conflicts.append(cell)
+    if conflicts:
+        raise DataError(
+            f"{table} has two labels for {some(conflicts)}. Each picture has one class: keep one row of each picture."
+        )
+    return found
+
+
+def _rows(table: Path) -> list[Row]:
+    """Return the rows that are not empty, all as long as the longest one."""
+    try:
+        lines = _decoded(table.read_bytes()).splitlines()
+        first = next((line for line in lines if line.strip()), "")
+        if first.lower().startswith("sep="):  # Excel's note of the delimiter
+            lines.remove(first)
+            first = next(iter(lines), "")
+        delimiter = max("\t;,|", key=first.count)
+        rows = [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if any(map(str.strip, row))]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a table of paths and labels ({error}).") from error
+    width = max(map(len, rows), default=0)
+    if width < 2:
+        raise DataError(f"{table} does not have two columns. It needs a column of paths and a column of labels.")
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")  # Excel's "Unicode text"
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, list[Row]]:
+    """Return the columns of a table, and its rows without the header."""
+    tried = rows[: _TRIED_ROWS + 1]
+    counts = [sum(files.find(row[column]) is not None for row in tried) for column in range(len(rows[0]))]
+    if not any(counts):
+        raise DataError(
+            f"{table} lists no picture that exists below {table.parent}; a row begins with {rows[-1][0][:80]!r}. A table has a column of "
+            "paths relative to its folder, and a column of labels."
+        )
+    path = counts.index(max(counts))
+    # A first row whose picture is missing is no header: it has a path that ends like a file name.
+    plain = ["".join(character for character in cell.casefold() if character.isalnum()) for cell in rows[0]]
+    has_header = files.find(rows[0][path]) is None and (
+        bool(_PATH_NAME.fullmatch(plain[path])) or not Path(rows[0][path].strip()).suffix
+    )
+    others = [column for column in range(len(plain)) if column != path]
+    if not has_header:
+        if len(others) > 1:
+            raise DataError(f"{table} has {len(plain)} columns and no header. Add a first row such as path,label.")
+        return _Columns(path, _cell(others[0]), None), rows
+    names, rows = rows[0], rows[1:]
+    part = next((column for column in others if _is_part_column(plain[column], [row[column] for row in rows])), None)
+    others = [column for column in others if column != part]
+    named = [column for column in others if _LABEL_NAME.fullmatch(plain[column])]
+    if named or len(others) == 1:
+        best = min(named or others, key=lambda column: (not _BEST_LABEL_NAME.fullmatch(plain[column]), column))
+        return _Columns(path, _cell(best), part), rows
+    if all(row[column].strip() in _ONE_HOT for row in rows for column in others):
+        return _Columns(path, _one_hot(table, {column: names[column].strip() for column in others}), part), rows
+    raise DataError(
+        f"{table} has no column that is called label or class; its columns: {some(names, 8)}. Rename the one with the class names."
+    )
+
+
+def _is_part_column(name: str, cells: list[str]) -> bool:
+    return bool(_PART_NAME.fullmatch(name)) and any(map(part_of, cells))
+
+
+def _cell(column: int) -> Callable[[Row], str]:
+    return lambda row: row[column].strip()
+
+
+def _one_hot(table: Path, names: dict[int, str]) -> Callable[[Row], str]:
+    """Read the label from a column for each class, with a 1 in one of them."""
+
+    def label(row: Row) -> str:
+        found = [name for column, name in names.items() if _ONE_HOT[row[column].strip()]]
+        if len(found) > 1:
+            raise DataError(f"{table} gives a picture several classes ({some(found)}); each picture must have one.")
+        return "".join(found)
+
+    return label

@@ -1,0 +1,76 @@
+"""Folders of tiny pictures in the forms that people have."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from support.pictures import encoded, noise
+
+_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".heic": "HEIF",
+    ".dib": "BMP",
+    ".jpe": "JPEG",
+}
+_random = np.random.default_rng(0)
+
+
+def put(path: Path, picture: Image.Image | bytes | None = None) -> Path:
+    """Write a picture in the format of the ending; by default one of 8x8 random pixels, another one each time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(picture, bytes):
+        ending = path.suffix.lower()
+        picture = picture or noise(8, 8, seed=int(_random.integers(1 << 31)))
+        picture = encoded(picture, _FORMATS.get(ending, ending[1:].upper() or "PNG"))
+    path.write_bytes(picture)
+    return path
+
+
+def flat(root: Path, ending: str = ".png", **counts: int) -> Path:
+    """Write class folders with this number of pictures, and return their folder."""
+    for name, count in counts.items():
+        for number in range(count):
+            put(root / name / f"{number}{ending}")
+    return root
+
+
+def parts(root: Path, *names: str, **counts: int) -> Path:
+    """Write a folder of classes for each part."""
+    for name in names or ("train", "test"):
+        flat(root / name, **(counts or {"cat": 4, "dog": 4}))
+    return root
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """Pack a folder, with itself as the only member at the top, and remove it."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder.parent))
+    shutil.rmtree(folder)
+    return archive
+
+
+def tarred(folder: Path, archive: Path, compression: str) -> Path:
+    """Do the same as a tar archive; compression is `gz`, `xz`, `bz2` or empty."""
+    with tarfile.open(archive, f"w:{compression}") as file:
+        file.add(folder, folder.name)
+    shutil.rmtree(folder)
+    return archive
+
+
+def table(
+    root: Path, header: str, rows: list[tuple[object, ...]], name: str = "labels.csv", delimiter: str = ","
+) -> Path:
+    """Write a table; without a header the rows begin at the first line."""
+    lines = ([header] if header else []) + [delimiter.join(map(str, row)) for row in rows]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / name
