@@ -118,6 +118,7 @@ def small_version(tmp_path_factory: pytest.TempPathFactory) -> Version:
             ROOT / "tests/data/keras2_64px_3classes_logits.h5",
             Settings(registry=registry),
             class_names=("circle", "square", "star"),
+            input_range=(0, 1),
             logits=True,
         )
         export(source, registry, "shapes")

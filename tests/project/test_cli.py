@@ -39,7 +39,7 @@ def test_every_command_has_help_with_an_example(command):
         ["fly"],
         ["train"],
         ["export", "x", "--input-range", "1"],
-        ["export", "x", "--classes", "a,a"],
+        ["export", "x", "--classes", "a"],
         ["predict"],
         ["data", "x", "--image-size", "0"],
         ["evaluate", "--data", "x", "--robustness", "0"],

@@ -198,7 +198,7 @@ def _run_samples(run: Path) -> dict[str, np.ndarray]:
 
 def _read_images(folder: Path, spec: ImageSpec, settings: Settings) -> dict[str, np.ndarray]:
     images = {}
-    for file in sorted(folder.glob("*")) if folder.is_dir() else []:
+    for file in sorted(each for each in folder.glob("*") if each.is_file()):
         try:
             images[str(file)] = preprocess(file.read_bytes(), spec, max_pixels=settings.max_image_pixels)
         except CifarError:

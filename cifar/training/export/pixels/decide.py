@@ -137,7 +137,7 @@ def _by_pictures(model: Classifier, derived: Derived, labelled: Labelled) -> Fou
     best = max(right, key=lambda each: (right[each], each == derived.preparation))
     total = len(labelled.labels)
     counts = ", ".join(f"{each.name} {right[each]}" for each in sorted(right, key=lambda each: -right[each]))
-    said = f"of {total} pictures in {labelled.folder}, right are: {counts}"
+    said = f"of {total} labelled pictures, right are: {counts}"
     lead = right[best] - max(count for each, count in right.items() if each != best)
     clear = 2 * right[best] >= total and lead >= max(2, total / 10)
     own = derived.preparation
