@@ -21,7 +21,7 @@ from cifar.training.export.litert.write import write_litert
 from cifar.training.export.publish import now, publish
 from cifar.training.export.source import ExportSource
 
-_ASSETS = "assets.extra"
+_MADE_ANEW = ("model.tflite", "model.onnx", "tf_serving_warmup_requests")
 
 
 def reexport(
@@ -45,7 +45,7 @@ def reexport(
         name: of the model in it.
         precision: of the LiteRT file; see `choose_precision`.
         held_out: images to judge int8 on. Default: the comparison images, without labels.
-        also: further formats; see `FORMATS`.
+        also: files for other programs: `onnx`, `keras`, both or none.
 
     Raises:
         VersionUnusable: a file of the version differs from its manifest.
@@ -57,7 +57,7 @@ def reexport(
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
     with temporary_folder(base) as folder:
-        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, _ASSETS))
+        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, *_MADE_ANEW))
         loaded = tf.saved_model.load(str(folder))
         images = np.stack(list(source.images.values()))
         outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))

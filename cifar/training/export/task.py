@@ -67,4 +67,7 @@ def check_probabilities(probabilities: np.ndarray, *, multi_label: bool, activat
             f"The model's outputs range from {low:.3g} to {high:.3g} and do not add up to 1. If an image can be of several classes, "
             "so that each class has a probability of its own, add --multi-label."
         )
-    raise ExportError(f"{found} and do not add up to 1. If the model returns logits, add --logits.")
+    raise ExportError(
+        f"{found} and do not add up to 1. If the model returns logits, add --logits, and --multi-label if an image can be of "
+        "several classes."
+    )

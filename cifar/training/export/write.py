@@ -18,7 +18,7 @@ from cifar.models.registry import Registry, Version
 from cifar.training.export.compare import Comparison, compare_signatures
 from cifar.training.export.formats.warmup import write_warmup_requests
 from cifar.training.export.formats.write import check_formats, write_formats
-from cifar.training.export.litert.judge import HeldOut
+from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.litert.write import write_litert
 from cifar.training.export.publish import now, publish
@@ -46,7 +46,7 @@ def export(
         name: of the model in it.
         precision: of the LiteRT file; see `choose_precision`.
         held_out: images to judge int8 on. Default: the comparison images, without labels.
-        also: further formats; see `FORMATS`.
+        also: files for other programs: `onnx`, `keras`, both or none.
 
     Raises:
         ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs. The message names the
@@ -103,7 +103,14 @@ def export(
             return np.asarray(_exported_function(plain)(images)["probabilities"])
 
         written = write_formats(
-            also, folder, manifest, reloaded.signatures, comparison, source.model, source.options, answers
+            also,
+            folder,
+            manifest=manifest,
+            signatures=reloaded.signatures,
+            comparison=comparison,
+            model=source.model,
+            options=source.options,
+            answers=answers,
         )
         return publish(folder, base, manifest.model_copy(update={"parity": parity | written}))
 

@@ -18,7 +18,6 @@ from cifar.training.export.formats.onnx import ONNX_FILE, write_onnx
 from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.reading.network import ReadOptions
 
-FORMATS = ("onnx", "keras")
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
@@ -49,7 +48,7 @@ def write_formats(
     """Write the files in these formats, and return the largest differences of a probability for the manifest.
 
     Args:
-        also: some of `FORMATS`.
+        also: `onnx`, `keras`, both or none.
         folder: of the version.
         manifest: of the version; the ONNX file holds what a program must know of it.
         signatures: of the reloaded SavedModel.
@@ -70,7 +69,7 @@ def write_formats(
         parity["onnx_max_abs_difference"] = max(
             comparison.differences(name, outputs)["probabilities"] for name, outputs in found.items()
         )
-    if "keras" in also:
+    if "keras" in also and not (folder / KERAS_FILE).exists():  # a copy of a version may have one already
         reloaded = write_keras(model, folder / KERAS_FILE, options)
         plain = replace(comparison, expected={"probabilities": answers(model)})
         difference = plain.differences("Keras file", {"probabilities": answers(reloaded)})
@@ -86,4 +85,5 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
         "image": "uint8 pixels from 0 to 255, RGB or grey. The network scales them itself: do not normalize them.",
         "preprocessing": manifest.preprocessing,
         "input_range": manifest.input_range,
+        "pixels": manifest.pixels.preparation if manifest.pixels else "",
     }
