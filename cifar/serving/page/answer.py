@@ -56,13 +56,14 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
     """
     prediction = answer.prediction
     none = prediction.in_distribution is False
-    asks = request_id and not prediction.multi_label  # which of several classes would be right?
+    # For a multi-label version no question is asked: which of several classes would be the right one?
+    feedback = _feedback(prediction, request_id) if request_id and not prediction.multi_label else ""
     warning = f'<p class="none">{html_text("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
         f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
         f"<h2>{as_html(headline(prediction))}</h2>{warning}"
-        f'<ol class="bars">{bars}</ol>{_feedback(prediction, request_id) if asks else ""}'
+        f'<ol class="bars">{bars}</ol>{feedback}'
         f"{_seen(answer, manifest)}</div>"
     )
 
@@ -111,6 +112,7 @@ def _seen(answer: Classification, manifest: Manifest) -> str:
         html_text("answer.cached")
         if answer.inference_ms is None
         else html_text("answer.took", ms=f"{answer.inference_ms:.1f}"),
+        *([html_text(f"answer.views_{answer.views}")] if answer.views > 1 else []),
         *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
         *_calibration(manifest),
     ]

@@ -45,11 +45,13 @@ def write_warmup_requests(name: str, signatures: Mapping[str, SignatureInfo], im
 
 def _black(info: TensorInfo, image: ImageSpec) -> Any:
     """Return a tensor of one image. A number is written once: readers repeat the last value up to the tensor's size."""
-    values = {
+    values: dict[str, dict[str, Any]] = {
         "float32": {"floats": [0.0]},
         "uint8": {"ints": [0]},
         "string": {"strings": [png(np.zeros(image.shape, np.uint8))]},
-    }[info.dtype]
+    }
     sizes = [1 if size is None else size for size in info.shape]
     dtype = tf.as_dtype(info.dtype).as_datatype_enum
-    return message_types()["Tensor"](dtype=dtype, tensor_shape={"dim": [{"size": size} for size in sizes]}, **values)
+    return message_types()["Tensor"](
+        dtype=dtype, tensor_shape={"dim": [{"size": size} for size in sizes]}, **values[info.dtype]
+    )
