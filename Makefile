@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-heade
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-day test-fast lint format bench bench-peers bench-photos lock clean
+.PHONY: help run test test-day test-fast lint format bench bench-photos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,15 +46,9 @@ format: $(VENV)/development-ready ## fix style automatically where possible
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 10 minutes)
+bench: $(VENV)/development-ready ## measure serving beside the tutorial's stack (needs wrk; about 12 minutes)
 	@echo "==> Measuring the server and the tutorial's stack"
-	PYTHONPATH=. $(BIN)/python benchmarks/serving.py
-
-bench-peers: $(VENV)/development-ready ## the same beside plain Gradio, LitServe and BentoML (into .venv-peers)
-	@echo "==> Measuring the server beside Gradio, LitServe and BentoML"
-	@test -x .venv-peers/bin/bentoml || { $(PYTHON) -m venv .venv-peers && \
-		.venv-peers/bin/pip install --quiet -r benchmarks/peers/requirements.txt; }
-	PYTHONPATH=. $(BIN)/python benchmarks/serving.py --peers .venv-peers/bin/python
+	$(BIN)/python -m benchmarks.serving
 
 bench-photos: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR holds photographs DIR/<class>/*.jpg
 	@test -n "$(PHOTOS)" || { echo "Name a folder of photographs by class: make bench-photos PHOTOS=DIR"; exit 1; }

@@ -1,69 +1,115 @@
-"""Profile one worker under load: how its time per request is divided between parts of the code, at 64 connections.
+"""Show what holds the interpreter lock of one worker under load, in microseconds a request.
 
-    python benchmarks/request_profile.py [--payload "32x32 PNG"] [--seconds 7]
+    python -m benchmarks.request_profile [--pictures "512x512 JPEG"] [--seconds 10] [--without CIFAR_RECORDS=false]
 
-`py-spy` samples the stacks of the worker. Each sample counts for the part of its innermost frame. The shares, divided by
-the requests answered in that time, give microseconds per request.
+The server has its default settings and gets distinct pictures over 64 connections. `py-spy` samples the thread
+that holds the lock. A sample counts for the part of its innermost frame that belongs to one, so a library counts for its caller.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
-import serving
+from benchmarks.load import LOADS, Load, System, running
 
+RATE, CONNECTIONS, MARGIN_SECONDS = 250, 64, 1
 PARTS = {
-    "model": ("ai_edge_litert", "cifar/models/engines.py", "cifar/models/predictor.py"),
-    "decoding": ("PIL/", "cifar/images/decode.py", "cifar/images/screening.py", "pillow_heif"),
-    "form": ("python_multipart", "cifar/serving/rest/forms.py", "starlette/formparsers.py", "tempfile.py"),
-    "framework and middleware": ("fastapi", "starlette", "pydantic", "anyio", "cifar/serving/asgi.py"),
-    "our route and classifier": ("cifar/serving", "orjson", "json/"),
-    "HTTP server and event loop": ("uvicorn", "uvloop", "httptools", "asyncio", "gunicorn", "concurrent/"),
+    "reading the form": r"serving/rest/forms\.py|multipart|starlette/formparsers",
+    "opening and screening": r"images/screening\.py|^open_image .*images/decode\.py",
+    "decoding and resizing": r"images/decode\.py",
+    "digest and cache": r"inference/cache\.py",
+    "the model": r"models/engines\.py|ai_edge_litert",
+    "ranking": r"models/predictor\.py",
+    "waiting for the model": r"inference/(batcher|queue_slots)\.py|concurrent/futures",
+    "recording": r"cifar/records/|inference/recording\.py|shadow\.py",
+    "counting": r"process/metrics\.py|prometheus_client",
+    "access log": r"logging/|process/logs\.py",
+    "middleware": r"serving/(front|auth|asgi)\b",
+    "the rest of classifying": r"serving/inference/",
+    "answer and framework": r"serving/rest/|fastapi|starlette|pydantic|contextlib",
+    "HTTP server and event loop": r"uvicorn|uvloop|httptools|asyncio|app\.py",
 }
 
 
 def part(stack: str) -> str:
-    """Return the part of the innermost frame that belongs to a part."""
-    for frame in reversed(stack.split(";")):
-        for name, files in PARTS.items():
-            if any(file in frame for file in files):
-                return name
-    return "other"
+    """Return the part of a stack, and whether another thread than the event loop's ran it."""
+    thread, *frames = stack.split(";")
+    where = "" if "MainThread" in thread else ", in a thread"
+    for frame in reversed(frames):
+        for name, pattern in PARTS.items():
+            if re.search(pattern, frame):
+                return name + where
+    return f"other{where}"
+
+
+def sample(pid: int, load: Load, seconds: int) -> tuple[dict[str, float], float]:
+    """Return for how many microseconds a request each part holds the lock, and the requests per second meanwhile."""
+    figures: dict[str, float] = {}
+    client = threading.Thread(target=lambda: figures.update(load.drive(CONNECTIONS, seconds + 2 * MARGIN_SECONDS)))
+    client.start()
+    time.sleep(MARGIN_SECONDS)
+    with tempfile.NamedTemporaryFile("r") as raw:
+        command = [Path(sys.executable).with_name("py-spy"), "record", "--pid", str(pid), "--gil", "--threads"]
+        command += ["--duration", str(seconds), "--rate", str(RATE), "--format", "raw", "--output", raw.name]
+        subprocess.run(command, check=True, capture_output=True)
+        lines = raw.read().splitlines()
+    client.join()
+    counts: Counter[str] = Counter()
+    for line in lines:
+        stack, samples = line.rsplit(" ", 1)
+        counts[part(stack)] += int(samples)
+    microseconds = 1e6 / (seconds * RATE) / figures["requests_per_second"]
+    return {name: count * microseconds for name, count in counts.most_common()}, figures["requests_per_second"]
+
+
+def processor_seconds(pid: int) -> tuple[float, float]:
+    """Return the processor time of the event loop's thread, and of all others."""
+    spent = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        spent[int(thread.name)] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return spent.pop(pid), sum(spent.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--payload", default="32x32 PNG")
-    parser.add_argument("--seconds", type=int, default=7)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    payload = serving.payloads(folder)[arguments.payload]
-    system = serving.space(1, "litert")
-    with serving.running(system, payload) as (pid, _):
-        worker = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout.split()[0]
-        record = ["py-spy", "record", "-p", worker, "-d", str(arguments.seconds), "-r", "400", "-f", "raw"]
-        sampler = subprocess.Popen(
-            [Path(sys.executable).parent / record[0], *record[1:], "-o", folder / "raw"], stdout=subprocess.DEVNULL
-        )
-        time.sleep(0.5)
-        figures = serving.drive(system, payload, 64, arguments.seconds)
-        sampler.wait(60)
-    counts: Counter[str] = Counter()
-    for line in (folder / "raw").read_text().splitlines():
-        stack, samples = line.rsplit(" ", 1)
-        counts[part(stack)] += int(samples)
-    total = sum(counts.values())
-    microseconds = 1e6 / figures["requests_per_second"]
-    print(f"{arguments.payload}, 64 connections, one worker: {figures['requests_per_second']:.0f} requests/s\n")
-    print("| part | share | microseconds a request |\n|---|---|---|")
-    for name, samples in counts.most_common():
-        print(f"| {name} | {samples / total:.0%} | {microseconds * samples / total:.0f} |")
+    parser.add_argument("--pictures", choices=LOADS, default="32x32 PNG")
+    parser.add_argument("--seconds", type=int, default=10, help="of sampling")
+    parser.add_argument("--without", nargs="*", default=[], metavar="VARIABLE=VALUE", help="settings to change")
+    options = parser.parse_args()
+    load = Load(options.pictures, *LOADS[options.pictures])
+    changes = dict(change.split("=", 1) for change in options.without)
+    command = (sys.executable, "-m", "cifar", "serve", "--workers", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        load.write(Path(folder))
+        with running(System("Space", command, changes)) as (pid, _):
+            load.drive(8, 1)  # warm
+            before = processor_seconds(pid)
+            plain = load.drive(CONNECTIONS, options.seconds)
+            spent = [
+                (after - so_far) / plain["requests"] * 1e6
+                for after, so_far in zip(processor_seconds(pid), before, strict=True)
+            ]
+            held, rate = sample(pid, load, options.seconds)
+    locked = sum(held.values())
+    print(
+        f"{options.pictures}, {CONNECTIONS} connections, 1 worker {' '.join(options.without)}: {plain['requests_per_second']:.0f} requests/s; "
+        f"{spent[0]:.0f} us of processor time a request in the event loop's thread and {spent[1]:.0f} us in others. Sampled "
+        f"{RATE} times a second for {options.seconds} s ({rate:.0f} requests/s): the lock is held for {locked * rate / 1e4:.0f} % of the time.\n"
+    )
+    print("| part | holds the interpreter lock, us a request |\n|---|---|")
+    for name, microseconds in held.items():
+        print(f"| {name} | {microseconds:.0f} |")
+    print(f"| **all** | **{locked:.0f}** |")
 
 
 if __name__ == "__main__":

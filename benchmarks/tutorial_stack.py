@@ -1,25 +1,24 @@
 """The tutorial's service as the tutorial describes it: Flask, Pillow's resize, the SavedModel's signature, one image a call.
 
-It serves the highest version of the registry, which the Space serves by default too.
-
-Run with `gunicorn -c /dev/null -w 4 benchmarks.tutorial_stack:app`, sync workers.
+It serves the version with the number `BENCH_VERSION`. Run with `gunicorn -c /dev/null -w 4 benchmarks.tutorial_stack:app`, sync workers.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
 import tensorflow as tf
 from flask import Flask, jsonify, request
 from PIL import Image
 
-from cifar import CLASS_NAMES
 from cifar.models.registry import Registry
+from cifar.settings import Settings
 
 app = Flask(__name__)
-model = tf.saved_model.load(str(Registry(Path("saved_model"), "cifar_classifier").get().path))
-infer = model.signatures["serving_default"]
+version = Registry(Settings().registry, Settings().model_name).get(int(os.environ["BENCH_VERSION"]))
+infer = tf.saved_model.load(str(version.path)).signatures["serving_default"]
+class_names = version.manifest.class_names
 
 
 @app.post("/predict")
@@ -31,8 +30,8 @@ def predict():
     scores = infer(input_image=tf.constant(batch))["probabilities"].numpy()[0]
     return jsonify(
         {
-            "predicted_class": CLASS_NAMES[int(scores.argmax())],
+            "predicted_class": class_names[int(scores.argmax())],
             "confidence": round(float(scores.max()), 4),
-            "class_scores": dict(zip(CLASS_NAMES, scores.tolist(), strict=True)),
+            "class_scores": dict(zip(class_names, scores.tolist(), strict=True)),
         }
     )
