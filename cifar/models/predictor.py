@@ -11,6 +11,7 @@ import numpy as np
 from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, CifarError, VersionUnusable
 from cifar.images.spec import ImageSpec
+from cifar.images.views import checked_views, mean_of_views, views_of
 from cifar.models.engines import Engine, Infer, cannot_run, load_engine
 from cifar.models.manifest import OOD_THRESHOLD
 from cifar.models.registry import Version
@@ -92,41 +93,52 @@ class Predictor:
         except Exception as error:
             raise VersionUnusable(cannot_run(self.version, self.engine, error)) from error
 
-    def answers(self, images: np.ndarray) -> np.ndarray:
+    def answers(self, images: np.ndarray, views: int = 1) -> np.ndarray:
         """Return the model's raw answers, one row for each image. `rank` interprets a row.
 
         Args:
             images: `(n, height, width, channels)` `uint8` in [0, 255], `n` at least 1, of the size in `image`.
+            views: number of views of each image to average, 1, 2 or 6: see `views_of`. All views of all images are one batch.
 
         Returns:
             `float32`. `(n, classes)` probabilities, each row with sum 1 unless the version is multi-label; or, for a version
             with OOD score, `(n, classes + 1)` with `ood_score` in the last column.
 
         Raises:
-            BadParameter: another dtype or shape. Without this check, floats in [0, 1] would be rounded down to black.
+            BadParameter: another dtype or shape; without this check, floats in [0, 1] would be rounded down to black. Or another
+                number of views.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.image.shape or len(images) == 0:
             raise BadParameter(
                 f"Expected uint8 images of shape (n, {', '.join(map(str, self.image.shape))}) in [0, 255]; "
                 f"got {images.dtype} of shape {images.shape}."
             )
-        return self._infer(images)
+        if views == 1:
+            return self._infer(images)
+        checked_views(views)
+        rows = self._infer(np.concatenate([views_of(image, views) for image in images]))
+        return self.mean_of_views(rows.reshape(len(images), views, -1))
+
+    def mean_of_views(self, rows: np.ndarray) -> np.ndarray:
+        """Return the mean of the raw answers to the views of an image: see `cifar.images.views.mean_of_views`."""
+        return mean_of_views(rows, len(self.class_names), multi_label=self.is_multi_label)
 
     def clamp_top_k(self, top_k: int) -> int:
         """Limit a default `top_k`, which was not chosen for this model, to the number of classes."""
         return min(top_k, len(self.class_names))
 
-    def predict(self, images: np.ndarray, *, top_k: int) -> list[Prediction]:
+    def predict(self, images: np.ndarray, *, top_k: int, views: int = 1) -> list[Prediction]:
         """Classify images.
 
         Args:
             images: as for `answers`.
             top_k: number of classes to rank, from 1 to the number of classes.
+            views: as for `answers`.
 
         Raises:
-            BadParameter: `top_k` is out of range, or `images` has another dtype or shape.
+            BadParameter: `top_k` is out of range; or see `answers`.
         """
-        return [self.rank(row, top_k) for row in self.answers(images)]
+        return [self.rank(row, top_k) for row in self.answers(images, views)]
 
     def rank(self, answer: np.ndarray, top_k: int) -> Prediction:
         """Turn one row of `answers` into a prediction.

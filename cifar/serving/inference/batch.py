@@ -77,7 +77,12 @@ class Batch:
         self._classifier = classifier
 
     async def rows(
-        self, *, requester: Requester | None = None, top_k: int | None = None, version: int | None = None
+        self,
+        *,
+        requester: Requester | None = None,
+        top_k: int | None = None,
+        version: int | None = None,
+        views: int | None = None,
     ) -> AsyncIterator[Row]:
         """Yield a row for each file, in the order of the files. Closing the iterator cancels the remaining work.
 
@@ -85,12 +90,13 @@ class Batch:
             requester: see `RecordedClassifier.classify`.
             top_k: the same.
             version: the same.
+            views: the same.
 
         Raises:
             BadParameter, VersionNotFound, VersionUnusable, NotReady: the call itself is wrong or too early.
         """
         classify = partial(
-            self._classifier.classify, channel="batch", requester=requester, top_k=top_k, version=version
+            self._classifier.classify, channel="batch", requester=requester, top_k=top_k, version=version, views=views
         )
         tasks: deque[asyncio.Task[Row]] = deque()
         try:

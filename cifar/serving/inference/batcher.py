@@ -11,10 +11,12 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
+from cifar.images.views import views_of
 from cifar.models.engines import Infer
 from cifar.serving.process.metrics import BATCH_SIZE, WAIT_SECONDS
 
@@ -22,14 +24,21 @@ from cifar.serving.process.metrics import BATCH_SIZE, WAIT_SECONDS
 class Answer(NamedTuple):
     """The model's output for one image."""
 
-    row: np.ndarray
-    """`float32`, a row of `Predictor.answers`."""
+    rows: np.ndarray
+    """`(views, columns)` `float32`, rows of `Predictor.answers`: see `views_of`."""
     seconds: float
     """Time that the model took for the whole batch."""
+
+    @property
+    def row(self) -> np.ndarray:
+        """The answer to the image itself, which is the first view."""
+        first: np.ndarray = self.rows[0]
+        return first
 
 
 class _Waiting(NamedTuple):
     image: np.ndarray
+    views: int
     answer: asyncio.Future[Answer]
     since: float
 
@@ -37,45 +46,47 @@ class _Waiting(NamedTuple):
 class Batcher:
     """The queue of images in front of one model. Use it from one event loop."""
 
-    def __init__(self, infer: Infer, *, max_images: int, parallel: int = 1, in_loop: bool = False) -> None:
+    def __init__(self, infer: Infer, *, max_images: int, parallel: int = 1, max_in_loop: int = 0) -> None:
         """Make an empty queue.
 
         Args:
             infer: see `cifar.models.engines`; called in the batcher's own threads and, by `at_once`, in the event loop.
-            max_images: largest batch.
+            max_images: largest batch. The views of one image stay together, even if they are more.
             parallel: number of batches that may be computed at the same time.
-            in_loop: the model is so quick that handing an image to a thread and back costs more than it gains.
+            max_in_loop: number of views that the model answers so quickly that a thread would cost more than it gains.
         """
-        self._in_loop = in_loop
+        self._max_in_loop = max_in_loop
         self._infer = infer
         self._max_images = max_images
         self._idle = parallel
         self._threads = ThreadPoolExecutor(parallel, "model")
         self._lines: dict[str, deque[_Waiting]] = {}
 
-    def at_once(self, image: np.ndarray, *, channel: str) -> Answer | None:
+    def at_once(self, image: np.ndarray, *, channel: str, views: int = 1) -> Answer | None:
         """Answer one image before returning, if the model is quick enough for the event loop; otherwise return None.
 
         Args:
             image: see `submit`.
             channel: the same.
+            views: the same.
         """
-        if not self._in_loop:
+        if views > self._max_in_loop:
             return None
-        rows, seconds = self._timed(image[None])
+        rows, seconds = self._timed(views_of(image, views))
         WAIT_SECONDS.labels(channel).observe(0)
-        BATCH_SIZE.observe(1)
-        return Answer(rows[0], seconds)
+        BATCH_SIZE.observe(views)
+        return Answer(rows, seconds)
 
-    def submit(self, image: np.ndarray, *, channel: str) -> asyncio.Future[Answer]:
+    def submit(self, image: np.ndarray, *, channel: str, views: int = 1) -> asyncio.Future[Answer]:
         """Queue one image. Cancel the future to take it back.
 
         Args:
             image: `(height, width, channels)` `uint8`, of the model's size.
             channel: the way in which the request came. Each channel has a line of its own, and the lines take turns.
+            views: number of views to answer, in one batch: see `views_of`.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(channel, deque()).append(_Waiting(image, answer, time.perf_counter()))
+        self._lines.setdefault(channel, deque()).append(_Waiting(image, views, answer, time.perf_counter()))
         if self._idle:
             self._start()
         return answer
@@ -86,25 +97,29 @@ class Batcher:
         if not batch:
             return
         self._idle -= 1
-        images = np.stack([waiting.image for waiting in batch])
+        images = np.concatenate([views_of(waiting.image, waiting.views) for waiting in batch])
         job = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, images)
         job.add_done_callback(partial(self._finish, batch))
 
     def _next_batch(self) -> list[_Waiting]:
         """Take one image of each line in turn, and skip those that were taken back."""
         batch: list[_Waiting] = []
+        images = 0
         now = time.perf_counter()
-        while self._lines and len(batch) < self._max_images:
-            channel = next(iter(self._lines))
-            line = self._lines.pop(channel)
+        while self._lines:
+            channel, line = next(iter(self._lines.items()))
+            if batch and images + line[0].views > self._max_images:
+                break
+            del self._lines[channel]
             waiting = line.popleft()
             if line:
                 self._lines[channel] = line  # now the last one
             if not waiting.answer.done():
                 batch.append(waiting)
+                images += waiting.views
                 WAIT_SECONDS.labels(channel).observe(now - waiting.since)
         if batch:
-            BATCH_SIZE.observe(len(batch))
+            BATCH_SIZE.observe(images)
         return batch
 
     def _timed(self, images: np.ndarray) -> tuple[np.ndarray, float]:
@@ -114,7 +129,8 @@ class Batcher:
     def _finish(self, batch: list[_Waiting], job: asyncio.Future[tuple[np.ndarray, float]]) -> None:
         self._idle += 1
         self._start()  # before the answers are handed out, so that the model is not idle meanwhile
-        for position, waiting in enumerate(batch):
+        starts = accumulate((waiting.views for waiting in batch), initial=0)
+        for waiting, start in zip(batch, starts, strict=False):
             if waiting.answer.done():
                 continue
             if job.cancelled():
@@ -123,4 +139,4 @@ class Batcher:
                 waiting.answer.set_exception(error)
             else:
                 rows, seconds = job.result()
-                waiting.answer.set_result(Answer(rows[position], seconds))
+                waiting.answer.set_result(Answer(rows[start : start + waiting.views], seconds))

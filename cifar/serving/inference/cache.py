@@ -43,12 +43,13 @@ class AnswerCache:
         self._redis = redis if images else None
         self._writes: set[asyncio.Task[object]] = set()
 
-    def key(self, digest: str, predictor: Predictor) -> bytes:
-        """Return the key of a file and a version. The version's creation time is part of it, as numbers can be exported anew.
+    def key(self, digest: str, predictor: Predictor, views: int = 1) -> bytes:
+        """Return the key of a file, a version and a number of views. The version's creation time is part of it, as numbers can be exported anew.
 
         Args:
             digest: see `file_digest`.
             predictor: the version that answers.
+            views: number of views that the answer is the mean of.
 
         Returns:
             Empty when the cache is off.
@@ -56,7 +57,9 @@ class AnswerCache:
         if not self._local.maxsize:
             return b""
         version = predictor.version.manifest
-        return f"cifar:answer:{__version__}:{version.name}:{version.version}:{version.created}:{digest}".encode()
+        return (
+            f"cifar:answer:{__version__}:{version.name}:{version.version}:{version.created}:{digest}:{views}".encode()
+        )
 
     def get_local(self, key: bytes) -> CachedAnswer | None:
         """Return the answer that this process holds, if any."""

@@ -16,6 +16,7 @@ from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, MissingImage
 from cifar.images.decode import open_image, preprocess, to_input
 from cifar.images.spec import ImageSpec
+from cifar.images.views import checked_views
 from cifar.models.predictor import Prediction
 from cifar.serving.inference.cache import AnswerCache, CachedAnswer, file_digest
 from cifar.serving.inference.loaded import LoadedVersions
@@ -44,6 +45,8 @@ class Classification:
     """Milliseconds that the model took for the batch with this image; None for a cached answer."""
     digest: str
     """The digest of the file: see `file_digest`."""
+    views: int = 1
+    """Number of views that the prediction is the mean of: see `views_of`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer in the form that all APIs share."""
@@ -78,6 +81,7 @@ class Classifier:
         user: str = "",
         top_k: int | None = None,
         version: int | None = None,
+        views: int | None = None,
         disconnected: Disconnected = None,
     ) -> Classification:
         """Classify one image file.
@@ -88,11 +92,12 @@ class Classifier:
             user: chooses the version where traffic is split. A user always gets the same version.
             top_k: number of classes to rank; None for the setting `default_top_k`.
             version: number of the version to ask; None for the user's version.
+            views: number of views to average, 1, 2 or 6; None for 1.
             disconnected: see `Disconnected`.
 
         Raises:
             MissingImage: there is no payload.
-            BadParameter: `top_k` is out of range.
+            BadParameter: `top_k` is out of range, or `views` is another number.
             Overloaded, WaitedTooLong, CallerLeft: see `QueueSlots.slot`.
             CifarError: see `preprocess` and `LoadedVersions.get`.
         """
@@ -100,27 +105,27 @@ class Classifier:
             raise MissingImage(
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
+        views = checked_views(views)
         async with self.queue.slot(channel, disconnected):
             served = self.versions.if_loaded(version, user)
             if served is None:
                 served = await asyncio.to_thread(self.versions.get, version)
             predictor = served.predictor
             digest = file_digest(payload) if _is_small(payload) else await self._in_thread(file_digest, payload)
-            key = self._cache.key(digest, predictor)
+            key = self._cache.key(digest, predictor, views)
             answer = self._cache.get_local(key) or await self._cache.get_shared(key, predictor)
             inference_ms = None
             if answer is None:
                 pixels = await self._decode(payload, predictor.image)
-                row, seconds = served.batcher.at_once(pixels, channel=channel) or await served.batcher.submit(
-                    pixels, channel=channel
-                )
-                answer, inference_ms = CachedAnswer(pixels, row), seconds * 1000
+                quick = served.batcher.at_once(pixels, channel=channel, views=views)
+                rows, seconds = quick or await served.batcher.submit(pixels, channel=channel, views=views)
+                answer, inference_ms = CachedAnswer(pixels, predictor.mean_of_views(rows)), seconds * 1000
                 self._cache.put_local(key, answer)
                 self._cache.put_shared(key, answer)
         limit = predictor.clamp_top_k(self._settings.default_top_k) if top_k is None else top_k
         prediction = predictor.rank(answer.answer, limit)
         name, number = predictor.version.name, predictor.version.number
-        return Classification(name, number, prediction, answer.pixels, inference_ms, digest)
+        return Classification(name, number, prediction, answer.pixels, inference_ms, digest, views)
 
     async def _decode(self, payload: bytes, spec: ImageSpec) -> np.ndarray:
         max_pixels = self._settings.max_image_pixels

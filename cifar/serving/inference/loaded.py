@@ -310,7 +310,7 @@ class LoadedVersions:
                 predictor.answers,
                 max_images=1,
                 parallel=self._threads,
-                in_loop=predictor.seconds_per_image <= limit,
+                max_in_loop=int(limit / predictor.seconds_per_image),
             )
         return Served(predictor, batcher)
 

@@ -30,6 +30,7 @@ class RecordedClassifier:
         requester: Requester | None = None,
         top_k: int | None = None,
         version: int | None = None,
+        views: int | None = None,
         disconnected: Disconnected = None,
         record: bool = False,
     ) -> Classification:
@@ -41,6 +42,7 @@ class RecordedClassifier:
             requester: the request that asks; None outside a request, as in a test.
             top_k: the same.
             version: the same.
+            views: the same.
             disconnected: the same.
             record: store the prediction, so that feedback can refer to it, and ask shadow versions too.
         """
@@ -51,6 +53,7 @@ class RecordedClassifier:
             user=requester.user if requester else "",
             top_k=top_k,
             version=version,
+            views=views,
             disconnected=disconnected,
         )
         count_answer(channel, answer.version, answer.prediction)

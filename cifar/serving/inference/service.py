@@ -42,6 +42,7 @@ class Service:
         requester: Requester | None = None,
         top_k: int | None = None,
         version: int | None = None,
+        views: int | None = None,
     ) -> dict[str, Any]:
         """Classify many files and wait for all of them.
 
@@ -52,7 +53,8 @@ class Service:
             CifarError: see `Batches.open` and `Batch.rows`.
         """
         async with self.batches.open(uploads) as batch:
-            rows = [row async for row in batch.rows(requester=requester, top_k=top_k, version=version)]
+            found = batch.rows(requester=requester, top_k=top_k, version=version, views=views)
+            rows = [row async for row in found]
         return {"rows": [row.as_json() for row in rows], "counts": count_by_label(rows), "model": _model(rows)}
 
     async def models(self) -> dict[str, Any]:

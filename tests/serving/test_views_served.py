@@ -1,0 +1,80 @@
+"""Answers from several views of an image: the same on every engine, cached and recorded as they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from support.pictures import encoded, noise
+from support.servers import NO_CACHE
+
+from cifar.errors import BadParameter
+from cifar.images.decode import preprocess
+from cifar.images.views import mean_of_views
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry, Version
+from cifar.serving.inference.cache import AnswerCache
+from cifar.serving.inference.classify import Classification, Classifier
+from cifar.serving.inference.loaded import LoadedVersions
+from cifar.settings import ROOT, Settings
+
+PHOTO = encoded(noise(90, 70))
+
+
+def loaded(version: Version, **settings: object) -> LoadedVersions:
+    versions = LoadedVersions(Registry(version.path.parent.parent, version.name), Settings(**settings))
+    versions.load_default()
+    return versions
+
+
+def classify(classifier: Classifier, **parameters: object) -> Classification:
+    return asyncio.run(classifier.classify(PHOTO, channel="rest", **parameters))
+
+
+@pytest.fixture
+def shipped() -> Version:
+    """The shipped default version: 32x32, with an out-of-distribution score."""
+    return Registry(ROOT / "saved_model", "cifar_classifier").get(2)
+
+
+def reference(predictor: Predictor, views: int) -> np.ndarray:
+    """Answer each view in a call of its own, and average the answers."""
+    image = preprocess(PHOTO, predictor.image, max_pixels=10**6)
+    around = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
+    sides = [image] if views == 2 else [image, around[:-2, :-2], around[2:, 2:]]
+    rows = [predictor.answers(np.ascontiguousarray(view[None]))[0] for side in sides for view in (side, side[:, ::-1])]
+    return mean_of_views(np.stack(rows), len(predictor.class_names))
+
+
+@pytest.mark.parametrize("engine", ["litert", pytest.param("tensorflow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("views", [2, 6])
+def test_several_views_are_averaged_on_every_engine_and_for_every_size(shipped, small_version, engine, views):
+    """Version 2 has a size of 32 pixels and an out-of-distribution score, the small version 64 pixels and none."""
+    for version in (shipped, small_version):
+        versions = loaded(version, engine=engine, model_version=version.number)
+        predictor = versions.get().predictor
+        answer = classify(Classifier(versions, Settings(), NO_CACHE), views=views)
+        expected = predictor.rank(reference(predictor, views), 1)
+        assert answer.prediction.class_scores == pytest.approx(expected.class_scores, abs=1e-5)
+        assert answer.prediction.ood_score == pytest.approx(expected.ood_score, abs=1e-3)
+        assert answer.views == views
+        assert answer.seen.shape == version.manifest.image.shape, "what the page shows is the image itself"
+
+
+def test_the_cache_never_gives_an_answer_for_another_number_of_views(shipped):
+    """The number of views is part of the key; the second answer of each number comes from the cache."""
+    classifier = Classifier(loaded(shipped), Settings(), AnswerCache(images=10))
+    first = [classify(classifier, views=views) for views in (None, 2, 6)]
+    second = [classify(classifier, views=views) for views in (1, 2, 6)]
+    assert [answer.inference_ms is None for answer in [*first, *second]] == [False] * 3 + [True] * 3
+    scores = [answer.prediction.class_scores for answer in first]
+    assert [answer.prediction.class_scores for answer in second] == scores
+    assert len({scores["cat"] for scores in scores}) == 3
+
+
+def test_another_number_of_views_is_refused_before_the_image_is_read(shipped):
+    """The error is about the call, so it comes even if the image is none."""
+    classifier = Classifier(loaded(shipped), Settings(), NO_CACHE)
+    with pytest.raises(BadParameter, match="views must be 1, 2 or 6; got 4"):
+        asyncio.run(classifier.classify(b"just text", channel="rest", views=4))
