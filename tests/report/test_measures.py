@@ -105,3 +105,13 @@ def test_invalid_probabilities_or_labels_are_refused(answers, labels, words):
     """Logits, or labels of another data set, would give wrong figures."""
     with pytest.raises(BadParameter, match=words):
         measure(answers, labels, "abc")
+
+
+def test_the_balanced_accuracy_counts_a_small_class_like_a_large_one():
+    """A model that says the larger class to everything is right for 98 % of 49:1, and has learned nothing."""
+    labels = np.array([0] * 98 + [1] * 2)
+    always = np.tile([0.9, 0.1, 0.0], (100, 1))
+    measured = measure(always, labels, ["dog", "cat", "never seen"])
+    assert (measured["accuracy"], measured["balanced_accuracy"]) == (0.98, 0.5)
+    right = np.eye(3)[labels]
+    assert measure(right, labels, "abc")["balanced_accuracy"] == 1

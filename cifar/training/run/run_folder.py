@@ -69,7 +69,7 @@ def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> Non
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     # A setting that is newer than the run was off.
     pairs = [
-        (f"--{key.replace('_', '-')}", before["config"].get(key, False if value is False else None), value)
+        (f"--{key.replace('_', '-')}", before["config"].get(key, False if isinstance(value, bool) else None), value)
         for key, value in now["config"].items()
     ]
     pairs += [(f"data {key}", before["data"].get(key), now["data"][key]) for key in ("train_images", "fingerprint")]
