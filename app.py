@@ -21,6 +21,7 @@ from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
 from cifar.serving.page.mount import mount_page
 from cifar.serving.process import worker_slot
+from cifar.serving.process.http_protocol import HttpProtocol
 from cifar.serving.process.logs import log_config
 from cifar.serving.process.redis import SharedRedis
 from cifar.serving.process.worker_slot import WorkerSlot
@@ -99,7 +100,9 @@ if __name__ == "__main__":
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
         logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, forwarded_allow_ips=settings.trusted_proxies))
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=HttpProtocol, log_config=None, forwarded_allow_ips=settings.trusted_proxies)
+        )
         with suppress(KeyboardInterrupt):  # raised after the server has shut down on Ctrl-C
             server.run(sockets=[listener])
 else:

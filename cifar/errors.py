@@ -12,7 +12,7 @@ default, to retry after `retry_after_seconds`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 INTERNAL_ERROR = "An internal error occurred. Report the request id to the operator."
@@ -43,6 +43,24 @@ class BadRequest(CifarError):
     """
 
     status = 400
+
+
+class HeadTooLarge(BadRequest):
+    """The request line and the headers are too large.
+
+    Send fewer or shorter headers, such as cookies of other sites.
+    """
+
+    status = 431
+
+
+class HeadTooSlow(BadRequest):
+    """The request line and the headers were not sent in time.
+
+    Send the request again.
+    """
+
+    status = 408
 
 
 class MissingImage(BadRequest):
@@ -109,9 +127,11 @@ class MethodNotAllowed(CifarError):
 
     status = 405
 
-    def __init__(self, sentence: str, allowed: Collection[str]) -> None:
+    def __init__(self, sentence: str, allowed: str) -> None:
+        """Make the error for a route that accepts the methods `allowed`, such as `GET, POST`. HEAD goes with GET."""
         super().__init__(sentence)
-        self.headers = {"Allow": ", ".join(sorted(allowed))}
+        methods = set(allowed.split(", "))
+        self.headers = {"Allow": ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))}
 
 
 class CallFailed(CifarError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from cifar.errors import CifarError
+from cifar.errors import CallerLeft, CifarError
+
+CALLER_LEFT = "The client disconnected before the request was complete."
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 """A function that answers the requests of one route."""
@@ -23,9 +25,34 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
-def header(scope: Scope, name: bytes) -> str:
-    """Return the value of a request's header, `name` in lower case, or an empty string without that header."""
+def header(scope: Scope | Message, name: bytes) -> str:
+    """Return the value of a header of a request or of the head of an answer, `name` in lower case, or an empty string without that header."""
     return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
+
+
+async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives.
+
+    Raises:
+        CallerLeft: the client disconnected before the body was complete.
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerLeft(CALLER_LEFT)
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Return the complete body.
+
+    Raises:
+        CallerLeft: see `body_pieces`.
+    """
+    pieces = [piece async for piece in body_pieces(receive)]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -31,6 +31,7 @@ class RouteRule:
         gradio: Gradio answers this route.
         session: where a request names its Gradio session: `body`, `query`, `path` (its last part), `event` (the last part
             is an event id, which begins with the worker's number) or `answer` (the answer holds a new event id).
+        max_body_bytes: largest request body. None: that of the settings, which is made for images.
     """
 
     path: str
@@ -40,6 +41,7 @@ class RouteRule:
     quiet: bool = False
     gradio: bool = False
     session: str = ""
+    max_body_bytes: int | None = None
 
 
 def _rules(*paths: str, **attributes: Any) -> list[RouteRule]:
@@ -47,6 +49,8 @@ def _rules(*paths: str, **attributes: Any) -> list[RouteRule]:
     return [RouteRule(path, **{"label": path, **attributes}) for path in paths]
 
 
+_SMALL_JSON_BYTES = 16 * 1024
+"""For routes with a few short fields. A note has at most 1,000 characters, each of at most 12 bytes in JSON."""
 _GRADIO_API = {"scope": "predict", "rate_group": "page", "gradio": True}
 
 ROUTES: tuple[RouteRule, ...] = (
@@ -56,7 +60,7 @@ ROUTES: tuple[RouteRule, ...] = (
     *_rules("/docs", "/openapi.json"),
     *_rules("/docs/{path:path}", label=OTHER),
     *_rules("/predict", "/explain", scope="predict", rate_group="predict"),
-    *_rules("/feedback", scope="feedback", rate_group="predict"),
+    *_rules("/feedback", scope="feedback", rate_group="predict", max_body_bytes=_SMALL_JSON_BYTES),
     *_rules(
         "/v1/models/{name}/versions/{version}:predict",
         "/v1/models/{name}/labels/{label}:predict",
@@ -79,6 +83,7 @@ ROUTES: tuple[RouteRule, ...] = (
         "/admin/models/label",
         "/admin/models/traffic",
         scope="admin",
+        max_body_bytes=_SMALL_JSON_BYTES,
     ),
     # The page and its files
     *_rules("/", "/config", gradio=True),

@@ -128,7 +128,7 @@ def test_without_a_setting_there_is_no_sign_in_and_no_library_of_it():
         "print(names, [name for name in ('jwt', 'authlib', 'itsdangerous') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    chain = ["Observe", "CrossOrigin", "VisitorCookie", "BodyLimit"]
+    chain = ["Observe", "LastResort", "Head", "CrossOrigin", "VisitorCookie", "BodyLimit"]
     assert result.stdout.strip() == f"{chain} []"
 
 

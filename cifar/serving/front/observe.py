@@ -55,9 +55,7 @@ class Observe:
             await self.app(scope, receive, with_headers(send, self._headers))
             return
         started = time.perf_counter()
-        chosen = header(scope, b"x-request-id")
-        own_id = chosen if REQUEST_ID.fullmatch(chosen) else secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = own_id
+        own_id = scope.setdefault("state", {})["request_id"] = _id_of(scope)
         request_id.set(own_id)
         counted = not scope["state"].get("from_worker")  # else the worker that received it counts it
         method = scope["method"] if scope["method"] in _METHODS else OTHER
@@ -80,10 +78,6 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_counted)
-        except Exception:
-            if not status:
-                count(500)  # the server will answer with this status
-            raise
         finally:
             if not status:
                 count(499)  # the client disconnected before the answer
@@ -105,6 +99,11 @@ class Observe:
         if key not in self._series:
             self._series[key] = REQUESTS.labels(*key), LATENCY.labels(method, label)
         return self._series[key]
+
+
+def _id_of(scope: Scope) -> str:
+    chosen = header(scope, b"x-request-id")
+    return chosen if REQUEST_ID.fullmatch(chosen) else secrets.token_hex(16)
 
 
 def _log(method: str, rule: RouteRule, status: int, seconds: float) -> None:

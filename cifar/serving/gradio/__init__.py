@@ -21,6 +21,8 @@ components.py
     `component_meta.create_or_modify_pyi` writes stub files. No test; a file `components.pyi` would appear. (It also costs 1.0 of
     the 2.5 s of importing the app: median of 7 imports on 2 cores, same memory. A hook that avoided this was removed, because
     gunicorn imports the app once, before it starts the workers.)
+    `Blocks.validate_inputs` sees the list of a call's values before they are used, and may add to it.
+        gradio_api/test_endpoints.py::test_a_plain_http_call_may_leave_out_the_last_values
 calls.py
     `gr.Request.request` is Starlette's request, with the `state` that our middleware set.
         gradio_api/test_gradio.py::test_gradio_client_and_rest_give_the_same_answer
@@ -36,6 +38,9 @@ guard.py, routes.py
         images/test_hostile.py::test_the_header_x_gradio_server_does_not_put_another_host_into_the_page
     An error response is `{"error": ...}` with status 500, also for a call that does not fit its endpoint.
         gradio_api/test_gradio.py::test_a_malformed_call_to_gradio_never_gets_a_5xx
+events.py
+    `event_ids_to_events`, `pending_messages_per_session` and `pending_event_ids_session` of `Blocks._queue`.
+        rest/test_http.py::test_a_stream_that_does_not_exist_is_answered_404
 affinity.py, routes.py
     A session is named in the body (`session_hash`), the query (`session_hash`, `upload_id`) or the path.
         gradio_api/test_workers.py::test_every_call_of_every_gradio_client_gets_its_own_answer

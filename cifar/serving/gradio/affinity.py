@@ -26,11 +26,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
-from cifar.serving.asgi import replay
+from cifar.serving.asgi import read_body, replay
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.routes import rule_of
 
-_EVENT_ID = re.compile(r"(\d+)-(\w+)")
+_EVENT_ID = re.compile(r"(\d{1,4})-(\w+)")
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"})
 _GONE = "The worker that held this session has ended."
@@ -70,7 +70,7 @@ class SessionRouter:
                 path = f"{before}/{event[2]}"
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         elif session_in == "body" and scope["method"] == "POST":
-            body = await Request(scope, receive).body()
+            body = await read_body(receive)
             receive = replay(body, receive)
             owner = self._owner(json.loads(body).get("session_hash"))
         elif session_in == "query":

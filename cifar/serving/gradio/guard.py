@@ -16,12 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar.errors import INTERNAL_ERROR, BadRequest, CallFailed, CifarError, MethodNotAllowed, RouteClosed, TooLarge
-from cifar.serving.asgi import error_response, replay
+from cifar.errors import (
+    INTERNAL_ERROR,
+    BadRequest,
+    CallerLeft,
+    CallFailed,
+    CifarError,
+    MethodNotAllowed,
+    RouteClosed,
+    TooLarge,
+)
+from cifar.serving.asgi import CALLER_LEFT, body_pieces, error_response, header, replay
 from cifar.serving.routes import rule_of
 
 log = logging.getLogger(__name__)
@@ -68,7 +77,7 @@ class GradioGuard:
         path: str = scope["path"]
         own = {method for pattern, methods in self._own_routes if pattern.match(path) for method in methods}
         if own:
-            raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", sorted(own))
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", ", ".join(own))
         if path.startswith(_PREFIX) and (not rule_of(path).gradio or _FILE_BY_URL.match(path)):
             raise RouteClosed(_CLOSED)
         headers = MutableHeaders(scope=scope)
@@ -76,7 +85,7 @@ class GradioGuard:
         del headers["origin"]  # Gradio would allow every origin, with credentials; `create_api` has answered CORS
         if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == _UPLOAD:
             return receive
-        body = await _read_call(scope, receive)
+        body = await _read_call(receive)
         self.check_call(body)
         return replay(body, receive)
 
@@ -119,12 +128,13 @@ class GradioGuard:
             CifarError: Gradio's answer is an error response. It was not sent.
         """
         failure: bytearray | None = None
-        status = 500
+        status, allowed = 500, ""
 
         async def send_unless_failed(message: Message) -> None:
-            nonlocal failure, status
+            nonlocal failure, status, allowed
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 failure, status = bytearray(), message["status"]
+                allowed = header(message, b"allow")
             elif failure is None:
                 await send(message)
             else:
@@ -132,6 +142,8 @@ class GradioGuard:
 
         try:
             await self.gradio(scope, receive, send_unless_failed)
+        except ClientDisconnect as error:
+            raise CallerLeft(CALLER_LEFT) from error
         except Exception as error:
             if isinstance(error, CifarError) or failure is None:
                 raise
@@ -139,13 +151,15 @@ class GradioGuard:
             if isinstance(error, (OSError, MemoryError)):  # such as a full disk: not an error of the caller
                 log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
+        if status == 405:
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {scope['path'][:200]}.", allowed)
         if failure is not None:
             raise _as_error(status, bytes(failure))
 
 
-async def _read_call(scope: Scope, receive: Receive) -> bytes:
+async def _read_call(receive: Receive) -> bytes:
     body = b""
-    async for piece in Request(scope, receive).stream():
+    async for piece in body_pieces(receive):
         body += piece
         if len(body) > MAX_CALL_BYTES:
             raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {_UPLOAD} first.")

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount, Route
 
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
+from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.serving.gradio.uploads import sweep_while_serving
 from cifar.serving.process.worker_slot import WorkerSlot
@@ -27,7 +28,7 @@ def mount_blocks(
 ) -> None:
     """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
-    A request for Gradio passes `GradioGuard`, then `SessionRouter` if there are several workers, then Gradio's own app.
+    A request for Gradio passes `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`.
 
     Args:
         api: the app, to which all of its own routes have been added.
@@ -57,6 +58,7 @@ def mount_blocks(
         **look,
     )
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
+    mounted.app = KnownEvents(mounted.app, page)
     if worker and worker.workers > 1:
         slot, sockets = worker.number, worker.folder
         mounted.app = SessionRouter(mounted.app, slot=slot, workers=worker.workers, sockets=sockets)

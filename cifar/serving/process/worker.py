@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from typing import ClassVar
 
 from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
+
+from cifar.serving.process.http_protocol import HttpProtocol
 
 _LAST_REQUESTS_SECONDS = 1.0
 """Time in which open connections may send one more request. uvicorn alone would close them with the request unread."""
@@ -25,7 +28,9 @@ class _GracefulServer(Server):
 
 
 class Worker(UvicornWorker):
-    """The worker of uvicorn-worker with `_GracefulServer`."""
+    """The worker of uvicorn-worker with `_GracefulServer` and `HttpProtocol`."""
+
+    CONFIG_KWARGS: ClassVar = {**UvicornWorker.CONFIG_KWARGS, "http": HttpProtocol}
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

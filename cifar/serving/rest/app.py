@@ -24,7 +24,9 @@ from cifar.serving.asgi import Endpoint, error_response
 from cifar.serving.auth.signin import add_sign_in, documented
 from cifar.serving.front.body_limit import BodyLimit
 from cifar.serving.front.cross_origin import CrossOrigin
+from cifar.serving.front.head import Head
 from cifar.serving.front.headers import security_headers
+from cifar.serving.front.last_resort import LastResort
 from cifar.serving.front.observe import Observe
 from cifar.serving.front.rate_limit import RateLimit
 from cifar.serving.front.visitor import VisitorCookie
@@ -127,7 +129,7 @@ def _front(api: Api, settings: Settings, redis: SharedRedis | None) -> tuple[ASG
         app = RateLimit(app, settings, redis=redis)
     app = VisitorCookie(app)
     app, dependencies = add_sign_in(app, api, settings)
-    app = CrossOrigin(app, settings)
+    app = LastResort(Head(CrossOrigin(app, settings)))
     return Observe(app, access_log=settings.access_log, headers=security_headers(settings)), dependencies
 
 
@@ -185,7 +187,7 @@ def _add_error_handlers(api: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         sentence = str(error.detail)
         if error.status_code == 405:
-            return _respond(request, MethodNotAllowed(sentence, (error.headers or {}).get("Allow", "").split(", ")))
+            return _respond(request, MethodNotAllowed(sentence, (error.headers or {}).get("Allow", "")))
         response = _respond(request, (RouteClosed if error.status_code == 404 else BadRequest)(sentence))
         response.status_code = error.status_code
         return response

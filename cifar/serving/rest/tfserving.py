@@ -16,13 +16,13 @@ from starlette.convertors import IntegerConvertor, StringConvertor, register_url
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.models.manifest import Manifest, TensorInfo
+from cifar.serving.asgi import read_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import count_answer
 from cifar.serving.rest.openapi import ERRORS, failures
-from cifar.serving.rest.predict import read_body
 from cifar.serving.rest.tensors import read_call, write_answer
 from cifar.settings import Settings
 
