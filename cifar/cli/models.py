@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from typer import Argument, Context, Option, Typer
 from typer import BadParameter as WrongUse
 
-from cifar.cli.arguments import JSON, VERSION, LabelValue, class_names, label_value, preparation
+from cifar.cli.arguments import (
+    JSON,
+    VERSION,
+    ImageSize,
+    LabelValue,
+    Views,
+    class_names,
+    formats,
+    image_size,
+    label_value,
+    preparation,
+)
 from cifar.cli.ask import ask_preparation, can_ask
 from cifar.console import print_json, print_table, say
 from cifar.errors import BadParameter, BulkError, CifarError, ExportError, VersionNotFound, VersionUnusable
@@ -38,13 +49,20 @@ _INPUT_RANGE = (
     "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1 (bgr:0,255 for BGR); or caffe, tf or torch, "
     "as preprocess_input of keras.applications prepares them."
 )
+_SOURCE = "A run folder, a .keras or .h5 file of Keras 2 or 3, a SavedModel folder, or the folder of a version."
+_IMAGE_SIZE = "Height and width of the images, for a model that takes any size or a vector of pixels."
+_IMPORT = "A Python file or module that defines the model's own layers. Its code is run. May be repeated."
+_LAMBDA = "Run the Python code of Lambda layers, which is in the file. Only for files from people you trust."
 _PRECISION = "Of the LiteRT file. auto: int8 in the layers where it saves time and changes the answers little; int8: the same, or fail."
 _CHECK = "A folder with pictures of each class: a few decide the pixel range, and 300 or more also whether int8 holds."
+
+_ALSO = "Files for other programs, in assets.extra/ of the version: onnx, keras. A LiteRT file is always written."
+_MULTI_LABEL = "Each class has a probability of its own; they do not add up to 1. Default: whether the model ends in sigmoids."
 
 
 @app.command(epilog="example: python -m cifar export runs/first")
 def export(
-    source: Path = Argument(..., help="A run folder, a .keras file or an .h5 file (Keras 2 or 3)."),
+    source: Path = Argument(..., help=_SOURCE),
     name: str | None = Option(None, help="Name in the registry. Default: CIFAR_MODEL_NAME."),
     classes: Sequence[str] | None = Option(None, parser=class_names, metavar="A,B,...|FILE|DIR", help=_CLASSES),
     input_range: Preparation | None = Option(
@@ -53,18 +71,27 @@ def export(
     check: Path | None = Option(None, metavar="DIR", help=_CHECK),
     images: Path | None = Option(None, metavar="DIR", help="Images to compare the export on. Default: examples/."),
     logits: bool = Option(False, "--logits", help="The model ends in logits: append a softmax."),
+    multi_label: bool = Option(False, "--multi-label", help=_MULTI_LABEL),
+    size: ImageSize | None = Option(None, "--image-size", parser=image_size, metavar="HEIGHT,WIDTH", help=_IMAGE_SIZE),
+    output: str | None = Option(None, metavar="NAME", help="The output with the classes, if the model has several."),
+    signature: str | None = Option(None, metavar="NAME", help="The signature of a SavedModel that takes the images."),
+    imports: list[str] | None = Option(None, "--import", metavar="FILE.py|MODULE", help=_IMPORT),
+    allow_lambda: bool = Option(False, "--allow-lambda", help=_LAMBDA),
     precision: Literal["auto", "float32", "int8"] = Option("auto", help=_PRECISION),
+    also: Sequence[str] | None = Option(None, parser=formats, metavar="onnx,keras", help=_ALSO),
 ) -> None:
     """Export a run or a Keras model as the next version, and print its path."""
     settings = load_settings()
-    if input_range and check:
-        raise WrongUse("give either --input-range or --check", param_hint="--check")
+    Registry(settings.registry, name or settings.model_name)  # refuses a wrong name before the model is read
+    from cifar.training.export.formats.write import check_formats
     from cifar.training.export.litert.held_out import read_held_out
     from cifar.training.export.reading.files import Format, recognise
+    from cifar.training.export.reading.network import ReadOptions
     from cifar.training.export.reexport import reexport
     from cifar.training.export.source import read_source
     from cifar.training.export.write import export
 
+    check_formats(also or ())
     read = read_source(
         source,
         settings,
@@ -74,13 +101,21 @@ def export(
         ask=ask_preparation if can_ask() else None,
         images=images,
         logits=logits,
+        multi_label=multi_label,
+        options=ReadOptions(
+            image_size=size,
+            output=output,
+            signature=signature,
+            imports=tuple(imports or ()),
+            allow_lambda=allow_lambda,
+        ),
     )
     if not name:
         _check_same_classes(read.class_names, settings)
     same_network = recognise(source) is Format.VERSION and not (classes or input_range)
     write = partial(reexport, source) if same_network else export
     held_out = read_held_out(source, read, settings, labelled=check)
-    version = write(read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out)
+    version = write(read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ())
     print(version.path)
     if quantization := version.manifest.quantization:
         say(f"Precision of the LiteRT file: {quantization.reason}")
@@ -124,6 +159,7 @@ def predict(
     resume: bool = Option(False, "--resume", help="With --input: continue an interrupted run, if there is one."),
     top_k: int | None = Option(None, help="Labels to print. Default: CIFAR_DEFAULT_TOP_K."),
     version: int | None = VERSION,
+    views: Views = Option(1, help="Views of each image to average: 2, also mirrored; 6, both also moved by one pixel."),
     as_json: bool = JSON,
 ) -> None:
     """Classify image files."""
@@ -136,12 +172,12 @@ def predict(
         from cifar.bulk.run import predict_many
 
         chosen = chosen_version(version, settings)
-        errors = predict_many(source, output, chosen, settings, runner=runner, resume=resume)
+        errors = predict_many(source, output, chosen, settings, runner=runner, resume=resume, views=views)
         print(output)
         if errors:
             say(f"{errors:,} rows hold an error instead of a prediction; see their column error.")
         return
-    rows, problems = _classify(images or [], chosen_version(version, settings), settings, top_k)
+    rows, problems = _classify(images or [], chosen_version(version, settings), settings, top_k, views)
     if not as_json:
         _print_predictions(rows)
     elif rows:
@@ -153,7 +189,7 @@ def predict(
 
 
 def _classify(
-    images: Sequence[Path], version: Version, settings: Settings, top_k: int | None
+    images: Sequence[Path], version: Version, settings: Settings, top_k: int | None, views: int
 ) -> tuple[list[dict[str, Any]], list[CifarError]]:
     """Return a row for each image that was classified, and an error for each other file."""
     from cifar.images.decode import preprocess
@@ -168,7 +204,7 @@ def _classify(
         except CifarError as error:
             problems.append(CifarError(f"{file}: {error}"))
             continue
-        (prediction,) = predictor.predict(pixels[None], top_k=top_k)
+        (prediction,) = predictor.predict(pixels[None], top_k=top_k, views=views)
         rows.append(
             {
                 "image": str(file),

@@ -58,20 +58,20 @@ def test_a_model_with_other_classes_needs_an_explicit_name(small_version, monkey
     """Otherwise a forgotten --name would change the classes of a running service."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(small_version.path.parent.parent))
     monkeypatch.setenv("CIFAR_MODEL_NAME", "shapes")
-    file = str(KERAS2 / "keras2_64px_3classes_logits.h5")
-    assert main(["export", file, "--logits", "--classes", "ant,bee,cow"]) == 1
+    command = ["export", str(KERAS2 / "keras2_64px_3classes_logits.h5"), "--logits", "--input-range", "0,1"]
+    assert main([*command, "--classes", "ant,bee,cow"]) == 1
     message = capsys.readouterr().err
     assert "shapes has 3 classes (circle, square, star), and this model has 3 classes (ant, bee, cow)" in message
     assert "--name ant-bee-cow. To replace the model all the same: --name shapes" in message
-    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    assert main([*command, "--classes", "circle,square,star"]) == 0
     path, message = capsys.readouterr()
     assert path.endswith("/shapes/2\n")
     assert "It is the stable version and serves all users." in message
     monkeypatch.setenv("MODEL_VERSION", "1")
-    assert main(["export", file, "--logits", "--classes", "circle,square,star"]) == 0
+    assert main([*command, "--classes", "circle,square,star"]) == 0
     assert "Version 1 stays in service" in capsys.readouterr().err, "version 1 is pinned"
     monkeypatch.delenv("MODEL_VERSION")
-    assert main(["export", file, "--logits", "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
+    assert main([*command, "--classes", "ant,bee,cow", "--name", "shapes"]) == 0
     for number in (2, 3, 4):
         shutil.rmtree(small_version.path.parent / str(number))
 
@@ -164,7 +164,7 @@ def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, t
     spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
     outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
     keras.Model(pixels, outputs).save(tmp_path / "model.keras")
-    source = read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c"))
+    source = read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c"), input_range=(0, 1))
     version = export(source, settings.registry, "fourier")
     assert version.manifest.parity["litert_max_abs_difference"] is None
     predictor = Predictor.load(version)
@@ -181,7 +181,7 @@ def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, t
 )
 def test_an_exported_keras_2_file_gives_the_outputs_of_keras_2(settings, file, options, size):
     """Such files have slashes in names, arguments that Keras 3 does not know, and inputs in [0, 1]."""
-    version = export(read_source(KERAS2 / file, settings, **options), settings.registry, "old")
+    version = export(read_source(KERAS2 / file, settings, input_range=(0, 1), **options), settings.registry, "old")
     with np.load(KERAS2 / "keras2_answers.npz") as answers:
         images = answers["images"][:, :: 64 // size, :: 64 // size]
         expected = answers[file.removesuffix(".h5")]
@@ -218,7 +218,8 @@ def test_unknown_or_missing_class_names_are_refused(settings):
 
 def test_logits_without_the_option_are_refused(settings):
     """Outputs that are not probabilities must not be served as probabilities."""
-    source = read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b", "c"))
+    file = KERAS2 / "keras2_64px_3classes_logits.h5"
+    source = read_source(file, settings, class_names=("a", "b", "c"), input_range=(0, 1))
     with pytest.raises(ExportError, match="--logits"):
         export(source, settings.registry, "net")
 

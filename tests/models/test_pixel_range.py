@@ -7,13 +7,22 @@ import os
 import pty
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from support.classifiers import BRIGHTNESSES, NAMES, L, adapted, augmentation, by_brightness, functional, photos, sequential
+from support.classifiers import (
+    BRIGHTNESSES,
+    NAMES,
+    L,
+    adapted,
+    augmentation,
+    by_brightness,
+    functional,
+    photos,
+    sequential,
+)
 from support.pictures import encoded
 
 from cifar.cli.main import main
@@ -127,7 +136,9 @@ DERIVED = {
     "crops_before": (lambda: sequential(L.CenterCrop(14, 14), L.Cropping2D(1), L.Rescaling(1 / 255)), "0,255"),
     "padding_before": (lambda: sequential(L.ZeroPadding2D(2), L.Rescaling(1 / 127.5, -1)), "0,255"),
     "noise_before": (
-        lambda: sequential(L.GaussianNoise(0.9), L.Dropout(0.1), L.Identity(), L.Activation("linear"), L.Rescaling(1 / 255)),
+        lambda: sequential(
+            L.GaussianNoise(0.9), L.Dropout(0.1), L.Identity(), L.Activation("linear"), L.Rescaling(1 / 255)
+        ),
         "0,255",
     ),
     "permuted_before": (
@@ -173,7 +184,10 @@ DERIVED = {
     "multiplied_then_caffe": (lambda: functional(lambda pixels: preprocess_input(pixels * 255.0, mode="caffe")), "0,1"),
     "standardised": (lambda: functional(lambda pixels: (pixels - MEAN) / STD), "0,1"),
     "normalization_of_halves": (lambda: sequential(L.Normalization(mean=0.5, variance=0.25)), "0,1"),
-    "normalization_of_imagenet": (lambda: sequential(L.Normalization(mean=MEAN.tolist(), variance=(STD**2).tolist())), "0,1"),
+    "normalization_of_imagenet": (
+        lambda: sequential(L.Normalization(mean=MEAN.tolist(), variance=(STD**2).tolist())),
+        "0,1",
+    ),
     # scaled from -1..1
     "halved_plus_a_half": (lambda: sequential(L.Rescaling(0.5, 0.5)), "-1,1"),
     "plus_1_halved": (lambda: functional(lambda pixels: (pixels + 1) / 2), "-1,1"),
@@ -193,12 +207,17 @@ ASKED = {
     "normalization_of_caffe": (lambda: sequential(adapted(photos().astype(np.float32) - 120)), "caffe"),
     "clipped": (lambda: functional(lambda pixels: ops.clip(pixels, 0, 1)), "0,1"),
     "standardised_by_image": (
-        lambda: functional(lambda x: (x - ops.mean(x, (1, 2, 3), keepdims=True)) / (ops.std(x, (1, 2, 3), keepdims=True) + 1e-5)),
+        lambda: functional(
+            lambda x: (x - ops.mean(x, (1, 2, 3), keepdims=True)) / (ops.std(x, (1, 2, 3), keepdims=True) + 1e-5)
+        ),
         "0,1",
     ),
     "means_in_the_order_of_bgr": (lambda: functional(lambda pixels: pixels - np.float32(CAFFE[::-1])), "bgr:0,255"),
     "means_in_the_order_of_bgr_by_channel": (lambda: functional(lambda x: channel_means(x, CAFFE[::-1])), "bgr:0,255"),
-    "standardised_in_the_order_of_bgr": (lambda: functional(lambda pixels: (pixels / 255.0 - MEAN[::-1]) / STD[::-1]), "bgr:0,255"),
+    "standardised_in_the_order_of_bgr": (
+        lambda: functional(lambda pixels: (pixels / 255.0 - MEAN[::-1]) / STD[::-1]),
+        "bgr:0,255",
+    ),
     "contradicting_branches": (lambda: branches(L.Rescaling(1 / 255), L.Rescaling(2.0, -1.0)), "0,1"),
     "scaling_inside_a_layer_with_weights": (lambda: sequential(ScalingConvolution(4, 3)), "0,255"),
     "scaling_inside_a_subclass": (hidden_in_a_subclass, "0,255"),
@@ -314,7 +333,7 @@ def test_labelled_pictures_may_bear_their_class_in_their_names(settings, tmp_pat
     pictures = flat(brightness_pictures(tmp_path / "pictures"))
     (pictures / "darkness.png").write_bytes((pictures / "White 0.png").read_bytes())  # is another word than dark
     source = read_source(saved(by_brightness(-1, 1), tmp_path), settings, class_names=SHADES, check=pictures)
-    assert source.pixels.evidence.startswith(f"of 20 labelled pictures, right are: -1,1 20, ")
+    assert source.pixels.evidence.startswith("of 20 labelled pictures, right are: -1,1 20, ")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +357,9 @@ def test_labelled_pictures_confirm_what_the_layers_show_or_contradict_it(setting
     assert right.pixels.found_by == "layers"
     assert "turns 0,255 into 0,1; of 20 labelled pictures" in right.pixels.evidence
     divided_twice = by_brightness(0, 1 / 255, L.Rescaling(1 / 255))
-    with pytest.raises(ExportError, match=r"--check contradicts the model(.|\n)*--input-range=0,255 or --input-range=0,1"):
+    with pytest.raises(
+        ExportError, match=r"--check contradicts the model(.|\n)*--input-range=0,255 or --input-range=0,1"
+    ):
         read_source(saved(divided_twice, tmp_path), settings, class_names=SHADES, check=pictures)
 
 
@@ -347,7 +368,9 @@ def test_a_folder_without_labelled_pictures_is_refused(settings, tmp_path):
     file = saved(by_brightness(0, 1), tmp_path)
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "cat.jpg").write_bytes(b"no picture")
-    with pytest.raises(ExportError, match=r"holds no picture of a class of the model.*\(black, dark, grey, \.\.\.\).*black_1\.jpg"):
+    with pytest.raises(
+        ExportError, match=r"holds no picture of a class of the model.*\(black, dark, grey, \.\.\.\).*black_1\.jpg"
+    ):
         read_source(file, settings, class_names=SHADES, check=tmp_path / "cats")
     with pytest.raises(ExportError, match="is no folder"):
         read_source(file, settings, class_names=SHADES, check=tmp_path / "missing")
@@ -366,7 +389,13 @@ def test_a_person_is_shown_what_each_candidate_answers(settings, tmp_path):
     source = read_source(saved(model, tmp_path), settings, class_names=SHADES, ask=ask, images=pictures)
     (question,) = questions
     assert [each.name for each in question.answers] == ["0,255", "0,1", "-1,1", "caffe", "torch"]
-    assert [label for label, _ in question.answers[parse_preparation("0,1")]] == ["black", "bright", "dark", "grey", "white"]
+    assert [label for label, _ in question.answers[parse_preparation("0,1")]] == [
+        "black",
+        "bright",
+        "dark",
+        "grey",
+        "white",
+    ]
     assert [each.name for each in question.answers if question.gives_one_label(each)] == ["0,255"]
     assert (source.pixels.preparation.name, source.pixels.found_by) == ("0,1", "answer")
 
@@ -380,7 +409,12 @@ def test_export_asks_at_a_terminal_and_takes_a_number(tmp_path):
     command = [sys.executable, "-m", "cifar", "export", str(file), "--name", "light", "--classes", ",".join(SHADES)]
     environment = os.environ | {"CIFAR_REGISTRY": str(tmp_path / "registry"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.Popen(
-        [*command, "--images", str(pictures)], stdin=terminal, stderr=terminal, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+        [*command, "--images", str(pictures)],
+        stdin=terminal,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment,
     )
     os.close(terminal)
     os.write(person, b"6\n3\n")
@@ -423,6 +457,10 @@ def test_the_command_line_names_a_preparation_and_warns_of_one_label(tmp_path, m
     assert main([*command, "--preprocessing=0,1"]) == 0
     assert "one label" not in caplog.text
     assert main([*command, "--input-range", "1,0"]) == 2
-    assert main([*command, "--input-range", "-1,1", "--check", str(tmp_path)]) == 2
+    assert main([*command, "--input-range", "-1,1", "--check", str(tmp_path / "pictures")]) == 0
+    assert (
+        "The pictures of --check speak against --input-range=-1,1: of 5 labelled pictures, right are: 0,1 5,"
+        in caplog.text
+    )
     assert main([*command, "--preprocessing", "vgg"]) == 2
     assert "expected caffe, tf, torch, LOW,HIGH or bgr:LOW,HIGH; got 'vgg'" in capsys.readouterr().err

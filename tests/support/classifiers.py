@@ -34,7 +34,9 @@ def by_brightness(black: float, white: float, *before: keras.layers.Layer, shape
     return model
 
 
-def sequential(*before: keras.layers.Layer, shape: Sequence[int | None] = (16, 16, 3), dtype: str = "float32") -> keras.Model:
+def sequential(
+    *before: keras.layers.Layer, shape: Sequence[int | None] = (16, 16, 3), dtype: str = "float32"
+) -> keras.Model:
     """Return an untrained network behind these layers."""
     return keras.Sequential([L.Input(tuple(shape), dtype=dtype), *before, *_head()])
 
@@ -53,7 +55,9 @@ def _head() -> list[keras.layers.Layer]:
 
 
 def augmentation() -> keras.Model:
-    return keras.Sequential([L.RandomFlip("horizontal"), L.RandomRotation(0.1), L.RandomZoom(0.1), L.RandomBrightness(0.2)])
+    return keras.Sequential(
+        [L.RandomFlip("horizontal"), L.RandomRotation(0.1), L.RandomZoom(0.1), L.RandomBrightness(0.2)]
+    )
 
 
 def adapted(images: np.ndarray) -> keras.layers.Layer:

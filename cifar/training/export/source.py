@@ -7,7 +7,7 @@ import logging
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -106,13 +106,15 @@ def read_source(
     _check_number(names, model, path)
     from_run = bool(run) and images is None
     samples = _run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings)
-    known: _Known | None = ("run", INPUT_RANGE) if run else network.input_range and ("version", network.input_range)
-    pixels = _given(input_range, known)
-    if pixels is None:
-        labelled = check and read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels)
-        pixels = find_preparation(model, names, samples, labelled=labelled or None, ask=ask)
+    known_range = INPUT_RANGE if run else network.input_range
+    if known_range and not input_range:
+        pixels = FoundPreparation(range_of(*known_range), "run" if run else "version")
+    else:
+        labelled = read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels) if check else None
+        named = range_of(*input_range) if isinstance(input_range, tuple) else input_range
+        pixels = find_preparation(model, names, samples, named=named, labelled=labelled, ask=ask)
     model = model if model.alpha is None else replace(model, alpha=pixels.preparation.white)
-    if not known:
+    if not known_range:
         _tell(model, pixels, names, samples, assumed_names=not class_names)
     return ExportSource(
         model=model,
@@ -126,16 +128,6 @@ def read_source(
         multi_label=is_multi_label(model, network, multi_label),
         options=options,
     )
-
-
-_Known = tuple[Literal["run", "version"], tuple[float, float]]
-
-
-def _given(option: Preparation | tuple[float, float] | None, known: _Known | None) -> FoundPreparation | None:
-    """Return the preparation that an option names, or else that of a run or of a version of ours."""
-    if option:
-        return FoundPreparation(option if isinstance(option, Preparation) else range_of(*option), "option")
-    return FoundPreparation(range_of(*known[1]), known[0]) if known else None
 
 
 def _tell(

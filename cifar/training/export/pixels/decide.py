@@ -58,6 +58,7 @@ def find_preparation(
     class_names: Sequence[str],
     images: Mapping[str, np.ndarray],
     *,
+    named: Preparation | None = None,
     labelled: Labelled | None = None,
     ask: Ask | None = None,
 ) -> FoundPreparation:
@@ -67,26 +68,37 @@ def find_preparation(
         model: the model.
         class_names: in the order of its outputs.
         images: pictures by name, `(height, width, channels)` `uint8`, whose answers a person is shown.
-        labelled: pictures that decide.
+        named: the preparation that the user named.
+        labelled: pictures that decide, or that are compared with what the user named.
         ask: asks a person. Default: nobody can be asked.
 
     Raises:
         ExportError: the preparation cannot be derived, or the pictures do not decide, or contradict the layers.
     """
+    if named:
+        return _named(model, named, labelled)
     derived = derive(model)
-    if labelled:
-        return _by_pictures(model, derived, labelled)
-    if derived.preparation:
+    counts = labelled and count_right(model, candidates(model.image.channels), labelled)
+    if counts and (found := _by_pictures(counts, derived)):
+        return found
+    if derived.preparation and not counts:
         return FoundPreparation(derived.preparation, "layers", derived.reason)
-    if ask is None:
+    if ask:
+        answers = {}
+        for candidate in candidates(model.image.channels):
+            rows = probabilities(model, candidate, np.stack(list(images.values())))
+            answers[candidate] = tuple((class_names[row.argmax()], float(row.max())) for row in rows)
+        reason = counts.text if counts else derived.reason
+        return FoundPreparation(ask(Question(reason, tuple(images), answers)), "answer", reason)
+    if counts:
+        options = ", ".join(each.option for each in counts.right)
         raise ExportError(
-            f"The model does not tell which pixel values it was trained on: {derived.reason}.\n{_how_to_name(model)}"
+            f"--check does not decide: {counts.text}.\nAdd pictures, look whether they show the classes that their names say, or name "
+            f"the range: {options}"
         )
-    answers = {}
-    for candidate in candidates(model.image.channels):
-        rows = probabilities(model, candidate, np.stack(list(images.values())))
-        answers[candidate] = tuple((class_names[row.argmax()], float(row.max())) for row in rows)
-    return FoundPreparation(ask(Question(derived.reason, tuple(images), answers)), "answer", derived.reason)
+    raise ExportError(
+        f"The model does not tell which pixel values it was trained on: {derived.reason}.\n{_how_to_name(model)}"
+    )
 
 
 def _how_to_name(model: Classifier) -> str:
@@ -124,33 +136,53 @@ def warn_if_one_label(
         )
 
 
-def _by_pictures(model: Classifier, derived: Derived, labelled: Labelled) -> FoundPreparation:
-    """Return the preparation with which clearly the most pictures are right.
+@dataclass(frozen=True)
+class Counts:
+    """How many of the labelled pictures are right with each preparation."""
 
-    It must be right for half of the pictures, and for at least two and a tenth of them more than any other one.
-    """
-    tried = candidates(model.image.channels)
-    right = {
-        each: int((probabilities(model, each, labelled.images).argmax(axis=1) == labelled.labels).sum())
-        for each in tried
-    }
-    best = max(right, key=lambda each: (right[each], each == derived.preparation))
-    total = len(labelled.labels)
-    counts = ", ".join(f"{each.name} {right[each]}" for each in sorted(right, key=lambda each: -right[each]))
-    said = f"of {total} labelled pictures, right are: {counts}"
-    lead = right[best] - max(count for each, count in right.items() if each != best)
-    clear = 2 * right[best] >= total and lead >= max(2, total / 10)
+    right: dict[Preparation, int]
+    total: int
+
+    @property
+    def text(self) -> str:
+        ordered = sorted(self.right, key=lambda each: -self.right[each])
+        counts = ", ".join(f"{each.name} {self.right[each]}" for each in ordered)
+        return f"of {self.total} labelled pictures, right are: {counts}"
+
+    def clearly_better(self, one: Preparation, other: Preparation) -> bool:
+        """Whether one preparation is right for half of the pictures, and for two and a tenth of them more than the other."""
+        lead = self.right[one] - self.right[other]
+        return 2 * self.right[one] >= self.total and lead >= max(2, self.total / 10)
+
+
+def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Labelled) -> Counts:
+    def right(preparation: Preparation) -> int:
+        return int((probabilities(model, preparation, labelled.images).argmax(axis=1) == labelled.labels).sum())
+
+    return Counts({each: right(each) for each in tried}, len(labelled.labels))
+
+
+def _named(model: Classifier, named: Preparation, labelled: Labelled | None) -> FoundPreparation:
+    """Take what the user named, and warn if the user's pictures say otherwise."""
+    if labelled is None:
+        return FoundPreparation(named, "option")
+    counts = count_right(model, tuple(dict.fromkeys((named, *candidates(model.image.channels)))), labelled)
+    if any(counts.clearly_better(each, named) for each in counts.right):
+        log.warning("The pictures of --check speak against %s: %s.", named.option, counts.text)
+    return FoundPreparation(named, "option", counts.text)
+
+
+def _by_pictures(counts: Counts, derived: Derived) -> FoundPreparation | None:
+    """Return the preparation that is clearly better than all others, or that the layers show; None if there is neither."""
     own = derived.preparation
-    if own and own != best and clear and right[best] - right[own] >= max(2, total / 10):
+    best = max(counts.right, key=lambda each: (counts.right[each], each == own))
+    if own and counts.clearly_better(best, own):
         raise ExportError(
-            f"--check contradicts the model ({derived.reason}): {said}.\nName the one that holds: {own.option} or {best.option}"
+            f"--check contradicts the model ({derived.reason}): {counts.text}.\nName the one that holds: {own.option} or {best.option}"
         )
-    if own and right[own] * 2 >= total:
-        return FoundPreparation(own, "layers", f"{derived.reason}; {said}")
-    if not clear:
-        raise ExportError(
-            f"--check does not decide: {said}.\nAdd pictures, look whether they show the classes that their names say, or name the "
-            f"range: {', '.join(each.option for each in tried)}"
-        )
-    log.warning("Taking %s: %s.", best.name, said)
-    return FoundPreparation(best, "check", said)
+    if own and 2 * counts.right[own] >= counts.total:
+        return FoundPreparation(own, "layers", f"{derived.reason}; {counts.text}")
+    if not all(counts.clearly_better(best, each) for each in counts.right if each != best):
+        return None
+    log.warning("Taking %s: %s.", best.name, counts.text)
+    return FoundPreparation(best, "check", counts.text)

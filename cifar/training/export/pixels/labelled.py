@@ -22,7 +22,6 @@ _MOST_PICTURES = 400
 class Labelled:
     """Pictures and their true classes."""
 
-    folder: Path
     images: np.ndarray
     """`(n, height, width, channels)` `uint8`."""
     labels: np.ndarray
@@ -56,7 +55,7 @@ def read_labelled(
             f"--check {folder} holds no picture of a class of the model. Put pictures into folders named after the classes ({some}), "
             f"or begin their names with them, such as {class_names[0]}_1.jpg."
         )
-    return Labelled(folder, np.stack(images), np.asarray(labels))
+    return Labelled(np.stack(images), np.asarray(labels))
 
 
 def _labelled_files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int]]:
