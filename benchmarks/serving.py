@@ -34,7 +34,7 @@ import httpx2
 import numpy as np
 
 from benchmarks.load import LOADS, PORT, ROOT, URL, Load, System, encoded, memory_mb, metric, picture, running
-from cifar.models.registry import Registry
+from cifar.models.registry import Registry, Version
 from cifar.models.rollout import RolloutLog
 from cifar.settings import Settings
 
@@ -50,9 +50,9 @@ def gunicorn(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "gunicorn", *arguments)
 
 
-def tutorial(version: int) -> System:
+def tutorial(version: Version) -> System:
     command = gunicorn("-c", "/dev/null", "-w", "4", "-b", f"127.0.0.1:{PORT}", "benchmarks.tutorial_stack:app")
-    return System(TUTORIAL, command, {"BENCH_VERSION": str(version)})
+    return System(TUTORIAL, command, {"BENCH_MODEL": str(version.path)})
 
 
 def space(workers: int, version: int | None = None) -> System:
@@ -341,33 +341,35 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     rounds, seconds = (1, 1) if options.quick else (options.rounds, options.seconds)
-    default = RolloutLog.of(Settings()).stable_version().number
-    first = Registry(Settings().registry, Settings().model_name).numbers()[0]
-    versions = [default] if options.quick else sorted({first, default})
+    defaults = Settings.model_construct()  # whatever the environment says
+    registry, default = Registry(defaults.registry, defaults.model_name), RolloutLog.of(defaults).stable_version()
+    versions = (
+        [default] if options.quick else [registry.get(n) for n in sorted({registry.numbers()[0], default.number})]
+    )
     about = about_the_machine()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), seconds)
         for round_ in range(rounds):
             for version in versions:
-                chosen = None if version == default else version
+                chosen = None if version == default else version.number
                 for system in (tutorial(version), space(1, chosen), space(2, chosen)):
-                    print(f"round {round_ + 1} of {rounds}: version {version}, {system.name}", file=sys.stderr)
-                    bench.compare(round_, version, system)
+                    print(f"round {round_ + 1} of {rounds}: version {version.number}, {system.name}", file=sys.stderr)
+                    bench.compare(round_, version.number, system)
             for part in PARTS:
                 print(f"round {round_ + 1} of {rounds}: {part.name}", file=sys.stderr)
                 bench.take_away(round_, part)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "serving.json").write_text(json.dumps({"about": about, "rows": bench.rows}, indent=1) + "\n")
-    tables = Tables(bench.rows)
+    tables, numbers = Tables(bench.rows), [version.number for version in versions]
     text = "\n".join(
         [
             f"{heading(about, bench, rounds)}\n",
-            *tables.summary(versions),
-            f"\n**One part less** (version {default}, 2 workers, 32x32 PNG)\n",
+            *tables.summary(numbers),
+            f"\n**One part less** (version {default.number}, 2 workers, 32x32 PNG)\n",
             *tables.parts(),
-            f"\n**Beside other work** (version {default}, 2 workers, 32x32 PNG)\n",
+            f"\n**Beside other work** (version {default.number}, 2 workers, 32x32 PNG)\n",
             *tables.beside(),
-            *itertools.chain.from_iterable(tables.compared(version) for version in versions),
+            *itertools.chain.from_iterable(tables.compared(number) for number in numbers),
         ]
     )
     (options.out / "serving.md").write_text(f"{text}\n")

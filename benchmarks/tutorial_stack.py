@@ -1,6 +1,6 @@
 """The tutorial's service as the tutorial describes it: Flask, Pillow's resize, the SavedModel's signature, one image a call.
 
-It serves the version with the number `BENCH_VERSION`. Run with `gunicorn -c /dev/null -w 4 benchmarks.tutorial_stack:app`, sync workers.
+It serves the SavedModel in the folder `BENCH_MODEL`, and imports nothing of this project. Run with `gunicorn -c /dev/null -w 4 benchmarks.tutorial_stack:app`, sync workers.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ import tensorflow as tf
 from flask import Flask, jsonify, request
 from PIL import Image
 
-from cifar.models.registry import Registry
-from cifar.settings import Settings
-
 app = Flask(__name__)
-version = Registry(Settings().registry, Settings().model_name).get(int(os.environ["BENCH_VERSION"]))
-infer = tf.saved_model.load(str(version.path)).signatures["serving_default"]
-class_names = version.manifest.class_names
+model = tf.saved_model.load(os.environ["BENCH_MODEL"])
+infer = model.signatures["serving_default"]
+class_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 @app.post("/predict")
