@@ -140,7 +140,7 @@ def test_a_keras_file_needs_a_model_with_layers_and_is_copied_with_its_version(s
     monkeypatch.setenv("CIFAR_REGISTRY", str(settings.registry))
     plain = exported(saved(tmp_path, L.Dense(2)), settings, ())
     assert main(["export", str(plain.path), "--name", "net", "--also", "keras"]) == 1
-    assert "--also keras needs a model with layers" in capsys.readouterr().err
+    assert "--also keras needs a Sequential or Functional model" in capsys.readouterr().err
     with_keras = exported(saved(tmp_path, L.Dense(2)), settings, ("keras",))
     assert main(["export", str(with_keras.path), "--name", "net", "--also", "onnx,keras"]) == 0
     copy = Registry(settings.registry, "net").get(3)

@@ -28,11 +28,11 @@ def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifi
         The classifier of the loaded file.
 
     Raises:
-        ExportError: the model was read from a SavedModel, which has no layers, or cannot be loaded again.
+        ExportError: the model has no layers that Keras could write, or the file cannot be loaded again.
     """
     if model.layers is None:
         raise ExportError(
-            "--also keras needs a model with layers; this one is a function of TensorFlow. Leave out keras, or export the Keras file."
+            "--also keras needs a Sequential or Functional model; this one is a SavedModel or a class of its own. Leave out keras."
         )
     model.layers.save(file)
     own = replace(options, output=None, signature=None, allow_lambda=True)  # the code in this file has run already
