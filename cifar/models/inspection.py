@@ -51,6 +51,11 @@ def as_text(report: dict[str, Any]) -> str:
         f"input: {_shape(list(report['image'].values()))} pixels; {report['preprocessing']}",
         f"pixels as the Keras model takes them: {_pixels(report)}",
         f"largest difference from the Keras model: {report['parity']['max_abs_difference']:.2g} over {report['parity']['images']} images",
+        *(
+            f"largest difference of assets.extra/model.{name}: {report['parity'][key]:.2g}"
+            for name in ("onnx", "keras")
+            if (key := f"{name}_max_abs_difference") in report["parity"]
+        ),
     ]
     if confidence := report["confidence"]:
         lines.append(
