@@ -67,18 +67,6 @@ class HiddenScaling(keras.Model):
         return super().call(inputs / 255.0, **arguments)
 
 
-def raw(images):
-    return images
-
-
-def unit(images):
-    return images / 255
-
-
-def symmetric(images):
-    return images / 127.5 - 1
-
-
 def branches(first, second):
     def prepare(pixels):
         return L.Concatenate()([L.Conv2D(2, 3)(first(pixels)), L.Conv2D(2, 3)(second(pixels))])
@@ -106,6 +94,12 @@ def transfer(base, **options):
 def hidden_in_a_subclass():
     plain = sequential()
     return HiddenScaling(plain.inputs, plain.outputs)
+
+
+def functional_of_bytes():
+    pixels = L.Input((16, 16, 3), dtype="uint8")
+    values = L.Conv2D(4, 3, activation="tanh")(ops.cast(pixels, "float32"))
+    return keras.Model(pixels, L.Dense(3, activation="softmax")(L.Flatten()(values)))
 
 
 def channel_means(pixels, means):
@@ -175,7 +169,7 @@ DERIVED = {
     "no_channel_axis": (lambda: sequential(L.Reshape((16, 16, 1)), L.Rescaling(1 / 255), shape=(16, 16)), "0,255"),
     "rgba": (lambda: sequential(L.Rescaling(1 / 255), shape=(16, 16, 4)), "0,255"),
     "uint8_input": (lambda: sequential(L.Rescaling(1 / 255), dtype="uint8"), "0,255"),
-    "uint8_input_unscaled": (lambda: functional_of_bytes(), "0,255"),
+    "uint8_input_unscaled": (functional_of_bytes, "0,255"),
     "slow_mobilenet_v3": (lambda: transfer(keras.applications.MobileNetV3Small), "0,255"),
     # scaled from 0..1
     "doubled_minus_1": (lambda: sequential(L.Rescaling(2.0, -1.0)), "0,1"),
@@ -229,12 +223,6 @@ ASKED = {
 }
 
 
-def functional_of_bytes():
-    pixels = L.Input((16, 16, 3), dtype="uint8")
-    values = L.Conv2D(4, 3, activation="tanh")(ops.cast(pixels, "float32"))
-    return keras.Model(pixels, L.Dense(3, activation="softmax")(L.Flatten()(values)))
-
-
 def as_the_author_prepared(images: np.ndarray, name: str) -> np.ndarray:
     """Prepare `uint8` images by the functions that authors use, not by those under test."""
     pixels = images.astype(np.float32)
@@ -286,7 +274,7 @@ def test_a_range_that_the_layers_do_not_show_is_asked_and_never_guessed(settings
     make, truth = ASKED[kind]
     model = make()
     file = saved(model, tmp_path)
-    with pytest.raises(ExportError, match="--input-range=LOW,HIGH: 0,255 .* 0,1 .* -1,1") as refusal:
+    with pytest.raises(ExportError, match=r"--input-range=LOW,HIGH: 0,255 .* 0,1 .* -1,1 ") as refusal:
         read_source(file, settings, class_names=NAMES)
     assert len(str(refusal.value).splitlines()) <= 3
     assert ("--preprocessing=bgr:0,255" in str(refusal.value)) == truth.startswith("bgr")
