@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from typer import Argument, BadParameter, Option
 
 from cifar.errors import ExportError
 from cifar.training.export.class_names import read_class_names
 from cifar.training.export.pixels.preparation import Preparation, parse_preparation
+
+Views = Literal[1, 2, 6]
 
 JSON: bool = Option(False, "--json", help="Print JSON.")
 VERSION: int | None = Option(None, metavar="N", help="Default: the version in service.")
@@ -32,6 +34,13 @@ class LabelValue(NamedTuple):
     number: int
 
 
+class ImageSize(NamedTuple):
+    """Height and width of an image in pixels."""
+
+    height: int
+    width: int
+
+
 class TwoVersions(NamedTuple):
     """Numbers of two versions to compare."""
 
@@ -46,6 +55,13 @@ def label_value(text: str) -> LabelValue:
     return LabelValue(label, int(number))
 
 
+def image_size(text: str) -> ImageSize:
+    sides = [int(side) if side.strip().isdecimal() else 0 for side in text.split(",")]
+    if len(sides) > 2 or not all(1 <= side <= 4096 for side in sides):
+        raise BadParameter(f"expected HEIGHT,WIDTH in pixels, such as 224,224; got {text!r}")
+    return ImageSize(sides[0], sides[-1])
+
+
 def two_versions(text: str) -> TwoVersions:
     parts = text.split(",")
     if len(parts) != 2 or parts[0] == parts[1] or not all(part.isdecimal() and int(part) for part in parts):
@@ -58,6 +74,13 @@ def class_names(text: str) -> Sequence[str]:
         return read_class_names(text)
     except ExportError as error:
         raise BadParameter(str(error)) from error
+
+
+def formats(text: str) -> Sequence[str]:
+    names = [name.strip() for name in text.split(",")]
+    if unknown := set(names) - {"onnx", "keras"}:
+        raise BadParameter(f"expected onnx, keras or onnx,keras; got {min(unknown)!r}")
+    return names
 
 
 def preparation(text: str) -> Preparation:
@@ -88,9 +111,10 @@ accuracy = _number(lambda value: 0 < value <= 1, "a share above 0 and up to 1, s
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Complete two forms of options that Typer cannot parse.
+    """Complete the forms of options that Typer cannot parse.
 
-    `--robustness` without a number means 2000 images, and one `--shadow` may be followed by several values.
+    `--robustness` without a number means 2000 images, one `--shadow` may be followed by several values, and `--tta` is the earlier
+    form of `--views 6`.
     """
     expanded: list[str] = []
     option = ""
@@ -99,7 +123,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             option = argument
         elif option == "--shadow" and expanded[-1] != "--shadow":
             expanded.append("--shadow")
-        expanded.append(argument)
+        expanded += ["--views", "6"] if argument == "--tta" else [argument]
         last = position + 1 == len(arguments)
         if argument == "--robustness" and (last or arguments[position + 1].startswith("-")):
             expanded.append("2000")

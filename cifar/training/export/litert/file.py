@@ -21,6 +21,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.images.spec import ImageSpec
+from cifar.training.export.silence import quiet_libraries, quiet_native_code
 
 SIGNATURE = "serving_uint8"
 LABELS_FILE = "labels.txt"
@@ -49,7 +50,8 @@ def convert(signatures: Any) -> bytes:
     # The weights are frozen into constants first: without that, the converted file has no weights and its outputs are NaN. A
     # frozen function has no signature, so that one is written afterwards.
     frozen = convert_variables_to_constants_v2(signature)
-    content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+    with quiet_libraries(), quiet_native_code():
+        content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
     return _with_signature(content, outputs=sorted(signature.structured_outputs))
 
 

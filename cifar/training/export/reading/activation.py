@@ -25,14 +25,14 @@ _TRANSPARENT = {"Identity", "IdentityN", "Cast", "Reshape", "Squeeze", "ExpandDi
 """Operations that change no number of the output."""
 
 
-def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> str | None:
+def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int | None, ...]) -> str | None:
     """Return softmax, sigmoid, linear or another activation, or None if the output is computed in another way.
 
     Args:
         function: from a float32 tensor to one tensor.
-        shape: the shape of the argument, without the batch axis.
+        shape: the shape of the argument.
     """
-    traced = tf.function(function).get_concrete_function(tf.TensorSpec((None, *shape), tf.float32))
+    traced = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32))
     graph = traced.graph.as_graph_def()
     functions = {each.signature.name: each for each in graph.library.function}
     nodes: dict[str, Any] = {node.name: node for node in graph.node}

@@ -52,7 +52,7 @@ class Classifier:
         """Return `(n, classes)` `float32`, for images `(n, height, width, channels)` in the model's own range."""
         images = tf.convert_to_tensor(images, tf.float32)
         if self.alpha is not None:
-            images = tf.concat([images, tf.fill(tf.shape(images[..., :1]), self.alpha)], axis=-1)
+            images = tf.concat([images, tf.fill(tf.shape(images[..., :1]), float(self.alpha))], axis=-1)
         rows = self.rows(images)
         if self.columns == 1:  # the softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
             rows = tf.concat([tf.zeros_like(rows) if self.logits else 1 - rows, rows], axis=-1)
@@ -81,7 +81,7 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
         image=ImageSpec.from_shape((height, width, spec_channels)),
         columns=columns,
         variables=network.variables,
-        activation=last_activation(rows, (height, width, channels)),
+        activation=last_activation(whole, (batch, height, width, channels)),
         integer=dtype.is_integer,
         alpha=255.0 if channels == 4 else None,
         layers=network.layers,
@@ -105,7 +105,8 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
     logits = asked or (network.from_logits and not squashed)
     if logits and not asked:
-        log.warning("The file says that the model was trained with from_logits=True: a softmax is added.")
+        added = "sigmoid" if network.binary_loss and model.columns > 1 else "softmax"
+        log.warning("The file says that the model was trained with from_logits=True: a %s is added.", added)
     if model.columns == 1 and not logits and model.activation not in {"sigmoid", None}:
         raise ExportError(
             f"The model returns one number that comes from no sigmoid ({model.activation}). If it is a logit, add --logits."
@@ -118,7 +119,7 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
     shape = network.input_shape[1:] if network.input_shape is not None else (None, None, 3)
     if len(shape) == 1:
         return _flat(shape[0], options)
-    without_channels = len(shape) == 2 and None not in shape and min(shape) >= _SMALLEST_SIDE  # type: ignore[type-var]
+    without_channels = len(shape) == 2 and min(side or 0 for side in shape) >= _SMALLEST_SIDE
     if without_channels:
         shape = (*shape, 1)
     if len(shape) != 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 
 from cifar.errors import ExportError
 
@@ -18,35 +19,51 @@ _UNKNOWN = re.compile(
 """The ways in which both versions of Keras say that they do not know a class or function."""
 
 
-def short(error: Exception) -> str:
+def short(error: BaseException) -> str:
     """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
     log.debug("The whole message:", exc_info=error)
     lines = [line.strip() for line in str(error).splitlines()]
     lines = [
         line for line in lines if line and not line.startswith(("Exception encountered", "Arguments received", "•"))
     ]
-    first = re.sub(r"\\x1b\\[[0-9;]*m", "", lines[0] if lines else type(error).__name__)
+    first = re.sub(r"\x1b\[[0-9;]*m", "", lines[0] if lines else type(error).__name__)
     first = re.split(r"(?<=[.!?]) (?=[A-Z])", first)[0]
     return first if len(first) <= _MAX_CHARACTERS else first[: _MAX_CHARACTERS - 4].rstrip() + " ..."
 
 
-def explained(source: object, error: Exception, *, imports: tuple[str, ...]) -> ExportError:
-    """Return the error for a model that Keras cannot load, with the option that helps if there is one."""
+def explained(source: object, error: Exception, *, custom: Mapping[str, str], imports: tuple[str, ...]) -> ExportError:
+    """Return the error for a model that Keras cannot load, with the option that helps if there is one.
+
+    Args:
+        source: the file.
+        error: what Keras raised.
+        custom: the names of classes that the file uses and that nobody defines, with their modules.
+        imports: the modules that were imported for it.
+    """
     text = str(error)
     if "Lambda" in text and ("safe_mode" in text or "unsafe" in text):
         return lambda_refused(source)
-    if (unknown := _UNKNOWN.search(text)) and "keras.src" not in unknown[0]:
-        log.debug("The whole message:", exc_info=error)
-        name = next(group for group in unknown.groups() if group).rpartition(">")[2]
-        if imports:
-            return ExportError(
-                f"{source} uses {name}, which {', '.join(imports)} does not define. Name the file that does: --import FILE.py"
-            )
+    if "bad marshal data" in text or "unknown opcode" in text:
         return ExportError(
-            f"{source} uses {name}, which is not part of Keras. Name the Python file or module that defines it: --import FILE.py "
-            "(its code is run)."
+            f"{source} has a Lambda layer whose code another version of Python compiled. In the Python that wrote the file, save a "
+            "SavedModel instead: model.export(FOLDER), or with Keras 2 model.save(FOLDER, save_format='tf')."
         )
-    return ExportError(f"Keras cannot load {source}: {short(error)}")
+    unknown = _UNKNOWN.search(text)
+    name = next(iter(custom), None) or (
+        unknown and next(group for group in unknown.groups() if group).rpartition(">")[2]
+    )
+    if not name or name.startswith(("keras.", "tf_keras.")):
+        return ExportError(f"Keras cannot load {source}: {short(error)}")
+    log.debug("The whole message:", exc_info=error)
+    if imports:
+        return ExportError(
+            f"{source} uses {name}, which {', '.join(imports)} does not define. Name the file that does: --import FILE.py"
+        )
+    module = f" (the file calls it {custom[name]})" if name in custom else ""
+    return ExportError(
+        f"{source} uses {name}, which is not part of Keras. Name the Python file or module that defines it{module}, whose code "
+        "is then run: --import FILE.py"
+    )
 
 
 def lambda_refused(source: object) -> ExportError:

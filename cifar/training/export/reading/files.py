@@ -90,8 +90,11 @@ def recognise(path: Path) -> Format:
 def _folder(path: Path) -> Format:
     if (path / "manifest.json").is_file() and (path / "saved_model.pb").is_file():
         return Format.VERSION
-    if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
-        return Format.KERAS2_SAVED_MODEL if (path / "keras_metadata.pb").is_file() else Format.SAVED_MODEL
+    if (path / "saved_model.pb").is_file():
+        by_keras2 = b"_tf_keras_" in (path / "saved_model.pb").read_bytes()  # the class of an object in it
+        return Format.KERAS2_SAVED_MODEL if by_keras2 else Format.SAVED_MODEL
+    if (path / "saved_model.pbtxt").is_file():
+        return Format.SAVED_MODEL
     if (path / "config.json").is_file() and (path / "metadata.json").is_file():
         return _keras_version(path, _json((path / "metadata.json").read_bytes(), path))
     if (path / "config.json").is_file():

@@ -51,7 +51,9 @@ def _imported(name: str) -> ModuleType:
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # the module may do anything
+    except BaseException as error:  # the module may do anything, also end the program
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise ExportError(f"--import {name} fails with {type(error).__name__}: {short(error)}") from error
     finally:
         sys.path.remove(folder)

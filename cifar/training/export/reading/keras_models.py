@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,13 @@ import keras
 import tensorflow as tf
 
 from cifar.errors import ExportError
-from cifar.training.export.reading.definition import holds_code, is_binary, read_definition, takes_logits
+from cifar.training.export.reading.definition import (
+    custom_classes,
+    holds_code,
+    is_binary,
+    read_definition,
+    takes_logits,
+)
 from cifar.training.export.reading.failures import explained, lambda_refused, short
 from cifar.training.export.reading.files import HDF5
 from cifar.training.export.reading.imports import custom_objects
@@ -42,11 +47,10 @@ def load_keras(path: Path, options: ReadOptions, *, keras2: bool) -> Network:
         raise lambda_refused(path)
     own = custom_objects(options.imports, keras2=keras2)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to programmers
-            model = _load(library, path, own, options)
+        model = _load(library, path, own, options)
     except Exception as error:  # Keras passes on any exception of a layer or of the file format
-        raise explained(path, error, imports=options.imports) from error
+        custom = {name: module for name, module in custom_classes(architecture).items() if name not in own}
+        raise explained(path, error, custom=custom, imports=options.imports) from error
     _compute_in_float32(model)
     return _network(library, model, options, training)
 
@@ -97,9 +101,9 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
     if not getattr(model, "inputs", None) or not calls_its_graph(model):
         return _subclassed(model, options, training)
     if len(model.inputs) != 1:
-        names = ", ".join(each.name.partition(":")[0] for each in model.inputs)
+        inputs = ", ".join(each.name.partition(":")[0] for each in model.inputs)
         raise ExportError(
-            f"Expected a model with one input; this model has {len(model.inputs)}: {names}. {SEVERAL_INPUTS}"
+            f"Expected a model with one input; this model has {len(model.inputs)}: {inputs}. {SEVERAL_INPUTS}"
         )
     names = _output_names(model)
     output = chosen(names, options.output, [tuple(each.shape) for each in model.outputs])
@@ -129,7 +133,8 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
         raise ExportError(
             "The model was saved before it was built, so the file has no weights. Train it, or call it on one image, and save it again."
         )
-    shape = (getattr(model, "get_build_config", dict)() or {}).get("input_shape")
+    config: dict[str, Any] = getattr(model, "get_build_config", dict)() or {}
+    shape = config.get("input_shape")
     if getattr(model, "inputs", None):
         shape = list(model.inputs[0].shape)
 

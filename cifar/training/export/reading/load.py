@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cifar.errors import ExportError
+from cifar.training.export.reading.definition import is_binary, read_definition, takes_logits
 from cifar.training.export.reading.files import Format, recognise
 from cifar.training.export.reading.keras_models import load_keras
 from cifar.training.export.reading.network import Network, ReadOptions
 from cifar.training.export.reading.saved_models import load_saved_model, load_version
+from cifar.training.export.silence import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +25,11 @@ def load(path: Path, options: ReadOptions) -> Network:
     Raises:
         ExportError: `path` is something else, is damaged, or needs an option. The message names it.
     """
-    kind = recognise(path)
+    with quiet_libraries():
+        return _load(path, recognise(path), options)
+
+
+def _load(path: Path, kind: Format, options: ReadOptions) -> Network:
     if kind is Format.RUN:
         return load_keras(path / "model.keras", options, keras2=False)
     if options.signature and kind in {Format.KERAS2, Format.KERAS3}:
@@ -44,4 +53,11 @@ def _keras2_saved_model(path: Path, options: ReadOptions) -> Network:
         log.debug("Loading %s by its signature: %s", path, error)
         if options.imports:
             raise
-    return load_saved_model(path, options)
+    training: Any = {}
+    with suppress(ModuleNotFoundError, ValueError):
+        _, training = read_definition(path)
+    return replace(
+        load_saved_model(path, options),
+        from_logits=takes_logits(training, options.output),
+        binary_loss=is_binary(training, options.output),
+    )

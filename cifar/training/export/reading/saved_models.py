@@ -36,14 +36,17 @@ def load_version(path: Path, options: ReadOptions) -> Network:
     return dataclasses.replace(network, input_range=(0.0, 1.0), class_names=tuple(manifest.class_names))
 
 
-def load_saved_model(path: Path, options: ReadOptions, *, from_logits: bool = False) -> Network:
+def load_saved_model(path: Path, options: ReadOptions) -> Network:
     """Load one signature of a SavedModel.
 
     Raises:
         ExportError: the folder cannot be loaded, or its signature must be named.
     """
     try:
-        loaded = tf.saved_model.load(str(path))
+        try:
+            loaded = tf.saved_model.load(str(path))
+        except ValueError:  # it holds several graphs, for training and for serving
+            loaded = tf.saved_model.load(str(path), tags=["serve"])
     except Exception as error:  # TensorFlow raises whatever the files lead to
         raise ExportError(f"TensorFlow cannot load {path}: {short(error)}") from error
     signatures = dict(loaded.signatures)
@@ -62,7 +65,6 @@ def load_saved_model(path: Path, options: ReadOptions, *, from_logits: bool = Fa
         input_shape=tuple(spec.shape) if spec.shape.rank is not None else None,
         input_dtype=spec.dtype.name,
         variables=tuple(signature.variables),
-        from_logits=from_logits,
     )
 
 

@@ -1,0 +1,51 @@
+"""Keep the texts of TensorFlow and Keras, which are for their own developers and can be kilobytes long, off the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = ("tensorflow", "absl")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop Python warnings, and log messages of TensorFlow and Keras below errors."""
+    levels = {name: logging.getLogger(name).level for name in _LIBRARIES}
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def quiet_native_code() -> Iterator[None]:
+    """Send to the debug log what native code, such as the LiteRT converter, writes to the standard error of the process.
+
+    Messages of Python code are lost too. Nothing else must run at the same time.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            written.seek(0)
+            if text := written.read().decode(errors="replace").strip():
+                log.debug("Written by native code: %s", text)
