@@ -69,7 +69,7 @@ class ShownPrediction:
         )
 
 
-def show(image: Photo, *, top_k: int | None = None, version: int | None = None) -> ShownPrediction:
+def show(image: Photo, *, top_k: int | None = None, version: int | None = None, views: int = 1) -> ShownPrediction:
     """Classify one image with the model that would be served.
 
     The first call loads the model, which takes a tenth of a second with LiteRT.
@@ -79,10 +79,11 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
             `(height, width, 1, 3 or 4)`, `uint8` in [0, 255] or floats in [0, 1].
         top_k: number of classes to rank. Default: the setting `default_top_k`.
         version: number of the version. Default: the one that the server would serve.
+        views: number of views to average, 1, 2 or 6: see `cifar.images.views`.
 
     Raises:
         MissingImage: there is no file at the path.
-        BadParameter: `image` is none of the above, or `top_k` is out of range.
+        BadParameter: `image` is none of the above, or `top_k` is out of range, or `views` is another number.
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
@@ -90,7 +91,7 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None) 
     predictor = _load(settings.registry, settings.model_name, number)
     seen = preprocess(_encoded(image), predictor.image, max_pixels=settings.max_image_pixels)
     wanted = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
-    (prediction,) = predictor.predict(seen[None], top_k=wanted)
+    (prediction,) = predictor.predict(seen[None], top_k=wanted, views=views)
     return ShownPrediction(predictor.version.name, predictor.version.number, prediction, seen)
 
 

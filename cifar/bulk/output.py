@@ -36,6 +36,7 @@ class BulkRun:
     """SHA-256 of the version's manifest, which in turn holds the SHA-256 of every other file of the version."""
     max_body_bytes: int
     max_image_pixels: int
+    views: int = 1
     images: int = 0
     part_images: int = 0
 
@@ -49,7 +50,7 @@ class BulkRun:
         return min(self.part_images, self.images - (number - 1) * self.part_images)
 
 
-def describe(source: Path, version: Version, settings: Settings) -> BulkRun:
+def describe(source: Path, version: Version, settings: Settings, views: int = 1) -> BulkRun:
     """Return the parameters of the requested run. `images` and `part_images` are 0 until the input is listed."""
     if not source.exists():
         raise BulkError(f"{source} does not exist. --input takes a folder of images, or a file of paths.")
@@ -62,6 +63,7 @@ def describe(source: Path, version: Version, settings: Settings) -> BulkRun:
         version_sha256=sha256(version.path / "manifest.json"),
         max_body_bytes=settings.max_body_bytes,
         max_image_pixels=settings.max_image_pixels,
+        views=views,
     )
 
 

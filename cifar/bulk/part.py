@@ -24,7 +24,7 @@ from cifar.settings import Settings
 
 def make_part(run: BulkRun, output: Path, number: int, classifier: BulkClassifier) -> tuple[int, int]:
     """Classify and write one part, and return its number of rows and how many of them hold an error."""
-    table = classifier.table(Path(run.root), part_paths(output, number))
+    table = classifier.table(Path(run.root), part_paths(output, number), views=run.views)
     write_part(output, number, table)
     return len(table), len(table) - table["code"].null_count
 
@@ -39,19 +39,19 @@ class BulkClassifier:
         self._predictor = Predictor.load(version, engine_of(settings), threads=threads)
         self._pool = ThreadPoolExecutor(threads, "bulk")
 
-    def table(self, root: Path, paths: Sequence[str]) -> pa.Table:
-        """Classify files and return one row per file, in the order of `paths`.
+    def table(self, root: Path, paths: Sequence[str], *, views: int = 1) -> pa.Table:
+        """Classify files, with the mean of this many views, and return one row per file, in the order of `paths`.
 
         Returns:
             The columns `path`, `label`, `score`, `scores` (in the order of `class_names` in the column's metadata), `ood_score`,
             `in_distribution`, `model`, `version`, and `code` and `error` for a file that could not be classified.
         """
-        size = self._settings.max_batch_images
+        size = max(1, self._settings.max_batch_images // views)
         batches = [paths[start : start + size] for start in range(0, len(paths), size)]
-        rows = [row for rows in self._pool.map(lambda batch: self._rows(root, batch), batches) for row in rows]
+        rows = [row for rows in self._pool.map(lambda batch: self._rows(root, batch, views), batches) for row in rows]
         return pa.Table.from_pylist(rows, self._schema)
 
-    def _rows(self, root: Path, paths: Sequence[str]) -> list[dict[str, Any]]:
+    def _rows(self, root: Path, paths: Sequence[str], views: int) -> list[dict[str, Any]]:
         """Decode a batch of files, and classify those that could be decoded in one call."""
         manifest = self._predictor.version.manifest
         rows: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ class BulkClassifier:
             except CifarError as error:
                 row |= {"code": error.code, "error": str(error)}
         if pixels:
-            for row, answer in zip(decoded, self._predictor.answers(np.stack(pixels)), strict=True):
+            for row, answer in zip(decoded, self._predictor.answers(np.stack(pixels), views), strict=True):
                 prediction = self._predictor.rank(answer, 1)
                 ((row["label"], row["score"]),) = prediction.top_k
                 row["scores"] = list(prediction.class_scores.values())

@@ -34,6 +34,7 @@ def predict_many(
     runner: Runner = "local",
     resume: bool = False,
     part_images: int | None = None,
+    views: int = 1,
 ) -> int:
     """Classify all images of a folder or of a file of paths; see `cifar.bulk` for the output folder.
 
@@ -48,6 +49,7 @@ def predict_many(
         runner: `local` for the processors of this machine, or `ray` for a Ray cluster whose machines all have the same paths.
         resume: continue the run if `output` exists.
         part_images: images per part of a new run. Default: `PART_IMAGES`.
+        views: number of views of each image to average: see `Predictor.answers`.
 
     Returns:
         The number of rows written by this call that hold an error.
@@ -59,7 +61,7 @@ def predict_many(
         OSError: for example, the disk is full; the parts that were written remain.
     """
     version.verify()
-    requested = describe(source, version, settings)
+    requested = describe(source, version, settings, views)
     run = resume_run(requested, output) if resume and output.exists() else None
     make_parts = _make_parts(runner)  # fails without Ray, so it comes before anything is written
     run = run or start_run(requested, output, part_images=part_images or PART_IMAGES)

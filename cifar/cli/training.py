@@ -7,7 +7,18 @@ from typing import Literal
 
 from typer import Argument, BadParameter, Option, Typer
 
-from cifar.cli.arguments import DATA, IMAGE_SIZE, JSON, SKIP_DAMAGED, SOURCE, VERSION, accuracy, fraction, positive
+from cifar.cli.arguments import (
+    DATA,
+    IMAGE_SIZE,
+    JSON,
+    SKIP_DAMAGED,
+    SOURCE,
+    VERSION,
+    Views,
+    accuracy,
+    fraction,
+    positive,
+)
 from cifar.cli.models import chosen_version
 from cifar.console import print_json, print_report, say
 from cifar.settings import ROOT, load_settings, process_environment
@@ -135,7 +146,7 @@ def train(
 def evaluate(
     data: str = DATA,
     out: Path | None = Option(None, metavar="DIR", help="Write report.json, report.md and plots to this new folder."),
-    tta: bool = Option(False, "--tta", help="Also predict from six views of each image."),
+    views: Views = Option(1, help="Also measure the mean of this many views of each image (test-time augmentation)."),
     robustness: int | None = Option(
         None, min=1, metavar="[IMAGES]", help="Also measure on this many disturbed test images (2000)."
     ),
@@ -153,7 +164,7 @@ def evaluate(
         settings,
         data,
         out=out,
-        views=tta,
+        views=views,
         disturbed_images=robustness or 0,
         skip_damaged=skip_damaged,
     )

@@ -22,7 +22,7 @@ CAT = ROOT / "examples" / "cat.jpg"
 def test_the_endpoints_keep_their_names_parameters_and_types(client):
     """They are a contract: programs depend on them."""
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    number = [("top_k", True, "int"), ("version", True, "int")]
+    number = [("top_k", True, "int"), ("version", True, "int"), ("views", True, "int")]
     wanted = {
         "/predict": [("image", False, "filepath"), *number],
         "/explain": [("image", False, "filepath"), ("label", True, "str"), ("version", True, "int")],
@@ -113,12 +113,39 @@ def test_gradio_client_gets_a_row_for_each_file_and_each_file_in_an_archive(clie
     assert alone["rows"] == [cat], "a file outside a list is a list of one"
 
 
+@pytest.mark.parametrize("views", [2, 6])
+def test_gradio_client_gets_the_mean_of_several_views_on_request(client, server, views):
+    """The scores are those of REST, for one image and for a batch."""
+    fields = {"views": views, "top_k": 3}
+    by_rest = httpx2.post(f"{server}/predict", files={"image": CAT.read_bytes()}, data=fields).json()
+    one = client.predict(handle_file(CAT), views=views, api_name="/predict")
+    batch = client.predict(handle_file(CAT), 3, None, views, api_name="/predict_batch")
+    assert one["class_scores"] == by_rest["class_scores"]
+    assert batch["rows"][0]["top_k"] == by_rest["top_k"]
+    assert one["class_scores"] != client.predict(handle_file(CAT), api_name="/predict")["class_scores"]
+
+
+def test_a_plain_http_call_may_leave_out_the_last_values(server):
+    """Programs without a client of Gradio send a list of values; theirs must go on when an endpoint gets a parameter."""
+    files = {"files": ("cat.jpg", CAT.read_bytes())}
+    (path,) = httpx2.post(f"{server}/gradio_api/upload", files=files).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    for data in ([image], [image, 1, None], [image, 1, None, 6]):
+        event = httpx2.post(f"{server}/gradio_api/call/predict", json={"data": data}).json()["event_id"]
+        answer = httpx2.get(f"{server}/gradio_api/call/predict/{event}", timeout=30).text
+        assert "event: complete" in answer
+        assert json.loads(answer.split("data: ")[-1])[0]["predicted_class"] == "cat"
+
+
 @pytest.mark.parametrize(
     ("endpoint", "photo", "arguments", "words"),
     [
         ("/predict", CAT, {"top_k": 0}, "top_k must be from 1 to 10"),
         ("/predict", CAT, {"top_k": "abc"}, "top_k must be a whole number; got 'abc'"),
         ("/predict", CAT, {"version": 99}, "no version 99; there are: 1"),
+        ("/predict", CAT, {"views": 3}, "views must be 1, 2 or 6; got 3"),
+        ("/predict", CAT, {"views": "all"}, "views must be a whole number; got 'all'"),
+        ("/predict_batch", CAT, {"views": 12}, "views must be 1, 2 or 6; got 12"),
         ("/predict", "bad.png", {}, "whatever its name says"),
         ("/predict_batch", CAT, {"top_k": 99}, "top_k must be from 1 to 10"),
         ("/predict_batch", None, {}, "No image came"),

@@ -17,6 +17,7 @@ from support.cli import cifar, cifar_process, python
 from support.pictures import encoded, noise
 from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
 
+from cifar import show
 from cifar.cli.main import main
 from cifar.settings import ROOT
 
@@ -41,6 +42,8 @@ def test_every_command_has_help_with_an_example(command):
         ["export", "x", "--input-range", "1"],
         ["export", "x", "--classes", "a"],
         ["predict"],
+        ["predict", "examples/cat.jpg", "--views", "3"],
+        ["evaluate", "--data", "x", "--views", "many"],
         ["data", "x", "--image-size", "0"],
         ["evaluate", "--data", "x", "--robustness", "0"],
         [*TRAIN, "--arch", "resnet"],
@@ -230,6 +233,18 @@ def test_predict_prints_labels_as_a_table_and_as_json():
     assert len(rows[0]["top_k"]) == 2
 
 
+def test_predict_averages_several_views_on_request():
+    """The scores are those of the predictor, and not those of the image alone."""
+    scores = []
+    for views in (1, 2, 6):
+        (row,) = json.loads(cifar("predict", "examples/cat.jpg", "--top-k", 10, "--views", views, "--json").stdout)
+        expected = show(ROOT / "examples/cat.jpg", top_k=10, views=views).prediction
+        assert {entry["label"]: entry["score"] for entry in row["top_k"]} == pytest.approx(expected.class_scores)
+        assert row["ood_score"] == pytest.approx(expected.ood_score)
+        scores.append(row["top_k"][0]["score"])
+    assert len(set(scores)) == 3
+
+
 def test_files_that_are_no_images_do_not_stop_the_others():
     """Predictions go to stdout and problems to stderr, and the exit status is 1."""
     result = cifar("predict", "README.md", "examples/cat.jpg", "examples", "--top-k", 1)
@@ -289,7 +304,9 @@ def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
     report = json.loads(cifar("evaluate", "--data", data, "--json", **settings).stdout)
     assert report["images"] == 15
     assert report["accuracy"] > 0.8
-    written = cifar("evaluate", "--data", data, "--out", tmp_path / "report", "--tta", "--robustness", 5, **settings)
+    written = cifar(
+        "evaluate", "--data", data, "--out", tmp_path / "report", "--views", 6, "--robustness", 5, **settings
+    )
     assert f"accuracy: {report['accuracy'] * 100:.1f} % (" in written.stdout, written.stderr
     assert "The report is in" in written.stderr
     carded = cifar("card", tmp_path / "report", "--out", tmp_path / "CARD.md", **settings)

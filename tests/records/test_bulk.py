@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from pyarrow import dataset
@@ -21,6 +22,7 @@ from support.servers import free_port, listens
 from cifar.bulk.run import predict_many
 from cifar.cli.main import main
 from cifar.errors import BulkError
+from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
 from cifar.settings import ROOT, Settings
 
@@ -68,6 +70,20 @@ def test_every_file_has_one_row_and_errors_are_rows(images, tmp_path):
     right = [row for row in rows(output) if not row["code"]]
     assert {row["label"] for row in right} == {"cat"}
     assert all(abs(sum(row["scores"]) - 1) < 1e-5 and max(row["scores"]) == row["score"] for row in right)
+
+
+def test_a_bulk_run_averages_several_views_on_request_and_resumes_only_with_as_many(images, tmp_path):
+    """The rows are those of single predictions; a run must not mix two ways of answering."""
+    output = tmp_path / "out.parquet"
+    assert classify_many(images, output, views=6) == 1
+    (expected,) = Predictor.load(version()).predict(np.asarray(Image.open(EXAMPLE))[None], top_k=1, views=6)
+    for row in rows(output):
+        if row["code"] is None:
+            assert row["scores"] == pytest.approx(list(expected.class_scores.values()), abs=1e-6)
+            assert row["ood_score"] == pytest.approx(expected.ood_score, abs=1e-4)
+    classify_many(images, output, views=6, resume=True)
+    with pytest.raises(BulkError, match="views was 6, is 1"):
+        classify_many(images, output, resume=True)
 
 
 def test_a_run_in_which_no_file_is_an_image_fails(tmp_path, capsys):

@@ -75,6 +75,22 @@ def test_parameters_come_from_the_form_or_the_query(api):
     assert len(response.json()["top_k"]) == 1
 
 
+def test_several_views_are_averaged_on_request_and_one_is_the_default(api):
+    """The number may come from the form or the query, with a form or a raw body."""
+    one, two, six = (without_id(post(api, views=views)) for views in ("1", "2", "6"))
+    assert without_id(post(api)) == one
+    assert len({answer["class_scores"]["cat"] for answer in (one, two, six)}) == 3
+    assert len({answer["ood_score"] for answer in (one, two, six)}) == 3
+    assert sum(six["class_scores"].values()) == pytest.approx(1, abs=1e-4)
+    for kind in ("image/jpeg", "application/octet-stream"):
+        assert without_id(api.post("/predict?views=6", content=CAT, headers={"Content-Type": kind})) == six
+    assert without_id(api.post("/predict?views=6", files={"image": CAT})) == six
+
+
+def without_id(response: httpx2.Response) -> dict:
+    return {name: value for name, value in response.json().items() if name != "request_id"}
+
+
 def test_a_valid_request_id_is_used_and_an_invalid_one_is_replaced(api):
     """Clients can follow their requests, but cannot write arbitrary text into the log."""
     given = api.get("/health", headers={"X-Request-ID": "order-42.a_B"})
@@ -109,6 +125,9 @@ def test_a_bad_file_gets_its_status_and_a_message(api, content, name, status, co
         ({"version": "99"}, 404, "version_not_found", "no version 99; there are: 1"),
         ({"version": "-1"}, 404, "version_not_found", "no version -1"),
         ({"version": "latest"}, 422, "bad_parameter", "version must be a whole number"),
+        ({"views": "3"}, 422, "bad_parameter", "views must be 1, 2 or 6; got 3"),
+        ({"views": "0"}, 422, "bad_parameter", "views must be 1, 2 or 6; got 0"),
+        ({"views": "all"}, 422, "bad_parameter", "views must be a whole number; got 'all'"),
     ],
 )
 def test_a_bad_parameter_gets_its_status_and_a_message(api, fields, status, code, words):
@@ -152,7 +171,7 @@ def test_a_malformed_form_is_a_400(api, body):
 
 def test_an_unknown_form_field_is_refused_by_name(api):
     """Otherwise a mistyped field, such as `topk`, would have no effect and no error."""
-    assert_error(post(api, topk="2"), 422, "bad_parameter", "no field 'topk'; there are: image, top_k, version")
+    assert_error(post(api, topk="2"), 422, "bad_parameter", "no field 'topk'; there are: image, top_k, version, views")
 
 
 def test_a_form_with_too_many_files_or_fields_is_a_400(api):

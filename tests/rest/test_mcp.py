@@ -62,10 +62,11 @@ def test_the_tools_have_the_names_parameters_and_types_of_gradios_endpoints(addr
     kinds = {
         tool.name: {name: _kind(schema) for name, schema in tool.inputSchema["properties"].items()} for tool in tools
     }
+    numbers = dict.fromkeys(("top_k", "version", "views"), "integer|null")
     assert kinds == {
-        "predict": {"image": "string", "top_k": "integer|null", "version": "integer|null"},
+        "predict": {"image": "string", **numbers},
         "explain": {"image": "string", "label": "string|null", "version": "integer|null"},
-        "predict_batch": {"files": "array", "top_k": "integer|null", "version": "integer|null"},
+        "predict_batch": {"files": "array", **numbers},
         "models": {},
         "feedback": {"request_id": "string", "label": "string", "note": "string|null"},
     }
@@ -82,9 +83,9 @@ def _kind(schema: dict) -> str:
 @pytest.mark.parametrize("image", [DATA_URL, base64.b64encode(CAT).decode(), DATA_URL.replace("image/jpeg", "")])
 def test_an_image_in_base64_gets_the_answer_of_rest(address, image):
     """It is equal to the last digit, as structured content and as text."""
-    result = call(address, "predict", image=image, top_k=4, version=1)
+    result = call(address, "predict", image=image, top_k=4, version=1, views=2)
     assert not result.isError
-    assert without_id(result) == by_rest(address, top_k=4, version=1)
+    assert without_id(result) == by_rest(address, top_k=4, version=1, views=2)
     assert json.loads(result.content[0].text) == result.structuredContent
 
 
@@ -102,9 +103,9 @@ def test_an_explanation_has_numbers_and_an_image(address):
 def test_there_are_tools_for_batches_and_for_the_list_of_models(address):
     """An archive is unpacked, and a bad file is a row with an error."""
     archive = base64.b64encode(zipped([("cat.jpg", CAT), ("b.txt", b"text")])).decode()
-    result = call(address, "predict_batch", files=[DATA_URL, archive], top_k=2)
+    result = call(address, "predict_batch", files=[DATA_URL, archive], top_k=2, views=6)
     first, second, bad = result.structuredContent["rows"]
-    assert first["top_k"] == second["top_k"] == by_rest(address, top_k=2)["top_k"]
+    assert first["top_k"] == second["top_k"] == by_rest(address, top_k=2, views=6)["top_k"]
     assert [row["name"] for row in (first, second, bad)] == ["file 1", "cat.jpg", "b.txt"]
     assert bad["code"] == "unsupported_image"
     models = call(address, "models").structuredContent
@@ -124,6 +125,8 @@ def test_there_are_tools_for_batches_and_for_the_list_of_models(address):
         ("explain", {"image": DATA_URL, "label": "unicorn"}, "bad_parameter", "no label 'unicorn'"),
         ("predict_batch", {"files": []}, "missing_image", "No image came"),
         ("predict_batch", {"files": [DATA_URL], "top_k": 0}, "bad_parameter", "from 1 to 10"),
+        ("predict", {"image": DATA_URL, "views": 5}, "bad_parameter", "1, 2 or 6; got 5"),
+        ("predict_batch", {"files": [DATA_URL], "views": 5}, "bad_parameter", "1, 2 or 6; got 5"),
     ],
 )
 def test_an_error_has_the_message_and_the_code_of_rest(address, tool, arguments, code, words):

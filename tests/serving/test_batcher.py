@@ -128,6 +128,36 @@ def test_an_error_of_the_model_reaches_its_batch_only_and_the_next_is_served():
     assert fine.row[0] == 2
 
 
+def test_the_views_of_an_image_are_one_batch_with_those_of_others_and_keep_the_limit():
+    """Each image gets the rows of its own views. An image with more views than the limit is a batch of its own."""
+    model = SumModel()
+
+    async def ask() -> list[list[float]]:
+        batcher = Batcher(model, max_images=4)
+        first = await busy(model, batcher)
+        views = {1: 1, 2: 2, 3: 2, 4: 6, 5: 1}
+        others = [batcher.submit(image(value), channel="rest", views=count) for value, count in views.items()]
+        model.gate.set()
+        return [answer.rows[:, 0].tolist() for answer in await asyncio.gather(first, *others)]
+
+    first, one, two, three, four, five = asyncio.run(ask())
+    assert model.batches == [[200], [1, 2, 2], [3, 3], model.batches[3], [5]]
+    assert (first, one, two, three, five) == ([200], [1], [2, 2], [3, 3], [5])
+    assert len(four) == len(model.batches[3]) == 6
+
+
+def test_a_quick_model_answers_only_as_many_views_in_the_event_loop_as_it_may():
+    """More views would delay the other requests, so they go to a thread."""
+    model = SumModel()
+
+    async def ask() -> list[bool]:
+        batcher = Batcher(model, max_images=1, max_in_loop=2)
+        return [batcher.at_once(image(7), channel="rest", views=views) is not None for views in (1, 2, 6)]
+
+    assert asyncio.run(ask()) == [True, True, False]
+    assert model.batches == [[7], [7, 7]]
+
+
 def test_as_many_batches_are_computed_at_once_as_the_engine_allows():
     """There are `parallel` threads, and no more."""
     model = SumModel()

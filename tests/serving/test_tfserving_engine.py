@@ -65,6 +65,7 @@ def test_tensorflow_serving_gives_the_answers_of_the_local_engines(base):
             assert (remote.engine, local.engine) == ("tfserving", "litert")
             for count in (1, 40):
                 np.testing.assert_allclose(remote.answers(images[:count]), local.answers(images[:count]), atol=1e-5)
+            np.testing.assert_allclose(remote.answers(images[:3], 6), local.answers(images[:3], 6), atol=1e-5)
         shipped = Registry(ROOT / "saved_model", "cifar_classifier").get(2)
         moved = shipped.manifest.model_copy(update={"version": 7})
         with pytest.raises(VersionUnusable, match="does not serve cifar_classifier version 7: Servable not found"):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
 from support.pictures import encoded, noise
-from support.servers import NO_CACHE
+from support.samples import copy_version, open_records, records_settings
+from support.servers import NO_CACHE, wait_until_ready
 
+from app import create_app
 from cifar.errors import BadParameter
 from cifar.images.decode import preprocess
 from cifar.images.views import mean_of_views
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
+from cifar.models.rollout import RolloutLog
+from cifar.records.reader import read_predictions
+from cifar.records.tables import comparisons
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classification, Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -71,6 +79,35 @@ def test_the_cache_never_gives_an_answer_for_another_number_of_views(shipped):
     scores = [answer.prediction.class_scores for answer in first]
     assert [answer.prediction.class_scores for answer in second] == scores
     assert len({scores["cat"] for scores in scores}) == 3
+
+
+def test_the_record_and_the_shadow_version_have_the_mean_of_as_many_views(small_version, tmp_path):
+    """Two copies of a version agree exactly, and the database has the answer that was sent."""
+    for number in (1, 2):
+        copy_version(small_version.path, tmp_path / "shapes" / str(number), version=number)
+    log = RolloutLog(Registry(tmp_path, "shapes"))
+    log.promote(1, by="ada", check_loadable=lambda _: None)
+    log.label("canary", 2, by="ada")
+    log.split({"stable": 100}, shadow={"canary": 100}, by="ada")
+    settings = records_settings(tmp_path, registry=tmp_path, model_name="shapes")
+    engine = open_records(settings)
+
+    def distances() -> list[float]:
+        with engine.connect() as connection:
+            return list(connection.execute(select(comparisons.c.distance)).scalars())
+
+    with TestClient(create_app(settings, page=False)) as client:
+        wait_until_ready(client)
+        answer, plain = (client.post("/predict", files={"image": PHOTO}, data={"views": n}).json() for n in (6, 1))
+        deadline = time.monotonic() + 20
+        while len(distances()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    recorded = {row["request_id"]: row["scores"] for row in read_predictions(engine)}
+    for sent in (answer, plain):
+        assert recorded[sent["request_id"]] == pytest.approx(sent["class_scores"], abs=1e-5)
+    assert answer["class_scores"] != plain["class_scores"]
+    assert distances() == [0, 0]
 
 
 def test_another_number_of_views_is_refused_before_the_image_is_read(shipped):

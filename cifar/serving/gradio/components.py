@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 from gradio import component_meta
+from gradio.blocks import BlockFunction
 from gradio.data_classes import ImageData, ListFiles
 from gradio.processing_utils import save_file_to_cache
 from pydantic import model_validator
@@ -81,6 +82,16 @@ def one_or_more_files(**options: Any) -> Files:
     files = Files(file_count="multiple", **options)
     files.data_model = OneOrMoreFiles  # not in an `__init__` of `Files`: Gradio reads the options from its signature
     return files
+
+
+class Blocks(gr.Blocks):
+    """A page whose functions can be called without their last values, so that calls go on when an endpoint gets a parameter.
+
+    Gradio's clients send the defaults. Of a plain HTTP call with too few values, Gradio would only say so.
+    """
+
+    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
+        inputs += [None] * (len(block_fn.inputs) - len(inputs))
 
 
 class Integer(gr.Number):

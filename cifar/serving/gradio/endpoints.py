@@ -26,6 +26,7 @@ def add_endpoints(service: Service) -> None:
         image: bytes | None,
         top_k: int | None = None,
         version: int | None = None,
+        views: int | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Classify one image. The answer is that of `POST /predict`.
@@ -34,6 +35,7 @@ def add_endpoints(service: Service) -> None:
             image: the image file.
             top_k: how many classes to rank.
             version: the model version to use.
+            views: average over 1, 2 or 6 views of the image. 2: also mirrored. 6: both also moved by one pixel.
             request: added by Gradio.
         """
         requester = requester_of(request)
@@ -43,6 +45,7 @@ def add_endpoints(service: Service) -> None:
             requester=requester,
             top_k=whole_number("top_k", top_k),
             version=whole_number("version", version),
+            views=whole_number("views", views),
             record=True,
         )
         return {**answer.as_json(), "request_id": requester and requester.request_id}
@@ -74,6 +77,7 @@ def add_endpoints(service: Service) -> None:
         files: list[Upload],
         top_k: int | None = None,
         version: int | None = None,
+        views: int | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Classify many images. A file that cannot be read is a row with its error.
@@ -82,6 +86,7 @@ def add_endpoints(service: Service) -> None:
             files: image files, and zip archives of them.
             top_k: how many classes to rank.
             version: the model version to use.
+            views: average over 1, 2 or 6 views of the image. 2: also mirrored. 6: both also moved by one pixel.
             request: added by Gradio.
         """
         return await service.predict_batch(
@@ -89,6 +94,7 @@ def add_endpoints(service: Service) -> None:
             requester=requester_of(request),
             top_k=whole_number("top_k", top_k),
             version=whole_number("version", version),
+            views=whole_number("views", views),
         )
 
     async def models() -> dict[str, Any]:
@@ -98,10 +104,10 @@ def add_endpoints(service: Service) -> None:
     image = Photo(visible=False, label="image")
     label = gr.Textbox(visible=False, label="label")
     files = one_or_more_files(visible=False, label="files")
-    top_k, version = (Integer(precision=0, visible=False, label=name) for name in ("top_k", "version"))
-    _add(predict, image, top_k, version)
+    top_k, version, views = (Integer(precision=0, visible=False, label=name) for name in ("top_k", "version", "views"))
+    _add(predict, image, top_k, version, views)
     _add(explain, image, label, version)
-    _add(predict_batch, files, top_k, version)
+    _add(predict_batch, files, top_k, version, views)
     _add(models)
 
 

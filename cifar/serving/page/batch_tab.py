@@ -7,6 +7,7 @@ is closed.
 
 from __future__ import annotations
 
+from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.inference.archives import MAX_RATIO
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.page.texts import AUTOMATIC, html_text
@@ -52,10 +53,11 @@ def _widget(kind: str, choices: str, classifier: RecordedClassifier, settings: S
         "classes": len(classifier.versions.default.manifest.class_names),
     }
     data = " ".join(f'data-{name}="{value}"' for name, value in limits.items())
+    views = _select("views.label", "views", list(reversed(ALLOWED_VIEWS)), 1)
     megabytes = {"megabytes": limits["bytes"] // 1024**2, "each": limits["each"] // 1024**2}
     return (
         f'<div class="many" data-many="{kind}" {data}>'
-        f'<div class="choices">{choices}</div>'
+        f'<div class="choices">{choices}{views}</div>'
         f'<label class="drop"><span id="{kind}-title">{html_text("batch.drop")}</span>'
         f'<span class="plain">{html_text("batch.choose")}</span><input type="file" multiple accept="{_FORMATS}">'
         f"<small>{html_text('batch.limits', files=limits['files'], **megabytes)}</small></label>"

@@ -12,6 +12,7 @@ import gradio as gr
 from cifar.format import data_url, png
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
+from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.calls import requester_of
 from cifar.serving.gradio.components import Choice, Photo, Slider
@@ -85,6 +86,14 @@ class ClassifyTab:
                         elem_id="top-k",
                         min_width=200,
                     )
+                    views = Choice(
+                        list(ALLOWED_VIEWS),
+                        value=1,
+                        label=TRANSLATIONS("views.label"),
+                        elem_id="views",
+                        interactive=True,
+                        min_width=120,
+                    )
                     self.version = Choice(
                         visible=False,
                         label=TRANSLATIONS("version.label"),
@@ -101,9 +110,9 @@ class ClassifyTab:
         # Without the queue, a call is one request with one answer, so any worker can answer it.
         private = {"queue": False, "api_visibility": "private"}
         gr.on(
-            [photo.change, top_k.release, self.version.input],
+            [photo.change, top_k.release, self.version.input, views.input],
             self._show_answer,
-            [photo, top_k, self.version],
+            [photo, top_k, self.version, views],
             [answer, why],
             show_progress="hidden",  # the previous answer stays until the next one arrives
             trigger_mode="always_last",
@@ -117,7 +126,7 @@ class ClassifyTab:
         )
 
     async def _show_answer(
-        self, payload: bytes | None, top_k: object, version: object, request: gr.Request
+        self, payload: bytes | None, top_k: object, version: object, views: object, request: gr.Request
     ) -> tuple[str, str]:
         """Return the answer to a photo, or its error, and no heat map, which removes that of the previous photo."""
         if payload is None:
@@ -130,6 +139,7 @@ class ClassifyTab:
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
+                views=whole_number("views", views),
                 record=True,
             )
         except Exception as error:

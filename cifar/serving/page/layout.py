@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import CifarError
-from cifar.serving.gradio.components import Choice
+from cifar.serving.gradio.components import Blocks, Choice
 from cifar.serving.gradio.endpoints import add_endpoints
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
@@ -38,7 +38,7 @@ class Page:
         self._analytics = service.analytics
         self._settings = settings
         private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        with gr.Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
+        with Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
             gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.setLanguage()")
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(TRANSLATIONS("tab.classify"), id="classify"):

@@ -25,13 +25,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError
-from cifar.serving.asgi import replay
+from cifar.serving.asgi import read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.process.lifespan import while_serving
-from cifar.serving.rest.predict import read_body
+from cifar.serving.rest.openapi import VIEWS
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ _DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
 VersionNumber = Annotated[int | None, Field(description="The model version to use. Without it, the default one.")]
+Views = Annotated[int | None, Field(description=VIEWS["description"])]
 Label = Annotated[str | None, Field(description="One of the model's classes. Without it, the most probable one.")]
 Request = Context[Any, Any, Any]
 
@@ -90,7 +91,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
     @server.tool(annotations=_READS)
     async def predict(
-        context: Request, image: Image, top_k: TopK = None, version: VersionNumber = None
+        context: Request, image: Image, top_k: TopK = None, version: VersionNumber = None, views: Views = None
     ) -> CallToolResult:
         """Classify one image: the most probable classes and their probabilities."""
 
@@ -102,6 +103,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
+                views=whole_number("views", views),
                 record=True,
             )
             return {**classified.as_json(), "request_id": requester and requester.request_id}
@@ -135,6 +137,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         files: Annotated[list[Image], Field(description="Image files, and zip archives of them.")],
         top_k: TopK = None,
         version: VersionNumber = None,
+        views: Views = None,
     ) -> CallToolResult:
         """Classify many images. A file that cannot be read is a row with its error."""
 
@@ -145,6 +148,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
                 requester=_requester(context),
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
+                views=whole_number("views", views),
             )
 
         return await _result(answer)

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from cifar.images.views import ALLOWED_VIEWS
+
 ERRORS = {
     400: "No image, or a malformed body",
     401: "Sign-in is required, and the request has no valid credentials",
@@ -24,6 +26,12 @@ ERRORS = {
 }
 """Error statuses of the routes that take images."""
 VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "The model version to use."}
+VIEWS: dict[str, Any] = {
+    "type": "integer",
+    "enum": list(ALLOWED_VIEWS),
+    "default": 1,
+    "description": "Average over this many views: 2, the image and its mirror image; 6, both also moved by one pixel.",
+}
 
 
 class ModelVersion(BaseModel):

@@ -16,16 +16,15 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.routing import request_response
-from starlette.types import Receive
 
-from cifar.errors import BadParameter, CallerLeft, MissingImage
-from cifar.serving.asgi import Endpoint
+from cifar.errors import BadParameter, MissingImage
+from cifar.serving.asgi import Endpoint, read_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.rest.forms import Part, read_form
-from cifar.serving.rest.openapi import VERSION, ModelVersion, failures, image_request
+from cifar.serving.rest.openapi import VERSION, VIEWS, ModelVersion, failures, image_request
 from cifar.settings import Settings
 
 
@@ -69,6 +68,7 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
     parameters = {
         "top_k": {"type": "integer", "minimum": 1, "maximum": classes, "description": "Number of classes to rank."},
         "version": VERSION,
+        "views": VIEWS,
         "record": {
             "type": "boolean",
             "default": True,
@@ -97,6 +97,7 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
             requester=Requester.of(request.scope),
             top_k=whole_number("top_k", values.get("top_k")),
             version=whole_number("version", values.get("version")),
+            views=whole_number("views", values.get("views")),
             disconnected=partial(disconnected, request),
             record=record == "true",
         )
@@ -105,22 +106,6 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
 
     api.router.routes.extend(router.routes)
     return predict
-
-
-async def read_body(receive: Receive) -> bytes:
-    """Return the complete body.
-
-    Raises:
-        CallerLeft: the client disconnected before that.
-    """
-    pieces = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallerLeft("The client disconnected before the request was complete.")
-        pieces.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def disconnected(request: Request) -> None:

@@ -28,18 +28,17 @@ class Disturbance:
     """Takes images and a strength, returns disturbed images."""
 
 
-def shift(images: np.ndarray, rows: int, columns: int, *, mode: str = "edge") -> np.ndarray:
-    """Shift images down and to the right by whole pixels; up and to the left with negative numbers.
+def shift(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Shift images down and to the right by whole pixels; up and to the left with negative numbers. The border is repeated.
 
     Args:
         images: `(n, height, width, channels)`.
         rows: number of pixels down.
         columns: number of pixels to the right.
-        mode: how the gap is filled, as in `numpy.pad`: `edge` repeats the border, `reflect` mirrors the image at it.
     """
     height, width = images.shape[1:3]
     around = ((0, 0), (abs(rows),) * 2, (abs(columns),) * 2, (0, 0))
-    padded = np.pad(images, around, mode=mode)  # type: ignore[call-overload] # NumPy lists the modes as literals
+    padded = np.pad(images, around, mode="edge")
     top, left = abs(rows) - rows, abs(columns) - columns
     moved: np.ndarray = padded[:, top : top + height, left : left + width]
     return moved

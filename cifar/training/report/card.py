@@ -110,7 +110,7 @@ def commands(manifest: Manifest, report: dict[str, Any], out: Path, notes: Path 
         size = f" --image-size {side}" if side != 32 else ""
         lines.append(f"train --data {quote(training['data']['source'])}{options}{size} --out runs/again")
         lines.append("export runs/again")
-    measures = " --tta" if report["views"] else ""
+    measures = f" --views {report['views']['views']}" if report["views"] else ""
     if report["robustness"]:
         measures += f" --robustness {report['robustness']['images']}"
     folder = f"reports/{manifest.version}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,25 +16,21 @@ from cifar.models.engines import GAIN_FROM_BATCHES
 from cifar.models.predictor import Prediction, Predictor
 from cifar.statistics import wilson_interval
 from cifar.training.data.dataset import Dataset
-from cifar.training.data.disturbances import DISTURBANCES, shift
+from cifar.training.data.disturbances import DISTURBANCES
 from cifar.training.measures import measure
 
 _BATCH = 64
 _MAX_MISTAKES = 30
 _SEED = 0
-_MIN_PROBABILITY = 1e-30
-"""Replaces a probability of zero before its logarithm is taken; close to the smallest float32."""
 
 
-def evaluate(
-    predictor: Predictor, dataset: Dataset, *, views: bool = False, disturbed_images: int = 0
-) -> dict[str, Any]:
+def evaluate(predictor: Predictor, dataset: Dataset, *, views: int = 1, disturbed_images: int = 0) -> dict[str, Any]:
     """Classify every test image as the server would, and measure the predictions.
 
     Args:
         predictor: the version, loaded on the engine to measure.
         dataset: its test images are used. Its classes must be those of the version, in any order.
-        views: also measure the mean of six views of each image (test-time augmentation) and its cost; see `_views`.
+        views: also measure the mean of this many views of each image (test-time augmentation), and its cost. 1: not.
         disturbed_images: also measure disturbed copies of this many test images, drawn with a fixed seed. 0: none.
 
     Returns:
@@ -62,7 +57,7 @@ def evaluate(
         "seconds": round(answers.seconds, 2),
         **measure(answers.probabilities, labels, predictor.class_names),
         "in_distribution": _in_distribution(answers, labels),
-        "views": _from_views(predictor, images, labels, answers.processor_seconds) if views else None,
+        "views": _from_views(predictor, images, labels, views, answers.processor_seconds) if views > 1 else None,
         "robustness": _robustness(predictor, images, labels, disturbed_images) if disturbed_images else None,
         "mistakes": _mistakes(answers.probabilities, labels, predictor.class_names),
     }
@@ -99,15 +94,16 @@ class _Answers:
     """Processor time of all threads; unlike `seconds`, it hardly depends on other programs on the machine."""
 
 
-def _classify(predictor: Predictor, images: np.ndarray, description: str) -> _Answers:
+def _classify(predictor: Predictor, images: np.ndarray, description: str, *, views: int = 1) -> _Answers:
     """Classify images and show a progress bar with this description."""
-    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    size = _BATCH // views
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
     started, before = time.monotonic(), time.process_time()
     predictions: list[Prediction] = []
     pool = ThreadPoolExecutor(_threads(predictor))
     try:
         with tqdm(total=len(images), desc=description, unit=" images", disable=None, leave=False) as bar:
-            for answers in pool.map(lambda batch: predictor.predict(np.ascontiguousarray(batch), top_k=1), batches):
+            for answers in pool.map(lambda batch: predictor.predict(batch, top_k=1, views=views), batches):
                 predictions += answers
                 bar.update(len(answers))
     finally:
@@ -140,35 +136,18 @@ def _in_distribution(answers: _Answers, labels: np.ndarray) -> dict[str, Any] | 
     }
 
 
-def _views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield six views with their weights: the image and its mirror image, each also shifted by one pixel up-left and down-right.
-
-    Source: KellerJordan/cifar10-airbench, `infer` with `tta_level=2`.
-    """
-    for side in (images, images[:, :, ::-1]):
-        yield 0.25, side
-        yield 0.125, shift(side, -1, -1, mode="reflect")
-        yield 0.125, shift(side, 1, 1, mode="reflect")
-
-
 def _from_views(
-    predictor: Predictor, images: np.ndarray, labels: np.ndarray, single_view_seconds: float
+    predictor: Predictor, images: np.ndarray, labels: np.ndarray, views: int, single_view_seconds: float
 ) -> dict[str, Any]:
-    """Measure the weighted mean of the views' logarithmic probabilities, which has the same softmax as the mean of their logits."""
-    total = np.zeros((len(images), len(predictor.class_names)))
-    seconds, processor_seconds, count = 0.0, 0.0, 0
-    for count, (weight, view) in enumerate(_views(images), 1):
-        answers = _classify(predictor, view, f"view {count}")
-        total += weight * np.log(np.maximum(answers.probabilities, _MIN_PROBABILITY))
-        seconds += answers.seconds
-        processor_seconds += answers.processor_seconds
-    scaled = np.exp(total - total.max(axis=1, keepdims=True))
-    measured = measure(scaled / scaled.sum(axis=1, keepdims=True), labels, predictor.class_names)
+    """Measure the mean of several views, as the server gives it on request."""
+    answers = _classify(predictor, images, f"{views} views", views=views)
+    measured = measure(answers.probabilities, labels, predictor.class_names)
     return {
-        "views": count,
-        "seconds": round(seconds, 2),
-        "times_the_single_view": round(processor_seconds / single_view_seconds, 1),
+        "views": views,
+        "seconds": round(answers.seconds, 2),
+        "times_the_single_view": round(answers.processor_seconds / single_view_seconds, 1),
         **{name: measured[name] for name in ("accuracy", "accuracy_interval", "top_k", "loss", "ece")},
+        "in_distribution": _in_distribution(answers, labels),
     }
 
 

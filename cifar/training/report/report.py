@@ -30,7 +30,7 @@ def make_report(
     source: str,
     *,
     out: Path | None,
-    views: bool = False,
+    views: int = 1,
     disturbed_images: int = 0,
     skip_damaged: bool = False,
 ) -> dict[str, Any]:

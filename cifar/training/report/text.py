@@ -13,6 +13,7 @@ _PICTURES = {
     "robustness.png": "Accuracy by strength of each disturbance",
     "mistakes.png": "The wrong predictions with the highest confidence",
 }
+_VIEWS = {2: "plain and mirrored", 6: "plain and mirrored, each also moved by one pixel to two sides"}
 
 Report = dict[str, Any]
 """The content of `report.json`; see `make_report`."""
@@ -101,9 +102,9 @@ def views(report: Report) -> str:
     if not (measured := report["views"]):
         return ""
     return (
-        f"**Test-time augmentation**, the mean of {measured['views']} views (mirrored, shifted by one pixel): "
+        f"**Test-time augmentation**, the mean of {measured['views']} views ({_VIEWS[measured['views']]}): "
         f"{with_interval(measured['accuracy'], measured['accuracy_interval'])}, calibration error {percent(measured['ece'])}, "
-        f"with {measured['times_the_single_view']:g} times the processor time. The service uses a single view."
+        f"with {measured['times_the_single_view']:g} times the processor time. The service uses a single view unless a request says otherwise (`views={measured['views']}`)."
     )
 
 

@@ -38,9 +38,10 @@
   async function begin(box, files) {
     runs.get(box)?.stop.abort();
     const limit = Object.fromEntries(["files", "bytes", "each", "ratio", "classes"].map((name) => [name, Number(box.dataset[name])]));
-    const versions = [...box.querySelectorAll("select")].map((select) => Number(select.value));
+    const versions = [...box.querySelectorAll("select:not([data-views])")].map((select) => Number(select.value));
     const run = { box, limit, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
     run.versions = versions.length ? versions : [null];
+    run.views = box.querySelector("[data-views]").value;
     runs.set(box, run);
     layOut(run);
     for (const file of files) await collect(run, file);
@@ -95,6 +96,7 @@
     const address = cifar.address("predict");
     address.searchParams.set("top_k", Math.min(TOP_K, run.limit.classes));
     address.searchParams.set("record", "false");
+    address.searchParams.set("views", run.views);
     if (version) address.searchParams.set("version", version);
     const headers = { "Content-Type": "application/octet-stream" };
     for (let tries = 1; ; tries += 1) {
