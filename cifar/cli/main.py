@@ -29,8 +29,9 @@ for commands in (training, models, operate):
 _LIBRARY_ADVICE = (
     "Please consider providing the trackable_obj",
     "You are saving your model as an HDF5 file",
+    "triggered tf.function retracing",
 )
-"""Beginnings of log messages in which TensorFlow and Keras advise programmers. Commands do not print them."""
+"""Parts of log messages in which TensorFlow and Keras advise programmers. Commands do not print them."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,7 +52,7 @@ def _options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     handler = logging.StreamHandler()
-    handler.addFilter(lambda record: not record.getMessage().startswith(_LIBRARY_ADVICE))
+    handler.addFilter(lambda record: not any(advice in record.getMessage() for advice in _LIBRARY_ADVICE))
     logging.basicConfig(format="cifar: %(message)s", handlers=[handler])
     command = get_command(app)
     try:

@@ -87,6 +87,19 @@ def seg_train_seg_test_and_unlabelled_seg_pred(root):
     return flat(root, seg_pred=3)
 
 
+@kind(left_out={"pictures in folders beside the parts": 3}, says="pictures in folders beside the parts: 3 .extra")
+def parts_with_a_common_name(root):
+    parts(root, "Pets_Train", "Pets_Test")
+    return flat(root, extra=3)
+
+
+@kind(left_out={"pictures of parts without class folders": 3}, test=0)
+def alphabet_train_that_wraps_itself_and_unsorted_alphabet_test(root):
+    parts(root / "asl_alphabet_train", "asl_alphabet_train")
+    flat(root / "asl_alphabet_test", asl_alphabet_test=3)
+    return root
+
+
 @kind(test=0)
 def train_alone(root):
     return parts(root, "train")
@@ -147,6 +160,21 @@ def only_the_training_folder_named(root):
 @kind(16, 4, says=SPLIT)
 def flat_class_folders(root):
     return flat(root, cat=10, dog=10)
+
+
+@kind(16, 4, classes=("caf\N{REPLACEMENT CHARACTER}", "cat"))
+def names_that_are_not_utf_8(root):
+    flat(root, cat=10)
+    for number in range(10):
+        put(root / os.fsdecode(b"caf\xe9") / os.fsdecode(b"%d\xe9.png" % number))
+    return root
+
+
+@kind(16, 4, says="in sub-folders of their class, which are read too: 20")
+def the_same_folders_below_each_class(root):
+    for name in ("cat", "dog"):
+        flat(root / name, batch1=5, batch2=5)
+    return root
 
 
 @kind(18, 4, classes=("cat", "dog", "train"), says=SPLIT)
@@ -397,7 +425,7 @@ def a_tsv_with_the_label_first(root):
     return table(root, "Class\tFile Name", [(label, name) for name, label in pictures(root)], "a.tsv", "\t")
 
 
-@kind(8, 2)
+@kind(8, 2, says="Columns of labels.csv that are not used: weight")
 def a_csv_with_semicolons_backslashes_and_other_columns(root):
     rows = [(i, rf"C:\pets\images\{name}", label, 3.5) for i, (name, label) in enumerate(pictures(root))]
     return table(root, ";filename;category;weight", rows, delimiter=";")

@@ -122,6 +122,11 @@ def two_data_sets_side_by_side(root):
     return parts(root / "pets").parent
 
 
+@refused("has fold_1, fold_2, each with the folders cat, dog. If they are parts, call them train")
+def folds_of_a_cross_validation(root):
+    return parts(root, "fold_1", "fold_2")
+
+
 @refused("No picture of class dog in .* can be read; 2 pictures are damaged")
 def a_class_whose_pictures_are_all_damaged(root):
     flat(root, cat=3)

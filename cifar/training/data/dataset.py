@@ -125,10 +125,10 @@ def refuse_damaged(dataset: Dataset) -> None:
 
 def _refuse_missing(path: Path, source: str) -> None:
     if not path.exists():
-        hint = (
-            "" if path.is_symlink() or path.parent != Path() else " Its name can also be cifar10, which is downloaded."
+        reason = ": it is a broken link" if path.is_symlink() else ""
+        raise DataError(
+            f"{source} does not exist{reason}. Name a folder, an archive or a table of pictures, or cifar10, which is downloaded."
         )
-        raise DataError(f"{source} does not exist{': it is a broken link' if path.is_symlink() else ''}.{hint}")
 
 
 def _own_pictures(path: Path, settings: Settings, image_shape: tuple[int, int, int]) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -45,7 +46,12 @@ class Contents:
     """How the folder was understood, in sentences."""
 
     def leave_out(self, reason: str, name: str) -> None:
-        self.left_out.setdefault(reason, []).append(name)
+        self.left_out.setdefault(reason, []).append(printable(name))
+
+
+def printable(name: str) -> str:
+    """Return a file name that can be printed and stored: one that is not UTF-8 gets replacement characters."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def some(names: list[str], shown: int = 3) -> str:

@@ -27,6 +27,9 @@ _PART = re.compile(
     r"(?:seg[ _-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))"
     r"(?:[ _-]?(?:set|data|dataset|split|images|imgs))?"
 )
+_WORD_OF_PART = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])")
+"""Finds the part in a longer name: pets_train, train_small."""
+_LIKE_PART = re.compile(rf"{_WORD_OF_PART.pattern}|(?<![a-z])(?:fold|split|part|set)(?![a-z])")
 
 Classes = dict[str, list[Path]]
 """The pictures of each class."""
@@ -73,7 +76,7 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
     elif _has_parts_in_classes(folder):
         layout = _parts_in_classes(folder)
     else:
-        _refuse_several_data_sets(folder)
+        _refuse_unclear_folders(folder)
         layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
         _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
         _note_other_parts(folder, contents)
@@ -105,7 +108,7 @@ def refuse_twins(names: Iterable[str], where: str) -> None:
     for name in names:
         if (twin := by_key.setdefault(_key(name), name)) != name:
             raise DataError(
-                f"{where} has the classes {twin} and {name}, which differ only in case: merge or rename them."
+                f"{where} has the classes {twin} and {name}, which differ only in case, or in how accents are written: merge or rename them."
             )
 
 
@@ -148,7 +151,9 @@ def _parts(folder: Folder) -> dict[str, Folder]:
     for sub in folder.folders:
         if part := part_of(sub.name):
             named.setdefault(part, []).append(sub)
-    others = [sub for sub in folder.filled if not part_of(sub.name)]
+    if TRAIN not in named:
+        named = _parts_with_a_common_name(folder) or named
+    others = [sub for sub in folder.filled if not any(sub in subs for subs in named.values())]
     if others and not any(sub.folders for subs in named.values() for sub in subs):
         return {}
     parts = {}
@@ -160,6 +165,17 @@ def _parts(folder: Folder) -> dict[str, Folder]:
             )
         parts[part] = filled[0]
     return parts
+
+
+def _parts_with_a_common_name(folder: Folder) -> dict[str, list[Folder]]:
+    """Return parts that are called alike but for the word: pets_train and pets_test."""
+    by_rest: dict[str, dict[str, list[Folder]]] = {}
+    for sub in folder.filled:
+        if found := _WORD_OF_PART.search(sub.name.casefold()):
+            rest = f"{sub.name[: found.start()]}*{sub.name[found.end() :]}".casefold()
+            part = (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1]
+            by_rest.setdefault(rest, {}).setdefault(part, []).append(sub)
+    return next((parts for parts in by_rest.values() if TRAIN in parts and len(parts) > 1), {})
 
 
 def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents: Contents) -> Layout:
@@ -233,13 +249,20 @@ def _parts_in_classes(folder: Folder) -> Layout:
     return layout
 
 
-def _refuse_several_data_sets(folder: Folder) -> None:
+def _refuse_unclear_folders(folder: Folder) -> None:
     if sets := [sub.name for sub in folder.filled if TRAIN in _parts(sub)]:
         raise DataError(
             f"{folder.path} holds more than one data set ({some(sets)} and others beside it). Name one of them."
         )
     if not folder.filled and folder.pictures:
         raise DataError(_without_classes(folder.path, len(folder.pictures)))
+    like_parts = [sub for sub in folder.filled if _LIKE_PART.search(re.sub(r"\d", "", sub.name.casefold()))]
+    below = [{inner.name for inner in sub.filled} for sub in like_parts]
+    if len(below) > 1 and set.intersection(*below):
+        raise DataError(
+            f"{folder.path} has {some([sub.name for sub in like_parts])}, each with the folders {some(sorted(below[0]))}. If they are parts, "
+            "call them train, val and test, or name one of them."
+        )
 
 
 def _without_classes(path: Path, count: int) -> str:

@@ -12,7 +12,16 @@ import numpy as np
 
 from cifar.errors import DataError
 from cifar.training.data.folders.archive import is_archive, unpacked
-from cifar.training.data.folders.contents import SIDE_FILES, TEST, TRAIN, UNLISTED, VALIDATION, Contents, some
+from cifar.training.data.folders.contents import (
+    SIDE_FILES,
+    TEST,
+    TRAIN,
+    UNLISTED,
+    VALIDATION,
+    Contents,
+    printable,
+    some,
+)
 from cifar.training.data.folders.decoding import count, decode
 from cifar.training.data.folders.layout import Layout, find_layout, part_of
 from cifar.training.data.folders.scan import Folder, Scanner
@@ -70,6 +79,8 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
 def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout:
     scanner = Scanner(path, contents)
     top = scanner.scan()
+    if top.error:
+        raise DataError(f"{path} cannot be opened: {top.error}.")
     if not top.has_pictures:
         others = [name for names in contents.left_out.values() for name in names]
         raise DataError(f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}.")
@@ -168,4 +179,4 @@ def _refuse_lost_classes(source: Path, class_names: tuple[str, ...], labels: np.
 
 
 def _relative(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+    return printable(file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file))

@@ -20,6 +20,7 @@ from cifar.training.data.folders.contents import (
     TOO_DEEP,
     UNOPENED,
     Contents,
+    printable,
 )
 
 _PICTURE = re.compile(
@@ -52,7 +53,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return printable(self.path.name)
 
     def all_pictures(self) -> list[Path]:
         """Return the pictures in this folder and in all folders below it."""

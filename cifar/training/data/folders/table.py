@@ -45,6 +45,8 @@ class _Columns:
     """Returns the label, empty if the row has none."""
     part: int | None
     """The column that names the part, if there is one."""
+    unused: tuple[str, ...] = ()
+    """The names of the other columns."""
 
 
 def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, contained: bool) -> Layout:
@@ -80,6 +82,8 @@ def _read(table: Path, contents: Contents, *, contained: bool) -> dict[Path, tup
     rows = _rows(table)
     files = Files(table.parent, contained=contained)
     columns, rows = _recognise(table, rows, files)
+    if columns.unused:
+        contents.notes.append(f"Columns of {table.name} that are not used: {some(list(columns.unused))}.")
     found: dict[Path, tuple[str, str | None]] = {}
     conflicts: list[str] = []
     for row in rows:
@@ -158,7 +162,12 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
     named = [column for column in others if _LABEL_NAME.fullmatch(plain[column])]
     if named or len(others) == 1:
         best = min(named or others, key=lambda column: (not _BEST_LABEL_NAME.fullmatch(plain[column]), column))
-        return _Columns(path, _cell(best), part), rows
+        return _Columns(
+            path,
+            _cell(best),
+            part,
+            tuple(name for column in others if column != best and (name := names[column].strip())),
+        ), rows
     if all(row[column].strip() in _ONE_HOT for row in rows for column in others):
         return _Columns(path, _one_hot(table, {column: names[column].strip() for column in others}), part), rows
     raise DataError(
