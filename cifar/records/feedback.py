@@ -15,6 +15,8 @@ from cifar.records.tables import feedback
 from cifar.records.values import REQUEST_ID, feedback_labels
 
 MAX_NOTE_CHARACTERS = 1000
+_MAX_ROUNDING = 1e-2
+"""How far the stored probabilities of a single-label version may be from the sum 1."""
 
 Row = dict[str, Any]
 
@@ -45,17 +47,22 @@ def store_feedback(
 
     Raises:
         RequestNotFound: there is no such prediction, or it is another user's.
-        BadParameter: there is no such label, or the note is not usable.
+        BadParameter: there is no such label, the note is not usable, or the version is multi-label.
         sqlalchemy.exc.SQLAlchemyError: the database does not answer.
     """
     prediction = find(request_id) if REQUEST_ID.fullmatch(request_id) else None
     if prediction is None or not (for_any_user or prediction["user"] == by):
         raise _not_found(request_id)
+    if abs(sum(prediction["scores"].values()) - 1) > _MAX_ROUNDING:
+        raise BadParameter(
+            f"Version {prediction['version']} is multi-label: an image can show several of its classes, or none. "
+            "Feedback names the one right class, so there is none for this version."
+        )
     _check(label, feedback_labels(prediction["scores"]), note)
     row = {"request_id": request_id, "label": label, "note": note or "", "by": by, "at": time.time()}
     try:
         with engine.begin() as connection:
-            statement = insert(connection, feedback).values(row)
+            statement = insert(connection.dialect.name, feedback).values(row)
             connection.execute(statement.on_conflict_do_update(index_elements=["request_id"], set_=row))
     except IntegrityError as error:  # the prediction has just been deleted by age
         raise _not_found(request_id) from error
