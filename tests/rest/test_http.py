@@ -180,4 +180,4 @@ def test_a_stream_that_does_not_exist_is_answered_404(address, path):
         for _ in range(2):
             connection.sendall(f"GET /gradio_api/{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             status, answer = answer_of(connection, "GET")
-            assert (status, answer["code"]) == (404, "route_closed"), "the connection stays open"
+            assert (status, answer["code"]) == (404, "not_found"), "the connection stays open"

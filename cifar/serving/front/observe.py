@@ -78,6 +78,10 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_counted)
+        except Exception:
+            if not status:
+                count(500)  # the server will answer with this status
+            raise
         finally:
             if not status:
                 count(499)  # the client disconnected before the answer
