@@ -61,6 +61,19 @@ def test_an_onnx_file_gives_the_answers_of_the_version_and_says_what_a_program_m
     assert version.manifest.parity["onnx_max_abs_difference"] < 1e-5
 
 
+def test_the_onnx_file_of_a_run_returns_the_out_of_distribution_score(settings, scored_run):
+    """The Keras file is the network alone, without score and calibration."""
+    version = export(read_source(scored_run[0], settings), settings.registry, "colours", also=("onnx", "keras"))
+    onnx = onnxruntime.InferenceSession(version.path / "assets.extra/model.onnx")
+    images = scored_run[1].train_images[:5]
+    probabilities, scores = onnx.run(["probabilities", "ood_score"], {"image": images})
+    expected = Predictor.load(version).answers(images)
+    np.testing.assert_allclose(probabilities, expected[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(scores, expected[:, -1], rtol=1e-3, atol=1e-3)
+    model = keras.saving.load_model(version.path / "assets.extra/model.keras")
+    assert [output.shape for output in model.outputs] == [(None, 3)]
+
+
 @pytest.mark.parametrize(
     "hidden",
     [

@@ -68,7 +68,7 @@ def client(version, tmp_path_factory) -> Iterator[TestClient]:
     settings = Settings(
         registry=version.path.parent.parent, model_name="colours", records_folder=tmp_path_factory.mktemp("records")
     )
-    with TestClient(create_app(settings, page=False), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
 
@@ -104,6 +104,7 @@ def test_the_manifest_and_the_descriptions_say_multi_label(version, client, caps
     service = Service.over(RecordedClassifier(Classifier(versions, settings, NO_CACHE)), settings)
     assert asyncio.run(service.models())["versions"][0]["task"] == "multi_label"
     assert "Each class has a probability of its own" in model_html(version.manifest)
+    assert "how probable each of its 3 classes is: red, green, blue" in client.get("/").text
 
 
 def test_a_single_label_version_keeps_the_format_that_older_releases_read(small_version):

@@ -65,7 +65,9 @@ class Page:
             add_endpoints(service)
 
     def _header(self) -> str:
-        names = self._versions.default.manifest.class_names
+        manifest = self._versions.default.manifest
+        names = manifest.class_names
+        intro = "header.intro_multi_label" if manifest.is_multi_label else "header.intro"
         shown = [class_name(name) for name in names[:_MAX_NAMES]]
         if len(names) > _MAX_NAMES:
             shown.append(Text("…", "…"))
@@ -78,7 +80,7 @@ class Page:
             f'<div class="top"><h1>CIFAR Space</h1>{sign_out}<div class="languages" role="group" aria-label="Language · 语言">'
             '<button type="button" data-language="en" lang="en">English</button>'
             '<button type="button" data-language="zh-CN" lang="zh-CN">中文</button></div></div>'
-            f"<p>{html_text('header.intro', count=len(names), names=join(shown))}</p>"
+            f"<p>{html_text(intro, count=len(names), names=join(shown))}</p>"
             f'<p id="page-problem" class="problem" role="alert" hidden></p>'
         )
 
