@@ -11,6 +11,8 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 from PIL import Image
 from support.classifiers import (
     BRIGHTNESSES,
@@ -278,10 +280,42 @@ def test_a_range_that_the_layers_do_not_show_is_asked_and_never_guessed(settings
         read_source(file, settings, class_names=NAMES)
     assert len(str(refusal.value).splitlines()) <= 3
     assert ("--preprocessing=bgr:0,255" in str(refusal.value)) == truth.startswith("bgr")
+    assert ("(mobilenetv2_0.35_32 was published with --input-range=-1,1)" in str(refusal.value)) == ("v2" in kind)
     source = read_source(file, settings, class_names=NAMES, input_range=parse_preparation(truth))
     images = pictures_for(model)
     answers = probabilities(source.model, source.pixels.preparation, images)
     np.testing.assert_allclose(answers, author_answers(model, images, truth), atol=2e-5)
+
+
+K2 = tf_keras.layers
+
+KERAS2 = {
+    "augmentation": (lambda pixels: K2.Rescaling(1 / 255)(K2.RandomBrightness(0.2)(K2.RandomFlip()(pixels))), "0,255"),
+    "operations": (lambda pixels: tf.cast(pixels, "float32") / 127.5 - 1, "0,255"),
+    "preprocess_input": (tf_keras.applications.resnet50.preprocess_input, "0,255"),
+    "doubled_minus_1": (lambda pixels: pixels * 2.0 - 1.0, "0,1"),
+    "nothing": (K2.RandomFlip(), None),
+}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ""])
+@pytest.mark.parametrize("kind", KERAS2)
+def test_the_layers_of_keras_2_show_the_range_as_those_of_keras_3(settings, tmp_path, kind, suffix):
+    """Operations are layers there, TFOpLambda and SlicingOpLambda, and a SavedModel keeps its layers too."""
+    prepare, expected = KERAS2[kind]
+    pixels = K2.Input((16, 16, 3))
+    values = K2.Flatten()(K2.Conv2D(4, 3, activation="tanh")(prepare(pixels)))
+    model = tf_keras.Model(pixels, K2.Dense(3, activation="softmax")(values))
+    model.save(tmp_path / f"model{suffix}")
+    if expected is None:
+        with pytest.raises(ExportError, match="--input-range=LOW,HIGH"):
+            read_source(tmp_path / f"model{suffix}", settings, class_names=NAMES)
+        return
+    source = read_source(tmp_path / f"model{suffix}", settings, class_names=NAMES)
+    assert (source.pixels.preparation.name, source.pixels.found_by) == (expected, "layers")
+    answers = probabilities(source.model, source.pixels.preparation, photos(8))
+    author = model.predict(as_the_author_prepared(photos(8), expected), verbose=0)
+    np.testing.assert_allclose(answers, author, atol=2e-5)
 
 
 def brightness_pictures(folder, count: int = 4, *, labels=tuple(BRIGHTNESSES), wrong: int = 0):
@@ -325,12 +359,19 @@ def test_labelled_pictures_may_bear_their_class_in_their_names(settings, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("labels", "wrong"), [(("black", "grey", "white"), 0), (SHADES, 3)], ids=["a tie", "mostly wrong labels"]
+    ("labels", "wrong", "named"),
+    [
+        (("black", "grey", "white"), 0, "--input-range=-1,1 or --preprocessing=torch"),
+        (SHADES, 3, "--preprocessing=torch"),
+    ],
+    ids=["a tie", "mostly wrong labels"],
 )
-def test_labelled_pictures_that_do_not_decide_are_an_error_with_their_counts(settings, tmp_path, labels, wrong):
+def test_labelled_pictures_that_do_not_decide_are_an_error_with_their_counts(settings, tmp_path, labels, wrong, named):
     """A tie, a narrow lead and mostly wrong pictures are no reason to take a range."""
     pictures = brightness_pictures(tmp_path / "pictures", labels=labels, wrong=wrong)
-    expected = rf"--check does not decide: of {4 * len(labels)} labelled pictures, right are: .*\n.*--input-range=0,255"
+    expected = (
+        rf"--check does not decide: of {4 * len(labels)} labelled pictures, right are: .*\n.*{named} \(caffe is for"
+    )
     with pytest.raises(ExportError, match=expected) as refusal:
         read_source(saved(by_brightness(-1, 1), tmp_path), settings, class_names=SHADES, check=pictures)
     assert len(str(refusal.value).splitlines()) <= 3

@@ -91,10 +91,10 @@ def find_preparation(
         reason = counts.text if counts else derived.reason
         return FoundPreparation(ask(Question(reason, tuple(images), answers)), "answer", reason)
     if counts:
-        options = ", ".join(each.option for each in counts.right)
+        options = " or ".join(each.option for each in counts.best)
         raise ExportError(
-            f"--check does not decide: {counts.text}.\nAdd pictures, look whether they show the classes that their names say, or name "
-            f"the range: {options}"
+            f"--check does not decide: {counts.text}.\nAdd pictures, look whether they show the classes that their names say, or name the "
+            f"range: {options} (caffe is for ResNet50 and VGG, torch for DenseNet)."
         )
     raise ExportError(
         f"The model does not tell which pixel values it was trained on: {derived.reason}.\n{_how_to_name(model)}"
@@ -149,6 +149,11 @@ class Counts:
         counts = ", ".join(f"{each.name} {self.right[each]}" for each in ordered)
         return f"of {self.total} labelled pictures, right are: {counts}"
 
+    @property
+    def best(self) -> list[Preparation]:
+        """The preparations that are not clearly worse than another one."""
+        return [each for each in self.right if not any(self.clearly_better(other, each) for other in self.right)]
+
     def clearly_better(self, one: Preparation, other: Preparation) -> bool:
         """Whether one preparation is right for half of the pictures, and for two and a tenth of them more than the other."""
         lead = self.right[one] - self.right[other]
@@ -182,7 +187,7 @@ def _by_pictures(counts: Counts, derived: Derived) -> FoundPreparation | None:
         )
     if own and 2 * counts.right[own] >= counts.total:
         return FoundPreparation(own, "layers", f"{derived.reason}; {counts.text}")
-    if not all(counts.clearly_better(best, each) for each in counts.right if each != best):
+    if counts.best != [best]:
         return None
     log.warning("Taking %s: %s.", best.name, counts.text)
     return FoundPreparation(best, "check", counts.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 
 from cifar.training.export.pixels.preparation import (
     BYTES,
+    CAFFE,
     CAFFE_MEAN,
     IMAGENET_MEAN,
     IMAGENET_STD,
     SYMMETRIC,
+    TORCH,
     UNIT,
     Preparation,
 )
@@ -86,7 +89,24 @@ def derive(classifier: Classifier) -> Derived:
         return Derived(*found.popitem())
     if found:
         return Derived(None, "its layers contradict each other: " + "; ".join(found.values()))
-    return Derived(None, f"no layer before {stopped_at} shows it" if stopped_at else "no layer shows it")
+    return Derived(None, f"no layer before {stopped_at or 'the output'} shows it{_published(classifier.layers)}")
+
+
+_PUBLISHED = {
+    CAFFE: r"resnet(50|101|152)|vgg(16|19)",
+    TORCH: r"densenet\d+",
+    SYMMETRIC: r"mobilenet(v2)?_[\d.]+_.*|resnet\d+v2|xception|inception.*|nasnet.*",
+}
+"""Names that `keras.applications` gives its networks, by the preparation that they were published with."""
+
+
+def _published(model: Any) -> str:
+    """Return a hint if a model holds a network of `keras.applications`; whoever trained it may have prepared otherwise."""
+    name = model.name.casefold()
+    for preparation, names in _PUBLISHED.items():
+        if re.fullmatch(names, name):
+            return f" ({name} was published with {preparation.option})"
+    return next(filter(None, (_published(each) for each in model.layers if hasattr(each, "layers"))), "")
 
 
 def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
