@@ -72,6 +72,10 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
     def whole(images: tf.Tensor) -> tf.Tensor:
         arranged = arrange(images)
         answer = network.call(tf.cast(tf.round(arranged) if dtype.is_integer else arranged, dtype))
+        if not answer.dtype.is_floating:
+            raise ExportError(
+                f"Expected an output of numbers for each class; it is of type {answer.dtype.name}. {_NAME_OUTPUT}"
+            )
         return tf.cast(answer, tf.float32)
 
     batch = network.input_shape[0] if network.input_shape else None
@@ -103,10 +107,11 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     if asked and squashed:
         raise ExportError(f"The model ends in a {model.activation}, so its outputs are no logits. Leave out --logits.")
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
-    logits = asked or (network.from_logits and not squashed)
-    if logits and not asked:
-        added = "sigmoid" if network.binary_loss and model.columns > 1 else "softmax"
+    trained_on_logits = network.from_logits and not squashed
+    if trained_on_logits and not asked:
+        added = "sigmoid" if network.binary_loss or model.columns == 1 else "softmax"
         log.warning("The file says that the model was trained with from_logits=True: a %s is added.", added)
+    logits = asked or trained_on_logits or model.activation == "log_softmax"  # the softmax of log(p) is p
     if model.columns == 1 and not logits and model.activation not in {"sigmoid", None}:
         raise ExportError(
             f"The model returns one number that comes from no sigmoid ({model.activation}). If it is a logit, add --logits."
@@ -153,6 +158,7 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
 
 
 _CHANNELS = (1, 3, 4)
+_NAME_OUTPUT = "If the model has another output, name it: --output NAME"
 _SMALLEST_SIDE = 8
 """A matrix with a shorter side is no grey image without a channel axis."""
 
@@ -216,6 +222,8 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
 def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:
     try:
         return function(images).numpy()  # type: ignore[no-any-return] # TensorFlow is untyped
+    except ExportError:
+        raise
     except Exception as error:  # a layer may raise anything
         raise ExportError(
             f"The model cannot take images of {_text(tuple(images.shape[1:]))}: {short(error)}"

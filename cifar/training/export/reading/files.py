@@ -26,6 +26,7 @@ class Format(Enum):
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
+_AGAIN = "Download or save it again."
 _KERAS_CAN = "Expected a Keras model: a .keras file, an .h5 file or a SavedModel folder."
 
 _NO_ARCHITECTURE = "holds weights without the architecture. Build the model in Python, call load_weights on it, and save it whole: model.save('model.keras')"
@@ -35,6 +36,7 @@ _JSON_ALONE = f"is JSON: at most the architecture without the weights, or a Tens
 _PAGE = (
     "is a web page, not a model: the download answered with a page, such as a sign-in. Download the file in a browser."
 )
+_LFS_START = b"version https://git-lfs"
 _LFS = "is a Git LFS pointer of a few lines; the model itself was not downloaded. Fetch it: git lfs pull"
 
 
@@ -44,7 +46,7 @@ def _archive(kind: str) -> str:
 
 # The first bytes of what people hand in instead of a model, by position, and the rest of the sentence about it.
 _OTHERS = (
-    (0, b"version https://git-lfs", _LFS),
+    (0, _LFS_START, _LFS),
     (0, b"\x1f\x8b", _archive("gzip")),
     (0, b"Rar!", _archive("RAR")),
     (0, b"7z\xbc\xaf", _archive("7z")),
@@ -88,16 +90,15 @@ def recognise(path: Path) -> Format:
 
 
 def _folder(path: Path) -> Format:
-    if (path / "manifest.json").is_file() and (path / "saved_model.pb").is_file():
-        return Format.VERSION
     if (path / "saved_model.pb").is_file():
+        _check_saved_model(path)
+        if (path / "manifest.json").is_file():
+            return Format.VERSION
         by_keras2 = b"_tf_keras_" in (path / "saved_model.pb").read_bytes()  # the class of an object in it
         return Format.KERAS2_SAVED_MODEL if by_keras2 else Format.SAVED_MODEL
-    if (path / "saved_model.pbtxt").is_file():
-        return Format.SAVED_MODEL
     if (path / "config.json").is_file() and (path / "metadata.json").is_file():
         return _keras_version(path, _json((path / "metadata.json").read_bytes(), path))
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() and "config" in _json((path / "config.json").read_bytes(), path):
         return Format.RUN
     inside = [
         entry
@@ -111,9 +112,20 @@ def _folder(path: Path) -> Format:
     if (path / "checkpoint").is_file() or list(path.glob("*.index")):
         raise ExportError(f"{path} {_NO_ARCHITECTURE}")
     raise ExportError(
-        f"{path} is not a run folder: it has no config.json. It is no SavedModel either: it has no saved_model.pb. "
-        "Name a run, a .keras file, an .h5 file or a SavedModel folder."
+        f"{path} is neither a run (it has no config.json of one) nor a SavedModel (it has no saved_model.pb). {_KERAS_CAN}"
     )
+
+
+def _check_saved_model(path: Path) -> None:
+    """Refuse a SavedModel whose files were not copied or downloaded whole."""
+    files = [path / "saved_model.pb", *sorted((path / "variables").glob("*"))]
+    for file in files:
+        with file.open("rb") as opened:
+            head = opened.read(len(_LFS_START))
+        if head == _LFS_START:
+            raise ExportError(f"{file} {_LFS}")
+        if not head:
+            raise ExportError(f"{file} is empty. {_AGAIN}")
 
 
 def _hdf5(path: Path) -> Format:
@@ -125,7 +137,7 @@ def _hdf5(path: Path) -> Format:
             weights = "layer_names" in file.attrs or names & {"layers", "_layer_checkpoint_dependencies", "vars"}
     except OSError as error:
         raise ExportError(
-            f"{path} is an HDF5 file that is cut off or damaged ({path.stat().st_size:,} bytes). Download or save it again."
+            f"{path} is an HDF5 file that is cut off or damaged ({path.stat().st_size:,} bytes). {_AGAIN}"
         ) from error
     if weights:
         raise ExportError(f"{path} {_NO_ARCHITECTURE}")
@@ -140,10 +152,10 @@ def _zip(path: Path) -> Format:
             damaged = archive.testzip() if "config.json" in names else None
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         raise ExportError(
-            f"{path} is a zip file (as .keras files are) that is cut off or damaged ({path.stat().st_size:,} bytes). Download or save it again."
+            f"{path} is a zip file (as .keras files are) that is cut off or damaged ({path.stat().st_size:,} bytes). {_AGAIN}"
         ) from error
     if damaged:
-        raise ExportError(f"{path} is damaged: {damaged} in it has another checksum. Download or save it again.")
+        raise ExportError(f"{path} is damaged: {damaged} in it has another checksum. {_AGAIN}")
     if "config.json" in names and metadata:
         return _keras_version(path, _json(metadata, path))
     if any(name.endswith("data.pkl") for name in names):
@@ -174,7 +186,7 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
         found = json.loads(content)
     except ValueError as error:
         raise ExportError(
-            f"{path} is damaged: its metadata.json is not JSON ({error}). Download or save it again."
+            f"{path} is damaged: its metadata.json or config.json is not JSON ({error}). {_AGAIN}"
         ) from error
     return found if isinstance(found, dict) else {}
 
@@ -182,7 +194,7 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
 def _what_else(path: Path, head: bytes) -> str:
     """Return what a file is that is neither HDF5 nor zip, as the rest of a sentence."""
     if not head.strip(b"\0"):
-        return "is empty." if not head else "holds zeros only: it was not downloaded whole. Download it again."
+        return f"is empty. {_AGAIN}" if not head else f"holds zeros only. {_AGAIN}"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     starts = {b"<": _PAGE, b"{": _JSON_ALONE, b"[": _JSON_ALONE}
     known = starts.get(text[:1]) or _BY_SUFFIX.get(path.suffix.lower())

@@ -121,10 +121,11 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
 
 
 def _output_names(model: Any) -> list[str]:
-    shapes = model.output_shape
-    if isinstance(shapes, dict):
-        return sorted(shapes)  # the order of `model.outputs`
-    return list(getattr(model, "output_names", ["output"]))  # a Sequential of Keras 3 has one, without a name
+    if not hasattr(model, "output_names"):  # a Sequential of Keras 3
+        return ["output"]
+    return (
+        sorted(model.output) if isinstance(model.output, dict) else list(model.output_names)
+    )  # the order of `model.outputs`
 
 
 def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:

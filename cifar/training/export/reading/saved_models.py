@@ -48,6 +48,10 @@ def load_saved_model(path: Path, options: ReadOptions) -> Network:
         except ValueError:  # it holds several graphs, for training and for serving
             loaded = tf.saved_model.load(str(path), tags=["serve"])
     except Exception as error:  # TensorFlow raises whatever the files lead to
+        if "variables/variables" in str(error):
+            raise ExportError(
+                f"{path} is a SavedModel without its weights: variables/ is missing or cut off. Copy the whole folder."
+            ) from error
         raise ExportError(f"TensorFlow cannot load {path}: {short(error)}") from error
     signatures = dict(loaded.signatures)
     name = _signature(path, signatures, options.signature)
