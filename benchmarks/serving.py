@@ -24,6 +24,8 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -116,18 +118,17 @@ class Bench:
                 for other, run in (("heat maps", self._explain), ("batches", self._classify_batches)):
                     self._beside({**about, "table": "beside", "system": other}, run)
 
-    def _beside(self, about: Row, other) -> None:
+    def _beside(self, about: Row, other: Callable[[threading.Event, int], None]) -> None:
         ended = threading.Event()
-        threads = [threading.Thread(target=other, args=[ended, i], daemon=True) for i in range(2)]
-        for thread in threads:
-            thread.start()
-        time.sleep(1)
-        started, done = time.monotonic(), other_images()
-        self._measure(about, self.png, 64)
-        self.rows[-1]["beside_per_second"] = (other_images() - done) / (time.monotonic() - started)
-        ended.set()
-        for thread in threads:
-            thread.join(120)
+        with ThreadPoolExecutor() as pool:
+            clients = [pool.submit(other, ended, number) for number in range(2)]
+            time.sleep(1)
+            started, done = time.monotonic(), other_images()
+            self._measure(about, self.png, 64)
+            self.rows[-1]["beside_per_second"] = (other_images() - done) / (time.monotonic() - started)
+            ended.set()
+        for client in clients:
+            client.result()  # raises if it failed
 
     def _measure(self, about: Row, load: Load, connections: int) -> None:
         figures = load.drive(connections, self.seconds)
@@ -143,8 +144,8 @@ class Bench:
             for archive in itertools.cycle(self.batches[number::2]):
                 (path,) = client.post("/upload", files={"files": ("photos.zip", archive)}).raise_for_status().json()
                 files = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
-                call = client.post("/call/predict_batch", json={"data": [files, None, None]}).raise_for_status().json()
-                with client.stream("GET", f"/call/predict_batch/{call['event_id']}") as stream:
+                call = client.post("/call/v2/predict_batch", json={"files": files}).raise_for_status().json()
+                with client.stream("GET", f"/call/v2/predict_batch/{call['event_id']}") as stream:
                     for _ in stream.iter_raw():
                         if ended.is_set():
                             return
