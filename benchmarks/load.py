@@ -128,6 +128,8 @@ def running(system: System) -> Iterator[tuple[int, float]]:
         sys.exit(
             "The file .env changes the settings of the server: move it away, so that the default settings are measured."
         )
+    if _answers():
+        sys.exit(f"Another server answers at {URL}: stop it, so that it is not measured.")
     inherited = {
         name: value for name, value in os.environ.items() if not re.match(r"CIFAR_|MODEL_VERSION$|PORT$", name)
     }
