@@ -65,6 +65,18 @@ def measure(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence
     }
 
 
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the expected calibration errors with 10, 11, ... 20 bins, to compare models that differ little.
+
+    The error with one number of bins jumps when probabilities cross the edge of a bin: int8 in one layer of version 2 moved it
+    by 0.3 points without changing a label.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    excess = confidence - (probabilities.argmax(axis=1) == labels)
+    bins = [np.minimum(confidence * count, count - 1).astype(int) for count in range(10, 21)]
+    return float(np.mean([np.abs(np.bincount(each, excess)).sum() for each in bins]) / len(labels))
+
+
 def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
     """Return the probability that a value of `higher` exceeds one of `lower`; equal values count half."""
     ordered = np.sort(lower)

@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import flatbuffers
@@ -49,8 +50,8 @@ def convert(signatures: Any) -> bytes:
     signature = signatures[SIGNATURE]
     # The weights are frozen into constants first: without that, the converted file has no weights and its outputs are NaN. A
     # frozen function has no signature, so that one is written afterwards.
-    frozen = convert_variables_to_constants_v2(signature)
     with quiet_libraries(), quiet_native_code():
+        frozen = convert_variables_to_constants_v2(signature)
         content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
     return _with_signature(content, outputs=sorted(signature.structured_outputs))
 
@@ -65,6 +66,10 @@ def _with_signature(content: bytes, outputs: Sequence[str]) -> bytes:
     model = flatbuffer_utils.read_model_from_bytearray(content)
     (graph,) = model.subgraphs
     named = dict(zip(outputs, graph.outputs, strict=True))
+    taken: set[str] = set(outputs)
+    for tensor in graph.tensors:  # the quantizer needs unique names
+        tensor.name = _free(tensor.name.decode(), taken)
+        taken.add(tensor.name)
     for name, index in named.items():
         graph.tensors[index].name = name
     graph.outputs = [named[name] for name in sorted(named, reverse=True)]
@@ -76,6 +81,12 @@ def _with_signature(content: bytes, outputs: Sequence[str]) -> bytes:
         )
     ]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    numbered = (f"{name}_{number}" for number in count(1))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
 
 
 def with_metadata(content: bytes, *, name: str, image: ImageSpec, class_names: Sequence[str]) -> bytes:

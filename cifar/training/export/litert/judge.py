@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,7 @@ from cifar.models.engines import litert_from
 from cifar.models.manifest import Figure
 from cifar.training.data.outliers import make_outliers
 from cifar.training.export.litert.held_out import HeldOut
-from cifar.training.measures import auroc, measure
+from cifar.training.measures import auroc, calibration_error
 
 MIN_IMAGES = 300
 """If none of 300 labels changes, fewer than 1 % of all labels change, with 95 % confidence (the rule of three)."""
@@ -39,7 +38,7 @@ class Judge:
 
     float_file: bytes
     held_out: HeldOut
-    class_names: Sequence[str]
+    classes: int
     multi_label: bool
     has_score: bool
 
@@ -55,12 +54,12 @@ class Judge:
 
     @cached_property
     def _expected(self) -> np.ndarray:
-        return self._answers(self.float_file)
+        return self.answers(self.float_file, self._images)
 
     def figures(self, content: bytes) -> dict[str, Figure]:
         """Compare a file with the float32 one, by the figures in `BOUNDS`; those without a meaning here are left out."""
-        found = self._answers(content)
-        count, classes = len(self.held_out.images), len(self.class_names)
+        found = self.answers(content, self._images)
+        count, classes = len(self.held_out.images), self.classes
         scored = [self._scores(rows, count, classes) for rows in (self._expected, found)]
         figures = {name: Figure.between(scored[0][name], scored[1][name], BOUNDS[name]) for name in scored[0]}
         before, after = (rows[:count, :classes] for rows in (self._expected, found))
@@ -71,9 +70,14 @@ class Judge:
             ),
         }
 
-    def _answers(self, content: bytes) -> np.ndarray:
+    @cached_property
+    def _images(self) -> np.ndarray:
+        return np.concatenate([self.held_out.images, self.outliers])
+
+    @staticmethod
+    def answers(content: bytes, images: np.ndarray) -> np.ndarray:
+        """Return the rows that a LiteRT file answers; as many images at a time as there are processors."""
         infer = litert_from(content)
-        images = np.concatenate([self.held_out.images, self.outliers])
         chunks = [images[start : start + _THREAD_CHUNK] for start in range(0, len(images), _THREAD_CHUNK)]
         with ThreadPoolExecutor(available_cpus()) as pool:
             return np.concatenate(list(pool.map(infer, chunks)))
@@ -86,10 +90,11 @@ class Judge:
         return changed
 
     def _scores(self, rows: np.ndarray, count: int, classes: int) -> dict[str, float]:
-        scores: dict[str, float] = {}
+        scores = {}
         if self.held_out.labels is not None and not self.multi_label:
-            measured = measure(rows[:count, :classes], self.held_out.labels, self.class_names)
-            scores = {"accuracy": measured["accuracy"], "calibration_error": measured["ece"]}
+            probabilities, labels = rows[:count, :classes], self.held_out.labels
+            scores["accuracy"] = float((probabilities.argmax(axis=1) == labels).mean())
+            scores["calibration_error"] = calibration_error(probabilities, labels)
         if self.has_score:
             scores["auroc"] = auroc(rows[:count, -1], rows[count:, -1])
         return scores

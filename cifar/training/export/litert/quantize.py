@@ -68,7 +68,7 @@ def choose_precision(
     precision: Precision,
     held_out: HeldOut,
     *,
-    class_names: Sequence[str],
+    classes: int,
     multi_label: bool = False,
     has_score: bool = False,
 ) -> tuple[bytes, Quantization]:
@@ -81,7 +81,7 @@ def choose_precision(
         content: the float32 file, with one input of one image.
         precision: `float32` to change nothing; `int8` to accept nothing else.
         held_out: images to compare the files on, at least `MIN_IMAGES` for int8.
-        class_names: in the order of the probabilities.
+        classes: number of classes.
         multi_label: whether each class has a probability of its own.
         has_score: whether the file has an OOD score.
 
@@ -90,7 +90,7 @@ def choose_precision(
     """
     if precision == "float32":
         return content, Quantization(precision="float32", reason="float32 was requested.")
-    result, quantization = _search(Judge(content, held_out, class_names, multi_label, has_score))
+    result, quantization = _search(Judge(content, held_out, classes, multi_label, has_score))
     if precision == "int8" and quantization.precision != "int8":
         raise ExportError(
             f"The LiteRT file stays in {quantization.reason} No version was written. --precision auto exports it in float32."

@@ -66,7 +66,7 @@ def write_litert(
         content,
         precision,
         held_out or HeldOut(comparison.images, None, "comparison images"),
-        class_names=class_names,
+        classes=len(class_names),
         multi_label=multi_label,
         has_score=comparison.has_score,
     )
