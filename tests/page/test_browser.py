@@ -73,6 +73,20 @@ def test_the_number_of_labels_can_be_typed(page):
     expect(page.locator("#answer .bars li")).to_have_count(10)
 
 
+def test_the_number_of_views_can_be_chosen_and_the_answer_says_so(page):
+    """Without a choice, the answer is that of the photo alone."""
+    upload(page, EXAMPLES / "cat.jpg")
+    seen, score = page.locator("#answer .seen"), page.locator("#answer .score").nth(1)
+    expect(seen).to_contain_text("Confidence is calibrated", use_inner_text=True)
+    expect(seen).not_to_contain_text("views")
+    alone = score.inner_text()
+    for views in ("6", "2"):
+        page.locator("#views input").click()
+        page.get_by_role("option", name=views).click()
+        expect(seen).to_contain_text(f"mean of {views} views", use_inner_text=True)
+        expect(score).not_to_have_text(alone)
+
+
 def test_a_click_on_an_example_classifies_it(page):
     """There is an example for each class."""
     thumbnails = page.locator("#examples button")

@@ -9,6 +9,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +78,20 @@ def test_an_unreadable_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
     records = json.loads(saved(page, "batch", "json"))
     assert [record.get("label", "") for record in records] == [row["label"] for row in table]
     assert len(records[0]["top_k"]) == 3
+
+
+@pytest.mark.parametrize("tab", ["batch", "compare"])
+def test_a_batch_averages_as_many_views_as_are_chosen(page, tab):
+    """Every request of the batch has the number; the choice of versions is another one."""
+    open_tab(page, tab)
+    page.locator(f"#{tab} [data-views]").select_option("6")
+    with page.expect_request("**/predict?*") as sent:
+        choose_many(page, tab, [FILES[3]])
+    assert "views=6" in sent.value.url
+    finished(page, tab, "1 of 1 done.")
+    record = json.loads(saved(page, tab, "json"))[0]
+    answer = httpx2.post(sent.value.url, content=FILES[3].read_bytes(), headers={"Content-Type": "image/jpeg"}).json()
+    assert (record["first"] if tab == "compare" else record)["top_k"] == answer["top_k"]
 
 
 def test_the_progress_bar_and_the_counts_are_complete_when_the_summary_appears(page):

@@ -84,6 +84,7 @@ class ClassifyTab:
                         step=1,
                         label=TRANSLATIONS("answer.top_k"),
                         elem_id="top-k",
+                        scale=3,
                         min_width=200,
                     )
                     views = Choice(
@@ -92,14 +93,14 @@ class ClassifyTab:
                         label=TRANSLATIONS("views.label"),
                         elem_id="views",
                         interactive=True,
-                        min_width=120,
+                        min_width=100,
                     )
                     self.version = Choice(
                         visible=False,
                         label=TRANSLATIONS("version.label"),
                         elem_id="version",
                         interactive=True,
-                        min_width=120,
+                        min_width=130,
                     )
         examples = gr.HTML(
             _examples_html(self._examples, settings.max_image_pixels),
