@@ -57,11 +57,11 @@ def test_class_names_are_the_folders_of_an_image_folder_in_the_order_of_keras(tm
     for name in ("b", "B", "10", "2", "é", "猫"):
         (tmp_path / "flat" / name).mkdir(parents=True)
         (tmp_path / "flat" / name / "1.png").write_bytes(encoded(noise(8, 8)))
-        (tmp_path / "divided" / "Train" / name).mkdir(parents=True)
+        (tmp_path / "divided" / "flowers" / "Train" / name).mkdir(parents=True)
     expected = keras.utils.image_dataset_from_directory(tmp_path / "flat", image_size=(8, 8), verbose=False).class_names
     (tmp_path / "flat" / ".cache").mkdir()
     (tmp_path / "flat" / "__MACOSX").mkdir()
-    (tmp_path / "divided" / "val" / "b").mkdir(parents=True)
+    (tmp_path / "divided" / "flowers" / "val" / "b").mkdir(parents=True)
     assert list(read_class_names(str(tmp_path / "flat"))) == expected
     assert list(read_class_names(str(tmp_path / "divided"))) == expected
     for name in ("car", "train"):

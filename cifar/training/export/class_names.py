@@ -16,8 +16,6 @@ _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": 
 _FILES = frozenset({".txt", ".json", ".csv", ".tsv", ".names", ".labels"})
 _HEADERS = frozenset({"class", "classes", "class_name", "label", "labels", "name", "names"})
 _KEYS = ("labels", "classes", "class_names", "names", "id2label")
-_TRAINING = frozenset({"train", "training"})
-_PARTS = _TRAINING | {"test", "testing", "val", "valid", "validation"}
 _LONGEST = 200
 
 
@@ -84,12 +82,16 @@ def _short(text: str) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Return the names of the class folders: of the training images, if the folder is divided into parts."""
+    """Return the names of the class folders: of the training images, if the folder or one that it wraps is divided into parts."""
+    from cifar.training.data.folders.layout import part_of  # not above: it imports more than the command line needs
+
     names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     names = [name for name in names if name != "__MACOSX"]
-    training = [name for name in names if name.casefold() in _TRAINING]
-    if training and all(name.casefold() in _PARTS for name in names):
+    training = [name for name in names if part_of(name) == "train"]
+    if training and all(map(part_of, names)):
         return _folders(folder / training[0])
+    if len(names) == 1:
+        return _folders(folder / names[0])
     if not names:
         raise ExportError(f"{folder} holds no folders whose names could be class names.")
     return names
