@@ -37,7 +37,8 @@ PARTS = {
     "middleware": r"serving/(front|auth|asgi)\b",
     "the rest of classifying": r"serving/inference/",
     "answer and framework": r"serving/rest/|fastapi|starlette|pydantic|contextlib",
-    "HTTP server and event loop": r"uvicorn|uvloop|httptools|asyncio|process/http_protocol\.py|app\.py",
+    "HTTP, and sending": r"uvicorn/protocols|httptools|process/http_protocol\.py",
+    "event loop": r"uvicorn|uvloop|asyncio|app\.py",
 }
 
 
