@@ -177,6 +177,11 @@ def the_same_folders_below_each_class(root):
     return root
 
 
+@kind(10, 2, says=(SPLIT, "Too small for that, and not tested: dog"))
+def a_class_of_two(root):
+    return flat(root, cat=10, dog=2)
+
+
 @kind(18, 4, classes=("cat", "dog", "train"), says=SPLIT)
 def a_class_called_train(root):
     return flat(root, cat=8, dog=7, train=7)
@@ -441,7 +446,13 @@ def a_csv_with_a_column_of_parts_and_numbers_as_labels(root):
 
 
 @kind(
-    8, 2, left_out={"rows whose picture is not there": 1, "rows without a label": 1, "rows that repeat another row": 1}
+    8,
+    2,
+    left_out={
+        "rows whose picture is not there or not unique": 1,
+        "rows without a label": 1,
+        "rows that repeat another row": 1,
+    },
 )
 def a_csv_with_rows_that_cannot_be_used(root):
     rows = pictures(root)
@@ -452,6 +463,20 @@ def a_csv_with_rows_that_cannot_be_used(root):
 @kind(8, 2, says="labels are those of labels.csv")
 def a_folder_of_pictures_with_a_table(root):
     return table(root, "image_id,breed", [(name.removesuffix(".png"), label) for name, label in pictures(root)]).parent
+
+
+@kind(
+    6,
+    2,
+    says="labels are those of labels.csv",
+    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
+)
+def a_competition_with_a_table_of_labels_and_a_sample_of_answers(root):
+    rows = [(put(root / "train" / f"{i}.jpg").stem, "dog" if i % 2 else "cat") for i in range(8)]
+    for number in range(3):
+        put(root / "test" / f"t{number}.jpg")
+    table(root, "id,cat,dog", [("0", 0.5, 0.5)], "sample_submission.csv")
+    return table(root, "id,breed", rows).parent
 
 
 @kind(5, 2, says="labels are those of train.csv, test.csv", left_out={"pictures that the table does not list": 3})

@@ -140,6 +140,16 @@ def another_kind_of_file(root):
     return put(root.with_suffix(".rar"), b"Rar!\x1a\x07\x00")
 
 
+@refused("is a web page, so the download failed")
+def a_page_in_place_of_an_archive(root):
+    return put(root.with_suffix(".zip"), b"<!DOCTYPE html><title>404")
+
+
+@refused("is a Git LFS pointer")
+def an_archive_that_git_lfs_has_not_fetched(root):
+    return put(root.with_suffix(".zip"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
+
+
 @refused(r"holds no pictures; it has x\.npy")
 def an_npz_of_arrays(root):
     np.savez(root.with_suffix(".npz"), x=np.zeros((2, 8, 8, 3), np.uint8))
@@ -326,7 +336,7 @@ def test_a_table_in_an_archive_cannot_name_files_outside_it(tmp_path):
     rows = "".join(f"{name},{'cat' if i % 2 else 'dog'}\n" for i, name in enumerate(names))
     members = pictures(all=6) | {"labels.csv": f"path,label\n{rows}{secret},cat\n../secret.png,dog\n".encode()}
     dataset = read(packed(tmp_path / "pets.zip", members))
-    assert summarize(dataset)["left_out"] == {"rows whose picture is not there": 2}
+    assert summarize(dataset)["left_out"] == {"rows whose picture is not there or not unique": 2}
     assert len(dataset.contents.names) == 6
 
 

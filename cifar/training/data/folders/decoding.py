@@ -20,7 +20,7 @@ from cifar.images.decode import open_image, to_input
 from cifar.images.spec import ImageSpec
 
 _MAX_FILE_BYTES = 1 << 30
-_LFS_POINTER = b"version https://git-lfs.github.com/spec"
+LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _BITS_PER_SAMPLE = 258
 _ADVICE = re.compile(r"(?:\.|, whatever its name says\.|; (?:scale|it may)[^.]*\.)(?: (?:Send|Save|Open|Scale)\b.*)?$")
 """The end of a decoder's message, which advises callers of the API."""
@@ -72,7 +72,7 @@ def _decode(file: Path, target: np.ndarray, spec: ImageSpec, max_pixels: int) ->
         payload = file.read_bytes()
         if not payload:
             return Picture("empty file")
-        if payload.startswith(_LFS_POINTER):
+        if payload.startswith(LFS_POINTER):
             return Picture("a Git LFS pointer in place of the picture: run `git lfs pull`")
         image = open_image(payload, spec, max_pixels=max_pixels)
         target[:] = to_input(image, spec)

@@ -22,7 +22,7 @@ from cifar.training.data.folders.contents import (
     printable,
     some,
 )
-from cifar.training.data.folders.decoding import count, decode
+from cifar.training.data.folders.decoding import LFS_POINTER, count, decode
 from cifar.training.data.folders.layout import Layout, find_layout, part_of
 from cifar.training.data.folders.scan import Folder, Scanner
 from cifar.training.data.folders.table import TABLE_ENDINGS, read_tables
@@ -71,9 +71,18 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
             yield layout, folder
     else:
         raise DataError(
-            f"{path} is no data set: it is neither a zip or tar archive nor a .csv or .tsv table of paths and labels. Unpack other "
+            f"{path} is {_description(path)}: it is neither a zip or tar archive nor a .csv or .tsv table of paths and labels. Unpack other "
             "archives, and name the folder."
         )
+
+
+def _description(path: Path) -> str:
+    """Say what a file is that came in place of an archive."""
+    with path.open("rb") as file:
+        start = file.read(100).lstrip().lower()
+    if start.startswith(LFS_POINTER):
+        return "a Git LFS pointer (`git lfs pull` fetches the file)"
+    return "a web page, so the download failed" if start.startswith((b"<!doctype html", b"<html")) else "no data set"
 
 
 def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout:
@@ -117,16 +126,25 @@ def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, c
 
 
 def _tables(top: Folder) -> dict[str, Path]:
-    """Return the tables of a folder by part: the only one, or one named after each part, or one in the folder of each part."""
+    """Return the tables of a folder by part: the only usable one, or one named after each part, or one in the folder of each part."""
     while len(top.folders) == 1 and not top.pictures and not _tables_in(top.path):
         top = top.folders[0]
     tables = _tables_in(top.path)
-    if len(tables) == 1:
-        return {TRAIN: tables[0]}
     parts = {part_of(table.stem.removesuffix("_labels")) or "": table for table in tables}
     if not tables:
         parts = {part_of(sub.name) or "": table for sub in top.folders for table in _tables_in(sub.path)[:1]}
-    return {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts} if TRAIN in parts else {}
+    if TRAIN in parts and len(tables) != 1:
+        return {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts}
+    readable = tables if len(tables) == 1 else [table for table in tables if _is_readable(table)]
+    return {TRAIN: readable[0]} if len(readable) == 1 else {}
+
+
+def _is_readable(table: Path) -> bool:
+    try:
+        read_tables({TRAIN: table}, str(table), Contents(), contained=True)
+    except DataError:
+        return False
+    return True
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -156,6 +174,10 @@ def _decoded(
         contents.notes.append(
             f"There is no test part: {TEST_SHARE:.0%} of each class are set apart for testing, always the same ones."
         )
+        untested = np.setdiff1d(labels, labels[parts == 2])
+        if len(untested):
+            names_of_untested = [class_names[label] for label in untested.tolist()]
+            contents.notes.append(f"Too small for that, and not tested: {some(names_of_untested)}.")
     order = np.argsort(parts, kind="stable")
     contents.names = [names[good[position]] for position in order]
     sizes = np.bincount(parts, minlength=3)
