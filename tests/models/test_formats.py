@@ -56,7 +56,7 @@ def test_an_onnx_file_gives_the_answers_of_the_version_and_says_what_a_program_m
     np.testing.assert_allclose(found, Predictor.load(version).answers(pictures()), atol=1e-5)
     metadata = onnx.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == list(CLASSES)
-    assert (metadata["name"], metadata["task"], metadata["pixels"]) == ("net", "single_label", "0,255")
+    assert (metadata["name"], metadata["task"], metadata["preparation"]) == ("net", "single_label", "0,255")
     assert "do not normalize" in metadata["image"]
     assert version.manifest.parity["onnx_max_abs_difference"] < 1e-5
 

@@ -10,10 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from cifar.files import temporary_folder
+from cifar.models.engines import LITERT_FILE
 from cifar.models.manifest import Manifest
 from cifar.models.registry import MANIFEST, Registry, Version
 from cifar.training.export.compare import Comparison
-from cifar.training.export.formats.warmup import write_warmup_requests
+from cifar.training.export.formats.onnx import ONNX_FILE
+from cifar.training.export.formats.warmup import WARMUP_FILE, write_warmup_requests
 from cifar.training.export.formats.write import check_formats, write_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
@@ -21,7 +23,7 @@ from cifar.training.export.litert.write import write_litert
 from cifar.training.export.publish import now, publish
 from cifar.training.export.source import ExportSource
 
-_MADE_ANEW = ("model.tflite", "model.onnx", "tf_serving_warmup_requests")
+_MADE_ANEW = [Path(file).name for file in (LITERT_FILE, ONNX_FILE, WARMUP_FILE)]
 
 
 def reexport(

@@ -12,22 +12,22 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-_LIBRARIES = ("tensorflow", "absl")
+_LIBRARIES = ("tensorflow", "absl", "tf2onnx")
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Drop Python warnings, and log messages of TensorFlow and Keras below errors."""
+def quiet_libraries(level: int = logging.ERROR) -> Iterator[None]:
+    """Drop Python warnings, and log messages of TensorFlow, Keras and tf2onnx below `level`."""
     levels = {name: logging.getLogger(name).level for name in _LIBRARIES}
     for name in _LIBRARIES:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import numpy as np
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.errors import ExportError
+from cifar.training.export.reading.failures import short
+from cifar.training.export.silence import quiet_libraries
 
 ONNX_FILE = "assets.extra/model.onnx"
 _SIGNATURE = "serving_uint8"
@@ -40,24 +40,23 @@ def write_onnx(
     import onnx
     import onnxruntime
 
-    model = _convert(signatures[_SIGNATURE])
-    texts = {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in metadata.items()
-    }
-    onnx.helper.set_model_props(model, texts)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors are raised too
-    content = model.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
-        missing = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type)})
-        reason = f"ONNX lacks {', '.join(missing)}" if missing else str(error).splitlines()[0][:150]
+        model = _convert(signatures[_SIGNATURE])
+        if missing := sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type)}):
+            raise NotImplementedError(f"ONNX lacks {', '.join(missing)}")
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in metadata.items()
+        }
+        onnx.helper.set_model_props(model, texts)
+        file.write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the two libraries raise many types, which have no common base class
         raise ExportError(
-            f"This network cannot be written as ONNX: {reason}. Export it without --also onnx."
+            f"This network cannot be written as ONNX: {short(error).rstrip('.')}. Export it without --also onnx."
         ) from error
-    file.write_bytes(content)
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,7 +77,7 @@ def _convert(signature: Any) -> Any:
             each.attr.pop(attribute, None)
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (frozen.inputs, frozen.outputs))
     names = zip((*inputs, *outputs), ("image", *sorted(signature.structured_outputs)), strict=True)
-    with _quiet():
+    with quiet_libraries(logging.CRITICAL):  # tf2onnx prints the stack traces of optimizations that it leaves out
         model, _ = tf2onnx.convert.from_graph_def(
             graph,
             input_names=inputs,
@@ -98,16 +97,3 @@ def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
     one = context.make_const(f"{name}_one", np.array(1, np.float32))
     context.remove_node(node.name)
     context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=node.output, **about)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep tf2onnx from printing the stack traces of the optimizations that it leaves out, and TensorFlow's advice about tf2onnx."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -78,12 +78,16 @@ def write_formats(
 
 
 def _metadata(manifest: Manifest) -> dict[str, Any]:
+    pixels = (
+        manifest.pixels.preparation
+        if manifest.pixels
+        else ",".join(f"{value:g}" for value in manifest.input_range or ())
+    )
     return {
         "name": manifest.name,
         "class_names": manifest.class_names,
         "task": manifest.task,
         "image": "uint8 pixels from 0 to 255, RGB or grey. The network scales them itself: do not normalize them.",
+        "preparation": pixels,
         "preprocessing": manifest.preprocessing,
-        "input_range": manifest.input_range,
-        "pixels": manifest.pixels.preparation if manifest.pixels else "",
     }
