@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cifar.training.export.pixels.preparation import Preparation, parse_preparation
+
 if TYPE_CHECKING:
-    from cifar.training.export.pixels.decide import Question
-    from cifar.training.export.pixels.preparation import Preparation
+    from cifar.training.export.pixels.decide import Question  # imports TensorFlow
 
 _MOST_ROWS = 12
 _WIDTH = 20
@@ -28,8 +29,6 @@ def can_ask() -> bool:
 
 def ask_preparation(question: Question) -> Preparation:
     """Print the answers of each candidate, and return the one that is chosen. Everything goes to stderr."""
-    from cifar.training.export.pixels.preparation import parse_preparation
-
     candidates = list(question.answers)
     _print(f"The model does not tell which pixel values it was trained on: {question.reason}.")
     _print("Which column names most of these images rightly?\n")
@@ -39,7 +38,7 @@ def ask_preparation(question: Question) -> Preparation:
         _print(f"  {number}  {candidate.name:<7} {_MEANINGS[candidate.name]}.{warning}")
     while True:
         _print(
-            f"\nA number, or LOW,HIGH (without an answer: look up how the model was trained) [1-{len(candidates)}]: ",
+            f"\nA number from 1 to {len(candidates)}; or LOW,HIGH; or bgr:LOW,HIGH for a model that was trained on images from OpenCV: ",
             end="",
         )
         text = sys.stdin.readline()

@@ -201,6 +201,11 @@ ASKED = {
     "of_16_bits": (lambda: sequential(L.Rescaling(1 / 65535)), "0,65535"),
     "normalization_of_0..1": (lambda: sequential(adapted(photos().astype(np.float32) / 255)), "0,1"),
     "normalization_of_caffe": (lambda: sequential(adapted(photos().astype(np.float32) - 120)), "caffe"),
+    "divided_by_the_maximum": (
+        lambda: functional(lambda pixels: pixels / ops.max(pixels, (1, 2, 3), keepdims=True)),
+        "0,1",
+    ),
+    "divided_by_the_maximum_of_the_batch": (lambda: functional(lambda pixels: pixels / ops.max(pixels)), "0,1"),
     "clipped": (lambda: functional(lambda pixels: ops.clip(pixels, 0, 1)), "0,1"),
     "standardised_by_image": (
         lambda: functional(

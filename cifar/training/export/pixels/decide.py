@@ -103,7 +103,7 @@ def find_preparation(
 
 def _how_to_name(model: Classifier) -> str:
     named = (
-        "; or --preprocessing=caffe (ResNet50, VGG) or torch (DenseNet), as in preprocess_input"
+        "; or --preprocessing=caffe (ResNet50, VGG), torch (DenseNet) or bgr:LOW,HIGH (cv2.imread)"
         if model.image.channels == 3
         else ""
     )
@@ -129,7 +129,8 @@ def warn_if_one_label(
     labels = set(probabilities(model, found.preparation, np.stack(list(images.values()))).argmax(axis=1).tolist())
     if len(images) > 3 and len(labels) == 1:
         log.warning(
-            "All %d comparison images get one label, %r. If they do not look alike, the pixel range is probably wrong: %s",
+            "All %d comparison images get one label, %r, with %s. If they show different things, that may be the wrong range: "
+            "pictures of each class would show it, --check DIR",
             len(images),
             class_names[labels.pop()],
             found.preparation.option,

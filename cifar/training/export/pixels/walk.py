@@ -63,7 +63,8 @@ def _through(layer: Any, inputs: Any, arguments: dict[str, Any], walked: Walk) -
         walked.stopped_at.append(layer.name)
         return None
     normalises = type(layer).__name__ == "Normalization"
-    walked.steps += [Step(layer.name, normalises, np.asarray(each[0], np.float64)) for each in _tensors(outputs)]
+    of_the_batch = (np.asarray(each, np.float64) for each in _tensors(outputs))
+    walked.steps += [Step(layer.name, normalises, each[0] if each.ndim else each) for each in of_the_batch]
     return outputs
 
 
