@@ -83,6 +83,9 @@ def export(
     """Export a run or a Keras model as the next version, and print its path."""
     settings = load_settings()
     Registry(settings.registry, name or settings.model_name)  # refuses a wrong name before the model is read
+    from cifar.training.export.silence import import_tensorflow
+
+    import_tensorflow()
     from cifar.training.export.formats.write import check_formats
     from cifar.training.export.litert.held_out import read_held_out
     from cifar.training.export.reading.files import Format, recognise

@@ -107,6 +107,9 @@ def train(
         dataset.class_names, dataset.train_labels[fit], len(held_out), len(dataset.test_labels)
     ):
         say(sentence)
+    from cifar.training.export.silence import import_tensorflow
+
+    import_tensorflow()
     from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train  # imported late: loading TensorFlow takes seconds
 

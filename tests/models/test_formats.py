@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
+from support.cli import cifar_process
 from tensorflow.core.framework import tensor_pb2
 
 from cifar.cli.main import main
@@ -161,12 +162,14 @@ def test_a_keras_file_needs_a_model_with_layers_and_is_copied_with_its_version(s
     assert {"assets.extra/model.keras", "assets.extra/model.onnx"} <= copy.manifest.files.keys()
 
 
-def test_an_export_prints_none_of_the_converters_text(settings, tmp_path, monkeypatch, capfd):
-    """tf2onnx prints stack traces of optimizations that it leaves out, as of this activation."""
-    monkeypatch.setenv("CIFAR_REGISTRY", str(settings.registry))
+@pytest.mark.slow
+def test_an_export_prints_none_of_the_libraries_texts(settings, tmp_path):
+    """TensorFlow reports its processor, and tf2onnx the stack traces of optimizations that it leaves out, as of this activation."""
     file = saved(tmp_path, L.Conv2D(8, 3, activation="hard_swish"), L.Conv2D(8, 3))
-    assert main(["export", str(file), "--name", "net", "--classes", ",".join(CLASSES), "--also", "onnx,keras"]) == 0
-    lines = capfd.readouterr().err.splitlines()
+    options = ("--name", "net", "--classes", ",".join(CLASSES), "--also", "onnx,keras")
+    done = cifar_process("export", file, *options, CIFAR_REGISTRY=settings.registry)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
     assert [line for line in lines if not line.startswith(("cifar: ", "INFO: Created TensorFlow Lite"))] == []
     assert len(lines) < 6
 

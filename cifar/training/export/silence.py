@@ -49,3 +49,9 @@ def quiet_native_code() -> Iterator[None]:
             written.seek(0)
             if text := written.read().decode(errors="replace").strip():
                 log.debug("Written by native code: %s", text)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without the lines about the processor that its native code prints, whatever its log level."""
+    with quiet_native_code():
+        import tensorflow as tf  # noqa: F401
