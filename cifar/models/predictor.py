@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -71,6 +72,12 @@ class Predictor:
     @property
     def image(self) -> ImageSpec:
         return self.version.manifest.image
+
+    @property
+    def precision(self) -> Literal["float32", "int8"]:
+        """`int8` if some layers of the network compute in int8. Only a LiteRT file can have such layers."""
+        quantization = self.version.manifest.quantization
+        return quantization.precision if quantization and self.engine == "litert" else "float32"
 
     def probe(self) -> None:
         """Classify a black image, to check that the engine answers. The engine's exceptions are raised unchanged."""

@@ -79,6 +79,13 @@ def test_all_three_signatures_give_the_answer_of_predict(api, name):
     assert row["classes"][3] == "cat"
 
 
+def test_a_header_names_the_engine_and_its_precision(api):
+    """A client of a float signature learns that version 2 computes some layers in int8."""
+    body = {"instances": [(example_pixels("cat") / 255).tolist()]}
+    assert ask(api, body).headers["X-Model-Engine"] == "litert, int8"
+    assert ask(api, body, f"{MODEL}/versions/1:predict").headers["X-Model-Engine"] == "litert, float32"
+
+
 def test_status_and_metadata_have_the_documented_form(api):
     """64-bit numbers are strings, -1 is any size, and a label leads to its version."""
     assert api.get(f"{MODEL}/versions/2").json() == {

@@ -1,7 +1,8 @@
 """TensorFlow Serving's REST API, `/v1/models/...`, so that one client works with both servers.
 
 A request for status, metadata or `:predict` names a version, a label or neither. Without either, the rollout chooses the
-version for `:predict`. The header `X-Model-Version` names the version that answered. Errors have the field `error`, which
+version for `:predict`. The header `X-Model-Version` names the version that answered, and `X-Model-Engine` the engine and its
+precision, which may be int8 also for a signature of floats. Errors have the field `error`, which
 TensorFlow Serving's clients read, and our `code`.
 """
 
@@ -98,6 +99,7 @@ def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Se
         for row in rows:
             count_answer(CHANNEL, manifest.version, served.predictor.rank(row, 1))
         response.headers["X-Model-Version"] = str(manifest.version)
+        response.headers["X-Model-Engine"] = f"{served.predictor.engine}, {served.predictor.precision}"
         return write_answer(call, rows, manifest.class_names)
 
     @router.post("/{name:tfserving_part}/versions/{version:tfserving_number}:predict", openapi_extra=_BODY)
