@@ -215,6 +215,20 @@ def a_competition_with_a_table_of_labels_and_a_sample_of_answers(root):
     return table(root, "id,breed", rows).parent
 
 
+@kind(16, 4, classes=("part_1", "part_2"), says="Are these classes. part_1, part_2 are called alike but for a number")
+def numbered_folders_without_a_table(root):
+    return flat(root, part_1=10, part_2=10)
+
+
+@kind(6, 2, says="labels are those of metadata.csv")
+def numbered_folders_that_only_cut_the_pictures_into_pieces(root):
+    rows = [
+        (f"L{i}", put(root / f"skin_images_part_{i % 2 + 1}" / f"{i:03}.jpg").stem, "dog" if i % 3 else "cat")
+        for i in range(8)
+    ]
+    return table(root, "lesion_id,image_id,dx", rows, "metadata.csv").parent
+
+
 @kind(5, 2, says="labels are those of train.csv, test.csv", left_out={"pictures that the table does not list": 3})
 def a_folder_of_pictures_with_a_table_for_each_part(root):
     rows = pictures(root)

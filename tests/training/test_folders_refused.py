@@ -127,7 +127,21 @@ def folds_of_a_cross_validation(root):
     return parts(root, "fold_1", "fold_2")
 
 
-@refused("No picture of class dog in .* can be read; 2 pictures are damaged")
+@refused("has no training picture of class dog that can be read. Add some")
+def a_class_with_test_pictures_only(root):
+    flat(root / "cat", train=3, test=3)
+    flat(root / "dog", test=3)
+    (root / "dog" / "train").mkdir()
+    return root
+
+
+@refused("bird has no image: add some")
+def an_empty_class_beside_a_table(root):
+    (flat(root, cat=3, dog=3) / "bird").mkdir()
+    return table(root, "path,label", [("x", "y")]).parent
+
+
+@refused("has no training picture of class dog that can be read; 2 pictures are damaged")
 def a_class_whose_pictures_are_all_damaged(root):
     flat(root, cat=3)
     for number in range(2):

@@ -29,6 +29,8 @@ _PART = re.compile(
 )
 _WORD_OF_PART = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])")
 """Finds the part in a longer name: pets_train, train_small."""
+_PIECE = re.compile(r"(?<![a-z])(?:images?|imgs?|pictures|photos|batch|part|chunk|fold|split)(?![a-z])")
+"""Finds the word in the names of folders that cut one collection into numbered pieces."""
 _LIKE_PART = re.compile(rf"{_WORD_OF_PART.pattern}|(?<![a-z])(?:fold|split|part|set)(?![a-z])")
 
 Classes = dict[str, list[Path]]
@@ -56,6 +58,21 @@ def part_of(name: str) -> str | None:
     return (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1] if found else None
 
 
+def has_class_folders(top: Folder) -> bool:
+    """Return whether the pictures are sorted into folders, rather than lying in one folder for each part or in numbered pieces."""
+    folder = top
+    while len(folder.filled) == 1 and not folder.pictures:
+        (folder,) = folder.filled
+    parts = [sub for sub in folder.filled if part_of(sub.name)]
+    others = [sub for sub in folder.filled if sub not in parts]
+    return _are_classes(others) or any(_are_classes(part.filled) for part in parts)
+
+
+def _are_classes(folders: list[Folder]) -> bool:
+    names = {re.sub(r"\d+", "", folder.name.casefold()) for folder in folders}
+    return len(names) > 1 or any(not _PIECE.search(name) for name in names)
+
+
 def find_layout(top: Folder, contents: Contents) -> Layout:
     """Find parts and classes below `top`.
 
@@ -72,12 +89,18 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
         layout = _with_parts(folder, parts, top, contents)
     elif parts:
         found = some([part.name for part in parts.values()])
-        raise DataError(f"{folder.path} has {found} but no training part: name the folder train.")
+        raise DataError(
+            f"{folder.path} has {found} but no training part. Call the folder of the training pictures train."
+        )
     elif _has_parts_in_classes(folder):
         layout = _parts_in_classes(folder)
     else:
         _refuse_unclear_folders(folder)
         layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
+        if not _are_classes(folder.filled):
+            contents.notes.append(
+                f"Are these classes? {some([sub.name for sub in folder.filled])} are called alike but for a number."
+            )
         _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
         _note_other_parts(folder, contents)
     return check_layout(layout, str(folder.path), contents)

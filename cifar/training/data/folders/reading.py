@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from cifar.training.data.folders.contents import (
     some,
 )
 from cifar.training.data.folders.decoding import LFS_POINTER, count, decode
-from cifar.training.data.folders.layout import Layout, find_layout, part_of
+from cifar.training.data.folders.layout import Layout, find_layout, has_class_folders, part_of
 from cifar.training.data.folders.scan import Folder, Scanner
 from cifar.training.data.folders.table import TABLE_ENDINGS, read_tables
 from cifar.training.data.split import TEST_SHARE, split_test
@@ -95,15 +94,9 @@ def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout
         raise DataError(f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}.")
     if scanner.links_outside:
         contents.notes.append(f"Links that lead out of the folder and are followed: {scanner.links_outside:,}.")
-    before = deepcopy(contents)
-    try:
-        return find_layout(top, contents)
-    except DataError:
-        tables = _tables(top)
-        if not tables:
-            raise
-        contents.notes, contents.left_out = before.notes, before.left_out
+    if not has_class_folders(top) and (tables := _tables(top)):
         return _table_layout(tables, top, contents, contained=contained)
+    return find_layout(top, contents)
 
 
 def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, contained: bool) -> Layout:
@@ -193,10 +186,10 @@ def _decoded(
 def _refuse_lost_classes(source: Path, class_names: tuple[str, ...], labels: np.ndarray, contents: Contents) -> None:
     counts = np.bincount(labels, minlength=len(class_names))
     if lost := [name for name, found in zip(class_names, counts, strict=True) if not found]:
-        first = next(f"{name}: {reason}" for name, reason in contents.damaged.items())
+        damaged = [f"{name}: {reason}" for name, reason in contents.damaged.items()]
+        reason = f"; {len(damaged):,} pictures are damaged ({some(damaged, 1)})" if damaged else ""
         raise DataError(
-            f"No picture of class {some(lost)} in {source} can be read; {len(contents.damaged):,} pictures are damaged ({first}). Replace them, or "
-            "remove the class."
+            f"{source} has no training picture of class {some(lost)} that can be read{reason}. Add some, or remove the class."
         )
 
 

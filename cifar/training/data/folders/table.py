@@ -25,7 +25,7 @@ TABLE_ENDINGS = frozenset({".csv", ".tsv"})
 
 _PATH_NAME = re.compile("(image|img|file|picture|photo)?(path|file|filename|name|id|url)?s?")
 _LABEL_NAME = re.compile(
-    "(class|label|category)(name)?|labels|classes|categories|target|species|breed|diagnosis|tag|kind|type|y"
+    "(class|label|category)(name)?|labels|classes|categories|target|species|breed|diagnosis|tag|kind|type|dx|y"
 )
 _BEST_LABEL_NAME = re.compile("(class|label)(name)?")
 _PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
