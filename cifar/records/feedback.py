@@ -15,8 +15,6 @@ from cifar.records.tables import feedback
 from cifar.records.values import REQUEST_ID, feedback_labels
 
 MAX_NOTE_CHARACTERS = 1000
-_MAX_ROUNDING = 1e-2
-"""How far the stored probabilities of a single-label version may be from the sum 1."""
 
 Row = dict[str, Any]
 
@@ -30,6 +28,7 @@ def store_feedback(
     *,
     by: str,
     for_any_user: bool = False,
+    is_multi_label: Callable[[Row], bool] = lambda _: False,
 ) -> Row:
     """Store the correct label of a prediction, in place of earlier feedback. When this returns, it is on disk.
 
@@ -41,6 +40,7 @@ def store_feedback(
         note: a text, or None.
         by: keyed hash of the user who gives the feedback.
         for_any_user: allow feedback on the predictions of other users.
+        is_multi_label: tells whether a prediction is of a multi-label version.
 
     Returns:
         The columns of `feedback`.
@@ -53,7 +53,7 @@ def store_feedback(
     prediction = find(request_id) if REQUEST_ID.fullmatch(request_id) else None
     if prediction is None or not (for_any_user or prediction["user"] == by):
         raise _not_found(request_id)
-    if abs(sum(prediction["scores"].values()) - 1) > _MAX_ROUNDING:
+    if is_multi_label(prediction):
         raise BadParameter(
             f"Version {prediction['version']} is multi-label: an image can show several of its classes, or none. "
             "Feedback names the one right class, so there is none for this version."

@@ -15,8 +15,9 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
-from cifar.errors import MissingScope, RecordsUnavailable, RequestNotFound
+from cifar.errors import CifarError, MissingScope, RecordsUnavailable, RequestNotFound
 from cifar.images.decode import brightness_and_contrast
+from cifar.models.registry import Registry
 from cifar.records.feedback import store_feedback
 from cifar.records.recorder import Recorder, Row
 from cifar.serving.auth.principal import Requester
@@ -39,6 +40,7 @@ class Records:
 
     def __init__(self, settings: Settings) -> None:
         self._recorder = Recorder(settings, flush_seconds=FLUSH_SECONDS, on_drop=RECORDS_DROPPED.inc)
+        self._registry = settings.registry
         self._several_hosts = settings.database_url is not None
         # threads of its own: while the database hangs, they block, and images must not
         self._threads = ThreadPoolExecutor(2, "feedback")
@@ -139,12 +141,20 @@ class Records:
             note,
             by=self._recorder.user_hash(requester.user),
             for_any_user="admin" in requester.scopes,
+            is_multi_label=self._is_multi_label,
         )
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, store)
         except (SQLAlchemyError, OSError) as error:
             log.warning("feedback could not be stored: %s", type(error).__name__)
             raise unavailable from error
+
+    def _is_multi_label(self, prediction: Row) -> bool:
+        try:
+            version = Registry(self._registry, prediction["model"]).get(prediction["version"])
+        except CifarError:  # it was removed, and with it the knowledge
+            return False
+        return version.manifest.is_multi_label
 
     def record_while_serving(self, api: FastAPI) -> None:
         """Start recording with the server, and write the last records when it stops."""
