@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar.training.export.pixels.preparation import Preparation, parse_preparation
@@ -56,7 +57,9 @@ def _table(question: Question, candidates: Sequence[Preparation]) -> str:
     lines = [_row("", [candidate.name for candidate in candidates])]
     for number, image in enumerate(question.images[:_MOST_ROWS]):
         answers = (question.answers[candidate][number] for candidate in candidates)
-        lines.append(_row(image[-_WIDTH:], [f"{label[: _WIDTH - 6]} {score:.2f}" for label, score in answers]))
+        lines.append(
+            _row(Path(image).name[-_WIDTH:], [f"{label[: _WIDTH - 6]} {score:.2f}" for label, score in answers])
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -93,6 +93,13 @@ def transfer(base, **options):
     return keras.Model(pixels, L.Dense(3, activation="softmax")(L.GlobalAveragePooling2D()(prepare(pixels))))
 
 
+def transfer_by_name():
+    """Return a head on a network that has the name, and here not the size, of one of `keras.applications`."""
+    inside = L.Input((16, 16, 3))
+    network = keras.Model(inside, L.Conv2D(4, 3)(inside), name="mobilenetv2_0.35_32")
+    return functional(lambda pixels: network(augmentation()(pixels), training=False))
+
+
 def hidden_in_a_subclass():
     plain = sequential()
     return HiddenScaling(plain.inputs, plain.outputs)
@@ -144,6 +151,11 @@ DERIVED = {
     "pooling_before": (lambda: sequential(L.AveragePooling2D(2), L.Rescaling(1 / 255)), "0,255"),
     "divided": (lambda: functional(lambda pixels: pixels / 255.0), "0,255"),
     "divided_then_standardised": (lambda: functional(lambda pixels: (pixels / 255.0 - MEAN) / STD), "0,255"),
+    "divided_by_named_arguments": (lambda: functional(lambda pixels: ops.divide(x1=pixels, x2=255.0)), "0,255"),
+    "nested_and_layer_by_named_arguments": (
+        lambda: functional(lambda pixels: L.Rescaling(1 / 255)(inputs=augmentation()(inputs=pixels))),
+        "0,255",
+    ),
     "shifted_then_divided": (lambda: functional(lambda pixels: (pixels - 127.5) / 127.5), "0,255"),
     "own_means_subtracted": (lambda: functional(lambda pixels: pixels - np.float32([125.3, 123.0, 113.9])), "0,255"),
     "own_means_by_channel": (lambda: functional(lambda pixels: channel_means(pixels, (125.3, 123.0, 113.9))), "0,255"),
@@ -222,7 +234,7 @@ ASKED = {
     "contradicting_branches": (lambda: branches(L.Rescaling(1 / 255), L.Rescaling(2.0, -1.0)), "0,1"),
     "scaling_inside_a_layer_with_weights": (lambda: sequential(ScalingConvolution(4, 3)), "0,255"),
     "scaling_inside_a_subclass": (hidden_in_a_subclass, "0,255"),
-    "slow_mobilenet_v2": (lambda: transfer(keras.applications.MobileNetV2, alpha=0.35), "-1,1"),
+    "network_of_keras_applications": (transfer_by_name, "-1,1"),
     "caffe_outside": (sequential, "caffe"),
     "torch_outside": (sequential, "torch"),
     "grey": (lambda: sequential(shape=(16, 16, 1)), "0,1"),
@@ -285,7 +297,9 @@ def test_a_range_that_the_layers_do_not_show_is_asked_and_never_guessed(settings
         read_source(file, settings, class_names=NAMES)
     assert len(str(refusal.value).splitlines()) <= 3
     assert ("--preprocessing=bgr:0,255" in str(refusal.value)) == truth.startswith("bgr")
-    assert ("(mobilenetv2_0.35_32 was published with --input-range=-1,1)" in str(refusal.value)) == ("v2" in kind)
+    assert ("(mobilenetv2_0.35_32 was published with --input-range=-1,1)" in str(refusal.value)) == (
+        kind == "network_of_keras_applications"
+    )
     source = read_source(file, settings, class_names=NAMES, input_range=parse_preparation(truth))
     images = pictures_for(model)
     answers = probabilities(source.model, source.pixels.preparation, images)
@@ -477,6 +491,16 @@ def test_a_named_preparation_is_part_of_the_exported_graph(settings, tmp_path, n
     recorded = {"preparation": {"tf": "-1,1"}.get(name, name), "found_by": "option", "evidence": ""}
     assert version.manifest.pixels.model_dump() == recorded
     assert version.manifest.input_range == {"tf": (-1, 1), "bgr:0,1": (0, 1)}.get(name)
+
+
+def test_a_named_range_is_taken_although_the_layers_show_another_but_not_for_integers(settings, tmp_path, caplog):
+    """Somebody may have scaled twice in training. A network of integers cannot take 0 to 1: every pixel would be 0 or 1."""
+    file = saved(sequential(L.Rescaling(1 / 255)), tmp_path)
+    source = read_source(file, settings, class_names=NAMES, input_range=(0, 1))
+    assert source.pixels.preparation.name == "0,1"
+    assert "--input-range=0,1 is taken as you say, but the layers show --input-range=0,255: rescaling" in caplog.text
+    with pytest.raises(ExportError, match="--input-range=0,1 does not fit: the model takes integers"):
+        read_source(saved(functional_of_bytes(), tmp_path), settings, class_names=NAMES, input_range=(0, 1))
 
 
 def test_the_command_line_names_a_preparation_and_warns_of_one_label(tmp_path, monkeypatch, capsys, caplog):

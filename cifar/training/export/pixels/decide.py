@@ -73,11 +73,12 @@ def find_preparation(
         ask: asks a person. Default: nobody can be asked.
 
     Raises:
-        ExportError: the preparation cannot be derived, or the pictures do not decide, or contradict the layers.
+        ExportError: the preparation cannot be derived, or the pictures do not decide, or contradict the layers; or the model takes
+            integers, and another range than 0 to 255 is named.
     """
-    if named:
-        return _named(model, named, labelled)
     derived = derive(model)
+    if named:
+        return _named(model, named, derived, labelled)
     counts = labelled and count_right(model, candidates(model.image.channels), labelled)
     if counts and (found := _by_pictures(counts, derived)):
         return found
@@ -168,8 +169,15 @@ def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Label
     return Counts({each: right(each) for each in tried}, len(labelled.labels))
 
 
-def _named(model: Classifier, named: Preparation, labelled: Labelled | None) -> FoundPreparation:
-    """Take what the user named, and warn if the user's pictures say otherwise."""
+def _named(model: Classifier, named: Preparation, derived: Derived, labelled: Labelled | None) -> FoundPreparation:
+    """Take what the user named, and warn if the layers or the user's pictures say otherwise."""
+    own = derived.preparation
+    if own and model.integer and named.input_range != own.input_range:
+        raise ExportError(
+            f"{named.option} does not fit: {derived.reason}, so its pixels are 0 to 255. Leave the option out."
+        )
+    if own and named != own:
+        log.warning("%s is taken as you say, but the layers show %s: %s.", named.option, own.option, derived.reason)
     if labelled is None:
         return FoundPreparation(named, "option")
     counts = count_right(model, tuple(dict.fromkeys((named, *candidates(model.image.channels)))), labelled)

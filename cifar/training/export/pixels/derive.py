@@ -26,6 +26,9 @@ from cifar.training.export.reading.classifier import Classifier
 _PROBES = (-1.0, 0.0, 0.5, 1.0, 127.5, 255.0)
 """Values of flat images: the ends and the middle of each range."""
 
+_MOST_NUMBERS = 10_000
+"""Of a large image's numbers, these many are looked at."""
+
 _RANGES = {BYTES: (0.0, 127.5, 255.0), UNIT: (0.0, 0.5, 1.0), SYMMETRIC: (-1.0, 0.0, 1.0)}
 
 _ENDS = {
@@ -73,7 +76,10 @@ def derive(classifier: Classifier) -> Derived:
         return Derived(BYTES, "the model takes integers")
     if not getattr(classifier.layers, "inputs", None):
         return Derived(None, "the layers of the model cannot be seen")
-    mappings, stopped_at = _mappings(classifier)
+    try:
+        mappings, stopped_at = _mappings(classifier)
+    except Exception as error:  # a layer may raise and return anything; then the range is asked
+        return Derived(None, f"its layers cannot be followed ({type(error).__name__})")
     if bgr := next((mapping.layer for mapping in mappings if _expects_bgr(mapping)), None):
         return Derived(
             None, f"{bgr} subtracts ImageNet's means in the order blue, green, red, as for --preprocessing=bgr:0,255"
@@ -87,9 +93,8 @@ def derive(classifier: Classifier) -> Derived:
             found.setdefault(fitting[0], f"{mapping.layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
     if len(found) == 1:
         return Derived(*found.popitem())
-    if found:
-        return Derived(None, "its layers contradict each other: " + "; ".join(found.values()))
-    return Derived(None, f"no layer before {stopped_at or 'the output'} shows it{_published(classifier.layers)}")
+    nothing = f"no layer before {stopped_at} shows it{_published(classifier.layers)}"
+    return Derived(None, f"its layers contradict each other: {'; '.join(found.values())}" if found else nothing)
 
 
 _PUBLISHED = {
@@ -118,7 +123,7 @@ def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
     coloured = [walk(model, image) for image in _coloured(shape, classifier.image.channels)]
     same_layer = zip(*(walked.steps for walked in (*flat, *coloured)), strict=True)
     mappings = [_mapping(steps[: len(flat)], steps[len(flat) :]) for steps in same_layer]
-    return [each for each in mappings if each], (flat[0].stopped_at or [""])[0]
+    return [each for each in mappings if each], (flat[0].stopped_at or ["the output"])[0]
 
 
 def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
@@ -135,12 +140,13 @@ def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
 def _mapping(flat: Sequence[Step], coloured: Sequence[Step]) -> _Mapping | None:
     """Return the mapping of a layer from what it made of each image, or None if it returns constants or no numbers."""
     results = np.stack([step.values.ravel() for step in flat])
-    depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-9)  # padding does not
-    if not depends.any() or not np.isfinite(results).all():
+    depends = np.flatnonzero(~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6))  # padding does not
+    if not len(depends) or not np.isfinite(results).all():
         return None
+    if len(depends) > _MOST_NUMBERS:
+        depends = np.random.default_rng(0).choice(depends, _MOST_NUMBERS, replace=False)
     changes = np.abs(np.stack([step.values.ravel() for step in coloured]) - results[1])
-    rows = np.vstack([results, changes.argmax(axis=0)])[:, depends]
-    rows = np.unique(rows.round(7), axis=1)
+    rows = np.unique(np.vstack([results, changes.argmax(axis=0)])[:, depends].round(7), axis=1)
     by_probe = dict(zip(_PROBES, rows[:-1], strict=True))
     return _Mapping(flat[0].layer, flat[0].normalises, by_probe, rows[-1].astype(int), len(coloured))
 

@@ -41,24 +41,20 @@ def walk(model: Any, image: np.ndarray) -> Walk:
     """Follow `image`, in the shape of the model's input, without the batch axis."""
     walked = Walk()
     batch = model.inputs[0].shape[0] or 1
-    _through(model, tf.repeat(tf.cast(image, model.inputs[0].dtype)[None], batch, axis=0), {}, walked)
+    _through(model, (tf.repeat(tf.cast(image, model.inputs[0].dtype)[None], batch, axis=0),), {}, walked)
     return walked
 
 
-def _through(layer: Any, inputs: Any, arguments: dict[str, Any], walked: Walk) -> Any:
-    """Return the outputs of a layer or of a model, or None if they depend on learned weights."""
+def _through(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any], walked: Walk) -> Any:
+    """Return what a layer or a model makes of its arguments, or None if that depends on learned weights."""
     if hasattr(layer, "_nodes_by_depth") and calls_its_graph(layer):
-        return _through_graph(layer, inputs, walked)
-    if type(layer).__name__ == "Sequential":
+        return _through_graph(layer, inputs or named.get("inputs"), walked)
+    if type(layer).__name__ == "Sequential" and calls_its_graph(layer):
+        outputs = inputs[0] if inputs else named.get("inputs")
         for each in layer.layers:
-            inputs = _through(each, inputs, {}, walked)
-            if inputs is None:
-                return None
-        return inputs
-    if _has_learned(layer):
-        walked.stopped_at.append(layer.name)
-        return None
-    outputs = _called(layer, inputs, arguments)
+            outputs = None if outputs is None else _through(each, (outputs,), {}, walked)
+        return outputs
+    outputs = None if _has_learned(layer) else _called(layer, inputs, named)
     if outputs is None:
         walked.stopped_at.append(layer.name)
         return None
@@ -75,22 +71,14 @@ def _has_learned(layer: Any) -> bool:
     return any("float" in str(weight.dtype) for weight in getattr(layer, "weights", ()))
 
 
-def _called(layer: Any, inputs: Any, arguments: dict[str, Any]) -> Any:
+def _called(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """Call a layer as in prediction, and return None if it cannot be called by itself."""
-    positional = inputs if isinstance(inputs, _Positional) else (inputs,)
-    known = inspect.signature(layer.call).parameters
-    if "training" in known and arguments.get("training") is None and len(positional) < 2:
-        arguments = arguments | {"training": False}
+    if "training" in inspect.signature(layer.call).parameters and named.get("training") is None and len(inputs) < 2:
+        named = named | {"training": False}
     try:
-        return layer(*positional, **arguments)
+        return layer(*inputs, **named)
     except Exception:  # a layer may raise anything, and the walk ends where it cannot go on
         return None
-
-
-class _Positional(tuple[Any, ...]):
-    """The positional arguments of an operation that takes several."""
-
-    __slots__ = ()
 
 
 def _through_graph(model: Any, inputs: Any, walked: Walk) -> Any:
@@ -106,8 +94,7 @@ def _through_graph(model: Any, inputs: Any, walked: Walk) -> Any:
             sources = node.input_tensors if hasattr(node, "operation") else node.keras_inputs
             if node.is_input or layer is None or not all(id(source) in known for source in _tensors(sources)):
                 continue
-            positional, arguments = _arguments(node, known)
-            outputs = _through(layer, positional if len(positional) > 1 else positional[0], dict(arguments), walked)
+            outputs = _through(layer, *_arguments(node, known), walked)
             if outputs is not None:
                 known |= {
                     id(one): tensor for one, tensor in zip(_tensors(node.outputs), _tensors(outputs), strict=True)
@@ -118,13 +105,13 @@ def _through_graph(model: Any, inputs: Any, walked: Walk) -> Any:
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def _arguments(node: Any, known: dict[int, Any]) -> tuple[Any, dict[str, Any]]:
+def _arguments(node: Any, known: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments with which Keras calls the layer of a node."""
     if hasattr(node, "arguments"):  # Keras 3
         positional, named = node.arguments.fill_in(known)
     else:  # Keras 2 takes each tensor from a list, once for each use
         positional, named = node.map_arguments({str(key): [tensor] * 16 for key, tensor in known.items()})
-    return _Positional(positional), named
+    return tuple(positional), dict(named)
 
 
 def _tensors(structure: Any) -> list[Any]:
