@@ -52,7 +52,7 @@ def export(
         ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs. The message names the
             image and the difference. Or int8 was requested and not accepted.
     """
-    check_formats(also)
+    check_formats(also, source.model)
     comparison = _comparison(source)
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)

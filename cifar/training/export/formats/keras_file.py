@@ -13,6 +13,18 @@ from cifar.training.export.reading.network import ReadOptions
 KERAS_FILE = "assets.extra/model.keras"
 
 
+def check_layers(model: Classifier) -> None:
+    """Check that Keras can write a model.
+
+    Raises:
+        ExportError: it has no layers that Keras knows.
+    """
+    if model.layers is None:
+        raise ExportError(
+            "--also keras needs a Sequential or Functional model; this one is a SavedModel or a class of its own. Leave out keras."
+        )
+
+
 def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifier:
     """Write the network of a classifier, and load the file again.
 
@@ -30,10 +42,7 @@ def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifi
     Raises:
         ExportError: the model has no layers that Keras could write, or the file cannot be loaded again.
     """
-    if model.layers is None:
-        raise ExportError(
-            "--also keras needs a Sequential or Functional model; this one is a SavedModel or a class of its own. Leave out keras."
-        )
+    check_layers(model)
     model.layers.save(file)
     own = replace(options, output=None, signature=None, allow_lambda=True)  # the code in this file has run already
     return replace(adapt(load(file, own), own), logits=model.logits, alpha=model.alpha)

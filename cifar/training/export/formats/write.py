@@ -13,7 +13,7 @@ import numpy as np
 from cifar.errors import ExportError
 from cifar.models.manifest import Manifest
 from cifar.training.export.compare import Comparison
-from cifar.training.export.formats.keras_file import KERAS_FILE, write_keras
+from cifar.training.export.formats.keras_file import KERAS_FILE, check_layers, write_keras
 from cifar.training.export.formats.onnx import ONNX_FILE, write_onnx
 from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.reading.network import ReadOptions
@@ -21,12 +21,18 @@ from cifar.training.export.reading.network import ReadOptions
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
-def check_formats(also: Sequence[str]) -> None:
-    """Check, before the model is loaded, that these formats can be written.
+def check_formats(also: Sequence[str], model: Classifier | None = None) -> None:
+    """Check that these formats can be written, before anything takes time.
+
+    Args:
+        also: `onnx`, `keras`, both or none.
+        model: the model; None before it is read.
 
     Raises:
-        ExportError: a package is missing.
+        ExportError: a package is missing, or the model has no layers for a Keras file.
     """
+    if "keras" in also and model is not None:
+        check_layers(model)
     missing = [name for name in _ONNX_PACKAGES if util.find_spec(name) is None] if "onnx" in also else []
     if missing:
         raise ExportError(
