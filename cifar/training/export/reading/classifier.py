@@ -76,16 +76,21 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
             raise ExportError(
                 f"Expected an output of numbers for each class; it is of type {answer.dtype.name}. {_NAME_OUTPUT}"
             )
-        return tf.cast(answer, tf.float32)
+        exact = tf.cast(answer, tf.float32)
+        # 16 bits are too few for probabilities that add up to 1.
+        rounded = answer.dtype.size < tf.float32.size and activation == "softmax"
+        return exact / tf.reduce_sum(exact, axis=-1, keepdims=True) if rounded else exact
 
+    activation: str | None = None
     batch = network.input_shape[0] if network.input_shape else None
+    activation = last_activation(whole, (batch, height, width, channels))
     rows, columns = _output(whole, (height, width, channels), batch)
     return Classifier(
         rows=rows,
         image=ImageSpec.from_shape((height, width, spec_channels)),
         columns=columns,
         variables=network.variables,
-        activation=last_activation(whole, (batch, height, width, channels)),
+        activation=activation,
         integer=dtype.is_integer,
         alpha=255.0 if channels == 4 else None,
         layers=network.layers,

@@ -48,6 +48,8 @@ def _imported(name: str) -> ModuleType:
     folder, module = (str(path.parent), path.stem) if path.suffix == ".py" else ("", name)
     if path.suffix == ".py" and not path.is_file():
         raise ExportError(f"--import {name}: there is no such file.")
+    if folder:
+        sys.modules.pop(module, None)  # another module of this name may have been imported before
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
