@@ -53,7 +53,7 @@ def views_of(image: np.ndarray, views: int) -> np.ndarray:
 def mean_of_views(rows: np.ndarray, classes: int, *, multi_label: bool = False) -> np.ndarray:
     """Return the mean of the answers to the views of an image: the mean of the logits, and of the out-of-distribution score.
 
-    The mean of the probabilities is right as often, but underconfident (MODEL_CARD.md has both figures).
+    The mean of the probabilities is right as often, but underconfident (docs/decisions.md has the figures).
 
     Args:
         rows: `(..., views, columns)` `float32`, rows of `Predictor.answers`.

@@ -18,6 +18,7 @@ from support.pictures import encoded, noise
 from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
 
 from cifar import show
+from cifar.cli.arguments import expand
 from cifar.cli.main import main
 from cifar.settings import ROOT
 
@@ -231,6 +232,11 @@ def test_predict_prints_labels_as_a_table_and_as_json():
     rows = json.loads(cifar("predict", "examples/cat.jpg", "--top-k", 2, "--json").stdout)
     assert rows[0]["top_k"][0]["label"] == "cat"
     assert len(rows[0]["top_k"]) == 2
+
+
+def test_the_earlier_name_of_an_option_still_works():
+    """`evaluate --tta` stands in scripts and in model cards."""
+    assert expand(["evaluate", "--tta", "--robustness"]) == ["evaluate", "--views", "6", "--robustness", "2000"]
 
 
 def test_predict_averages_several_views_on_request():

@@ -91,6 +91,14 @@ def test_an_answer_has_the_probabilities_of_keras_and_no_softmax(client, network
     np.testing.assert_allclose(call["predictions"][0], expected, atol=1e-5)
 
 
+def test_several_views_are_averaged_for_each_class_by_itself(client):
+    """A mirrored yellow image is yellow, so the answer stays; the probabilities must not be made to add up to 1."""
+    scores = predict(client, YELLOW)["class_scores"]
+    for views in (2, 6):
+        answer = client.post(f"/predict?views={views}", content=YELLOW, headers={"Content-Type": "image/png"}).json()
+        assert answer["class_scores"] == pytest.approx(scores, abs=1e-5)
+
+
 def test_the_manifest_and_the_descriptions_say_multi_label(version, client, capsys):
     """A client of single-label versions relies on probabilities that add up to 1. An old reader must not misread the manifest."""
     assert (version.manifest.task, version.manifest.format) == ("multi_label", 2)
