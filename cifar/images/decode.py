@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import numpy as np
 import pillow_heif
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from cifar.images.screening import excess, tiff_excess
+from cifar.images.screening import decodes_row_by_row, excess, tiff_excess
 from cifar.images.spec import ImageSpec
 
 pillow_heif.register_heif_opener()
@@ -29,6 +30,18 @@ _DRAFT_MARGIN = 4
 
 _MAX_SIDE = 65_535
 """Longest side in pixels. Cameras produce less, and resampling an image of 50,000,000 x 1 pixels takes gigabytes."""
+
+_ONES = np.ones(8192)
+"""For sums as products. Longer products would use several threads, which wait for each other on busy processors."""
+
+_MAX_JPEG_PIXELS = 200_000_000
+"""Largest width x height of a JPEG, which is decoded at a reduced scale: phones have sensors of up to 200 megapixels."""
+Image.MAX_IMAGE_PIXELS = _MAX_JPEG_PIXELS  # Pillow's own limit would warn of the larger ones
+
+_PEAK_BYTES_PER_PIXEL = {"WEBP": 20, "AVIF": 20, "JPEG": 8, "MPO": 8}
+_OTHER_PEAK_BYTES_PER_PIXEL = 12
+"""Measured peaks: WebP 17, AVIF 13, PNG 12, GIF, TIFF and HEIF 9, BMP 4, a JPEG's decoded pixels 8. docs/operations.md says how."""
+_COEFFICIENT_BYTES = 2
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -52,7 +65,7 @@ def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarra
     Args:
         payload: the encoded file, as uploaded.
         spec: the size of the model's input; 3 channels for RGB, 1 for greyscale.
-        max_pixels: largest width x height of the image, before scaling.
+        max_pixels: largest width x height that may be decoded. A JPEG is decoded at a reduced scale, so it may have more.
 
     Returns:
         `uint8` of shape `spec.shape`, in [0, 255].
@@ -60,7 +73,7 @@ def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarra
     Raises:
         UnsupportedImage: the content is not in one of `FORMATS`, whatever the file's name says.
         UnreadableImage: the file is empty, truncated or damaged, or has an excessive structure (`cifar.images.screening`).
-        ImageTooLarge: width x height exceeds `max_pixels`. This is checked before any pixel is decoded.
+        ImageTooLarge: the image has more pixels than may be decoded. This is checked before any pixel is.
     """
     return to_input(open_image(payload, spec, max_pixels=max_pixels), spec)
 
@@ -68,12 +81,16 @@ def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarra
 def brightness_and_contrast(pixels: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of one `uint8` model input, each in [0, 1].
 
-    Computed from sums, since for so few numbers `np.mean` and `np.std` take ten times as long.
+    Computed from two sums of whole numbers, which are exact. In a server, where the model empties the processor's caches between two calls,
+    this takes a fifth of the time of `np.mean` and `np.std`.
     """
-    values = pixels.ravel().astype(np.float32)
-    mean = float(np.add.reduce(values)) / values.size
-    values -= mean
-    return mean / 255, (float(values.dot(values)) / values.size) ** 0.5 / 255
+    values = pixels.ravel().astype(np.float64)
+    count, total, squares = values.size, 0, 0
+    for start in range(0, count, _ONES.size):
+        part = values[start : start + _ONES.size]
+        total += int(part.dot(_ONES[: part.size]))
+        squares += int(part.dot(part))
+    return total / count / 255, (count * squares - total * total) ** 0.5 / count / 255
 
 
 def open_image(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> Image.Image:
@@ -109,7 +126,7 @@ def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray
     Args:
         payload: the encoded file.
         longest_side: a larger image is scaled down to this length in pixels; a smaller one keeps its size.
-        max_pixels: largest width x height, before scaling.
+        max_pixels: see `preprocess`.
 
     Returns:
         `(height, width, 3)` `uint8` in [0, 255].
@@ -117,7 +134,18 @@ def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray
     Raises:
         CifarError: as `preprocess` does.
     """
-    image = _open(payload, max_pixels, needed_side=longest_side)
+    return to_picture(
+        open_picture(payload, longest_side=longest_side, max_pixels=max_pixels), longest_side=longest_side
+    )
+
+
+def open_picture(payload: bytes, *, longest_side: int, max_pixels: int) -> Image.Image:
+    """Read the header only: the first half of `picture`, as `open_image` is that of `preprocess`."""
+    return _open(payload, max_pixels, needed_side=longest_side)
+
+
+def to_picture(image: Image.Image, *, longest_side: int) -> np.ndarray:
+    """Decode and resize: the second half of `picture`."""
     with _decoding(image):
         image.load()
     width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
@@ -160,13 +188,51 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
         ) from error
     except Exception as error:  # a hostile header can raise nearly any exception
         raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
-    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
-        raise ImageTooLarge(
-            f"The image has {image.width} x {image.height} pixels; at most {_megapixels(max_pixels)} and {_MAX_SIDE} a side are accepted. Scale it down."
-        )
+    width, height = image.size
     with _decoding(image):
         image.draft(None, (needed_side, needed_side))  # square, because EXIF may turn the image later
+    if (
+        _counted_pixels(image, payload) > max_pixels
+        or width * height > _MAX_JPEG_PIXELS
+        or max(width, height) > _MAX_SIDE
+    ):
+        raise ImageTooLarge(
+            f"The {image.format} image has {width} x {height} pixels; at most {_megapixels(max_pixels)} can be decoded, and {_MAX_SIDE} a side. "
+            "Scale it down."
+        )
     return image
+
+
+def _counted_pixels(image: Image.Image, jpeg: bytes) -> int:
+    """Return the number of pixels that the limit holds for: those that are decoded.
+
+    Half of those in the file for a JPEG that is not decoded in rows: its coefficients take up to 8 bytes a pixel, other formats up to 20.
+    """
+    decoded = image.width * image.height
+    in_file = pixels_in_file(image)
+    return decoded if decoded == in_file or decodes_row_by_row(jpeg) else max(decoded, in_file // 2)
+
+
+def pixels_in_file(image: Image.Image) -> int:
+    """Return width x height before scaling, of an image that `open_image` returned. A JPEG's size is the scaled one."""
+    scale = image.decoderconfig[0] if isinstance(image, JpegImageFile) and image.decoderconfig else 1
+    return image.width * image.height * int(scale) ** 2
+
+
+def decoding_bytes(image: Image.Image, payload: bytes) -> int:
+    """Return how much memory decoding takes at its peak, at most, without the file itself.
+
+    Args:
+        image: from `open_image`.
+        payload: its file.
+    """
+    peak = image.width * image.height * _PEAK_BYTES_PER_PIXEL.get(image.format or "", _OTHER_PEAK_BYTES_PER_PIXEL)
+    if not isinstance(image, JpegImageFile) or decodes_row_by_row(payload):
+        return peak
+    sampled = [(across, down) for _, across, down, _ in image.layer]
+    whole = max(across for across, _ in sampled) * max(down for _, down in sampled)
+    share = sum(across * down for across, down in sampled) / max(1, whole)
+    return peak + round(pixels_in_file(image) * share * _COEFFICIENT_BYTES)
 
 
 def begins_like_an_image(payload: bytes) -> bool:
