@@ -121,6 +121,19 @@ def test_serving_with_litert_imports_no_tensorflow():
     assert result.stdout.split()[1] == "cat"
 
 
+def test_serving_with_tensorflow_imports_no_keras():
+    """TensorFlow imports one of the two versions of Keras unless it is kept from it. An export in the same process has both."""
+    code = (
+        "import os, sys; os.environ['CIFAR_ENGINE'] = 'tensorflow'\n"
+        "from cifar.cli.main import main; main(['predict', 'examples/cat.jpg'])\n"
+        "print(*[name for name in ('keras', 'tf_keras') if name in sys.modules], 'TF_USE_LEGACY_KERAS' in os.environ)\n"
+        "import keras, tf_keras, tensorflow; print(keras.__version__[0], tf_keras.__version__[0], tensorflow.keras.__version__[0])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[1] == "cat"
+    assert result.stdout.splitlines()[1:] == ["False", "3 2 3"]
+
+
 def test_an_engine_that_is_not_installed_is_named(monkeypatch):
     """The message says what to do."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)

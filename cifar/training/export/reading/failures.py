@@ -27,7 +27,7 @@ def short(error: BaseException) -> str:
         line for line in lines if line and not line.startswith(("Exception encountered", "Arguments received", "•"))
     ]
     first = re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\} ?", "", lines[0] if lines else type(error).__name__)
-    first = re.split(r"(?<=[.!?]) (?=[A-Z])", first)[0]
+    first = re.split(r"(?<=[.!?]) (?=[A-Z{\[])", first)[0]
     return first if len(first) <= _MAX_CHARACTERS else first[: _MAX_CHARACTERS - 4].rstrip() + " ..."
 
 
