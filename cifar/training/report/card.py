@@ -88,6 +88,7 @@ def card(
         views=text.views(report),
         classes=text.classes(report),
         in_distribution=text.in_distribution(report),
+        precision=text.precision(manifest.quantization),
         robustness=text.robustness(report) if report["robustness"] else "",
         mistakes=text.mistakes(report),
         worst_classes=_worst_classes(report),

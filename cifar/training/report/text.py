@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cifar.format import markdown_table, percent, percent_range
+from cifar.models.manifest import Quantization
 
 _PICTURES = {
     "confusion_matrix.png": "Predictions for each class, in percent",
@@ -141,6 +142,22 @@ def calibration(report: Report) -> str:
         if one["images"]
     ]
     return markdown_table(["confidence", "images", "mean confidence", "accuracy"], rows)
+
+
+def precision(quantization: Quantization | None) -> str:
+    """Return the differences between the int8 and the float32 LiteRT file as a table; empty if nothing was compared."""
+    if quantization is None or not quantization.figures:
+        return ""
+
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:.4f}"
+
+    rows = [
+        (name.replace("_", " "), shown(figure.float32), shown(figure.int8), shown(figure.difference), figure.bound)
+        for name, figure in quantization.figures.items()
+    ]
+    table = markdown_table(["figure", "float32", "int8", "difference", "bound"], rows)
+    return f"Compared on {quantization.images:,} images ({quantization.source}):\n\n{table}"
 
 
 def robustness(report: Report) -> str:

@@ -6,10 +6,12 @@ calibration images are needed. How much that changes is measured, not assumed (d
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
@@ -223,7 +225,8 @@ def quantized(content: bytes, layers: Sequence[Layer]) -> bytes:
     changed = quantizer.Quantizer(bytearray(content))
     for layer in layers:
         changed.add_dynamic_config(regex=f"^{re.escape(layer.name)};", operation_name=layer.operation, num_bits=8)
-    return bytes(changed.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+    with redirect_stderr(io.StringIO()):  # the quantizer draws a progress bar of its own for each large file
+        return bytes(changed.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
 def seconds_per_image(files: Sequence[bytes], image: np.ndarray) -> list[float]:
