@@ -91,10 +91,17 @@ class Settings(BaseSettings):
         20 * 1024**2, ge=1024, description="Largest request body. Uploads to the page have the same limit."
     )
     max_image_pixels: int = Field(
-        50_000_000,
+        25_000_000,
         ge=1024,
         le=89_000_000,
-        description="Largest width x height of an image, read from its header before it is decoded.",
+        description="Largest number of pixels that are decoded of one image. A JPEG is decoded at up to 1/8 scale, so it "
+        "may have up to 200,000,000; a progressive one twice this limit.",
+    )
+    max_decoding_bytes: int = Field(
+        64 * 1024**2,
+        ge=1024**2,
+        description="Memory for decoding images at the same time, for each process. An image that needs more, up to "
+        "20 bytes a pixel, is decoded alone: one at a time on a host.",
     )
     max_loaded_versions: int = Field(
         3,
@@ -114,6 +121,12 @@ class Settings(BaseSettings):
     )
     max_waiting_images: int = Field(
         256, ge=1, description="Images queued in one process. Further ones are refused with 503."
+    )
+    max_waiting_bytes: int = Field(
+        100 * 1024**2,
+        ge=1024**2,
+        description="Size of all request bodies and images that wait in one process, at least two bodies. Half of it "
+        "is for one caller. Further ones are refused with 503.",
     )
     max_wait_seconds: float = Field(30.0, gt=0, description="Longest time an image may be queued before it gets 503.")
     max_explained_images: int = Field(
@@ -230,6 +243,11 @@ class Settings(BaseSettings):
     )
     max_kept_bytes: int = Field(1024**3, ge=1024, description="Largest total size of the kept images.")
 
+    operator_tabs: bool = Field(
+        False,
+        description="Show the A/B test and drift on the page to everyone. With sign-in, callers with the scope `admin` "
+        "see them, whatever this says.",
+    )
     ab_window_days: float = Field(14.0, gt=0, description="Days that the A/B report covers, up to now.")
     ab_effect_share: float = Field(
         0.02,

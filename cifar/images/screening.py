@@ -21,9 +21,15 @@ MAX_PNG_CHUNKS = 20_000
 MAX_GIF_BLOCKS = 2_000
 """Extensions, their blocks of 255 bytes, and stray bytes before the first frame."""
 MAX_TIFF_TAGS = 1_000
+MAX_TIFF_TILE_SIDE = 2_048
+"""A decoder keeps one tile in memory, and a tile can be larger than its image. Writers use 128 to 1,024."""
 
 _NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """In compressed data 0xFF is followed by 0 or a restart marker; anything else ends the scan."""
+_JPEG_SCAN = 0xDA
+_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_SEQUENTIAL_JPEG_FRAMES = frozenset({0xC0, 0xC1})
+_TIFF_TILE_SIDES = frozenset({322, 323})
 _TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 
 
@@ -52,7 +58,13 @@ def tiff_excess(data: bytes) -> str:
     if tags > MAX_TIFF_TAGS:
         return f"more than {MAX_TIFF_TAGS} TIFF tags"
     complete = min(tags, (len(data) - directory - 2) // 12)
-    entries = struct.iter_unpack(f"{order}HHI4s", data[directory + 2 : directory + 2 + 12 * complete])
+    entries = list(struct.iter_unpack(f"{order}HHI4s", data[directory + 2 : directory + 2 + 12 * complete]))
+    for tag, kind, _, value in entries:
+        if (
+            tag in _TIFF_TILE_SIDES
+            and struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", value)[0] > MAX_TIFF_TILE_SIDE
+        ):
+            return f"a TIFF tile with more than {MAX_TIFF_TILE_SIDE:,} pixels on a side"
     announced = sum(count * _TIFF_UNIT_BYTES.get(kind, 0) for _, kind, count, _ in entries)
     return "TIFF tags that announce more bytes than the file has" if announced > len(data) else ""
 
@@ -77,6 +89,26 @@ def _jpeg_excess(payload: bytes) -> str:
             return ""
         at = marker.end() + int.from_bytes(payload[marker.end() : marker.end() + 2])
     return f"more than {MAX_JPEG_SEGMENTS} JPEG segments"
+
+
+def decodes_row_by_row(jpeg: bytes) -> bool:
+    """Return whether a decoder can read a JPEG in rows: all colours are in one sequential scan.
+
+    For any other JPEG it keeps the coefficients of the whole image in memory, at whatever scale it decodes.
+    """
+    at, colours = 2, 0
+    for _ in range(MAX_JPEG_SEGMENTS):
+        marker = _NEXT_JPEG_MARKER.search(jpeg, at)
+        if marker is None or marker.end() + 8 > len(jpeg):
+            return False
+        kind, at = marker[0][1], marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+        if kind in _JPEG_FRAMES:
+            colours = jpeg[marker.end() + 7]
+            if kind not in _SEQUENTIAL_JPEG_FRAMES:
+                return False
+        elif kind == _JPEG_SCAN:
+            return jpeg[marker.end() + 2] == colours
+    return False
 
 
 def _png_chunks(payload: bytes) -> Iterator[None]:

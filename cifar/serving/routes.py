@@ -32,6 +32,7 @@ class RouteRule:
         session: where a request names its Gradio session: `body`, `query`, `path` (its last part), `event` (the last part
             is an event id, which begins with the worker's number) or `answer` (the answer holds a new event id).
         max_body_bytes: largest request body. None: that of the settings, which is made for images.
+        to_disk: the request's body is written to a file as it arrives, and not kept in memory.
     """
 
     path: str
@@ -42,6 +43,7 @@ class RouteRule:
     gradio: bool = False
     session: str = ""
     max_body_bytes: int | None = None
+    to_disk: bool = False
 
 
 def _rules(*paths: str, **attributes: Any) -> list[RouteRule]:
@@ -119,11 +121,11 @@ ROUTES: tuple[RouteRule, ...] = (
     *_rules("/gradio_api/queue/join", "/gradio_api/cancel", **_GRADIO_API, session="body"),
     *_rules(
         "/gradio_api/queue/data",
-        "/gradio_api/upload",
         "/gradio_api/upload_progress",
         **_GRADIO_API,
         session="query",
     ),
+    *_rules("/gradio_api/upload", **_GRADIO_API, session="query", to_disk=True),
     *_rules("/gradio_api/heartbeat/{session}", **_GRADIO_API, session="path"),
     *_rules("/gradio_api/call/v2/{name}", **_GRADIO_API, session="answer"),
     *_rules("/gradio_api/call/v2/{name}/{event}", "/gradio_api/call/{name}/{event}", **_GRADIO_API, session="event"),

@@ -69,18 +69,21 @@ class Requester:
         request_id: the id that is returned in `X-Request-ID`. Callers may choose their own.
         user: the user for whom the rollout chooses a version: the principal, else the visitor cookie, else the address.
         scopes: those of `SCOPES` that the requester has. Without sign-in: `predict` and `feedback`.
+        caller: see `rate_limit_key`. It shares places fairly, while the user chooses a version. Empty outside a request.
     """
 
     request_id: str
     user: str
     scopes: frozenset[str] = _WITHOUT_SIGN_IN
+    caller: str = ""
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
         """Return the requester of a request that has passed the middleware."""
         principal = scope["state"].get("principal")
-        user = rate_limit_key(scope) if principal else visitor_id(scope) or rate_limit_key(scope)
-        return cls(scope["state"]["request_id"], user, principal.scopes if principal else _WITHOUT_SIGN_IN)
+        caller = rate_limit_key(scope)
+        user = caller if principal else visitor_id(scope) or caller
+        return cls(scope["state"]["request_id"], user, principal.scopes if principal else _WITHOUT_SIGN_IN, caller)
 
 
 def visitor_id(scope: Scope) -> str:

@@ -30,6 +30,7 @@ _DIRECTORY_BYTES_PER_FILE = 1024
 _NAME_CHARACTERS = 200
 _JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 _ENCRYPTED = 1
+_UTF8 = 0x800
 _EXPIRED = "The upload has expired. Choose the file again."
 
 
@@ -50,6 +51,8 @@ class Entry(NamedTuple):
     name: str
     read: Callable[[], bytes]
     """Returns the content. Blocking. Raises `CifarError` when the file cannot be read."""
+    size_bytes: int = 0
+    """Size of the content, as it is announced."""
 
 
 def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) -> list[Entry]:
@@ -68,9 +71,9 @@ def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) 
     entries: list[Entry] = []
     total_bytes = 0
     for upload in uploads:
-        for entry, size_bytes in _entries(upload, settings, stack):
+        for entry in _entries(upload, settings, stack):
             entries.append(entry)
-            total_bytes += size_bytes
+            total_bytes += entry.size_bytes
             if len(entries) > settings.max_batch_files:
                 raise _too_many(settings)
             if total_bytes > settings.max_batch_bytes:
@@ -84,30 +87,30 @@ def _too_many(settings: Settings) -> BatchTooLarge:
     return BatchTooLarge(f"There are more than {settings.max_batch_files:,} files. Send fewer at once.")
 
 
-def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[tuple[Entry, int]]:
-    """Yield the entries of one upload, each with its size in bytes."""
+def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[Entry]:
+    """Yield the entries of one upload."""
     name = display_name(upload.name)
     try:
         with upload.open() as file:
             is_archive = file.read(4) in _SIGNATURES
             size_bytes = file.seek(0, io.SEEK_END)
         if not is_archive:
-            yield Entry(name, partial(_read_file, upload, size_bytes, settings)), size_bytes
+            yield Entry(name, partial(_read_file, upload, size_bytes, settings), size_bytes)
             return
         bounded = _Bounded(stack.enter_context(upload.open()), settings)
         archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], bounded)))
     except BatchTooLarge:
         raise
     except OSError:
-        yield Entry(name, partial(_refuse, UnreadableArchive(_EXPIRED))), 0
+        yield Entry(name, partial(_refuse, UnreadableArchive(_EXPIRED)))
         return
     except Exception:  # a hostile archive raises struct.error, ValueError, RuntimeError, ...
         sentence = "The archive cannot be read: it is damaged or cut off. Pack it again and send the new one."
-        yield Entry(name, partial(_refuse, UnreadableArchive(sentence))), 0
+        yield Entry(name, partial(_refuse, UnreadableArchive(sentence)))
         return
     for info in archive.infolist():
         if not info.is_dir() and not info.filename.startswith(_JUNK) and not info.filename.endswith(_JUNK):
-            yield Entry(display_name(info.filename), partial(_read_packed, archive, info, settings)), info.file_size
+            yield Entry(display_name(name_in_archive(info)), partial(_read_packed, archive, info, settings), info.file_size)
 
 
 class _Bounded:
@@ -168,6 +171,20 @@ def _read_packed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, settings: Sett
     if content.startswith(_SIGNATURES):
         raise UnreadableArchive("An archive inside an archive is not opened. Unpack it first.")
     return content
+
+
+def name_in_archive(info: zipfile.ZipInfo) -> str:
+    """Return the name of a file in an archive: as UTF-8 if its flag says so or if it is valid UTF-8, otherwise as GB 18030.
+
+    `zip.js` has the same rule. `zipfile` reads names without the flag as code page 437, which no program of today means.
+    """
+    if info.flag_bits & _UTF8:
+        return info.filename
+    name = info.orig_filename.encode("cp437")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("gb18030", "replace")
 
 
 def display_name(name: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from cifar.serving.inference.archives import Entry, Upload, entries_of
 from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import REFUSED
+from cifar.serving.process.shares import Shares
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 MAX_BATCHES = 4
 """Batches in progress at the same time in one process. Further ones are refused."""
 _CONCURRENT_IMAGES = 8
+_LARGE_BYTES = 1024**2
+_CONCURRENT_LARGE_FILES = 4
+"""Files of more than a megabyte that are in memory for all batches together."""
 _ATTEMPTS = 5
 """Attempts to get a queue slot for an image."""
 _CALL_ERRORS = (BadParameter, VersionNotFound, VersionUnusable, NotReady)
@@ -72,9 +76,10 @@ class Row:
 class Batch:
     """The files of one call."""
 
-    def __init__(self, classifier: RecordedClassifier, entries: list[Entry]) -> None:
+    def __init__(self, classifier: RecordedClassifier, entries: list[Entry], large_files: asyncio.Semaphore) -> None:
         self.entries = entries
         self._classifier = classifier
+        self._large_files = large_files
 
     async def rows(
         self,
@@ -101,7 +106,7 @@ class Batch:
         tasks: deque[asyncio.Task[Row]] = deque()
         try:
             for entry in self.entries:
-                tasks.append(asyncio.create_task(_row(entry, classify)))
+                tasks.append(asyncio.create_task(self._row(entry, classify)))
                 if len(tasks) == _CONCURRENT_IMAGES:
                     yield await tasks.popleft()
             while tasks:
@@ -110,6 +115,10 @@ class Batch:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _row(self, entry: Entry, classify: Classify) -> Row:
+        async with self._large_files if entry.size_bytes > _LARGE_BYTES else nullcontext():
+            return await _row(entry, classify)
 
 
 async def _row(entry: Entry, classify: Classify) -> Row:
@@ -143,30 +152,37 @@ class Batches:
     def __init__(self, classifier: RecordedClassifier, settings: Settings, *, max_batches: int = MAX_BATCHES) -> None:
         self._classifier = classifier
         self._settings = settings
-        self._max_batches = max_batches
-        self.open_batches = 0
+        self._places = Shares(max_batches)
+        self._large_files = asyncio.Semaphore(_CONCURRENT_LARGE_FILES)
+
+    @property
+    def open_batches(self) -> int:
+        return self._places.taken
 
     @asynccontextmanager
-    async def open(self, uploads: Sequence[Upload]) -> AsyncIterator[Batch]:
+    async def open(self, uploads: Sequence[Upload], caller: str = "") -> AsyncIterator[Batch]:
         """List the files of a call. Archives among them stay open until the context ends.
+
+        Args:
+            uploads: the files and archives.
+            caller: see `Shares.take`.
 
         Raises:
             MissingImage: there is no file, or there are only archives without files.
             BatchTooLarge: see `entries_of`.
-            Overloaded: too many batches are in progress.
+            Overloaded: too many batches are in progress, in all or of this caller.
         """
-        if self.open_batches >= self._max_batches:
+        if not self._places.take(caller):
             REFUSED.labels("batch", Overloaded.code).inc()
-            raise Overloaded(f"{self._max_batches} batches are in progress already. Try again in a moment.")
-        self.open_batches += 1
+            raise Overloaded(f"{self._places.taken_of(caller)} batches are in progress already. Try again in a moment.")
         try:
             with ExitStack() as stack:
                 entries = await asyncio.to_thread(entries_of, uploads, self._settings, stack)
                 if not entries:
                     raise MissingImage("No image came. Send image files, or a zip of them.")
-                yield Batch(self._classifier, entries)
+                yield Batch(self._classifier, entries, self._large_files)
         finally:
-            self.open_batches -= 1
+            self._places.give(caller)
 
 
 def count_by_label(rows: Iterable[Row]) -> dict[str, int]:

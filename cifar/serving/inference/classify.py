@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, MissingImage
-from cifar.images.decode import open_image, preprocess, to_input
+from cifar.images.decode import open_image, pixels_in_file, to_input
+from cifar.images.screening import decodes_row_by_row
 from cifar.images.spec import ImageSpec
 from cifar.images.views import checked_views
 from cifar.models.predictor import Prediction
 from cifar.serving.inference.cache import AnswerCache, CachedAnswer, file_digest
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.queue_slots import Disconnected, QueueSlots
+from cifar.serving.process.decoding import Decoder
+from cifar.serving.process.shares import Shares
 from cifar.settings import Settings
 
-T = TypeVar("T")
-
 _SMALL_PIXELS = 256 * 256
+_SMALL_JPEG_PIXELS = 2_000_000
+"""Width x height in the file of a JPEG, of which fewer are decoded."""
 _SMALL_BYTES = 16 * 1024
 _SMALL_JPEG_BYTES = 128 * 1024
 """A JPEG has a certain number of bytes for each pixel; files in other formats can unpack a thousandfold."""
@@ -66,12 +66,27 @@ class Classification:
 class Classifier:
     """Classifies image files with the loaded versions. Use it from one event loop."""
 
-    def __init__(self, versions: LoadedVersions, settings: Settings, cache: AnswerCache) -> None:
+    def __init__(
+        self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, *, host_lock: Path | None = None
+    ) -> None:
+        """Set it up.
+
+        Args:
+            versions: the loaded versions.
+            settings: the limits.
+            cache: the answers that were given before.
+            host_lock: see `Decoder`.
+        """
         self.versions = versions
-        self.queue = QueueSlots(max_images=settings.max_waiting_images, max_seconds=settings.max_wait_seconds)
+        self.waiting_bytes = Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
+        self.queue = QueueSlots(
+            max_images=settings.max_waiting_images,
+            max_seconds=settings.max_wait_seconds,
+            waiting_bytes=self.waiting_bytes,
+        )
+        self.decoder = Decoder(settings, host_lock=host_lock)
         self._settings = settings
         self._cache = cache
-        self._threads = ThreadPoolExecutor(max(2, available_cpus() // settings.workers), "decode")
 
     async def classify(
         self,
@@ -79,6 +94,7 @@ class Classifier:
         *,
         channel: str,
         user: str = "",
+        caller: str = "",
         top_k: int | None = None,
         version: int | None = None,
         views: int | None = None,
@@ -90,6 +106,7 @@ class Classifier:
             payload: the encoded file, as uploaded.
             channel: the way in which the request came: `rest`, `page`, `gradio`, `mcp` or `batch`. The channels take turns.
             user: chooses the version where traffic is split. A user always gets the same version.
+            caller: see `Shares.take`.
             top_k: number of classes to rank; None for the setting `default_top_k`.
             version: number of the version to ask; None for the user's version.
             views: number of views to average, 1, 2 or 6; None for 1.
@@ -106,12 +123,12 @@ class Classifier:
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
         views = checked_views(views)
-        async with self.queue.slot(channel, disconnected):
+        async with self.queue.slot(channel, disconnected, caller=caller, size_bytes=len(payload)):
             served = self.versions.if_loaded(version, user)
             if served is None:
                 served = await asyncio.to_thread(self.versions.get, version)
             predictor = served.predictor
-            digest = file_digest(payload) if _is_small(payload) else await self._in_thread(file_digest, payload)
+            digest = file_digest(payload) if _is_small(payload) else await asyncio.to_thread(file_digest, payload)
             key = self._cache.key(digest, predictor, views)
             answer = self._cache.get_local(key) or await self._cache.get_shared(key, predictor)
             inference_ms = None
@@ -128,14 +145,8 @@ class Classifier:
         return Classification(name, number, prediction, answer.pixels, inference_ms, digest, views)
 
     async def _decode(self, payload: bytes, spec: ImageSpec) -> np.ndarray:
-        max_pixels = self._settings.max_image_pixels
-        pixels = decode_small(payload, spec, max_pixels=max_pixels)
-        if pixels is None:
-            pixels = await self._in_thread(partial(preprocess, spec=spec, max_pixels=max_pixels), payload)
-        return pixels
-
-    async def _in_thread(self, function: Callable[[bytes], T], payload: bytes) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, payload)
+        pixels = decode_small(payload, spec, max_pixels=self._settings.max_image_pixels)
+        return await self.decoder.preprocess(payload, spec) if pixels is None else pixels
 
 
 def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarray | None:
@@ -149,12 +160,15 @@ def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndar
         max_pixels: the same.
 
     Returns:
-        The model's input; None for a large image, and for a progressive JPEG, which is decoded scan by scan.
+        The model's input; None for a large image, and for a JPEG that is not decoded in one scan, such as a progressive one.
     """
     if not _is_small(payload):
         return None
     image = open_image(payload, spec, max_pixels=max_pixels)
     if image.width * image.height > _SMALL_PIXELS or "progressive" in image.info:
+        return None
+    in_file = pixels_in_file(image)
+    if in_file > _SMALL_JPEG_PIXELS or (in_file > _SMALL_PIXELS and not decodes_row_by_row(payload)):
         return None
     return to_input(image, spec)
 

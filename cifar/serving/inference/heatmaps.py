@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from cifar.errors import BadParameter, Overloaded
 from cifar.format import data_url
-from cifar.images.decode import picture
 from cifar.models import heatmap as maps
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.batcher import Batcher
@@ -19,6 +19,7 @@ from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.queue_slots import Disconnected
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import REFUSED
+from cifar.serving.process.shares import Shares
 from cifar.settings import Settings
 
 _CONCURRENT_IMAGES = 8
@@ -57,9 +58,12 @@ class Explainer:
 
     def __init__(self, classifier: RecordedClassifier, settings: Settings) -> None:
         self._classifier = classifier
-        self._settings = settings
+        self._places = Shares(settings.max_explained_images)
         self._one_at_a_time = asyncio.Lock()
-        self.waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        return self._places.taken
 
     async def explain(
         self,
@@ -85,30 +89,33 @@ class Explainer:
 
         Raises:
             BadParameter: there is no such label.
-            Overloaded: too many explanations are waiting already (`max_explained_images`).
+            Overloaded: too many explanations are waiting already (`max_explained_images`, half of them for one caller).
             CifarError: see `Classifier.classify`.
         """
-        limit = self._settings.max_explained_images
-        if self.waiting >= limit:
+        caller = requester.caller if requester else ""
+        if not self._places.take(caller):
             REFUSED.labels(channel, Overloaded.code).inc()
-            raise Overloaded(f"{limit} images are being explained already. Try again in a moment.")
-        self.waiting += 1
+            raise Overloaded(
+                f"{self._places.taken_of(caller)} images are being explained already. Try again in a moment."
+            )
         try:
             answer = await self._classifier.classify(
                 payload, channel=channel, requester=requester, top_k=1, version=version, disconnected=disconnected
             )
-            return await self._explain(payload, answer, channel, label, disconnected)
+            size_bytes = len(payload or b"")
+            slot = self._classifier.queue.slot(channel, disconnected, caller=caller, size_bytes=size_bytes)
+            return await self._explain(payload or b"", answer, label, slot)
         finally:
-            self.waiting -= 1
+            self._places.give(caller)
 
     async def _explain(
-        self, payload: bytes | None, answer: Classification, channel: str, label: str | None, disconnected: Disconnected
+        self, payload: bytes, answer: Classification, label: str | None, slot: AbstractAsyncContextManager[None]
     ) -> Explanation:
         scores = answer.prediction.class_scores
         label = label or answer.prediction.top_k[0][0]
         if label not in scores:
             raise BadParameter(f"There is no label {str(label)[:40]!r}; there are: {', '.join(scores)}.")
-        async with self._classifier.queue.slot(channel, disconnected), self._one_at_a_time:
+        async with slot, self._one_at_a_time:
             started = time.perf_counter()
             served = await asyncio.to_thread(self._classifier.versions.get, answer.version)
             heat = await heat_map(
@@ -118,13 +125,10 @@ class Explainer:
                 classes=len(scores),
                 multi_label=answer.prediction.multi_label,
             )
-            overlay = await asyncio.to_thread(self._draw, payload or b"", heat)
+            photo = await self._classifier.decoder.picture(payload, longest_side=_OVERLAY_SIDE)
+            overlay = await asyncio.to_thread(maps.overlay, photo, heat)
             seconds = time.perf_counter() - started
         return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
-
-    def _draw(self, payload: bytes, heat: np.ndarray) -> bytes:
-        photo = picture(payload, longest_side=_OVERLAY_SIDE, max_pixels=self._settings.max_image_pixels)
-        return maps.overlay(photo, heat)
 
 
 async def heat_map(

@@ -1,13 +1,15 @@
-"""The bounded queue in front of the models: how many images may wait, and for how long."""
+"""The bounded queue in front of the models: how many images may wait, with how many bytes, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from cifar.errors import CallerLeft, Overloaded, WaitedTooLong
 from cifar.serving.process.metrics import REFUSED
+from cifar.serving.process.shares import Shares
 
 Disconnected = Callable[[], Awaitable[object]] | None
 """Returns when the client has disconnected. None: the channel cannot tell."""
@@ -20,30 +22,48 @@ _WATCH_AFTER_SECONDS = 0.02
 class QueueSlots:
     """A limited number of queue slots for the images of all channels. Use it from one event loop."""
 
-    def __init__(self, *, max_images: int, max_seconds: float) -> None:
+    def __init__(self, *, max_images: int, max_seconds: float, waiting_bytes: Shares | None = None) -> None:
         """Set the limits.
 
         Args:
             max_images: slots. An image that finds none free is refused.
             max_seconds: longest time for which one image holds a slot.
+            waiting_bytes: what the files of all waiting images may take together. None: no limit.
         """
-        self._max_images = max_images
+        self._slots = Shares(max_images)
         self._max_seconds = max_seconds
-        self.taken = 0
+        self._bytes = waiting_bytes or Shares(sys.maxsize)
+
+    @property
+    def taken(self) -> int:
+        return self._slots.taken
 
     @asynccontextmanager
-    async def slot(self, channel: str, disconnected: Disconnected = None) -> AsyncIterator[None]:
+    async def slot(
+        self, channel: str, disconnected: Disconnected = None, *, caller: str = "", size_bytes: int = 0
+    ) -> AsyncIterator[None]:
         """Hold a slot while the block runs. The block is cancelled at the time limit, and when the client disconnects.
 
+        Args:
+            channel: the way in which the request came.
+            disconnected: see `Disconnected`.
+            caller: see `Shares.take`.
+            size_bytes: size of the file that waits.
+
         Raises:
-            Overloaded: no slot is free.
+            Overloaded: no slot is free, or the waiting files have too many bytes, in all or of this caller.
             WaitedTooLong: the block did not end in time.
             CallerLeft: the client disconnected.
         """
-        if self.taken >= self._max_images:
+        if not self._slots.take(caller):
             REFUSED.labels(channel, Overloaded.code).inc()
-            raise Overloaded(f"{self._max_images} images are waiting already. Try again in a moment.")
-        self.taken += 1
+            raise Overloaded(f"{self._slots.taken_of(caller)} images are waiting already. Try again in a moment.")
+        if not self._bytes.take(caller, size_bytes):
+            self._slots.give(caller)
+            REFUSED.labels(channel, Overloaded.code).inc()
+            raise Overloaded(
+                f"Files of {self._bytes.taken_of(caller):,} bytes are waiting already. Try again in a moment."
+            )
         watch: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._max_seconds
@@ -69,7 +89,8 @@ class QueueSlots:
                 f"The image was not answered within {self._max_seconds:g} seconds. Try again later."
             ) from error
         finally:
-            self.taken -= 1
+            self._slots.give(caller)
+            self._bytes.give(caller, size_bytes)
             if watch:
                 watch.cancel()
 

@@ -18,6 +18,8 @@ class RecordedClassifier:
     def __init__(self, classifier: Classifier, records: Records | None = None, shadows: Shadows | None = None) -> None:
         self.versions = classifier.versions
         self.queue = classifier.queue
+        self.decoder = classifier.decoder
+        self.waiting_bytes = classifier.waiting_bytes
         self.records = records
         self._classifier = classifier
         self._shadows = shadows
@@ -51,6 +53,7 @@ class RecordedClassifier:
             payload,
             channel=channel,
             user=requester.user if requester else "",
+            caller=requester.caller if requester else "",
             top_k=top_k,
             version=version,
             views=views,

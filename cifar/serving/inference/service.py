@@ -52,7 +52,7 @@ class Service:
         Raises:
             CifarError: see `Batches.open` and `Batch.rows`.
         """
-        async with self.batches.open(uploads) as batch:
+        async with self.batches.open(uploads, requester.caller if requester else "") as batch:
             found = batch.rows(requester=requester, top_k=top_k, version=version, views=views)
             rows = [row async for row in found]
         return {"rows": [row.as_json() for row in rows], "counts": count_by_label(rows), "model": _model(rows)}

@@ -33,6 +33,7 @@ from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import exposition, watch
 from cifar.serving.process.redis import SharedRedis
+from cifar.serving.process.shares import Shares
 from cifar.serving.rest.openapi import Error, add_docs
 from cifar.serving.rest.predict import add_predict
 from cifar.settings import Settings
@@ -102,7 +103,7 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
         docs_url=None,  # see `add_docs`
         redoc_url=None,
     )
-    api.front, of_sign_in = _front(api, settings, redis)
+    api.front, of_sign_in = _front(api, settings, redis, classifier.waiting_bytes)
     parts = (redis, classifier.versions, classifier.records)
     dependencies = [*(part.dependency for part in parts if part and part.dependency), *of_sign_in]
     for dependency in dependencies:
@@ -121,10 +122,12 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
     return api
 
 
-def _front(api: Api, settings: Settings, redis: SharedRedis | None) -> tuple[ASGIApp, list[Dependency]]:
+def _front(
+    api: Api, settings: Settings, redis: SharedRedis | None, waiting_bytes: Shares
+) -> tuple[ASGIApp, list[Dependency]]:
     """Put the middleware around FastAPI, the innermost first. Return it, and the outside services that sign-in needs."""
     app: ASGIApp = partial(FastAPI.__call__, api)
-    app = BodyLimit(app, settings.max_body_bytes)
+    app = BodyLimit(app, settings.max_body_bytes, waiting_bytes)
     if settings.rate_limit_predict or settings.rate_limit_page:
         app = RateLimit(app, settings, redis=redis)
     app = VisitorCookie(app)

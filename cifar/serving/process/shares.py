@@ -1,0 +1,49 @@
+"""Places or bytes of which a process has a limited number, and one caller gets at most half."""
+
+from __future__ import annotations
+
+
+class Shares:
+    """Counts what is taken. Use it from one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        """Set the limit.
+
+        Args:
+            limit: how much there is for all callers. One caller may take half of it, but at least 1.
+        """
+        self.limit = limit
+        self.taken = 0
+        self._share = max(1, limit // 2)
+        self._by_caller: dict[str, int] = {}
+
+    def take(self, caller: str, amount: int = 1) -> bool:
+        """Take some, and return whether there was enough. Whoever takes must `give` it back.
+
+        Args:
+            caller: see `rate_limit_key`. Empty: calls without a request, which have no limit of their own.
+            amount: how much.
+        """
+        own = self._by_caller.get(caller, 0) + amount
+        if self.taken + amount > self.limit or (caller and own > self._share):
+            return False
+        if amount:
+            self.taken += amount
+            self._by_caller[caller] = own
+        return True
+
+    def taken_of(self, caller: str) -> int:
+        """Return what stands in the caller's way: what all have taken if that is the limit, else the caller's own."""
+        own = self._by_caller.get(caller, 0)
+        return own if caller and own < self.taken else self.taken
+
+    def give(self, caller: str, amount: int = 1) -> None:
+        """Give back what was taken."""
+        if not amount:
+            return
+        self.taken -= amount
+        left = self._by_caller[caller] - amount
+        if left:
+            self._by_caller[caller] = left
+        else:
+            del self._by_caller[caller]
