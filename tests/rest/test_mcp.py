@@ -175,6 +175,29 @@ def test_an_invalid_call_is_answered_with_a_client_error(address, body):
     assert 400 <= httpx2.post(address + MCP_PATH, content=body, headers=headers).status_code < 500
 
 
+def tool_call(arguments: str) -> str:
+    parameters = f'{{"name": "predict_batch", "arguments": {arguments}}}'
+    return f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {parameters}}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"jsonrpc": "2.0", "id": 1, "method": "ping"' + ',"a": 0' * 100_000 + "}", "too many values"),
+        (tool_call('{"files": [' + "0," * 100_000 + "0]}"), "too many values"),
+        (tool_call('{"files": [' + '"",' * 1100 + '""]}'), "at most 1,000 files; got 1,101"),
+        (tool_call(json.dumps({"files": "[" + "0," * 100_000 + "0]"})), "too many values"),
+        (tool_call('{"files": "[' + r"0\u002c" * 100_000 + '0]"}'), "at most 3,000 values"),
+        (tool_call('{"files": ' + "[" * 200 + "]" * 200 + "}"), "at most 100 levels deep"),
+    ],
+)
+def test_a_call_of_very_many_values_is_refused_before_the_library_reads_it(address, body, words):
+    """The library would hold the event loop for seconds: it validates each key, and each value in several ways."""
+    answer = httpx2.post(address + MCP_PATH, content=body.encode(), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), answer.text
+    assert words in answer.json()["error"]
+
+
 def test_mcp_is_off_by_default(server):
     """The default server answers 404 to every method."""
     for method in ("GET", "POST", "DELETE"):

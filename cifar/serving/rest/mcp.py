@@ -7,8 +7,8 @@ Requests do not depend on each other, so any worker can answer them.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,12 +31,16 @@ from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.process.lifespan import while_serving
+from cifar.serving.rest.json_pieces import decode_base64, parse_json
 from cifar.serving.rest.openapi import VIEWS
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
 PATH = "/gradio_api/mcp"
+_MAX_DEPTH = 100
+_OTHER_ITEMS = 1000
+"""Values, keys and lists of a call besides its files."""
 _INSTRUCTIONS = (
     "Classifies images with a versioned Keras model. Images are sent as base64 or data: URLs; no address is fetched."
 )
@@ -59,22 +63,50 @@ def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
     server.streamable_http_app()  # creates the session manager
     manager = server.session_manager
     while_serving(api, manager.run)
-    api.router.routes.extend(Route(path, _Endpoint(manager), methods=["POST"]) for path in (PATH, f"{PATH}/"))
+    endpoint = _Endpoint(manager, settings.max_batch_files)
+    api.router.routes.extend(Route(path, endpoint, methods=["POST"]) for path in (PATH, f"{PATH}/"))
 
 
 class _Endpoint:
-    """The library's ASGI app, for JSON only: it would answer 500 to invalid UTF-8 and to JSON nested too deeply."""
+    """The library's ASGI app, for calls of a form that it can check quickly.
 
-    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+    It would answer 500 to invalid UTF-8 and to JSON nested too deeply, and take seconds for a million keys or files.
+    """
+
+    def __init__(self, manager: StreamableHTTPSessionManager, max_files: int) -> None:
         self._manager = manager
+        self._max_files = max_files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
-        try:
-            orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest("The body is not JSON.") from error
+        await asyncio.to_thread(_check_form, body, self._max_files)
         await self._manager.handle_request(scope, replay(body, receive), send)
+
+
+def _check_form(body: bytes, max_files: int) -> None:
+    """Check what a call consists of: its values, and those in its texts, since the library reads lists in texts too.
+
+    Raises:
+        BadRequest: it is not JSON, too deep, or has too many values or files.
+    """
+    max_items = 2 * max_files + _OTHER_ITEMS  # the comma after a file, and the one in its data: URL
+    call = parse_json(body, max_items=max_items)
+    items, parts = 0, [(call, 1)]
+    while parts:
+        part, depth = parts.pop()
+        if isinstance(part, dict):
+            parts += ((each, depth + 1) for pair in part.items() for each in pair)
+        elif isinstance(part, list):
+            parts += ((each, depth + 1) for each in part)
+        elif isinstance(part, str):
+            items += sum(part.count(mark) for mark in ",[{")
+        if depth > _MAX_DEPTH or items > max_items:
+            raise BadRequest(f"A call is at most {_MAX_DEPTH} levels deep and has at most {max_items:,} values.")
+    parameters = call.get("params") if isinstance(call, dict) else None
+    arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
+    files = arguments.get("files") if isinstance(arguments, dict) else None
+    if isinstance(files, list) and len(files) > max_files:
+        raise BadRequest(f"A batch has at most {max_files:,} files; got {len(files):,}.")
 
 
 def create_server(service: Service, settings: Settings) -> FastMCP[None]:
@@ -98,7 +130,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         async def answer() -> dict[str, Any]:
             requester = _requester(context)
             classified = await service.classifier.classify(
-                _decoded(image),
+                await asyncio.to_thread(_decoded, image),
                 channel="mcp",
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
@@ -119,7 +151,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             explanation = await service.explainer.explain(
-                _decoded(image),
+                await asyncio.to_thread(_decoded, image),
                 channel="mcp",
                 requester=_requester(context),
                 label=label,
@@ -142,7 +174,8 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         """Classify many images. A file that cannot be read is a row with its error."""
 
         async def answer() -> dict[str, Any]:
-            uploads = [Upload(f"file {position}", _decoded(file)) for position, file in enumerate(files, 1)]
+            contents = await asyncio.to_thread(lambda: list(map(_decoded, files)))
+            uploads = [Upload(f"file {position}", content) for position, content in enumerate(contents, 1)]
             return await service.predict_batch(
                 uploads,
                 requester=_requester(context),
@@ -182,8 +215,8 @@ def _decoded(image: str) -> bytes:
     """Return the file in base64 or in a `data:` URL."""
     data = image[match.end() :] if (match := _DATA_URL.match(image[:200])) else image
     try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(data)
+    except ValueError as error:
         raise BadRequest(
             f"An image is its file in base64, or a data: URL with base64; got {image[:20]!r}. Addresses are not fetched."
         ) from error

@@ -1,0 +1,161 @@
+"""Parses a large JSON body, and decodes the files in it, in pieces.
+
+A parser in C holds Python's interpreter lock from the first byte to the last, and with it the event loop, also when it runs in a
+thread. 16 MB of numbers take 0.2 to 0.3 seconds. In pieces, the lock changes hands every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+import orjson
+
+from cifar.errors import BadRequest
+
+_PIECE_BYTES = 256 * 1024
+"""Parsed at once: about 3 milliseconds of numbers."""
+_MAX_KEYS = 100
+"""Of an object that is longer than a piece."""
+_MAX_DEPTH = 6
+"""Of lists and objects that are longer than a piece, or hold one that is."""
+_MAX_ESCAPES = 1_000_000
+_COUNTED_BYTES = 1024**2
+
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_ATOMS = rb'[^\[\]{}"]++'
+
+
+def _nested(depth: int) -> bytes:
+    """Return a pattern for lists and objects of at most this depth. Its alternatives differ in their first byte: it never goes back."""
+    inner = rb"|" + _nested(depth - 1) if depth > 1 else b""
+    return rb"[\[{](?:" + _ATOMS + rb"|" + _STRING + inner + rb")*+[\]}]"
+
+
+_VALUE = rb"(?:" + _STRING + rb"|" + _nested(_MAX_DEPTH) + rb'|[^\[\]{}",\s]++)'
+_ONE_STRING = re.compile(_STRING, re.DOTALL)
+_ONE_VALUE = re.compile(_VALUE, re.DOTALL)
+_VALUES = re.compile(rb"(?:\s*+" + _VALUE + rb"\s*+,)*+", re.DOTALL)
+"""As many elements of a list as there are, each with its comma."""
+
+
+def parse_json(body: bytes, *, max_items: int) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        body: the text, UTF-8.
+        max_items: limit on its commas and opening brackets together, and so on the objects that it makes.
+
+    Raises:
+        BadRequest: the text is not JSON, has too many items, or a large part of it is nested more deeply than `_MAX_DEPTH`.
+    """
+    if sum(_count(body, mark) for mark in (b",", b"[", b"{")) > max_items:
+        raise BadRequest(f"The body has too many values, keys or lists: at most {max_items:,} are read.")
+    if len(body) <= _PIECE_BYTES:
+        return _parsed(body, 0)
+    if _count(body, b"\\") > _MAX_ESCAPES:
+        raise BadRequest(f"The body has more than {_MAX_ESCAPES:,} backslashes.")
+    value, end = _value(body, _after_space(body, 0), _MAX_DEPTH)
+    if _after_space(body, end) < len(body):
+        raise _not_json(body, end)
+    return value
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes that `text` encodes.
+
+    Raises:
+        ValueError: it is not base64, or has other characters in it.
+    """
+    if text.find("=", 0, -2) >= 0:
+        raise binascii.Error("padding before the end")
+    starts = range(0, len(text), _PIECE_BYTES)
+    return b"".join(base64.b64decode(text[start : start + _PIECE_BYTES], validate=True) for start in starts)
+
+
+def _count(body: bytes, mark: bytes) -> int:
+    return sum(body.count(mark, start, start + _COUNTED_BYTES) for start in range(0, len(body), _COUNTED_BYTES))
+
+
+def _value(body: bytes, start: int, depth: int) -> tuple[Any, int]:
+    """Return the value that begins at `start`, and the position after it."""
+    first = body[start : start + 1]
+    if first == b'"':
+        return _text(body, start)
+    if found := _ONE_VALUE.match(body, start, start + _PIECE_BYTES):
+        return _parsed(found[0], start), found.end()
+    if depth and first == b"[":
+        return _list(body, start + 1, depth - 1)
+    if depth and first == b"{":
+        return _object(body, start + 1, depth - 1)
+    raise _not_json(body, start)
+
+
+def _list(body: bytes, start: int, depth: int) -> tuple[list[Any], int]:
+    items: list[Any] = []
+    while True:
+        found = _VALUES.match(body, start, start + _PIECE_BYTES)
+        if found and found[0]:
+            items += _parsed(b"[" + found[0][:-1] + b"]", start)
+            start = found.end()
+            continue
+        item, end = _value(body, _after_space(body, start), depth)
+        items.append(item)
+        start = _after_space(body, end) + 1
+        if body[start - 1 : start] == b"]":
+            return items, start
+        if body[start - 1 : start] != b",":
+            raise _not_json(body, end)
+
+
+def _object(body: bytes, start: int, depth: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
+    for _ in range(_MAX_KEYS):
+        key, end = _text(body, _after_space(body, start))
+        colon = _after_space(body, end)
+        if body[colon : colon + 1] != b":":
+            break
+        found[key], end = _value(body, _after_space(body, colon + 1), depth)
+        start = _after_space(body, end) + 1
+        if body[start - 1 : start] == b"}":
+            return found, start
+        if body[start - 1 : start] != b",":
+            break
+    raise _not_json(body, end)
+
+
+def _text(body: bytes, start: int) -> tuple[str, int]:
+    end = body.find(b'"', start + 1) + 1
+    if body[start : start + 1] != b'"' or not end:
+        raise _not_json(body, start)
+    if (
+        body.find(b"\\", start, end) >= 0
+    ):  # else, a file in base64 needs no regular expression, which takes 2 ns for each byte
+        found = _ONE_STRING.match(body, start)
+        if not found:
+            raise _not_json(body, start)
+        end = found.end()
+    return _parsed(body[start:end], start), end
+
+
+def _after_space(body: bytes, start: int) -> int:
+    found = _SPACE.match(body, start)
+    return found.end() if found else start
+
+
+def _parsed(piece: bytes, start: int) -> Any:
+    try:
+        return orjson.loads(piece)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(
+            f"The body is not JSON: {error}{f', counted from byte {start:,}' if start else ''}."
+        ) from error
+
+
+def _not_json(body: bytes, position: int) -> BadRequest:
+    return BadRequest(
+        f"The body is not JSON, or nested too deeply for its size: cannot read byte {position:,} of {len(body):,}."
+    )
