@@ -6,21 +6,28 @@ rounded to the nearest of 255 levels, which is exact for pixels divided by 255, 
 
 from __future__ import annotations
 
-import base64
+import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import orjson
+from PIL import Image
 
 from cifar.errors import BadRequest, ImageTooLarge
 from cifar.images.decode import open_image, to_input
 from cifar.images.spec import ImageSpec
 from cifar.models.manifest import Manifest, SignatureInfo
+from cifar.serving.rest.json_pieces import decode_base64, parse_json
 
 DEFAULT_SIGNATURE = "serving_default"
+_NUMBERS_AT_ONCE = 16_384
+"""Numbers that are converted while no other thread can run: about a millisecond."""
+_OTHER_ITEMS = 10_000
+"""Values, keys and lists of a call besides its numbers."""
+Decode = Callable[[Image.Image, bytes, Callable[[Image.Image], np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class TensorCall:
     """`(n, height, width, channels)` `uint8`."""
 
 
-def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: int) -> TensorCall:
+def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: int, decode: Decode) -> TensorCall:
     """Read the body of a call for one version.
 
     Args:
@@ -42,12 +49,14 @@ def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: i
         manifest: the manifest of the version.
         max_images: limit on the images in one call.
         max_pixels: limit on the pixels of all image files of a call together.
+        decode: `Decoder.finish`.
 
     Raises:
         BadRequest: the body does not follow TensorFlow Serving's API, or its tensor has the wrong shape or range.
         UnsupportedImage, UnreadableImage, ImageTooLarge: see `preprocess`.
     """
-    call = _object(body)
+    numbers = max_images * math.prod(manifest.image.shape)
+    call = _object(body, 2 * numbers + _OTHER_ITEMS)  # for each number a comma, and for one channel a bracket too
     name = call.get("signature_name") or DEFAULT_SIGNATURE
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
@@ -62,7 +71,7 @@ def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: i
     if len(values) > max_images:
         raise BadRequest(f"A call takes at most {max_images} images; got {len(values)}.")
     if info.dtype == "string":
-        images = list(_decoded([_file(value) for value in values], manifest.image, max_pixels))
+        images = list(_decoded([_file(value) for value in values], manifest.image, max_pixels, decode))
         return TensorCall(signature, by_row, np.stack(images))
     return TensorCall(signature, by_row, _pixels(values, tensor, info.dtype, manifest.image.shape))
 
@@ -92,11 +101,8 @@ def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> 
     return {"outputs": outputs}
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        call = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from error
+def _object(body: bytes, max_items: int) -> dict[str, Any]:
+    call = parse_json(body, max_items=max_items)
     if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
         raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
     if unknown := call.keys() - {"instances", "inputs", "signature_name"}:
@@ -120,7 +126,7 @@ def _named(value: Any, tensor: str) -> Any:
     return value[tensor]
 
 
-def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int) -> Iterator[np.ndarray]:
+def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int, decode: Decode) -> Iterator[np.ndarray]:
     """Decode files. All of them together have the limit of pixels that one file has elsewhere."""
     remaining = max_pixels
     for file in files:
@@ -130,7 +136,7 @@ def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int) -> Iterator[n
             raise ImageTooLarge(
                 f"The images of a call have at most {max_pixels:,} pixels together; send fewer at once."
             )
-        yield to_input(image, spec)
+        yield decode(image, file, partial(to_input, spec=spec))
 
 
 def _file(value: Any) -> bytes:
@@ -138,31 +144,59 @@ def _file(value: Any) -> bytes:
     if not isinstance(encoded, str):
         raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {_shown(value)}.')
     try:
-        return base64.b64decode(encoded, validate=True)
+        return decode_base64(encoded)
     except ValueError as error:  # `binascii.Error`, or a character that is not ASCII
         raise BadRequest(f"The value of b64 is not base64: {error}.") from error
 
 
 def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
-    expected = f"{dtype} of shape (n, {', '.join(map(str, shape))})"
-    try:
-        # Objects: in an array of strings, each number would take as much memory as the longest string.
-        array = np.asarray(values, dtype=object)
-    except ValueError as error:
-        raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.") from error
-    kinds = set(map(type, array.ravel().tolist()))
-    if list in kinds:
-        raise BadRequest(f"Expected {tensor} as {expected}; got lists of different lengths.")
-    if array.shape[1:] != shape or not kinds <= {int, float}:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise BadRequest(f"Expected {tensor} as {expected}; got {names} of shape {array.shape}.")
-    array = array.astype(np.float64)
+    """Return `(n, height, width, channels)` `uint8`. Numbers are converted in small parts; between them, other threads can run."""
+    expected = f"Expected {tensor} as {dtype} of shape (n, {', '.join(map(str, shape))})"
+    images = np.empty((len(values), *shape), np.uint8)
+    lines = max(1, _NUMBERS_AT_ONCE // (shape[1] * shape[2]))
+    for image, value in zip(images, values, strict=True):
+        if not isinstance(value, list) or len(value) != shape[0]:
+            raise _wrong_shape(value, len(values), expected)
+        for top in range(0, shape[0], lines):
+            part = value[top : top + lines]
+            try:
+                # Objects: in an array of strings, each number would take as much memory as the longest string.
+                array = np.asarray(part, dtype=object)
+            except ValueError:
+                array = np.empty(0, object)
+            kinds = _kinds(array)
+            if array.shape != (len(part), *shape[1:]) or not kinds <= {int, float}:
+                raise _wrong_shape(value, len(values), expected)
+            image[top : top + lines] = _levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
+    return images
+
+
+def _levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.ndarray:
     top = 255 if dtype == "uint8" else 1
-    if dtype == "uint8" and float in kinds:
+    if dtype == "uint8" and decimals:
         raise BadRequest(f"Expected {tensor} as whole numbers from 0 to 255; got decimal ones.")
     if not (array.min() >= 0 and array.max() <= top):
         raise BadRequest(f"Expected {tensor} in [0, {top}]; got {array.min():g} to {array.max():g}.")
     return array.astype(np.uint8) if dtype == "uint8" else np.rint(array * 255).astype(np.uint8)
+
+
+def _wrong_shape(value: Any, count: int, expected: str) -> BadRequest:
+    """Return the error about one of `count` images."""
+    try:
+        array = np.asarray(value, dtype=object)
+    except ValueError:
+        return BadRequest(f"{expected}; got lists of different lengths.")
+    kinds = _kinds(array)
+    if list in kinds:
+        return BadRequest(f"{expected}; got lists of different lengths.")
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    return BadRequest(f"{expected}; got {names} of shape {(count, *array.shape)}.")
+
+
+def _kinds(array: np.ndarray) -> set[type]:
+    flat = array.ravel()
+    starts = range(0, len(flat), _NUMBERS_AT_ONCE)
+    return {kind for start in starts for kind in set(map(type, flat[start : start + _NUMBERS_AT_ONCE].tolist()))}
 
 
 def _shown(value: Any) -> str:

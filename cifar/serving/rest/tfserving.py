@@ -9,9 +9,12 @@ TensorFlow Serving's clients read, and our `code`.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from starlette.convertors import IntegerConvertor, StringConvertor, register_url_convertor
 
@@ -80,45 +83,50 @@ def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settin
 
 def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Settings) -> None:
     versions = classifier.versions
+    files_threads = ThreadPoolExecutor(2, "tensor-files")
 
-    async def answer(request: Request, response: Response, number: int | None) -> dict[str, Any]:
+    async def answer(request: Request, number: int | None) -> Response:
         body = await read_body(request.receive)
         requester = Requester.of(request.scope)
-        async with classifier.queue.slot(CHANNEL):
+        async with classifier.queue.slot(CHANNEL, caller=requester.caller, size_bytes=len(body)):
             served = versions.if_loaded(number, requester.user)
             if served is None:
                 served = await asyncio.to_thread(versions.get, number)
             manifest = served.predictor.version.manifest
             limits = {"max_images": MAX_CALL_IMAGES, "max_pixels": settings.max_image_pixels}
-            if len(body) > _THREAD_BYTES or _may_hold_files(body):
-                call = await asyncio.to_thread(read_call, body, manifest, **limits)
+            read = partial(read_call, body, manifest, **limits, decode=classifier.decoder.finish)
+            if _may_hold_files(body):  # they may wait for memory, and must not hold up other work in threads
+                call = await asyncio.get_running_loop().run_in_executor(files_threads, read)
             else:
-                call = read_call(body, manifest, **limits)
+                call = await asyncio.to_thread(read) if len(body) > _THREAD_BYTES else read()
             answers = await asyncio.gather(*(served.batcher.submit(image, channel=CHANNEL) for image in call.images))
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
             count_answer(CHANNEL, manifest.version, served.predictor.rank(row, 1))
-        response.headers["X-Model-Version"] = str(manifest.version)
-        response.headers["X-Model-Engine"] = f"{served.predictor.engine}, {served.predictor.precision}"
-        return write_answer(call, rows, manifest.class_names)
+        headers = {
+            "X-Model-Version": str(manifest.version),
+            "X-Model-Engine": f"{served.predictor.engine}, {served.predictor.precision}",
+        }
+        content = orjson.dumps(write_answer(call, rows, manifest.class_names))
+        return Response(content, media_type="application/json", headers=headers)
 
     @router.post("/{name:tfserving_part}/versions/{version:tfserving_number}:predict", openapi_extra=_BODY)
-    async def predict_by_version(name: Name, version: Number, request: Request, response: Response) -> dict[str, Any]:
+    async def predict_by_version(name: Name, version: Number, request: Request) -> Response:
         """Return the outputs of one version, by row (`instances`) or by column (`inputs`)."""
         _check(versions, name)
-        return await answer(request, response, version)
+        return await answer(request, version)
 
     @router.post("/{name:tfserving_part}/labels/{label:tfserving_part}:predict", openapi_extra=_BODY)
-    async def predict_by_label(name: Name, label: Label, request: Request, response: Response) -> dict[str, Any]:
+    async def predict_by_label(name: Name, label: Label, request: Request) -> Response:
         """Return the outputs of the version with this label."""
         _check(versions, name)
-        return await answer(request, response, _labelled(versions, label))
+        return await answer(request, _labelled(versions, label))
 
     @router.post("/{name:tfserving_part}:predict", openapi_extra=_BODY)
-    async def predict(name: Name, request: Request, response: Response) -> dict[str, Any]:
+    async def predict(name: Name, request: Request) -> Response:
         """Return the outputs of the version that the rollout chooses for the caller."""
         _check(versions, name)
-        return await answer(request, response, None)
+        return await answer(request, None)
 
     @router.post("/{name:tfserving_part}:{verb}", include_in_schema=False)
     async def other(name: str, verb: str) -> None:
