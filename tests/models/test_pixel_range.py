@@ -179,6 +179,8 @@ DERIVED = {
     "one_branch_scaled": (lambda: branches(L.Rescaling(1 / 255), L.Identity()), "0,255"),
     "created_backwards": (created_backwards, "0,255"),
     "layer_of_ones_own": (lambda: sequential(Divide()), "0,255"),
+    "scaling_inside_a_layer_with_weights": (lambda: sequential(ScalingConvolution(4, 3)), "0,255"),
+    "scaling_inside_a_subclass": (hidden_in_a_subclass, "0,255"),
     "grey": (lambda: sequential(L.Rescaling(1 / 255), shape=(16, 16, 1)), "0,255"),
     "no_channel_axis": (lambda: sequential(L.Reshape((16, 16, 1)), L.Rescaling(1 / 255), shape=(16, 16)), "0,255"),
     "rgba": (lambda: sequential(L.Rescaling(1 / 255), shape=(16, 16, 4)), "0,255"),
@@ -232,8 +234,6 @@ ASKED = {
         "bgr:0,255",
     ),
     "contradicting_branches": (lambda: branches(L.Rescaling(1 / 255), L.Rescaling(2.0, -1.0)), "0,1"),
-    "scaling_inside_a_layer_with_weights": (lambda: sequential(ScalingConvolution(4, 3)), "0,255"),
-    "scaling_inside_a_subclass": (hidden_in_a_subclass, "0,255"),
     "network_of_keras_applications": (transfer_by_name, "-1,1"),
     "caffe_outside": (sequential, "caffe"),
     "torch_outside": (sequential, "torch"),
@@ -304,6 +304,19 @@ def test_a_range_that_the_layers_do_not_show_is_asked_and_never_guessed(settings
     images = pictures_for(model)
     answers = probabilities(source.model, source.pixels.preparation, images)
     np.testing.assert_allclose(answers, author_answers(model, images, truth), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("rescaling", "0,255"), ("preprocess_input_caffe", "0,255"), ("doubled_minus_1", "0,1")]
+)
+def test_the_graph_of_a_saved_model_shows_the_range_as_layers_do(settings, tmp_path, kind, expected):
+    """`model.export` of Keras 3 keeps no layers."""
+    model = DERIVED[kind][0]()
+    model.export(tmp_path / "model", verbose=False)
+    source = read_source(tmp_path / "model", settings, class_names=NAMES)
+    assert (source.pixels.preparation.name, source.pixels.found_by) == (expected, "layers")
+    answers = probabilities(source.model, source.pixels.preparation, photos(8))
+    np.testing.assert_allclose(answers, author_answers(model, photos(8), expected), atol=2e-5)
 
 
 K2 = tf_keras.layers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +52,6 @@ class _Mapping:
     """What a layer makes of flat images: for each number that it returns and that depends on the image."""
 
     layer: str
-    normalises: bool
-    """Whether it is a Normalization, whose numbers are statistics of images and not round."""
     results: dict[float, np.ndarray]
     """`(numbers,)` by value of the image."""
     channel: np.ndarray
@@ -74,8 +71,6 @@ def derive(classifier: Classifier) -> Derived:
     """
     if classifier.integer:
         return Derived(BYTES, "the model takes integers")
-    if not getattr(classifier.layers, "inputs", None):
-        return Derived(None, "the layers of the model cannot be seen")
     try:
         mappings, stopped_at = _mappings(classifier)
     except Exception as error:  # a layer may raise and return anything; then the range is asked
@@ -87,8 +82,6 @@ def derive(classifier: Classifier) -> Derived:
     found: dict[Preparation, str] = {}
     for mapping in mappings:
         fitting = [each for each in _RANGES if _fits(each, mapping)]
-        if mapping.normalises and not fitting:
-            fitting = [each for each in _RANGES if _is_plausible(each, mapping)]
         if len(fitting) == 1:
             found.setdefault(fitting[0], f"{mapping.layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
     if len(found) == 1:
@@ -107,48 +100,38 @@ _PUBLISHED = {
 
 def _published(model: Any) -> str:
     """Return a hint if a model holds a network of `keras.applications`; whoever trained it may have prepared otherwise."""
-    name = model.name.casefold()
+    name = getattr(model, "name", "").casefold()
     for preparation, names in _PUBLISHED.items():
         if re.fullmatch(names, name):
             return f" ({name} was published with {preparation.option})"
-    return next(filter(None, (_published(each) for each in model.layers if hasattr(each, "layers"))), "")
+    return next(
+        filter(None, (_published(each) for each in getattr(model, "layers", ()) if hasattr(each, "layers"))), ""
+    )
 
 
 def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
     """Return the mapping of each layer before the learned ones, and the name of the first learned one."""
-    model = classifier.layers
-    sizes = iter((classifier.image.height, classifier.image.width))
-    shape = tuple(next(sizes) if size is None else size for size in model.inputs[0].shape[1:])
-    flat = [walk(model, np.full(shape, value, np.float32)) for value in _PROBES]
-    coloured = [walk(model, image) for image in _coloured(shape, classifier.image.channels)]
-    same_layer = zip(*(walked.steps for walked in (*flat, *coloured)), strict=True)
-    mappings = [_mapping(steps[: len(flat)], steps[len(flat) :]) for steps in same_layer]
-    return [each for each in mappings if each], (flat[0].stopped_at or ["the output"])[0]
+    height, width, channels = classifier.image.shape
+    shape = (height, width, channels + (classifier.alpha is not None))
+    flat = [np.full(shape, value, np.float32) for value in _PROBES]
+    coloured = list(255 * np.eye(shape[-1], dtype=np.float32)[:channels, None, None] * np.ones(shape, np.float32))
+    steps, stopped_at = walk(classifier, [*flat, *coloured])
+    mappings = [_mapping(step) for step in steps]
+    return [each for each in mappings if each], stopped_at
 
 
-def _coloured(shape: tuple[int, ...], channels: int) -> list[np.ndarray]:
-    """Return an image for each channel in which that channel alone is 255."""
-    axis = next((axis for axis in (-1, 0) if shape[axis] in {channels, channels + 1}), None)
-    if axis is None or channels == 1:
-        return [np.full(shape, 255, np.float32)]
-    images = np.zeros((channels, *shape), np.float32)
-    for channel in range(channels):
-        np.moveaxis(images[channel], axis, -1)[..., channel] = 255
-    return list(images)
-
-
-def _mapping(flat: Sequence[Step], coloured: Sequence[Step]) -> _Mapping | None:
+def _mapping(step: Step) -> _Mapping | None:
     """Return the mapping of a layer from what it made of each image, or None if it returns constants or no numbers."""
-    results = np.stack([step.values.ravel() for step in flat])
+    results, coloured = np.split(step.results.reshape(len(step.results), -1), [len(_PROBES)])
     depends = np.flatnonzero(~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6))  # padding does not
     if not len(depends) or not np.isfinite(results).all():
         return None
     if len(depends) > _MOST_NUMBERS:
         depends = np.random.default_rng(0).choice(depends, _MOST_NUMBERS, replace=False)
-    changes = np.abs(np.stack([step.values.ravel() for step in coloured]) - results[1])
+    changes = np.abs(coloured - results[1])
     rows = np.unique(np.vstack([results, changes.argmax(axis=0)])[:, depends].round(7), axis=1)
     by_probe = dict(zip(_PROBES, rows[:-1], strict=True))
-    return _Mapping(flat[0].layer, flat[0].normalises, by_probe, rows[-1].astype(int), len(coloured))
+    return _Mapping(step.name, by_probe, rows[-1].astype(int), len(coloured))
 
 
 def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
@@ -161,11 +144,11 @@ def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
         return True
     if preparation is UNIT and mapping.channels == 3 and _is_imagenet(black, white, mapping.channel):
         return True
-    if mapping.normalises:
-        return False  # its numbers are not round
-    divided = (span >= 0.85) & (span <= 5.1) & (np.maximum(np.abs(black), np.abs(white)) <= 4)
-    subtracted = np.isclose(span, 255, rtol=0.01) & (black <= -50) & (white >= 50)
-    return preparation is BYTES and bool((divided | subtracted).all())
+    divided = (black == 0) & (np.isclose(span, 1, rtol=0.02) | np.isclose(span, 2, rtol=0.02))
+    centred = (black < 0) & (white > 0)
+    standardised = centred & (span >= 0.85) & (span <= 10) & (np.maximum(-black, white) <= 6)
+    subtracted = centred & np.isclose(span, 255, rtol=0.01) & (black <= -50) & (white >= 50)
+    return preparation is BYTES and bool((divided | standardised | subtracted).all())
 
 
 def _close(values: np.ndarray, expected: Any, span: np.ndarray) -> bool:
@@ -191,21 +174,6 @@ def _expects_bgr(mapping: _Mapping) -> bool:
     blue_or_red = ~np.isnan(exchanged)
     off = np.minimum(np.abs(mean - exchanged), np.abs(255 * mean - exchanged))[blue_or_red]
     return bool(off.size and (off < 0.5).all())
-
-
-def _is_plausible(preparation: Preparation, mapping: _Mapping) -> bool:
-    """Whether a Normalization's mean and deviation can be those of images in this range.
-
-    No data in [low, high] with mean m has a variance above (high - m) * (m - low), and photographs stay well below.
-    """
-    black, _, white = mapping.at(BYTES)
-    deviation = 255 / np.abs(white - black)
-    mean = -black / (white - black) * 255
-    low, _, high = _RANGES[preparation]
-    mean, deviation = (mean - low) / (high - low), deviation / (high - low)
-    return bool(
-        ((mean > 0) & (mean < 1) & (deviation > 0.02) & (deviation < 0.45) & (deviation**2 < mean * (1 - mean))).all()
-    )
 
 
 def _shown(mapping: _Mapping, preparation: Preparation) -> str:
