@@ -287,3 +287,22 @@ def test_the_converter_of_litert_prints_nothing(tmp_path, monkeypatch, capfd, ca
     assert "LiteRT cannot run this network (ConverterError)" in caplog.text
     assert "loc(" not in printed
     assert max(map(len, printed.splitlines())) < 400
+
+
+def test_an_image_size_that_the_layers_cannot_take_is_refused_briefly(settings, tmp_path):
+    """TensorFlow's message names its devices and functions; one sentence of it is enough."""
+    pixels = keras.Input((None, None, 3))
+    pooled = layers.GlobalAveragePooling2D()(layers.MaxPooling2D(8)(layers.Conv2D(4, 5)(pixels)))
+    keras.Model(pixels, layers.Dense(3, "softmax")(pooled)).save(tmp_path / "model.keras")
+    with pytest.raises(ExportError, match=r"cannot take images of \(4, 4, 3\)") as refusal:
+        read_source(tmp_path / "model.keras", settings, class_names=NAMES, options=ReadOptions(image_size=(4, 4)))
+    assert len(str(refusal.value)) <= 400
+
+
+def test_class_numbers_are_no_probabilities(settings, tmp_path):
+    """A model that returns the number of the class would answer 0 or 1 for everything."""
+    pixels = keras.Input((8, 8, 3))
+    numbers = keras.ops.argmax(layers.Dense(3)(layers.Flatten()(pixels)), axis=-1)
+    keras.Model(pixels, numbers).save(tmp_path / "model.keras")
+    with pytest.raises(ExportError, match=r"it is of type int.*--output NAME"):
+        read_source(tmp_path / "model.keras", settings, class_names=NAMES)

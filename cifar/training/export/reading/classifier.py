@@ -83,8 +83,8 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
 
     activation: str | None = None
     batch = network.input_shape[0] if network.input_shape else None
-    activation = last_activation(whole, (batch, height, width, channels))
     rows, columns = _output(whole, (height, width, channels), batch)
+    activation = last_activation(whole, (batch, height, width, channels))
     return Classifier(
         rows=rows,
         image=ImageSpec.from_shape((height, width, spec_channels)),
@@ -219,9 +219,9 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
             f"Expected an output (batch, classes), with one number for each class; got {_text((None, *answer.shape[1:]))}."
         )
     called = whole if batch is None else _one_by_one(whole, batch)
-    return (
-        called if answer.shape == (2, columns) else lambda images: tf.reshape(called(images), (-1, columns))
-    ), columns
+    if answer.shape == (2, columns):
+        return called, columns
+    return (lambda images: tf.reshape(called(images), (-1, columns))), columns
 
 
 def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:
@@ -245,8 +245,6 @@ def _one_by_one(whole: Rows, batch: int) -> Rows:
 
 
 def _text(shape: tuple[int | None, ...] | None) -> str:
-    return (
-        "an unknown shape"
-        if shape is None
-        else "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
-    )
+    if shape is None:
+        return "an unknown shape"
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

@@ -123,9 +123,9 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
 def _output_names(model: Any) -> list[str]:
     if not hasattr(model, "output_names"):  # a Sequential of Keras 3
         return ["output"]
-    return (
-        sorted(model.output) if isinstance(model.output, dict) else list(model.output_names)
-    )  # the order of `model.outputs`
+    if isinstance(model.output, dict):
+        return sorted(model.output)  # the order of `model.outputs`
+    return list(model.output_names)
 
 
 def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
