@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,10 @@ from cifar.training.export.pixels.preparation import (
 from cifar.training.export.pixels.walk import Step, walk
 from cifar.training.export.reading.classifier import Classifier
 
+log = logging.getLogger(__name__)
+
 _PROBES = (-1.0, 0.0, 0.5, 1.0, 127.5, 255.0)
 """Values of flat images: the ends and the middle of each range."""
-
-_MOST_NUMBERS = 10_000
-"""Of a large image's numbers, these many are looked at."""
 
 _RANGES = {BYTES: (0.0, 127.5, 255.0), UNIT: (0.0, 0.5, 1.0), SYMMETRIC: (-1.0, 0.0, 1.0)}
 
@@ -74,6 +74,7 @@ def derive(classifier: Classifier) -> Derived:
     try:
         mappings, stopped_at = _mappings(classifier)
     except Exception as error:  # a layer may raise and return anything; then the range is asked
+        log.debug("The layers cannot be followed:", exc_info=error)
         return Derived(None, f"its layers cannot be followed ({type(error).__name__})")
     if bgr := next((mapping.layer for mapping in mappings if _expects_bgr(mapping)), None):
         return Derived(
@@ -122,12 +123,10 @@ def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
 
 def _mapping(step: Step) -> _Mapping | None:
     """Return the mapping of a layer from what it made of each image, or None if it returns constants or no numbers."""
-    results, coloured = np.split(step.results.reshape(len(step.results), -1), [len(_PROBES)])
-    depends = np.flatnonzero(~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6))  # padding does not
-    if not len(depends) or not np.isfinite(results).all():
+    results, coloured = np.split(step.results, [len(_PROBES)])
+    depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6)  # padding does not
+    if not depends.any() or not np.isfinite(results).all():
         return None
-    if len(depends) > _MOST_NUMBERS:
-        depends = np.random.default_rng(0).choice(depends, _MOST_NUMBERS, replace=False)
     changes = np.abs(coloured - results[1])
     rows = np.unique(np.vstack([results, changes.argmax(axis=0)])[:, depends].round(7), axis=1)
     by_probe = dict(zip(_PROBES, rows[:-1], strict=True))

@@ -16,8 +16,13 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from cifar.training.export.reading.classifier import Classifier
 
-_LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"})
-"""These have weights also where a graph holds them as constants."""
+_LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"}) | frozenset(
+    {"If", "PartitionedCall", "StatefulPartitionedCall", "StatelessIf", "StatelessWhile", "While"}
+)
+"""These have weights also where a graph holds them as constants, or may hide them in a function."""
+
+_MOST_NUMBERS = 10_000
+"""Of a large image's numbers, these many are looked at."""
 
 _OF_A_VARIABLE = "ReadVariableOp"
 """Part of the name of each operation that yields the value of a variable."""
@@ -29,7 +34,7 @@ class Step:
 
     name: str
     results: np.ndarray
-    """`(images, ...)` `float64`."""
+    """`(images, numbers)` `float64`."""
 
 
 def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], str]:
@@ -43,11 +48,18 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
     (pixels,) = frozen.inputs
     operations, stopped_at = _reached(frozen.graph, pixels)
     with tf.compat.v1.Session(graph=frozen.graph) as session:
-        rows = [session.run([each.outputs[0] for each in operations], {pixels.name: image[None]}) for image in images]
-    results = [np.stack(each).astype(np.float64) for each in zip(*rows, strict=True)]
-    return [Step(_short(each.name), result) for each, result in zip(operations, results, strict=True)], _short(
-        stopped_at
-    )
+        outputs = [operation.outputs[0] for operation in operations]
+        rows = [[_some(each) for each in session.run(outputs, {pixels.name: image[None]})] for image in images]
+    by_operation = zip(operations, zip(*rows, strict=True), strict=True)
+    return [Step(_short(operation.name), np.stack(results)) for operation, results in by_operation], _short(stopped_at)
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """Return at most `_MOST_NUMBERS` of an array's numbers, of each array of the same size the same ones."""
+    numbers = np.ravel(values)
+    if numbers.size > _MOST_NUMBERS:
+        numbers = numbers[np.random.default_rng(0).integers(0, numbers.size, _MOST_NUMBERS)]
+    return numbers.astype(np.float64)
 
 
 def _reached(graph: Any, pixels: Any) -> tuple[list[Any], str]:
