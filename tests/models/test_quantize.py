@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 from PIL import Image
@@ -145,6 +146,30 @@ def test_a_network_that_changes_its_answers_stays_in_float32():
     assert quantization.precision == "float32"
     assert quantization.reason.startswith("float32, because int8 changes the answers too much: ")
     assert not all(figure.holds for figure in quantization.figures.values())
+
+
+class HalvedThreeTimes(layers.Layer):
+    """A layer with a loop, which LiteRT keeps as a graph of its own."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda step, _: step < 3, lambda step, value: (step + 1, value / 2), (0, x))[1]
+
+
+def test_a_network_with_a_loop_has_int8_layers_too():
+    """Its file has several graphs; the layers of the first one are tried."""
+    pixels = keras.Input((32, 32, 3))
+    x = layers.Conv2D(32, 3, activation="relu")(pixels)
+    x = HalvedThreeTimes()(layers.Conv2D(32, 3, activation="relu")(x))
+    model = keras.Model(pixels, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+    content, images = litert(model), shapes(300)
+    assert len(flatbuffer_utils.read_model_from_bytearray(content).subgraphs) == 3
+    first, second = quantizable(content)
+    result = quantized(content, [first, second])
+    assert len(result) < len(content)
+    assert litert_from(result)(images[:2]).shape == (2, 3)
+    assert (
+        "cannot be quantized" not in choose_precision(content, "auto", HeldOut(images, None, "x"), classes=3)[1].reason
+    )
 
 
 def test_layers_that_share_a_prefix_are_chosen_one_by_one():

@@ -64,7 +64,7 @@ def _with_signature(content: bytes, outputs: Sequence[str]) -> bytes:
         outputs: names of its outputs, in their order in the file.
     """
     model = flatbuffer_utils.read_model_from_bytearray(content)
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]  # the others are bodies of loops and branches
     named = dict(zip(outputs, graph.outputs, strict=True))
     taken: set[str] = set(outputs)
     for tensor in graph.tensors:  # the quantizer needs unique names
