@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import suppress
 
 from cifar.serving.process import worker_slot
@@ -27,17 +28,20 @@ import app  # noqa: E402, F401
 
 with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
+from gunicorn.errors import HaltServer  # noqa: E402
 from prometheus_client import multiprocess  # noqa: E402
 
 from cifar.errors import CifarError, SettingsError  # noqa: E402
 from cifar.models.rollout import RolloutLog  # noqa: E402
 from cifar.records.database import database_url  # noqa: E402
+from cifar.serving.gradio.uploads import own_folder, sweep  # noqa: E402
 from cifar.serving.process import metrics  # noqa: E402
 from cifar.serving.process.logs import log_config  # noqa: E402
 from cifar.settings import load_settings  # noqa: E402
 
 try:
     _settings = load_settings()
+    _uploads = own_folder(_settings, _folder)
 except SettingsError as error:
     sys.exit(f"cifar: {error}")
 
@@ -55,6 +59,13 @@ control_socket_disable = True  # its default place is the home folder, which may
 
 _slot_of_worker: dict[int, int] = {}
 """Slot numbers by the worker's `age`, a counter of gunicorn: before the fork a worker has no process id."""
+_start_of_worker: dict[int, float] = {}
+"""Times at which workers were started, by age."""
+_early_deaths = 0
+_EARLY_SECONDS = 20.0
+_MAX_EARLY_DEATHS = 5
+"""Workers of each slot that may end within `_EARLY_SECONDS`, one after the other. Then nobody is served, and the container must end
+for its platform to start a new one."""
 
 
 def on_starting(server):
@@ -77,6 +88,8 @@ def pre_fork(server, worker):
     During a reload, an old worker and its successor share a slot until the old one has exited. The metric files of an exited
     worker are used again, since otherwise their number would grow with every restart.
     """
+    sweep(_uploads)  # also here, since no worker sweeps if a full disk prevents that one starts
+    _start_of_worker[worker.age] = time.monotonic()
     taken = list(_slot_of_worker.values())
     _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
     used = {other.metrics_number for other in server.WORKERS.values()}
@@ -91,9 +104,20 @@ def post_fork(server, worker):
 
 
 def child_exit(server, worker):
-    """Free the worker's slot. Its counters stay; its gauges are removed."""
+    """Free the worker's slot. Its counters stay; its gauges are removed. End if no worker stays alive."""
     _slot_of_worker.pop(worker.age, None)
     multiprocess.mark_process_dead(worker.metrics_name)
+    _end_if_none_stays_alive(server, worker)
+
+
+def _end_if_none_stays_alive(server, worker):
+    global _early_deaths  # noqa: PLW0603 - gunicorn's hooks are functions
+    since = time.monotonic() - _EARLY_SECONDS
+    ended_early = _start_of_worker.pop(worker.age, 0) > since
+    others_serve = any(_start_of_worker.get(other.age, 0) <= since for other in server.WORKERS.values())
+    _early_deaths = _early_deaths + 1 if ended_early and not others_serve else 0
+    if _early_deaths == _MAX_EARLY_DEATHS * server.num_workers:  # not again while it stops
+        raise HaltServer("Workers end as soon as they start; giving up.", 1)
 
 
 def on_exit(server):

@@ -176,10 +176,20 @@ class BodyTooLarge(TooLarge):
 
 
 class ImageTooLarge(TooLarge):
-    """The image has more pixels than `CIFAR_MAX_IMAGE_PIXELS`, or more than 65,535 on one side.
+    """More pixels than `CIFAR_MAX_IMAGE_PIXELS` would have to be decoded, or the image has more than 65,535 on one side.
 
     Scale the image down.
     """
+
+
+class UploadsFull(CifarError):
+    """The uploads to the page have `CIFAR_MAX_UPLOADS_BYTES` together, one caller's half of it, or their disk is full.
+
+    Try again later: uploads are deleted after an hour.
+    """
+
+    status = 507
+    retry_after_seconds = 60
 
 
 class UnsupportedImage(CifarError):
@@ -297,7 +307,7 @@ class RateLimited(CifarError):
 
 
 class Overloaded(CifarError):
-    """The queue is full: `CIFAR_MAX_WAITING_IMAGES`, `CIFAR_MAX_EXPLAINED_IMAGES` or the limit of batches is reached."""
+    """The queue is full, or half of it is this caller's: `CIFAR_MAX_WAITING_IMAGES`, `CIFAR_MAX_WAITING_BYTES`, `CIFAR_MAX_EXPLAINED_IMAGES` or the limit of batches."""
 
     status = 503
     retry_after_seconds = 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -77,9 +76,10 @@ class Settings(BaseSettings):
         ROOT / "examples",
         description="Folder of sample images. `export` checks a model on them, and the page shows those named after a class.",
     )
-    uploads: Path = Field(
-        Path(tempfile.gettempdir()) / "cifar-space",
-        description="Folder for files uploaded to the page. Old files are deleted.",
+    uploads: Path | None = Field(
+        None,
+        description="Folder in which the server makes one of its own, for files uploaded to the page. Only files in that "
+        "one are deleted. Default: the system's folder for temporary files.",
     )
     data_cache: Path = Field(
         Path("~/.keras/datasets").expanduser(),
@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     default_top_k: int = Field(3, ge=1, description="Number of labels in an answer when the request does not say.")
     max_body_bytes: int = Field(
         20 * 1024**2, ge=1024, description="Largest request body. Uploads to the page have the same limit."
+    )
+    max_uploads_bytes: int = Field(
+        256 * 1024**2,
+        ge=1024,
+        description="Size of all files uploaded to the page that are stored at the same time. They are deleted after an hour.",
     )
     max_image_pixels: int = Field(
         25_000_000,
@@ -288,6 +293,11 @@ class Settings(BaseSettings):
             raise ValueError(f"expected at least {_MIN_SECRET_CHARACTERS} characters; got {len(secret)}")
         return secret
 
+    @field_validator("oidc_provider_url", "public_url")
+    @classmethod
+    def _drop_last_slash(cls, url: str | None) -> str | None:
+        return url and url.rstrip("/")
+
     @field_validator("jwks_url", "oidc_provider_url", "public_url")
     @classmethod
     def _refuse_plain_http(cls, url: str | None) -> str | None:
@@ -295,7 +305,7 @@ class Settings(BaseSettings):
         parts = urlsplit(url or "")
         if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _LOOPBACK_HOSTS)):
             raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
-        return url and url.rstrip("/")
+        return url
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import re
 import subprocess
@@ -158,26 +157,6 @@ def test_two_thousand_requests_from_one_address_get_its_limit(tmp_path):
     assert answers == {200: 100, 429: 1_900}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_fails_uploads_only(tmp_path):
-    """Uploads of the page fail until there is space again; `POST /predict` needs no disk."""
-    uploads = tmp_path / "uploads"
-    uploads.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", uploads], check=False).returncode:
-        pytest.skip("root cannot mount on this machine")
-    try:
-        with running(tmp_path, workers=2, CIFAR_UPLOADS=str(uploads)) as server:
-            full = uploads / "full"
-            with pytest.raises(OSError, match="No space left"):
-                full.write_bytes(b"x" * 4_000_000)
-            assert upload(server) == 500
-            assert ask_all(server.address, mixed_payloads(), 32)
-            full.unlink()
-            assert upload(server) == 200
-    finally:
-        subprocess.run(["umount", uploads], check=True)
-
-
 def test_a_clock_that_jumps_by_days_costs_no_answer(tmp_path):
     """It jumps forward, back and forward again while clients ask: answers stay right, limits and cache keep working."""
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -208,14 +187,6 @@ def test_a_clock_that_jumps_by_days_costs_no_answer(tmp_path):
 def date_of(server: Server) -> str:
     """Return the day and hour of the server's clock."""
     return httpx2.get(f"{server.address}/readyz").headers["date"][:16]
-
-
-def upload(server: Server) -> int:
-    files = {"files": ("a.jpg", mixed_payloads()[0])}
-    response = httpx2.post(f"{server.address}/gradio_api/upload", files=files, timeout=30)
-    if response.status_code != 200:
-        assert response.json()["code"] == "internal_error"
-    return response.status_code
 
 
 def test_the_api_conforms_to_its_openapi_description(tmp_path, server):

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -14,11 +16,19 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from gradio_client import Client, handle_file
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from support.hostile_files import zipped
 from support.servers import CAT, DATA_URL, mcp_session, running
 
-from cifar.serving.gradio.uploads import UPLOAD_LIFETIME_SECONDS, sweep, sweep_while_serving
+from cifar.errors import SettingsError
+from cifar.serving.gradio.uploads import UPLOAD_LIFETIME_SECONDS, UploadQuota, own_folder, sweep, sweep_while_serving
 from cifar.settings import ROOT, Settings
+
+MARKER = ".cifar-uploads"
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -51,7 +61,7 @@ def test_calls_write_no_files_and_a_worker_deletes_the_old_uploads_of_all_worker
         assert all(file.is_relative_to(uploads) for file in written), "in the upload folder only"
         assert {file.name for file in written} == {"cat.jpg", "dog.jpg", "photos.zip"}, "nothing is unpacked"
 
-        for path in uploads.rglob("*"):
+        for path in written:
             os.utime(path, (time.time() - UPLOAD_LIFETIME_SECONDS - 1,) * 2)
         server.process.send_signal(signal.SIGHUP)  # starts new workers
         deadline = time.monotonic() + 120
@@ -62,6 +72,7 @@ def test_calls_write_no_files_and_a_worker_deletes_the_old_uploads_of_all_worker
 
 def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
     """Only their age counts. Empty folders are deleted as well, and links are not followed."""
+    tmp_path = own_folder(Settings(uploads=tmp_path))
     long_ago = (time.time() - 100,) * 2
     for name in ("old/a.png", "tmp_cut_off", "young/b.png", "other/d.png"):
         file = tmp_path / name
@@ -74,7 +85,7 @@ def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
     os.utime(tmp_path / "outside", long_ago, follow_symlinks=False)
     sweep(tmp_path, max_age_seconds=60)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"young/b.png"}
+    assert left == {"young/b.png", MARKER}
     assert (tmp_path / "just made").exists()
     assert not (tmp_path / "outside").is_symlink()
     assert len(list((ROOT / "examples").iterdir())) == 11, "the target of a link is not deleted"
@@ -82,7 +93,8 @@ def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
 
 
 def test_an_upload_that_cannot_be_deleted_does_not_prevent_the_deletion_of_others(tmp_path, monkeypatch):
-    """For example one from another user's server in the same folder."""
+    """Each one counts for itself."""
+    tmp_path = own_folder(Settings(uploads=tmp_path))
     for name in "abc":
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
@@ -95,7 +107,7 @@ def test_an_upload_that_cannot_be_deleted_does_not_prevent_the_deletion_of_other
 
     monkeypatch.setattr(Path, "unlink", unlink_own)
     sweep(tmp_path, max_age_seconds=60)
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert {path.name for path in tmp_path.iterdir()} == {"b", MARKER}
 
 
 def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkeypatch):
@@ -103,7 +115,7 @@ def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkey
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # set by the app; restored afterwards
     from app import create_app
 
-    left_over = tmp_path / "tmp123"
+    left_over = own_folder(Settings(uploads=tmp_path)) / "tmp123"
     left_over.write_bytes(b"x")
     os.utime(left_over, (1, 1))
     application = create_app(Settings(uploads=tmp_path))
@@ -117,6 +129,7 @@ def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkey
 def test_old_uploads_are_deleted_while_the_server_runs(tmp_path):
     """Newer uploads, and folders that are not empty, stay."""
     api = FastAPI()
+    tmp_path = own_folder(Settings(uploads=tmp_path))
     sweep_while_serving(api, tmp_path, max_age_seconds=0.4)
     old, new = tmp_path / "a/old.jpg", tmp_path / "b/new.jpg"
     with TestClient(api):
@@ -129,6 +142,107 @@ def test_old_uploads_are_deleted_while_the_server_runs(tmp_path):
             assert time.monotonic() < deadline, "the old upload is still there"
             time.sleep(0.05)
     assert new.exists()
+
+
+def test_only_files_in_a_folder_made_for_uploads_are_deleted(tmp_path):
+    """An operator may name a folder that holds other files: whatever stood in it before stays, however old it is."""
+    thesis = tmp_path / "thesis/chapter1.tex"
+    thesis.parent.mkdir()
+    for place in (thesis, tmp_path / "old.txt"):
+        place.write_text("mine")
+        os.utime(place, (1, 1))
+    folder = own_folder(Settings(uploads=tmp_path))
+    upload = folder / "sha/photo.jpg"
+    upload.parent.mkdir()
+    upload.touch()
+    os.utime(upload, (1, 1))
+    for swept in (folder, tmp_path, tmp_path / "thesis"):
+        sweep(swept, max_age_seconds=0)
+    assert thesis.exists()
+    assert (tmp_path / "old.txt").exists()
+    assert not upload.exists()
+
+
+@pytest.mark.parametrize("kind", ["a link", "open to others", "full of other files"])
+def test_a_folder_that_others_could_have_prepared_is_not_used(tmp_path, monkeypatch, kind):
+    """The default name is known, and the folder of temporary files is open to all users of the machine."""
+    treasure = tmp_path / "treasure"
+    treasure.mkdir(mode=0o700)
+    (treasure / "a.txt").write_text("mine")
+    os.utime(treasure / "a.txt", (1, 1))
+
+    def prepare(prepared: Path) -> None:
+        if kind == "a link":
+            prepared.symlink_to(treasure)
+        elif kind == "open to others":
+            prepared.mkdir()
+            prepared.chmod(0o777)
+        else:
+            treasure.rename(prepared)
+            treasure.symlink_to(prepared)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    prepare(tmp_path / f"cifar-space-{os.geteuid()}")
+    folder = own_folder(Settings(uploads=None))
+    assert folder.parent.name.startswith("cifar-space-")
+    assert folder.parent.parent == tmp_path
+    assert folder.stat().st_mode & 0o077 == 0
+    sweep(tmp_path / f"cifar-space-{os.geteuid()}", max_age_seconds=0)
+    assert (treasure / "a.txt").read_text() == "mine"
+
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "cifar-uploads").symlink_to(treasure)
+    with pytest.raises(SettingsError, match="set CIFAR_UPLOADS to another folder"):
+        own_folder(Settings(uploads=named))
+
+
+def test_without_the_setting_uploads_lie_in_a_private_folder_that_all_workers_find(tmp_path, monkeypatch):
+    """A later server finds it again, and deletes what an earlier one left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = own_folder(Settings(uploads=None))
+    assert folder == own_folder(Settings(uploads=None)) == tmp_path / f"cifar-space-{os.geteuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@contextmanager
+def api_with_quota(folder: Path, quota_bytes: int) -> Iterator[TestClient]:
+    """Serve the upload route alone: it stores each body as a file."""
+    settings = Settings(uploads=folder, max_uploads_bytes=quota_bytes)
+    uploads = own_folder(settings)
+
+    async def store(request: Request) -> PlainTextResponse:
+        content = await request.body()
+        (uploads / f"{time.monotonic_ns()}").write_bytes(content)
+        return PlainTextResponse("stored")
+
+    app = Starlette(routes=[Route("/gradio_api/upload", store, methods=["POST"])])
+
+    quota = UploadQuota(app, uploads, settings)
+
+    async def entry(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {"request_id": "r"}
+        await quota(scope, receive, send)
+
+    yield TestClient(entry)
+
+
+def test_uploads_over_the_quota_are_refused_before_they_are_read(tmp_path):
+    """A stranger used to be able to fill the disk. When old uploads are deleted, there is room again."""
+    with api_with_quota(tmp_path, 1_000_000) as client:
+        answers = [client.post("/gradio_api/upload", content=b"x" * 200_000) for _ in range(8)]
+        codes = [answer.status_code for answer in answers]
+        assert codes == sorted(codes)
+        assert set(codes) == {200, 507}
+        assert answers[-1].json()["code"] == "uploads_full"
+        assert int(answers[-1].headers["retry-after"]) > 0
+        assert sum(file.stat().st_size for file in tmp_path.rglob("*")) < 1_000_000 + 8192
+        for file in (tmp_path / "cifar-uploads").iterdir():
+            os.utime(file, (1, 1))
+        sweep(tmp_path / "cifar-uploads")
+        time.sleep(0.5)  # the size was measured just before
+        assert client.post("/gradio_api/upload", content=b"x" * 200_000).status_code == 200
+        assert client.post("/gradio_api/upload", content=b"x" * 600_000).status_code == 507, "more than half, for one"
 
 
 async def by_mcp(address: str) -> None:

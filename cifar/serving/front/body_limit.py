@@ -50,7 +50,7 @@ class BodyLimit:
         announced = header(scope, b"content-length")
         is_announced = announced.isdecimal() and not header(scope, b"transfer-encoding")
         if announced.isdecimal() and int(announced) > limit:
-            await _refuse(_too_large(limit), scope, receive, send)
+            await refuse(_too_large(limit), scope, receive, send)
         elif is_announced and (int(announced) <= _UNCOUNTED_BYTES or rule.to_disk):  # the server counts these bytes
             await self.app(scope, receive, send)
         else:
@@ -75,7 +75,7 @@ class BodyLimit:
         finally:
             body.release()
         if body.refused and not started:
-            await _refuse(body.refused, scope, body.receive_rest, send)
+            await refuse(body.refused, scope, body.receive_rest, send)
 
 
 class _Body:
@@ -122,7 +122,8 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request's body exceeds {limit:,} bytes, the limit of this route. Send less.")
 
 
-async def _refuse(error: CifarError, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(error: CifarError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error, and read the rest of the body, so that the client sees the answer."""
     response = error_response(error, scope["state"]["request_id"])
     response.headers["Connection"] = "close"
 

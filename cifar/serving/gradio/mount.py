@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
 from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
-from cifar.serving.gradio.uploads import sweep_while_serving
+from cifar.serving.gradio.uploads import UploadQuota, own_folder, sweep_while_serving
 from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
 
@@ -28,7 +28,7 @@ def mount_blocks(
 ) -> None:
     """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
-    A request for Gradio passes `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`.
+    A request for Gradio passes `UploadQuota`, `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`.
 
     Args:
         api: the app, to which all of its own routes have been added.
@@ -38,7 +38,8 @@ def mount_blocks(
         look: theme, styles, scripts and translations, as `gradio.mount_gradio_app` takes them.
     """
     own_routes = [route for route in api.routes if isinstance(route, Route)]
-    os.environ["GRADIO_TEMP_DIR"] = str(settings.uploads)  # each component reads it when it is created
+    uploads = own_folder(settings, worker.folder if worker else None)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # each component reads it when it is created
     page = create_page()
     page.queue(max_size=MAX_QUEUED_CALLS)
     # `launch()` would set these two; a mounted page is never launched.
@@ -63,5 +64,6 @@ def mount_blocks(
         slot, sockets = worker.number, worker.folder
         mounted.app = SessionRouter(mounted.app, slot=slot, workers=worker.workers, sockets=sockets)
         listen_for_other_workers(api, slot=slot, sockets=sockets)
-    mounted.app = GradioGuard(mounted.app, own_routes=own_routes, file_roots=[settings.uploads])
-    sweep_while_serving(api, settings.uploads)
+    guard = GradioGuard(mounted.app, own_routes=own_routes, file_roots=[uploads])
+    mounted.app = UploadQuota(guard, uploads, settings)
+    sweep_while_serving(api, uploads)

@@ -1,36 +1,104 @@
-"""Deletes uploaded files by age, whichever process wrote them.
+"""The folder of uploaded files: private, limited in size, and swept by age, whichever process wrote a file.
 
 Gradio's own option `delete_cache` knows only the files that its process accepted. Uploads that were cut off, or accepted by
-another worker, would stay forever.
+another worker, would stay forever. Gradio has no quota.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import stat
+import tempfile
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cifar.errors import SettingsError, UploadsFull
+from cifar.serving.asgi import header
+from cifar.serving.auth.principal import rate_limit_key
+from cifar.serving.front.body_limit import refuse
 from cifar.serving.process.lifespan import repeat_while_serving
+from cifar.serving.process.shares import Shares
+from cifar.settings import Settings
 
 UPLOAD_LIFETIME_SECONDS = 3600
+_NAME = "cifar-uploads"
+_MARKER = ".cifar-uploads"
+"""A file in each folder that was made for uploads. Nothing is deleted in a folder without it."""
+_PATH = "/gradio_api/upload"
+_BYTES_PER_FILE = 8 * 1024
+"""Counted for a file in addition to its blocks: it has a folder of its own."""
+_RESERVED_BYTES = 64 * 1024**2
+_RESERVED_SHARE = 0.05
+"""What uploads leave free on their disk: the smaller one of these, for others that write there."""
 
 
-def sweep(folder: Path, *, max_age_seconds: float) -> None:
-    """Delete files under `folder` that were last written more than `max_age_seconds` ago, and old empty folders.
+def own_folder(settings: Settings, shared: Path | None = None) -> Path:
+    """Create the folder for uploads, readable by this user only, and return it.
 
-    `folder` need not exist.
+    It is a folder in `settings.uploads`, so that nothing else there is ever deleted. Without this setting it is in the folder of
+    temporary files, with the user's number in its name; if another user has taken that name, it is in `shared` or has a random name.
+
+    Raises:
+        SettingsError: the folder in `settings.uploads` is a link, or belongs to another user.
+    """
+    if settings.uploads:
+        settings.uploads.mkdir(parents=True, exist_ok=True)
+        folder = settings.uploads / _NAME
+        if not _claim(folder):
+            raise SettingsError(
+                f"{folder} cannot hold uploads: it is a link, is open to other users, or was not made for them. "
+                "Remove it, or set CIFAR_UPLOADS to another folder."
+            )
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"cifar-space-{os.geteuid()}"
+    if not _claim(folder):
+        folder = (shared or Path(tempfile.mkdtemp(prefix="cifar-space-"))) / _NAME
+        _claim(folder)
+    return folder
+
+
+def _claim(folder: Path) -> bool:
+    """Create the folder unless it exists, and return whether it is one of ours."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if _is_private(folder) and not any(folder.iterdir()):  # just made, perhaps by another worker
+        (folder / _MARKER).touch(mode=0o600)
+    return _is_ours(folder)
+
+
+def _is_private(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _is_ours(folder: Path) -> bool:
+    return _is_private(folder) and (folder / _MARKER).is_file()
+
+
+def sweep(folder: Path, *, max_age_seconds: float = UPLOAD_LIFETIME_SECONDS) -> None:
+    """Delete files in `folder` that were last written more than `max_age_seconds` ago, and old empty folders.
+
+    Args:
+        folder: from `own_folder`. In any other folder, nothing is deleted.
+        max_age_seconds: largest age.
     """
     oldest = time.time() - max_age_seconds
     with suppress(OSError):  # another process may sweep the same folder at the same time
+        if not _is_ours(folder):
+            return
         for path in sorted(folder.rglob("*"), reverse=True):  # a folder's files come before the folder
-            _delete_if_older(path, oldest)
+            if path != folder / _MARKER:
+                _delete_if_older(path, oldest)
 
 
 def _delete_if_older(path: Path, oldest: float) -> None:
-    with suppress(OSError):  # already deleted, not empty, or another user's: the sweep goes on
+    with suppress(OSError):  # already deleted, or not empty: the sweep goes on
         if path.lstat().st_mtime >= oldest:
             return
         if path.is_dir() and not path.is_symlink():
@@ -43,3 +111,56 @@ def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: float = 
     """Sweep when the server starts, and then every quarter of `max_age_seconds` until it stops."""
     work = partial(sweep, folder, max_age_seconds=max_age_seconds)
     repeat_while_serving(api, work, seconds=max_age_seconds / 4, at_start=True)
+
+
+class UploadQuota:
+    """Refuses an upload before its body is read when the folder, or its disk, has no room for it."""
+
+    def __init__(self, app: ASGIApp, folder: Path, settings: Settings) -> None:
+        self.app = app
+        self._folder = folder
+        self._max_body_bytes = settings.max_body_bytes
+        self._arriving = Shares(settings.max_uploads_bytes)
+        self._stored_bytes = 0
+        self._measured_at = -float("inf")
+        self._measuring_took = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != _PATH:
+            await self.app(scope, receive, send)
+            return
+        announced, caller = header(scope, b"content-length"), rate_limit_key(scope)
+        size = int(announced) if announced.isdecimal() else self._max_body_bytes
+        has_room = await asyncio.to_thread(self._has_room, size)
+        if not has_room or not self._arriving.take(caller, size):
+            error = UploadsFull("There is no room for more uploads at the moment. Try again in a few minutes.")
+            await refuse(error, scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._arriving.give(caller, size)
+            self._stored_bytes += size
+
+    def _has_room(self, size: int) -> bool:
+        began = time.monotonic()
+        if began - self._measured_at > 20 * self._measuring_took:  # so that measuring takes at most 5 % of the time
+            self._stored_bytes = _stored_bytes(self._folder)
+            self._measured_at = time.monotonic()
+            self._measuring_took = self._measured_at - began
+        disk = os.statvfs(self._folder)
+        reserved = min(_RESERVED_BYTES, int(_RESERVED_SHARE * disk.f_blocks * disk.f_frsize))
+        coming = self._arriving.taken + size
+        return (
+            self._stored_bytes + coming <= self._arriving.limit and disk.f_bavail * disk.f_frsize - coming >= reserved
+        )
+
+
+def _stored_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # deleted meanwhile
+                total += os.lstat(f"{parent}/{name}").st_blocks * 512 + _BYTES_PER_FILE
+    return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
@@ -18,9 +18,12 @@ from prometheus_client import (
     multiprocess,
     values,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from cifar.dependency import Dependency
 from cifar.errors import Overloaded, WaitedTooLong
+from cifar.serving.process.count_files import use_count_files
 
 if TYPE_CHECKING:
     from cifar.models.predictor import Prediction
@@ -33,6 +36,7 @@ _SEVERAL_PROCESSES = values.ValueClass.__name__ == "MmapedValue"
 _files = "parent"
 
 if _SEVERAL_PROCESSES:
+    use_count_files()
     values.ValueClass = values.MultiProcessValue(lambda: _files)  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter("request_count", "Requests answered.", ["method", "endpoint", "status"])
@@ -134,6 +138,14 @@ LOAD_SECONDS = Histogram(
 )
 
 
+_OF_ANY_VERSION = {"cifar_model_load_failed", "cifar_drift_psi", "cifar_drift_level"}
+LOOP_LATENESS = Histogram(
+    "cifar_event_loop_lateness_seconds",
+    "Time by which the event loop runs a timer too late, because something else held it.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+
+
 def prepare_counts(version: int, class_names: Iterable[str], *, has_ood_score: bool) -> None:
     """Create the counters of a version with the value 0, so that classes it never predicts are exported too."""
     for name in class_names:
@@ -175,9 +187,29 @@ def count_in(files: str) -> None:
 
 
 def exposition() -> tuple[bytes, str]:
-    """Return the metrics of all workers in Prometheus' text format, and its content type."""
-    if not _SEVERAL_PROCESSES:
-        return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    """Return the metrics of all workers in Prometheus' text format, and its content type. Takes up to 0.1 seconds: call it in a thread."""
+    registry: Collector = REGISTRY
+    if _SEVERAL_PROCESSES:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(_OfLoadedVersions(registry)), CONTENT_TYPE_LATEST
+
+
+class _OfLoadedVersions(Collector):
+    """Leaves out the series of versions that are in no worker's memory. Callers may ask for all versions, one after the other."""
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        families = list(self._registry.collect())
+        samples = [sample for family in families if family.name == "cifar_model_loaded" for sample in family.samples]
+        loaded = {sample.labels["version"] for sample in samples if sample.value}
+        for family in families:
+            if family.name not in _OF_ANY_VERSION:
+                family.samples = [
+                    sample
+                    for sample in family.samples
+                    if "version" not in sample.labels or sample.labels["version"] in loaded
+                ]
+            yield family
