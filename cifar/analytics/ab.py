@@ -137,7 +137,7 @@ def ab_report(
     since, model = time.time() - days * _DAY_SECONDS, settings.model_name
     with engine.connect() as connection:
         answered = read_columns(connection, _answered_query(model, since), max_rows)
-        judged = _judged(read_columns(connection, _feedback_query(model, since), max_rows))
+        judged = _judged(read_columns(connection, _feedback_query(model, since, max_rows), max_rows))
         shadows = {row.shadow_version: row for row in connection.execute(_shadow_query(model, since))}
     requests = Counter(answered["version"].tolist())
     numbers = sorted(requests.keys() | shadows.keys())
@@ -166,11 +166,15 @@ def _answered_query(model: str, since: float) -> Select[Any]:
     return query.where(table.model == model, table.at >= since).order_by(table.at.desc())
 
 
-def _feedback_query(model: str, since: float) -> Select[Any]:
+def _feedback_query(model: str, since: float, limit: int) -> Select[Any]:
+    """Select the newest feedback, and then the predictions that it is about. As a plain join, SQLite would sort all predictions."""
+    newest = select(feedback).where(feedback.c.at >= since).order_by(feedback.c.at.desc()).limit(limit).subquery()
     table = predictions.c
-    query = select(table.version, table.user, table.label, table.in_distribution)
-    query = query.add_columns(feedback.c.label.label("truth"), feedback.c.at).join_from(predictions, feedback)
-    return query.where(table.model == model, table.at >= since).order_by(feedback.c.at.desc())
+    query = select(
+        table.version, table.user, table.label, table.in_distribution, newest.c.label.label("truth"), newest.c.at
+    )
+    query = query.join_from(newest, predictions, newest.c.request_id == table.request_id)
+    return query.where(table.model == model, table.at >= since).order_by(newest.c.at.desc())
 
 
 def _shadow_query(model: str, since: float) -> Select[Any]:

@@ -31,7 +31,7 @@ predictions = Table(
     Column("contrast", Double, nullable=False),  # its standard deviation
     Column("seconds", Double, nullable=False),  # from the complete request to its answer
     Index("predictions_at", "at"),
-    Index("predictions_version_at", "model", "version", "at"),
+    Index("predictions_model_at", "model", "at"),
 )
 
 feedback = Table(
@@ -42,6 +42,7 @@ feedback = Table(
     Column("label", Text, nullable=False),  # one of the version's classes, or `NONE_LABEL`
     Column("note", Text, nullable=False),
     Column("by", String(32), nullable=False),  # keyed hash
+    Index("feedback_at", "at"),
 )
 
 comparisons = Table(

@@ -58,7 +58,7 @@ def test_processes_that_start_at_the_same_time_migrate_once(settings):
             engine.dispose()
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(start, range(8))) == {"0001"}
+        assert set(pool.map(start, range(8))) == {"0002"}
 
 
 def test_tables_of_a_newer_release_make_the_database_unusable_without_losing_records(recorder, settings, caplog):
@@ -75,7 +75,7 @@ def test_tables_of_a_newer_release_make_the_database_unusable_without_losing_rec
     with pytest.raises(SQLAlchemyError):
         older.find("a")
     with recorder.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     older.flush()
     assert not older.dependency.failing
     assert ids(settings) == ["a"]

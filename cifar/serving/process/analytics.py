@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, TypeVar
 
-from cachetools import TTLCache
 from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,23 +23,28 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CACHE_SECONDS = 5
-"""Age up to which a cached result is returned."""
+CACHE_SECONDS = 5.0
+"""Shortest time for which a result is remembered."""
+_TIMES_AS_LONG = 20
+"""A result is remembered for this many times what its query took, so that queries take at most a twentieth of one core."""
 DRIFT_SECONDS = 300.0
 """Interval at which one worker of each host updates the drift metrics."""
-_MISSING: Any = object()
 _LEVELS = {"none": 0, "warn": 1, "alert": 2}
 T = TypeVar("T")
 
 
 class Analytics:
-    """Queries the records. A query takes up to a second, so call it in a thread. Results are cached for `CACHE_SECONDS`."""
+    """Queries the records. A query takes up to a second, so call it in a thread. One query answers all who ask meanwhile and soon after."""
 
-    def __init__(self, engine: Engine, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, registry: Registry, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._engine = engine
         self._registry = registry
         self._settings = settings
-        self._cache: TTLCache[str, Any] = TTLCache(2, CACHE_SECONDS)
+        self._cache: dict[str, tuple[float, Any]] = {}
+        """Results by name, each with the time until which it counts."""
         self._lock = Lock()
         self._measured: set[tuple[int, str]] = set()
 
@@ -74,25 +79,27 @@ class Analytics:
         A failure is cached too. Otherwise each waiting caller would run into the same time-out, one after the other.
         """
         with self._lock:
-            result: T | None = self._cache.get(name, _MISSING)
-            if result is _MISSING:
+            until, result = self._cache.get(name, (0.0, None))
+            started = self._clock()
+            if started >= until:
                 try:
                     result = query()
                 except SQLAlchemyError as error:
                     log.warning("the records cannot be read: %s", type(error).__name__)
                     result = None
-                self._cache[name] = result
+                ended = self._clock()
+                self._cache[name] = ended + max(CACHE_SECONDS, _TIMES_AS_LONG * (ended - started)), result
         if result is None:
             raise RecordsUnavailable("The records cannot be read now. Try again later.")
-        return result
+        found: T = result
+        return found
 
     def measure(self) -> None:
         """Update the drift metrics. A feature that can no longer be measured becomes NaN, which raises no alert."""
         try:
-            report = self._drift()
-        except SQLAlchemyError as error:
-            log.warning("drift cannot be measured: %s", type(error).__name__)
-            return
+            report = self._cached("drift", self._drift)
+        except RecordsUnavailable:
+            return  # logged already
         found = {(version.version, feature.feature): feature for version in report for feature in version.features}
         for labels in self._measured - found.keys():
             DRIFT_PSI.labels(*labels).set(math.nan)
