@@ -92,6 +92,9 @@ class LoadedVersions:
         self._in_memory: dict[int, Served] = {}
         """By number, the least recently used first."""
         self._loading = threading.Lock()
+        """Held for seconds."""
+        self._changing = threading.Lock()
+        """Held while `_in_memory` changes."""
         self._refreshing = threading.Lock()
         self._state: ServingState | None = None
         self._stable = self.rollouts.stable_version()
@@ -242,7 +245,9 @@ class LoadedVersions:
         """
         state = self._ready_state()
         wanted = state.rollout.stable if number is None else number
-        served = state.live.get(wanted) or self._load(self.registry.get(wanted))
+        if served := state.live.get(wanted) or self._used_again(wanted):
+            return served
+        served = self._load(self.registry.get(wanted))
         self._drop_unused()
         return served
 
@@ -289,8 +294,19 @@ class LoadedVersions:
 
     def _load(self, version: Version) -> Served:
         with self._loading:
-            served = self._in_memory.pop(version.number, None) or self._load_now(version)
-            self._in_memory[version.number] = served  # now the most recently used one
+            served = self._used_again(version.number)
+            if not served:
+                served = self._load_now(version)
+                with self._changing:
+                    self._in_memory[version.number] = served
+            return served
+
+    def _used_again(self, number: int) -> Served | None:
+        """Return a version that is in memory, now the most recently used one. It does not wait for one that is being loaded."""
+        with self._changing:
+            served = self._in_memory.pop(number, None)
+            if served:
+                self._in_memory[number] = served
             return served
 
     def _load_now(self, version: Version) -> Served:
@@ -316,7 +332,7 @@ class LoadedVersions:
 
     def _drop_unused(self) -> None:
         """Drop the least recently used versions beyond the limit. A request that still uses one holds it in memory."""
-        with self._loading:
+        with self._changing:
             live = self._state.live if self._state else {}
             others = [number for number in self._in_memory if number not in live]
             room = max(1, self._settings.max_loaded_versions - len(live))
