@@ -4,24 +4,23 @@ The setting `host` is the environment variable `CIFAR_HOST`. It is read from the
 working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_DATABASE_URL_FILE` names
 the file that contains `CIFAR_DATABASE_URL`.
 
-No other module reads the environment. `python docs/generate.py` writes `docs/settings.md` and `.env.example` from this file.
+Only `cifar.environment` reads the environment. `python docs/generate.py` writes `docs/settings.md` and `.env.example` from
+this file.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from cifar.environment import read_secrets, read_variables, refuse_unknown
 from cifar.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,7 +230,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(
         None,
-        description="Database of the records: `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`. Without it, a SQLite "
+        description="Database of the records: `postgresql://USER:PASSWORD@HOST/DATABASE`, also of a pooler. Without it, a SQLite "
         "file in the records folder.",
     )
     records_key: SecretStr | None = Field(
@@ -351,16 +350,9 @@ def load_settings() -> Settings:
         SettingsError: a variable is unknown or its value is wrong. The message names the first such variable, its
             value (unless it is a secret) and what was expected.
     """
-    variables = {**dotenv_values(".env"), **os.environ}
-    known = {f"CIFAR_{name.upper()}" for name in Settings.model_fields}
-    secret_files = {f"CIFAR_{name.upper()}_FILE": name for name in _secrets()}
-    for name in sorted(variables):
-        if name.startswith("CIFAR_") and name not in known | secret_files.keys():
-            # The prefix is left out, because with it every name looks similar.
-            close = difflib.get_close_matches(name.removeprefix("CIFAR_").lower(), Settings.model_fields, n=1)
-            hint = f" Did you mean CIFAR_{close[0].upper()}?" if close else ""
-            raise SettingsError(f"There is no setting {name}.{hint}")
-    secrets = {name: _read_secret(file, variables) for file, name in secret_files.items() if variables.get(file)}
+    variables = read_variables()
+    refuse_unknown(variables, Settings.model_fields, _secrets())
+    secrets = read_secrets(variables, _secrets())
     try:
         return Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -379,20 +371,6 @@ def _secrets() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
 
 
-def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:
-    """Return the content of the file that `variable` (`CIFAR_..._FILE`) names."""
-    file, direct = variables[variable] or "", variable.removesuffix("_FILE")
-    if variables.get(direct):
-        raise SettingsError(f"Set {variable} or {direct}, not both.")
-    try:
-        secret = Path(file).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}={file!r} cannot be read: {type(error).__name__}.") from error
-    if not secret:
-        raise SettingsError(f"{variable}={file!r} is empty.")
-    return secret
-
-
 def _as_settings_error(error: ValidationError, variables: Mapping[str, str | None]) -> SettingsError:
     """Describe the first wrong value and name its variable. The value of a secret is not shown."""
     first = error.errors()[0]
@@ -406,8 +384,3 @@ def _as_settings_error(error: ValidationError, variables: Mapping[str, str | Non
     variable = next((name for name in names if variables.get(name)), names[0])
     value = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
     return SettingsError(f"{value} is not usable: {reason}.")
-
-
-def process_environment() -> dict[str, str]:
-    """Return a copy of this process's environment, to pass it to another program."""
-    return dict(os.environ)

@@ -32,7 +32,7 @@ TOPICS = {
     "oidc_scopes session_seconds",
     "Records and logs": "records_folder records_key records_retention_days keep_uploads max_kept_images max_kept_bytes "
     "log_level access_log",
-    "A/B tests": "ab_window_days ab_effect_share",
+    "A/B tests": "operator_tabs ab_window_days ab_effect_share",
     "Folders": "examples uploads data_cache",
 }
 NGINX = "# ---- nginx"

@@ -13,9 +13,10 @@ from typer import Argument, Option, Typer
 
 from cifar.cli.arguments import JSON, OUT, TwoVersions, difference, duration, two_versions
 from cifar.console import print_json, print_report, print_table, say
+from cifar.environment import process_environment
 from cifar.errors import CifarError, RecordsError
 from cifar.models.registry import Registry
-from cifar.settings import ROOT, Settings, load_settings, process_environment
+from cifar.settings import ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -21,7 +21,8 @@ from cifar.cli.arguments import (
 )
 from cifar.cli.models import chosen_version
 from cifar.console import print_json, print_report, say
-from cifar.settings import ROOT, load_settings, process_environment
+from cifar.environment import process_environment
+from cifar.settings import ROOT, load_settings
 
 app = Typer()
 

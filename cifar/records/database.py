@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -23,27 +24,36 @@ _JSON: dict[str, Any] = {
     "json_serializer": lambda value: orjson.dumps(value).decode(),
     "json_deserializer": orjson.loads,
 }
+_POSTGRESQL = re.compile(r"^postgres(?:ql)?://(.*)", re.DOTALL)
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<before>postgres[\w+]*://(?:.*@)?)(?P<hosts>[^@/?]*,[^@/?]*)/(?P<database>[^?]*)(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+_SERVER = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d*))?")
+_OF_OTHER_PROGRAMS = ("pgbouncer", "connection_limit", "pool_timeout", "supa")
+"""Parts of platforms' addresses that are for other clients; PostgreSQL's own refuses names that it does not know."""
 _POSTGRESQL_LOCK = 0x0C1FA2
 """Key of the advisory lock: any number that no other program uses."""
 
 
 def database_url(settings: Settings) -> URL:
-    """Return the address of the database.
+    """Return the address of the database. `postgres://` and `postgresql://`, which platforms give, mean psycopg.
 
     Raises:
         SettingsError: `database_url` is no address of a SQLite or PostgreSQL database.
     """
     if settings.database_url is None:
         return URL.create("sqlite", database=str(settings.records_folder / "records.sqlite"))
+    address = settings.database_url.get_secret_value().strip()
     try:
-        url = make_url(settings.database_url.get_secret_value())
+        url = make_url(_POSTGRESQL.sub(r"postgresql+psycopg://\1", _with_one_host(address)))
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         url = None
     if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"} or not url.database:
         raise SettingsError(  # never with the address: it may hold a password
-            "CIFAR_DATABASE_URL is not usable: expected postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or sqlite:////PATH."
+            "CIFAR_DATABASE_URL is not usable: expected postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////PATH."
         )
-    return url
+    return url.difference_update_query(_OF_OTHER_PROGRAMS)
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -54,19 +64,34 @@ def open_engine(settings: Settings) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    # Behind a pooler each transaction may get another connection of PostgreSQL's, so nothing is left on one: no prepared
+    # statements, and no timeout beyond the transaction. A pooler refuses such a timeout as an option of the connection.
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             pool_pre_ping=True,
             pool_timeout=TIMEOUT_SECONDS,
             **_JSON,
-            connect_args={
-                "connect_timeout": TIMEOUT_SECONDS,
-                "options": f"-c statement_timeout={TIMEOUT_SECONDS * 1000}",
-            },
+            connect_args={"connect_timeout": TIMEOUT_SECONDS, "prepare_threshold": None},
         )
     except ModuleNotFoundError as error:
         raise SettingsError("PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'.") from error
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _with_one_host(address: str) -> str:
+    """Write `USER@A:1,B:2/DATABASE` as SQLAlchemy does, which puts several hosts into the query."""
+    found = _SEVERAL_HOSTS.fullmatch(address)
+    if not found:
+        return address
+    servers = [_SERVER.fullmatch(server) for server in found["hosts"].split(",")]
+    if not all(servers):
+        raise ValueError("a host or port is malformed")
+    hosts = ",".join(server["host"].strip("[]") for server in servers if server)
+    ports = ",".join(server["port"] or "5432" for server in servers if server)
+    more = f"&{found['query']}" if found["query"] else ""
+    return f"{found['before']}/{found['database']}?host={hosts}&port={ports}{more}"
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
@@ -79,6 +104,13 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # By the driver's own cursor: the option yield_per makes SQLAlchemy's one of the server's, which knows SELECT only.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}")
+    cursor.close()
 
 
 def migrate(engine: Engine, folder: Path) -> str:

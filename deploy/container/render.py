@@ -77,6 +77,8 @@ def render(template: str, environment: Mapping[str, str]) -> str:
     values = {}
     for name, default in DEFAULTS.items():
         value = environment.get(name) or default
+        if value.startswith("tcp://"):  # by Kubernetes, for a Service whose name is the beginning of this variable
+            value = default
         try:
             values[name] = _CHECKS.get(name, _number)(value)
         except ValueError as error:

@@ -67,6 +67,34 @@ def real_postgres() -> Iterator[Cluster]:
 
 
 @contextmanager
+def real_pgbouncer(cluster: Cluster) -> Iterator[int]:
+    """Run PgBouncer in front of a cluster, with one connection for the transactions of all clients, and yield its port."""
+    port, program = free_port(), need("pgbouncer")
+    folder = Path(tempfile.mkdtemp(prefix="cifar-pgbouncer-"))
+    (folder / "users.txt").write_text('"cifar" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host=127.0.0.1 port={cluster.port}\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\n"
+        f"unix_socket_dir=\nauth_type=trust\nauth_file={folder}/users.txt\npool_mode=transaction\ndefault_pool_size=1\n"
+    )
+    root = os.geteuid() == 0  # PgBouncer refuses to run as root
+    if root:
+        folder.chmod(0o755)
+    command = [program, "--quiet", folder / "pgbouncer.ini"]
+    process = subprocess.Popen(command, user="postgres" if root else None, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            assert process.poll() is None, "PgBouncer ended"
+            assert time.monotonic() < deadline, "PgBouncer did not start"
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def real_redis(folder: Path, port: int = 0) -> Iterator[str]:
     """Run a Redis without persistence, and yield its address."""
     port = port or free_port()

@@ -1,0 +1,82 @@
+"""Reading the environment: no other module does, and all of it that is about this project goes into `cifar.settings`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from cifar.errors import SettingsError
+
+PREFIX = "CIFAR_"
+_OF_SERVICES = re.compile(r"CIFAR_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_PORT = re.compile(r"CIFAR_(\w+_)?PORT")
+_ADDRESS = re.compile("(tcp|udp|sctp)://")
+
+
+def read_variables() -> dict[str, str | None]:
+    """Return the variables of `.env` and of the environment, which takes precedence.
+
+    Those that Kubernetes sets in every pod are removed from the environment first, because nobody chose them: with a Service
+    named `cifar`, `CIFAR_PORT` is an address.
+    """
+    for name in [name for name, value in os.environ.items() if _is_from_kubernetes(name, value)]:
+        del os.environ[name]
+    return {**dotenv_values(".env"), **os.environ}
+
+
+def _is_from_kubernetes(name: str, value: str) -> bool:
+    return bool(_OF_SERVICES.fullmatch(name) or (_PORT.fullmatch(name) and _ADDRESS.match(value)))
+
+
+def refuse_unknown(variables: Collection[str], settings: Collection[str], secrets: Collection[str]) -> None:
+    """Refuse a variable that begins with `CIFAR_` and is no setting.
+
+    Args:
+        variables: names of variables.
+        settings: names of settings.
+        secrets: names of the settings that can be read from a file too.
+
+    Raises:
+        SettingsError: the first such variable, with the most similar setting.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in settings} | {f"{PREFIX}{name.upper()}_FILE" for name in secrets}
+    for name in sorted(variables):
+        if name.startswith(PREFIX) and name not in known:
+            # The prefix is left out, because with it every name looks similar.
+            close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), settings, n=1)
+            hint = f" Did you mean {PREFIX}{close[0].upper()}?" if close else ""
+            raise SettingsError(f"There is no setting {name}.{hint}")
+
+
+def read_secrets(variables: Mapping[str, str | None], secrets: Collection[str]) -> dict[str, str]:
+    """Return the secrets that files hold: `CIFAR_DATABASE_URL_FILE` names the one of `CIFAR_DATABASE_URL`.
+
+    Raises:
+        SettingsError: a file cannot be read, is empty, or the variable without `_FILE` is set too.
+    """
+    files = {name: f"{PREFIX}{name.upper()}_FILE" for name in secrets}
+    return {name: _read_secret(file, variables) for name, file in files.items() if variables.get(file)}
+
+
+def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:
+    """Return the content of the file that `variable` (`CIFAR_..._FILE`) names."""
+    file, direct = variables[variable] or "", variable.removesuffix("_FILE")
+    if variables.get(direct):
+        raise SettingsError(f"Set {variable} or {direct}, not both.")
+    try:
+        secret = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={file!r} cannot be read: {type(error).__name__}.") from error
+    if not secret:
+        raise SettingsError(f"{variable}={file!r} is empty.")
+    return secret
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of this process's environment, to pass it to another program."""
+    return dict(os.environ)
