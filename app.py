@@ -23,13 +23,15 @@ from cifar.serving.page.mount import mount_page
 from cifar.serving.process import worker_slot
 from cifar.serving.process.http_protocol import HttpProtocol
 from cifar.serving.process.logs import log_config
+from cifar.serving.process.printed import capture_prints
 from cifar.serving.process.redis import SharedRedis
 from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.serving.rest.admin import add_admin
 from cifar.serving.rest.app import create_api
 from cifar.serving.rest.explain import add_explain
 from cifar.serving.rest.feedback import add_feedback
-from cifar.serving.rest.tfserving import add_tfserving
+from cifar.serving.rest.openinference import add_openinference
+from cifar.serving.rest.tfserving import TensorCalls, add_tfserving
 from cifar.settings import Settings, load_settings
 
 
@@ -57,7 +59,9 @@ def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | No
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)
     add_explain(api, service.explainer, settings)
-    add_tfserving(api, classifier, settings)
+    tensors = TensorCalls(classifier, settings)
+    add_tfserving(api, tensors, settings)
+    add_openinference(api, tensors, settings)
     add_admin(api, versions, settings)
     if records:
         records.record_while_serving(api)
@@ -101,6 +105,7 @@ if __name__ == "__main__":
     if settings.workers > 1:
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
+        capture_prints()
         logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
         server = uvicorn.Server(
             uvicorn.Config(app, http=HttpProtocol, log_config=None, forwarded_allow_ips=settings.trusted_proxies)

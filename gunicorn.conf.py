@@ -35,7 +35,7 @@ from cifar.errors import CifarError, SettingsError  # noqa: E402
 from cifar.models.rollout import RolloutLog  # noqa: E402
 from cifar.records.database import database_url  # noqa: E402
 from cifar.serving.gradio.uploads import own_folder, sweep  # noqa: E402
-from cifar.serving.process import metrics  # noqa: E402
+from cifar.serving.process import metrics, printed  # noqa: E402
 from cifar.serving.process.logs import log_config  # noqa: E402
 from cifar.settings import load_settings  # noqa: E402
 
@@ -78,7 +78,8 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Exclude the imported objects from garbage collection, which would write to their shared memory pages."""
+    """Log what workers print, and exclude the imported objects from garbage collection, which would write to their shared memory pages."""
+    printed.capture_prints()
     gc.freeze()
 
 

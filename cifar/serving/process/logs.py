@@ -10,6 +10,7 @@ from typing import Any
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from cifar.serving.process.printed import TERMINAL
 from cifar.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -17,6 +18,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 """Control and invisible characters, which could forge text on a terminal. Line feeds are handled by indentation."""
+_MAX_CHARACTERS = 8000
+"""Of one event. The middle of a longer one is left out, so that a caller cannot fill the log with a few requests."""
 
 
 def log_config(settings: Settings) -> dict[str, Any]:
@@ -31,9 +34,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "filters": {"request": {"()": _WithRequestId}, "upgrades": {"()": _Upgrades}},
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": _json_formatter}},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format, "filters": ["request"]}
-        },
+        "handlers": {"stderr": {"()": _terminal_handler, "formatter": settings.log_format, "filters": ["request"]}},
         "root": {"level": "INFO", "handlers": ["stderr"]},
         "loggers": {
             "cifar": {"level": settings.log_level.upper()},
@@ -46,6 +47,18 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "alembic.runtime.plugins": {"level": "WARNING"},  # seven lines at each start about its own plugins
         },
     }
+
+
+def _terminal_handler() -> logging.Handler:
+    return logging.StreamHandler(TERMINAL)
+
+
+def _shortened(text: str) -> str:
+    """Return a text without its middle if it is longer than `_MAX_CHARACTERS`. The end of a traceback says what happened."""
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    half = _MAX_CHARACTERS // 2
+    return f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
 
 
 class _WithRequestId(logging.Filter):
@@ -73,12 +86,17 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record) + (f" [{own_id}]" if own_id else "")
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\n", "\n    ")
+        text = _shortened(super().format(record)).replace("\n", "\n    ")
         return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+class _JsonFormatter(JsonFormatter):
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {name: _shortened(value) if isinstance(value, str) else value for name, value in log_data.items()}
+
+
 def _json_formatter() -> JsonFormatter:
-    return JsonFormatter(
+    return _JsonFormatter(
         ["levelname", "name", "message", "process"],
         rename_fields={"levelname": "level", "name": "logger", "process": "pid"},
         timestamp="time",
