@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 1000
 
 def read_columns(connection: Connection, query: Select[Any], limit: int = MAX_ROWS) -> dict[str, np.ndarray]:
     """Run a query whose newest rows come first, and return at most `limit` rows as arrays by column name, oldest first."""
-    result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query.limit(limit))
+    result = connection.execute(query.limit(limit).execution_options(yield_per=_ROWS_AT_ONCE))
     parts = [[np.array(column) for column in zip(*rows, strict=True)] for rows in result.partitions()]
     columns = [np.concatenate(column)[::-1] for column in zip(*parts, strict=True)] or [np.empty(0)] * len(
         result.keys()

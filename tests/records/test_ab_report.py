@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 from pydantic import SecretStr
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from support.browser import WAIT_MS, open_tab, visit
 from support.cli import cifar
 from support.databases import real_postgres
 from support.samples import open_records, write_a_day, write_answers, write_comparisons, write_two_versions
 
+from cifar.analytics import ab
+from cifar.analytics import drift_report as drift_report_module
 from cifar.analytics.ab import ab_report
 from cifar.analytics.drift_report import drift_report
+from cifar.analytics.rows import MAX_ROWS, read_columns
 from cifar.analytics.tables import ab_text, verdict_text
 from cifar.cli.main import main
 from cifar.errors import BadParameter, RecordsUnavailable
@@ -274,3 +278,61 @@ def test_the_tab_shows_the_current_records_when_it_opens(browser, two_version_se
         expect(page.locator("#ab tbody tr").nth(1)).to_contain_text("30.0 % of 100", use_inner_text=True)
         open_tab(page, "model")
         expect(page.locator("#model .drifts-alert")).to_contain_text("confidence", use_inner_text=True, timeout=WAIT_MS)
+
+
+def test_the_reports_find_the_newest_rows_by_an_index(engine, settings, monkeypatch):
+    """Without it, a report with a million rows took a minute of one core."""
+    write_answers(engine, 1, right=rights(30, 0.5))
+    plans = []
+
+    def explained(connection, query, limit=MAX_ROWS):
+        text = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
+        plans.append(" | ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")))
+        return read_columns(connection, query, limit)
+
+    for module in (ab, drift_report_module):
+        monkeypatch.setattr(module, "read_columns", explained)
+    ab_report(engine, settings)
+    drift_report(engine, SHIPPED)
+    answered, judged, recent = plans
+    for plan in (answered, recent):
+        assert plan == "SEARCH predictions USING INDEX predictions_model_at (model=? AND at>?)"
+    assert "SEARCH feedback USING INDEX feedback_at (at>?)" in judged
+    assert "USING INDEX sqlite_autoindex_predictions_1 (request_id=?)" in judged
+
+
+def test_rows_read_in_parts_are_those_of_one_query_oldest_first(engine):
+    """A part may have values of another type than the others, such as None for a version without a score."""
+    write_answers(engine, 1, right=rights(1500, 0.5), in_distribution=None, hours=5)
+    write_answers(engine, 2, right=rights(1700, 0.5), in_distribution=[True, False] * 850, hours=1)
+    query = select(predictions.c.at, predictions.c.label, predictions.c.in_distribution).order_by(
+        predictions.c.at.desc()
+    )
+    with engine.connect() as connection:
+        for limit in (0, 1, 2500, 5000):
+            columns = read_columns(connection, query, limit)
+            expected = [tuple(row) for row in connection.execute(query.limit(limit))][::-1]
+            assert list(columns) == ["at", "label", "in_distribution"]
+            assert list(zip(*(column.tolist() for column in columns.values()), strict=True)) == expected
+
+
+def test_a_report_is_remembered_for_twenty_times_as_long_as_it_took(engine, settings, monkeypatch):
+    """Otherwise anybody who reloads the page keeps one core busy."""
+    now, calls = 1000.0, []
+
+    def slow(*arguments, **options):
+        nonlocal now
+        calls.append(now)
+        now += 3
+        return ab_report(*arguments, **options)
+
+    monkeypatch.setattr("cifar.serving.process.analytics.ab_report", slow)
+    analytics = Analytics(engine, SHIPPED, settings, clock=lambda: now)
+    with ThreadPoolExecutor(8) as pool:
+        reports = list(pool.map(lambda _: analytics.report(), range(8)))
+    assert all(report is reports[0] for report in reports)
+    now = 1003 + 59.0
+    assert analytics.report() is reports[0]
+    now = 1003 + 61.0
+    assert analytics.report() is not reports[0]
+    assert calls == [1000, 1064]

@@ -9,7 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -58,7 +60,7 @@ def test_processes_that_start_at_the_same_time_migrate_once(settings):
             engine.dispose()
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(start, range(8))) == {"0002"}
+        assert set(pool.map(start, range(8))) == {"0003"}
 
 
 def test_tables_of_a_newer_release_make_the_database_unusable_without_losing_records(recorder, settings, caplog):
@@ -75,11 +77,30 @@ def test_tables_of_a_newer_release_make_the_database_unusable_without_losing_rec
     with pytest.raises(SQLAlchemyError):
         older.find("a")
     with recorder.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
     older.flush()
     assert not older.dependency.failing
     assert ids(settings) == ["a"]
     older.stop()
+
+
+def test_the_indexes_of_reports_can_be_added_and_removed_without_losing_records(recorder, settings):
+    """An operator may have to go back to the release before."""
+    recorder.add(prediction("a"))
+    recorder.flush()
+    found = []
+    for step in (None, command.downgrade, command.upgrade):
+        with recorder.engine.begin() as connection:
+            if step:
+                config = Config(attributes={"connection": connection})
+                config.set_main_option("script_location", str(ROOT / "cifar/records/migrations"))
+                step(config, "0001" if step is command.downgrade else "head")
+            tables = ("predictions", "feedback")
+            found.append({index["name"] for table in tables for index in inspect(connection).get_indexes(table)})
+    new, old, again = found
+    assert again == new == {"predictions_at", "predictions_model_at", "feedback_at"}
+    assert old == {"predictions_at", "predictions_version_at"}
+    assert ids(settings) == ["a"]
 
 
 def test_of_two_predictions_under_one_id_the_first_stays(recorder):
