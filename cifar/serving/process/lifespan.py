@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
+from cifar.serving.process.metrics import LOOP_LATENESS
+
+_WATCH_SECONDS = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -44,15 +48,31 @@ def repeat_while_serving(api: FastAPI, work: Callable[[], object], *, seconds: f
             await asyncio.sleep(seconds)
             await _call(work)
 
+    _run_while_serving(api, repeat)
+
+
+def watch_loop_while_serving(api: FastAPI) -> None:
+    """Measure how late the event loop runs a timer, in the metric `cifar_event_loop_lateness_seconds`."""
+
+    async def measure() -> None:
+        while True:
+            due = time.perf_counter() + _WATCH_SECONDS
+            await asyncio.sleep(_WATCH_SECONDS)
+            LOOP_LATENESS.observe(max(0.0, time.perf_counter() - due))
+
+    _run_while_serving(api, measure)
+
+
+def _run_while_serving(api: FastAPI, work: Callable[[], Coroutine[object, object, None]]) -> None:
     @asynccontextmanager
-    async def repeating() -> AsyncIterator[None]:
-        task = asyncio.create_task(repeat())
+    async def running() -> AsyncIterator[None]:
+        task = asyncio.create_task(work())
         try:
             yield
         finally:
             task.cancel()
 
-    while_serving(api, repeating)
+    while_serving(api, running)
 
 
 async def _call(work: Callable[[], object]) -> None:

@@ -31,6 +31,7 @@ from cifar.serving.front.observe import Observe
 from cifar.serving.front.rate_limit import RateLimit
 from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.recorded import RecordedClassifier
+from cifar.serving.process.lifespan import watch_loop_while_serving
 from cifar.serving.process.metrics import exposition, watch
 from cifar.serving.process.redis import SharedRedis
 from cifar.serving.process.shares import Shares
@@ -111,12 +112,13 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
     _add_error_handlers(api)
     api.direct = {("POST", "/predict"): add_predict(api, classifier, settings)}
     add_docs(api)
+    watch_loop_while_serving(api)
     _add_health(api, classifier, dependencies)
 
     @api.get("/metrics", response_class=Response, dependencies=documented(settings))
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
-        content, kind = exposition()
+        content, kind = await asyncio.to_thread(exposition)
         return Response(content, media_type=kind)
 
     return api
@@ -130,7 +132,7 @@ def _front(
     app = BodyLimit(app, settings.max_body_bytes, waiting_bytes)
     if settings.rate_limit_predict or settings.rate_limit_page:
         app = RateLimit(app, settings, redis=redis)
-    app = VisitorCookie(app)
+    app = VisitorCookie(app, settings)
     app, dependencies = add_sign_in(app, api, settings)
     app = LastResort(Head(CrossOrigin(app, settings)))
     return Observe(app, access_log=settings.access_log, headers=security_headers(settings)), dependencies
