@@ -29,6 +29,6 @@ def predict():
         {
             "predicted_class": class_names[int(scores.argmax())],
             "confidence": round(float(scores.max()), 4),
-            "class_scores": dict(zip(class_names, scores.tolist(), strict=True)),
+            "class_scores": scores.tolist(),
         }
     )

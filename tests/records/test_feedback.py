@@ -79,7 +79,7 @@ def test_feedback_directly_after_the_answer_is_stored_with_it(client, tmp_path):
     assert give_feedback(client, answer["request_id"], "none").json()["note"] == ""
     row = rows(tmp_path)[answer["request_id"]]
     assert (row["feedback_label"], row["feedback_note"]) == ("none", "")
-    assert row["scores"] == pytest.approx(answer["class_scores"], abs=1e-6)
+    assert row["scores"] == pytest.approx(dict(zip(answer["labels"], answer["class_scores"], strict=True)), abs=1e-6)
     assert (row["label"], row["model"], row["version"]) == ("cat", "cifar_classifier", answer["model"]["version"])
     assert row["score"] == pytest.approx(answer["confidence"], abs=1e-4)
     assert row["ood_score"] == pytest.approx(answer["ood_score"], abs=1e-4)

@@ -49,13 +49,15 @@ class Classification:
     """Number of views that the prediction is the mean of: see `views_of`."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the answer in the form that all APIs share."""
+        """Return the answer in the form that all APIs share. Every `score` has 6 digits, `confidence` has the tutorial's 4."""
         label, score = self.prediction.top_k[0]
+        scores = self.prediction.class_scores
         ood_score = self.prediction.ood_score
         return {
             "predicted_class": label,
             "confidence": round(score, 4),
-            "class_scores": {name: round(value, 6) for name, value in self.prediction.class_scores.items()},
+            "class_scores": [round(value, 6) for value in scores.values()],
+            "labels": list(scores),
             "top_k": [{"label": name, "score": round(value, 6)} for name, value in self.prediction.top_k],
             "ood_score": None if ood_score is None else round(ood_score, 4),
             "in_distribution": self.prediction.in_distribution,
