@@ -192,6 +192,25 @@ class UploadsFull(CifarError):
     retry_after_seconds = 60
 
 
+class NotAcceptable(CifarError):
+    """The header `Accept` excludes the only type in which the route answers.
+
+    Send `Accept: application/json`, or no such header.
+    """
+
+    status = 406
+
+
+class UnsupportedEncoding(CifarError):
+    """The body is compressed in another way than gzip.
+
+    Send it as it is, or with `Content-Encoding: gzip`.
+    """
+
+    status = 415
+    headers = MappingProxyType({"Accept-Encoding": "gzip"})
+
+
 class UnsupportedImage(CifarError):
     """The file is not an image in a supported format, judged by its content.
 

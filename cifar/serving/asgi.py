@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from cifar.errors import CallerLeft, CifarError
+from cifar.errors import BadRequest, BodyTooLarge, CallerLeft, CifarError, UnsupportedEncoding
 
 CALLER_LEFT = "The client disconnected before the request was complete."
+
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""The id of the trace that the request's `traceparent` names; empty without one. Log lines and error bodies carry it."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 """A function that answers the requests of one route."""
@@ -22,6 +28,8 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     body = {"error": str(error), "code": error.code, "request_id": request_id}
+    if trace := trace_id.get():
+        body["trace_id"] = trace
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
@@ -53,6 +61,42 @@ async def read_body(receive: Receive) -> bytes:
     """
     pieces = [piece async for piece in body_pieces(receive)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def read_unpacked_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Return the complete body, unpacked if it came with `Content-Encoding: gzip`.
+
+    Raises:
+        UnsupportedEncoding: it came with another encoding.
+        BodyTooLarge: it has more than `max_bytes` unpacked.
+        BadRequest: it is not gzip, or cut off.
+        CallerLeft: see `body_pieces`.
+    """
+    body = await read_body(receive)
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding in {"", "identity"}:
+        return body
+    if encoding not in {"gzip", "x-gzip"}:
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding[:40]!r} is not read here; send the body as it is or with gzip."
+        )
+    return await asyncio.to_thread(_gunzip, body, max_bytes)
+
+
+def _gunzip(body: bytes, max_bytes: int) -> bytes:
+    unpacked = b""
+    try:
+        while body:  # a file may have several members
+            member = zlib.decompressobj(wbits=31)
+            unpacked += member.decompress(body, max_bytes + 1 - len(unpacked))
+            if len(unpacked) > max_bytes:
+                raise BodyTooLarge(f"The body has more than {max_bytes:,} bytes unpacked. Send less.")
+            if not member.eof:
+                raise BadRequest("The gzip body is cut off.")
+            body = member.unused_data
+    except zlib.error as error:
+        raise BadRequest(f"The body is not gzip, as Content-Encoding says: {error}.") from error
+    return unpacked
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

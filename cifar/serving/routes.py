@@ -56,7 +56,7 @@ _SMALL_JSON_BYTES = 16 * 1024
 _GRADIO_API = {"scope": "predict", "rate_group": "page", "gradio": True}
 
 ROUTES: tuple[RouteRule, ...] = (
-    *_rules("/health", "/healthz", "/readyz", scope=OPEN, quiet=True),
+    *_rules("/health", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", scope=OPEN, quiet=True),
     *_rules("/signin", "/signin/callback", "/signout", scope=BROWSERS),
     *_rules("/metrics", quiet=True),
     *_rules("/docs", "/openapi.json"),
@@ -74,6 +74,13 @@ ROUTES: tuple[RouteRule, ...] = (
         "/v1/models/{name}/versions/{version}",
         "/v1/models/{name}/labels/{label}",
         "/v1/models/{name}",
+        "/v2",
+        "/v2/models/{name}/versions/{version}/infer",
+        "/v2/models/{name}/versions/{version}/ready",
+        "/v2/models/{name}/versions/{version}",
+        "/v2/models/{name}/infer",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}",
         scope="predict",
         rate_group="predict",
     ),
@@ -133,7 +140,7 @@ ROUTES: tuple[RouteRule, ...] = (
     # MCP is our own route, at the address where Gradio would have it.
     *_rules("/gradio_api/mcp", "/gradio_api/mcp/", "/gradio_api/mcp/{path:path}", scope="predict", rate_group="page"),
     # Unknown paths below these prefixes need the same scope as the routes there.
-    *_rules("/v1/{path:path}", label=OTHER, scope="predict", rate_group="predict"),
+    *_rules("/v1/{path:path}", "/v2/{path:path}", label=OTHER, scope="predict", rate_group="predict"),
     *_rules("/gradio_api/{path:path}", label=OTHER, scope="predict", rate_group="page"),
     *_rules("/feedback/{path:path}", label=OTHER, scope="feedback"),
     *_rules("/admin", "/admin/{path:path}", label=OTHER, scope="admin"),

@@ -12,6 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from support.identities import visitor_cookie
 from support.pictures import encoded, example_pixels, noise
 from support.samples import write_two_versions
 from support.servers import CAT, EXAMPLES, wait_until_ready
@@ -21,6 +22,7 @@ from cifar.errors import BadRequest, ImageTooLarge
 from cifar.images.decode import to_input
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
+from cifar.serving.process.decoding import Decoder
 from cifar.serving.rest.tensors import read_call
 from cifar.settings import ROOT, Settings
 
@@ -33,7 +35,7 @@ def b64(content: bytes) -> dict[str, str]:
 
 def by_predict(api, name: str = "cat", **fields: object) -> list[float]:
     answer = api.post("/predict", files={"image": (EXAMPLES / f"{name}.jpg").read_bytes()}, data=fields)
-    return list(answer.json()["class_scores"].values())
+    return answer.json()["class_scores"]
 
 
 def ask(api, body: object, path: str = f"{MODEL}:predict") -> httpx2.Response:
@@ -117,7 +119,6 @@ IMAGE = np.zeros((32, 32, 3), int).tolist()
         ([], "either `instances` or `inputs`"),
         ({}, "either `instances` or `inputs`"),
         ({"instances": [IMAGE], "inputs": [IMAGE]}, "either `instances` or `inputs`"),
-        ({"instances": [IMAGE], "examples": []}, "no field 'examples'"),
         ({"instances": [IMAGE], "signature_name": "classify"}, "no signature 'classify'; version 2 has: serving_bytes"),
         ({"instances": [IMAGE], "signature_name": 7}, "no signature '7'"),
         ({"instances": []}, "at least one input_image"),
@@ -170,7 +171,7 @@ def test_a_long_text_among_numbers_takes_no_more_memory_than_the_call():
     body = json.dumps({"instances": [["x" * 1_000_000] + [0] * 100]}).encode()
     tracemalloc.start()
     with pytest.raises(BadRequest, match="got int, str of shape"):
-        read_call(body, manifest, max_images=256, max_pixels=10**6)
+        read_call(body, manifest, max_images=256, max_pixels=10**6, decode=Decoder(Settings()).finish)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 20_000_000
@@ -180,7 +181,7 @@ def test_the_images_of_a_call_together_have_the_limit_of_one_image():
     """A few kilobytes may decode to millions of pixels, and a call has room for many such files."""
     manifest = Registry(ROOT / "saved_model", "cifar_classifier").get().manifest
     file = base64.b64encode(encoded(noise(40, 40))).decode()
-    limits = {"max_images": 256, "max_pixels": 40 * 40 * 3}
+    limits = {"max_images": 256, "max_pixels": 40 * 40 * 3, "decode": Decoder(Settings()).finish}
     body = {"signature_name": "serving_bytes", "instances": [{"b64": file}] * 3}
     assert len(read_call(json.dumps(body).encode(), manifest, **limits).images) == 3
     body["instances"].append({"b64": file})
@@ -200,7 +201,7 @@ def test_image_files_in_a_tensor_call_are_decoded_in_a_thread(api, monkeypatch, 
     monkeypatch.setattr("cifar.serving.rest.tensors.to_input", noted)
     body = json.dumps({"signature_name": "serving_bytes", "instances": [b64(CAT)]}).replace("b64", key)
     assert api.post(f"{MODEL}:predict", content=body).status_code == 200
-    assert [name.partition("_")[0] for name in threads] == ["asyncio"]
+    assert [name.partition("_")[0] for name in threads] == ["tensor-files"]
 
 
 @pytest.mark.parametrize("path", ["", "/metadata", ":predict"])
@@ -238,10 +239,11 @@ def test_the_label_or_the_rollout_chooses_the_version_and_a_header_names_it(tmp_
     log.promote(1, by="ada", check_loadable=lambda _: None)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
-    with TestClient(create_app(Settings(registry=tmp_path), page=False)) as client:
+    settings = Settings(registry=tmp_path, traffic_secret="s" * 32)
+    with TestClient(create_app(settings, page=False)) as client:
         wait_until_ready(client)
         body = {"signature_name": "serving_uint8", "instances": [IMAGE]}
         assert ask(client, body, f"{MODEL}/labels/canary:predict").headers["x-model-version"] == "2"
-        cookies = [{"Cookie": f"cifar_user={i:032x}"} for i in range(20)]
+        cookies = [{"Cookie": visitor_cookie(i, settings)} for i in range(20)]
         answers = [client.post(f"{MODEL}:predict", json=body, headers=cookie) for cookie in cookies]
         assert {answer.headers["x-model-version"] for answer in answers} == {"1", "2"}

@@ -18,19 +18,20 @@ from cifar.errors import BadRequest
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_MAX_FILES = 1
-_MAX_FIELDS = 10
+_MAX_PARTS = 100
 
 _PLAIN_TYPE = re.compile(r'multipart/form-data; ?boundary="?([0-9A-Za-z_.\-]{1,70})"?')
 _PLAIN_HEAD = re.compile(
-    rb'(?i:content-disposition): form-data; name="(\w+)"(; filename="[^"\\\r\n]*")?(?:\r\n(?i:content-(?:type|length)): [^\r\n]*)*'
+    rb'(?i:content-disposition): form-data; name="(\w+)"(; filename="[^"\\\r\n]*")?((?:\r\n(?i:content-(?:type|length)): [^\r\n]*)*)'
 )
 """The head of a part without escapes, encodings, or headers that change its meaning."""
+_FILE_TYPE = re.compile(rb"\s*(?:image/|application/octet-stream)", re.IGNORECASE)
+_FILE_TYPE_LINE = re.compile(rb"\r\ncontent-type:\s*(?:image/|application/octet-stream)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Part:
-    """One part of a form."""
+    """One part of a form. It is a file if it has a file name or the type of one: RFC 7578 does not ask for a name."""
 
     name: str = ""
     is_file: bool = False
@@ -74,15 +75,16 @@ class _Collector:
             kind, options = parse_options_header(self._value)
             if kind == b"form-data" and b"name" in options:
                 self.parts[-1].name = options[b"name"].decode("utf-8", "replace")
-                self.parts[-1].is_file = b"filename" in options
+                self.parts[-1].is_file |= b"filename" in options
+        elif self._header.lower() == b"content-type":
+            self.parts[-1].is_file |= _FILE_TYPE.match(self._value) is not None
         self._header = self._value = b""
 
     def on_headers_finished(self) -> None:
-        files = sum(part.is_file for part in self.parts)
         if not self.parts[-1].name:
             raise BadRequest('A part of the form has no Content-Disposition: form-data; name="…".')
-        if files > _MAX_FILES or len(self.parts) - files > _MAX_FIELDS:
-            raise BadRequest(f"Too many parts: a form may have {_MAX_FILES} file and {_MAX_FIELDS} fields.")
+        if len(self.parts) > _MAX_PARTS:
+            raise BadRequest(f"Too many parts: a form may have {_MAX_PARTS}.")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self.parts[-1].pieces.append(data[start:end])
@@ -126,13 +128,13 @@ def _read_plain(body: bytes, boundary: bytes) -> list[Part] | None:
         return None
     parts: list[Part] = []
     end = len(delimiter) - 2
-    while body.startswith(b"\r\n", end) and len(parts) <= _MAX_FIELDS:
+    while body.startswith(b"\r\n", end) and len(parts) < _MAX_PARTS:
         begin, head_end = end + 2, body.find(b"\r\n\r\n", end + 2)
         head = _PLAIN_HEAD.fullmatch(body, begin, head_end) if head_end > 0 else None
         end = body.find(delimiter, head_end + 4)
         if head is None or end < 0:
             return None
-        parts.append(Part(head[1].decode(), head[2] is not None, [body[head_end + 4 : end]]))
+        is_file = head[2] is not None or _FILE_TYPE_LINE.search(head[3]) is not None
+        parts.append(Part(head[1].decode(), is_file, [body[head_end + 4 : end]]))
         end += len(delimiter)
-    complete = body[end:] in {b"--", b"--\r\n"}
-    return parts if complete and sum(part.is_file for part in parts) <= _MAX_FILES else None
+    return parts if body[end:] in {b"--", b"--\r\n"} else None

@@ -65,15 +65,21 @@ def parse_json(body: bytes, *, max_items: int) -> Any:
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes that `text` encodes.
+    """Return the bytes that `text` encodes. White space is skipped and padding is optional, as in TensorFlow Serving.
 
     Raises:
         ValueError: it is not base64, or has other characters in it.
     """
-    if text.find("=", 0, -2) >= 0:
+    data = text.encode("ascii").translate(None, b" \t\n\v\f\r")
+    bare = data.rstrip(b"=")
+    if b"=" in bare:
         raise binascii.Error("padding before the end")
-    starts = range(0, len(text), _PIECE_BYTES)
-    return b"".join(base64.b64decode(text[start : start + _PIECE_BYTES], validate=True) for start in starts)
+    missing = -len(bare) % 4
+    if missing == 3 or len(data) - len(bare) not in {0, missing}:
+        raise binascii.Error("Incorrect padding")
+    data = bare + missing * b"="
+    starts = range(0, len(data), _PIECE_BYTES)
+    return b"".join(base64.b64decode(data[start : start + _PIECE_BYTES], validate=True) for start in starts)
 
 
 def _count(body: bytes, mark: bytes) -> int:

@@ -24,8 +24,8 @@ from pydantic import Field
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError
-from cifar.serving.asgi import read_body, replay
+from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError, NotAcceptable
+from cifar.serving.asgi import header, read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
@@ -48,6 +48,8 @@ _IMAGE = "The image file in base64, or as a data: URL. JPEG, PNG, WebP, GIF, BMP
 _READS = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
 _WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=False, idempotentHint=True, openWorldHint=False)
 _DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
+
+_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
@@ -78,9 +80,23 @@ class _Endpoint:
         self._max_files = max_files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accept = header(scope, b"accept")
+        if accept and not _accepts_json(accept):
+            raise NotAcceptable(f"The answer is application/json, which the header Accept excludes: {accept[:80]!r}.")
         body = await read_body(receive)
         await asyncio.to_thread(_check_form, body, self._max_files)
+        headers = [pair for pair in scope["headers"] if pair[0] != b"accept"]
+        scope["headers"] = [*headers, (b"accept", b"application/json")]  # the library knows no wildcards
         await self._manager.handle_request(scope, replay(body, receive), send)
+
+
+def _accepts_json(accept: str) -> bool:
+    """Return whether an `Accept` header allows JSON. Its most specific entry for JSON decides (RFC 9110, 12.5.1)."""
+    weights: dict[str, bool] = {}
+    for entry in accept.lower().split(","):
+        kind, *parameters = (part.replace(" ", "") for part in entry.split(";"))
+        weights[kind.strip()] = not any(_NO_WEIGHT.fullmatch(parameter) for parameter in parameters)
+    return next((weights[kind] for kind in ("application/json", "application/*", "*/*") if kind in weights), False)
 
 
 def _check_form(body: bytes, max_files: int) -> None:

@@ -60,12 +60,7 @@ def image_request(parameters: dict[str, Any]) -> dict[str, Any]:
     The image and the parameters come in a form, or the image is the body and the parameters are in the query.
     """
     image = {"type": "string", "format": "binary"}
-    form = {
-        "type": "object",
-        "required": ["image"],
-        "properties": {"image": image, **parameters},
-        "additionalProperties": False,
-    }
+    form = {"type": "object", "required": ["image"], "properties": {"image": image, **parameters}}
     return {
         "parameters": [
             {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in parameters.items()

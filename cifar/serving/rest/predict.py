@@ -6,6 +6,9 @@ form or as a raw body with a query. Requests for exactly this path reach it dire
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,15 +20,34 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.routing import request_response
 
-from cifar.errors import BadParameter, MissingImage
+from cifar.errors import BadParameter, BadRequest, MissingImage
+from cifar.images.decode import begins_like_an_image
 from cifar.serving.asgi import Endpoint, read_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.rest.forms import Part, read_form
+from cifar.serving.rest.json_pieces import decode_base64, parse_json
 from cifar.serving.rest.openapi import VERSION, VIEWS, ModelVersion, failures, image_request
 from cifar.settings import Settings
+
+CLASSIFICATION = "image-classification"
+"""Hugging Face's task. A request in its form is answered in its form: a list of labels and scores."""
+_CLASSIFICATION_TOP_K = 5
+"""Its default, which is not the setting's."""
+_HUB_CLIENTS = ("hf_hub/", "@huggingface/")
+"""In the User-Agent of Hugging Face's clients, which send a file as the body when they send no parameters."""
+_THREAD_BYTES = 64 * 1024
+"""Longer JSON is parsed in a thread."""
+_SEVERAL = (
+    "Several files came, and POST /predict classifies one. Send many to the endpoint /predict_batch "
+    "(gradio_client or POST /gradio_api/call/predict_batch), or one request for each."
+)
+
+
+_DATA_URL = re.compile(r"\Adata:[\w.+/;=-]{0,100};base64,", re.ASCII)
+OtherForms = Callable[[str, bytes], Awaitable[tuple[bytes, dict[str, str]] | None]]
 
 
 class Ranked(BaseModel):
@@ -40,9 +62,11 @@ class Answer(BaseModel):
 
     predicted_class: str
     confidence: float
-    class_scores: dict[str, float] = Field(
-        description="The probability of each class. They add up to 1, except for a multi-label version, where each class has its own."
+    class_scores: list[float] = Field(
+        description="The probability of each class, in the order of `labels`. They add up to 1, except for a multi-label version, "
+        "where each class has its own."
     )
+    labels: list[str] = Field(description="The classes of the version, in class order.")
     top_k: list[Ranked]
     ood_score: float | None = Field(
         description="Distance from the training images: 0 for a typical one, above 1 for the 5 % least typical. Null: the version has no such score."
@@ -87,7 +111,7 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
     )
     async def predict(request: Request) -> Response:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
-        image, values = await read_image(request, tuple(parameters))
+        image, values = await read_image(request, tuple(parameters), other=_read_task)
         record = values.get("record", "true")
         if record not in {"true", "false"}:
             raise BadParameter(f"record must be true or false; got {record[:40]!r}.")
@@ -95,14 +119,15 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
             image,
             channel="rest",
             requester=Requester.of(request.scope),
-            top_k=whole_number("top_k", values.get("top_k")),
+            top_k=_task_top_k(values, classes) if "task" in values else whole_number("top_k", values.get("top_k")),
             version=whole_number("version", values.get("version")),
             views=whole_number("views", values.get("views")),
             disconnected=partial(disconnected, request),
             record=record == "true",
         )
-        content = orjson.dumps({**answer.as_json(), "request_id": request.state.request_id})
-        return Response(content, media_type="application/json")
+        content = answer.as_json()
+        shown = content["top_k"] if "task" in values else {**content, "request_id": request.state.request_id}
+        return Response(orjson.dumps(shown), media_type="application/json")
 
     api.router.routes.extend(router.routes)
     return predict
@@ -114,12 +139,15 @@ async def disconnected(request: Request) -> None:
         pass
 
 
-async def read_image(request: Request, names: tuple[str, ...]) -> tuple[bytes | None, dict[str, str]]:
+async def read_image(
+    request: Request, names: tuple[str, ...], *, other: OtherForms | None = None
+) -> tuple[bytes | None, dict[str, str]]:
     """Read the image and the parameters of a request, from a form or from a raw body, and from the query.
 
     Args:
         request: its body has not been read yet.
         names: the parameters of the route.
+        other: reads a request that is neither a form nor an image; see `_read_task`.
 
     Returns:
         The image file, if there is one, and the values of the parameters that were sent.
@@ -140,23 +168,82 @@ async def read_image(request: Request, names: tuple[str, ...]) -> tuple[bytes | 
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
+        if other and any(client in request.headers.get("user-agent", "") for client in _HUB_CLIENTS):
+            values["task"] = CLASSIFICATION
         return body or None, values
     if kind != "multipart/form-data":
+        if other and (read := await other(kind, body)):
+            return read[0], {**values, **read[1]}
         raise MissingImage(
-            f"Expected multipart/form-data with a file field `image`, or an image/* body; got {kind or 'no Content-Type'}."
+            "Expected multipart/form-data with a file field `image`, an image/* body, or JSON with a file in base64 as `inputs`; "
+            f"got {kind or 'no Content-Type'}."
         )
-    image = None
-    for part in read_form(body, content_type):
+    return _image_in_form(read_form(body, content_type), names, add), values
+
+
+def _image_in_form(parts: list[Part], names: tuple[str, ...], add: Callable[[str, str], None]) -> bytes | None:
+    """Return the content of the field `image`, if there is one, and `add` the parameters. Unknown fields are ignored."""
+    images, others = [], []
+    for part in parts:
         if part.name == "image":
-            image = _file(part)
+            images.append(part)
         elif part.name in names:
             add(part.name, part.content.decode("utf-8", "replace"))
-        else:
-            raise BadParameter(f"There is no field {part.name!r}; there are: image, {', '.join(names)}.")
-    return image, values
+        elif part.is_file and any(part.pieces):  # a browser sends an empty file for a field in which nothing was chosen
+            others.append(part)
+    if len(images) + len(others) > 1:
+        raise BadRequest(_SEVERAL)
+    if others:
+        raise MissingImage(f"The file came in the field {others[0].name[:40]!r}; send it as the field `image`.")
+    return _file(images[0]) if images else None
+
+
+async def _read_task(kind: str, body: bytes) -> tuple[bytes, dict[str, str]] | None:
+    """Read a request in the form of Hugging Face's image-classification task; None if it is not one.
+
+    It is JSON, `{"inputs": "<base64>", "parameters": {"top_k": 3}}`, or the file as a body without a type or with the one that
+    `curl --data-binary` adds.
+
+    Raises:
+        BadRequest: the JSON cannot be read, or `inputs` is not base64.
+        BadParameter: `function_to_apply` is neither softmax nor sigmoid, which are the version's business.
+    """
+    if kind in {"", "application/x-www-form-urlencoded"} and begins_like_an_image(body):
+        return body, {"task": CLASSIFICATION}
+    if kind != "application/json":
+        return None
+    return await asyncio.to_thread(_json_task, body) if len(body) > _THREAD_BYTES else _json_task(body)
+
+
+def _json_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
+    call = parse_json(body, max_items=1000)
+    encoded = call.get("inputs") if isinstance(call, dict) else None
+    if not isinstance(encoded, str):
+        return None
+    parameters = call.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise BadRequest("`parameters` must be a JSON object.")
+    if parameters.get("function_to_apply") == "none":
+        raise BadParameter("function_to_apply must be left out: the version's scores are probabilities already.")
+    values = {"task": CLASSIFICATION}
+    if (top_k := parameters.get("top_k")) is not None:
+        values["top_k"] = str(top_k)
+    try:
+        return decode_base64(_DATA_URL.sub("", encoded, 1)), values
+    except ValueError as error:
+        raise BadRequest(
+            f"`inputs` must be an image file in base64; got {encoded[:20]!r}. Addresses are not fetched."
+        ) from error
+
+
+def _task_top_k(values: dict[str, str], classes: int) -> int:
+    """Return the number of classes to rank. The task takes more than there are as all of them."""
+    top_k = whole_number("top_k", values.get("top_k"))
+    return min(_CLASSIFICATION_TOP_K if top_k is None else top_k, classes)
 
 
 def _file(part: Part) -> bytes:
-    if not part.is_file:
+    content = part.content
+    if not part.is_file and not begins_like_an_image(content):
         raise MissingImage("The field `image` came as text; send it as a file, as `curl -F image=@photo.jpg` does.")
-    return part.content
+    return content

@@ -60,20 +60,20 @@ def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: i
     name = call.get("signature_name") or DEFAULT_SIGNATURE
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
-        got = name[:40] if isinstance(name, str) else _shown(name)
+        got = name[:40] if isinstance(name, str) else shown(name)
         known = ", ".join(manifest.signatures)
         raise BadRequest(f"There is no signature {got!r}; version {manifest.version} has: {known}.")
     ((tensor, info),) = signature.inputs.items()
     by_row = "instances" in call
     values = _by_row(call["instances"], tensor) if by_row else _named(call["inputs"], tensor)
     if not isinstance(values, list) or not values:
-        raise BadRequest(f"Expected a list of at least one {tensor}; got {_shown(values)}.")
+        raise BadRequest(f"Expected a list of at least one {tensor}; got {shown(values)}.")
     if len(values) > max_images:
         raise BadRequest(f"A call takes at most {max_images} images; got {len(values)}.")
     if info.dtype == "string":
-        images = list(_decoded([_file(value) for value in values], manifest.image, max_pixels, decode))
+        images = list(decoded_files([_file(value) for value in values], manifest.image, max_pixels, decode))
         return TensorCall(signature, by_row, np.stack(images))
-    return TensorCall(signature, by_row, _pixels(values, tensor, info.dtype, manifest.image.shape))
+    return TensorCall(signature, by_row, pixels(values, tensor, info.dtype, manifest.image.shape))
 
 
 def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> dict[str, Any]:
@@ -105,8 +105,6 @@ def _object(body: bytes, max_items: int) -> dict[str, Any]:
     call = parse_json(body, max_items=max_items)
     if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
         raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
-    if unknown := call.keys() - {"instances", "inputs", "signature_name"}:
-        raise BadRequest(f"There is no field {min(unknown)[:40]!r}; there are: instances, inputs, signature_name.")
     return call
 
 
@@ -126,7 +124,7 @@ def _named(value: Any, tensor: str) -> Any:
     return value[tensor]
 
 
-def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int, decode: Decode) -> Iterator[np.ndarray]:
+def decoded_files(files: list[bytes], spec: ImageSpec, max_pixels: int, decode: Decode) -> Iterator[np.ndarray]:
     """Decode files. All of them together have the limit of pixels that one file has elsewhere."""
     remaining = max_pixels
     for file in files:
@@ -142,14 +140,14 @@ def _decoded(files: list[bytes], spec: ImageSpec, max_pixels: int, decode: Decod
 def _file(value: Any) -> bytes:
     encoded = value.get("b64") if isinstance(value, dict) and value.keys() == {"b64"} else None
     if not isinstance(encoded, str):
-        raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {_shown(value)}.')
+        raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {shown(value)}.')
     try:
         return decode_base64(encoded)
     except ValueError as error:  # `binascii.Error`, or a character that is not ASCII
         raise BadRequest(f"The value of b64 is not base64: {error}.") from error
 
 
-def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
+def pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Return `(n, height, width, channels)` `uint8`. Numbers are converted in small parts; between them, other threads can run."""
     expected = f"Expected {tensor} as {dtype} of shape (n, {', '.join(map(str, shape))})"
     images = np.empty((len(values), *shape), np.uint8)
@@ -167,11 +165,11 @@ def _pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, i
             kinds = _kinds(array)
             if array.shape != (len(part), *shape[1:]) or not kinds <= {int, float}:
                 raise _wrong_shape(value, len(values), expected)
-            image[top : top + lines] = _levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
+            image[top : top + lines] = levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
     return images
 
 
-def _levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.ndarray:
+def levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.ndarray:
     top = 255 if dtype == "uint8" else 1
     if dtype == "uint8" and decimals:
         raise BadRequest(f"Expected {tensor} as whole numbers from 0 to 255; got decimal ones.")
@@ -199,5 +197,5 @@ def _kinds(array: np.ndarray) -> set[type]:
     return {kind for start in starts for kind in set(map(type, flat[start : start + _NUMBERS_AT_ONCE].tolist()))}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return reprlib.repr(value)[:60]  # limits its depth; `repr` would recurse as deep as the caller's JSON

@@ -9,9 +9,11 @@ TensorFlow Serving's clients read, and our `code`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import orjson
@@ -20,7 +22,7 @@ from starlette.convertors import IntegerConvertor, StringConvertor, register_url
 
 from cifar.errors import CifarError, LabelNotFound, RouteClosed, VersionNotFound
 from cifar.models.manifest import Manifest, TensorInfo
-from cifar.serving.asgi import read_body
+from cifar.serving.asgi import read_unpacked_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.loaded import LoadedVersions
@@ -43,9 +45,38 @@ Label = Annotated[str, Path(description="A label, such as stable.", max_length=3
 _SCHEMA = {
     "type": "object",
     "properties": {"signature_name": {"type": "string"}, "instances": {}, "inputs": {}},
-    "additionalProperties": False,
 }
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+
+
+class HasImages(Protocol):
+    """A call that has been read."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """`(n, height, width, channels)` `uint8`."""
+
+
+Call = TypeVar("Call", bound=HasImages)
+Read = Callable[..., Call]
+"""A function with the arguments of `read_call`."""
+
+
+@dataclass(frozen=True)
+class TensorAnswer(Generic[Call]):
+    """The model's answer to a call.
+
+    Attributes:
+        call: the call.
+        rows: see `write_answer`.
+        manifest: that of the version that answered.
+        headers: those of the response, which name version and engine.
+    """
+
+    call: Call
+    rows: np.ndarray
+    manifest: Manifest
+    headers: dict[str, str]
 
 
 class _Part(StringConvertor):
@@ -65,7 +96,7 @@ register_url_convertor("tfserving_part", _Part())
 register_url_convertor("tfserving_number", _Number())
 
 
-def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settings) -> None:
+def add_tfserving(api: FastAPI, calls: TensorCalls, settings: Settings) -> None:
     """Add the routes."""
     own = {
         400: "A malformed body, or a tensor of the wrong shape",
@@ -75,30 +106,48 @@ def add_tfserving(api: FastAPI, classifier: RecordedClassifier, settings: Settin
     router = APIRouter(
         prefix="/v1/models", responses=failures({**ERRORS, **own}), dependencies=documented(settings), tags=["tensors"]
     )
-    _add_predict(router, classifier, settings)
-    _add_metadata(router, classifier.versions)
-    _add_status(router, classifier.versions)
+    _add_predict(router, calls)
+    _add_metadata(router, calls.versions)
+    _add_status(router, calls.versions)
     api.router.routes.extend(router.routes)  # one by one, so that a test can compare them with the table of routes
 
 
-def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Settings) -> None:
-    versions = classifier.versions
-    files_threads = ThreadPoolExecutor(2, "tensor-files")
+class TensorCalls:
+    """Answers calls with tensors, of TensorFlow Serving's clients and of those of the Open Inference Protocol."""
 
-    async def answer(request: Request, number: int | None) -> Response:
-        body = await read_body(request.receive)
+    def __init__(self, classifier: RecordedClassifier, settings: Settings) -> None:
+        self.versions = classifier.versions
+        self._classifier = classifier
+        self._settings = settings
+        self._files_threads = ThreadPoolExecutor(2, "tensor-files")
+
+    async def answer(
+        self, request: Request, number: int | None, read: Read[Call], *, may_hold_files: Callable[[bytes], bool]
+    ) -> TensorAnswer[Call]:
+        """Read a call, and wait for the model's answers.
+
+        Args:
+            request: its body has not been read yet; it may be packed with gzip.
+            number: the version; None for the one that the rollout chooses for the caller.
+            read: reads the body, such as `read_call`.
+            may_hold_files: whether a body may hold image files, which are expensive to decode.
+
+        Raises:
+            CifarError: see `read_unpacked_body`, `read`, `QueueSlots.slot` and `LoadedVersions.get`.
+        """
+        body = await read_unpacked_body(request.scope, request.receive, self._settings.max_body_bytes)
         requester = Requester.of(request.scope)
-        async with classifier.queue.slot(CHANNEL, caller=requester.caller, size_bytes=len(body)):
-            served = versions.if_loaded(number, requester.user)
+        async with self._classifier.queue.slot(CHANNEL, caller=requester.caller, size_bytes=len(body)):
+            served = self.versions.if_loaded(number, requester.user)
             if served is None:
-                served = await asyncio.to_thread(versions.get, number)
+                served = await asyncio.to_thread(self.versions.get, number)
             manifest = served.predictor.version.manifest
-            limits = {"max_images": MAX_CALL_IMAGES, "max_pixels": settings.max_image_pixels}
-            read = partial(read_call, body, manifest, **limits, decode=classifier.decoder.finish)
-            if _may_hold_files(body):  # they may wait for memory, and must not hold up other work in threads
-                call = await asyncio.get_running_loop().run_in_executor(files_threads, read)
+            limits = {"max_images": MAX_CALL_IMAGES, "max_pixels": self._settings.max_image_pixels}
+            reading = partial(read, body, manifest, **limits, decode=self._classifier.decoder.finish)
+            if may_hold_files(body):  # they may wait for memory, and must not hold up other work in threads
+                call = await asyncio.get_running_loop().run_in_executor(self._files_threads, reading)
             else:
-                call = await asyncio.to_thread(read) if len(body) > _THREAD_BYTES else read()
+                call = await asyncio.to_thread(reading) if len(body) > _THREAD_BYTES else reading()
             answers = await asyncio.gather(*(served.batcher.submit(image, channel=CHANNEL) for image in call.images))
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
@@ -107,25 +156,33 @@ def _add_predict(router: APIRouter, classifier: RecordedClassifier, settings: Se
             "X-Model-Version": str(manifest.version),
             "X-Model-Engine": f"{served.predictor.engine}, {served.predictor.precision}",
         }
-        content = orjson.dumps(write_answer(call, rows, manifest.class_names))
-        return Response(content, media_type="application/json", headers=headers)
+        return TensorAnswer(call, rows, manifest, headers)
+
+
+def _add_predict(router: APIRouter, calls: TensorCalls) -> None:
+    versions = calls.versions
+
+    async def answer(request: Request, number: int | None) -> Response:
+        answered = await calls.answer(request, number, read_call, may_hold_files=_may_hold_files)
+        content = orjson.dumps(write_answer(answered.call, answered.rows, answered.manifest.class_names))
+        return Response(content, media_type="application/json", headers=answered.headers)
 
     @router.post("/{name:tfserving_part}/versions/{version:tfserving_number}:predict", openapi_extra=_BODY)
     async def predict_by_version(name: Name, version: Number, request: Request) -> Response:
         """Return the outputs of one version, by row (`instances`) or by column (`inputs`)."""
-        _check(versions, name)
+        check_name(versions, name)
         return await answer(request, version)
 
     @router.post("/{name:tfserving_part}/labels/{label:tfserving_part}:predict", openapi_extra=_BODY)
     async def predict_by_label(name: Name, label: Label, request: Request) -> Response:
         """Return the outputs of the version with this label."""
-        _check(versions, name)
+        check_name(versions, name)
         return await answer(request, _labelled(versions, label))
 
     @router.post("/{name:tfserving_part}:predict", openapi_extra=_BODY)
     async def predict(name: Name, request: Request) -> Response:
         """Return the outputs of the version that the rollout chooses for the caller."""
-        _check(versions, name)
+        check_name(versions, name)
         return await answer(request, None)
 
     @router.post("/{name:tfserving_part}:{verb}", include_in_schema=False)
@@ -138,19 +195,19 @@ def _add_metadata(router: APIRouter, versions: LoadedVersions) -> None:
     @router.get("/{name:tfserving_part}/versions/{version:tfserving_number}/metadata")
     def metadata_of_version(name: Name, version: Number) -> dict[str, Any]:
         """Return the signatures of one version."""
-        _check(versions, name)
+        check_name(versions, name)
         return _metadata(versions.registry.get(version).manifest)
 
     @router.get("/{name:tfserving_part}/labels/{label:tfserving_part}/metadata")
     def metadata_of_label(name: Name, label: Label) -> dict[str, Any]:
         """Return the signatures of the version with this label."""
-        _check(versions, name)
+        check_name(versions, name)
         return _metadata(versions.registry.get(_labelled(versions, label)).manifest)
 
     @router.get("/{name:tfserving_part}/metadata")
     def metadata(name: Name) -> dict[str, Any]:
         """Return the signatures of the stable version."""
-        _check(versions, name)
+        check_name(versions, name)
         return _metadata(versions.default.manifest)
 
 
@@ -158,19 +215,19 @@ def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
     @router.get("/{name:tfserving_part}/versions/{version:tfserving_number}")
     def status_of_version(name: Name, version: Number) -> dict[str, Any]:
         """Report whether one version can be used."""
-        _check(versions, name)
+        check_name(versions, name)
         return {"model_version_status": [_status(versions, version)]}
 
     @router.get("/{name:tfserving_part}/labels/{label:tfserving_part}")
     def status_of_label(name: Name, label: Label) -> dict[str, Any]:
         """Report whether the version with this label can be used."""
-        _check(versions, name)
+        check_name(versions, name)
         return {"model_version_status": [_status(versions, _labelled(versions, label))]}
 
     @router.get("/{name:tfserving_part}")
     def status(name: Name) -> dict[str, Any]:
         """Report which versions can be used, newest first."""
-        _check(versions, name)
+        check_name(versions, name)
         return {"model_version_status": [_status(versions, number) for number in reversed(versions.registry.numbers())]}
 
 
@@ -179,7 +236,12 @@ def _may_hold_files(body: bytes) -> bool:
     return b"b64" in body or b"\\" in body
 
 
-def _check(versions: LoadedVersions, name: str) -> None:
+def check_name(versions: LoadedVersions, name: str) -> None:
+    """Refuse a model that is not served.
+
+    Raises:
+        VersionNotFound: it is another one.
+    """
     if name != versions.registry.name:
         raise VersionNotFound(f"There is no model {name[:40]!r} here; there is {versions.registry.name}.")
 
