@@ -7,19 +7,21 @@ decoded. The module needs Pillow and NumPy, and no machine-learning library.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import pillow_heif
+import pi_heif
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from cifar.images.screening import decodes_row_by_row, excess, tiff_excess
+from cifar.images.avif import coded_pixels
+from cifar.images.screening import decodes_row_by_row, excess, short_tag, tiff_excess
 from cifar.images.spec import ImageSpec
 
-pillow_heif.register_heif_opener()
+pi_heif.register_heif_opener()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """The formats that uploads may have. Pillow's dozens of other decoders stay out of an attacker's reach."""
@@ -36,12 +38,18 @@ _ONES = np.ones(8192)
 
 _MAX_JPEG_PIXELS = 200_000_000
 """Largest width x height of a JPEG, which is decoded at a reduced scale: phones have sensors of up to 200 megapixels."""
-Image.MAX_IMAGE_PIXELS = _MAX_JPEG_PIXELS  # Pillow's own limit would warn of the larger ones
+Image.MAX_IMAGE_PIXELS = None  # Pillow would warn of photos of 108 megapixels; `_open` has the limits
 
 _PEAK_BYTES_PER_PIXEL = {"WEBP": 20, "AVIF": 20, "JPEG": 8, "MPO": 8}
 _OTHER_PEAK_BYTES_PER_PIXEL = 12
 """Measured peaks: WebP 17, AVIF 13, PNG 12, GIF, TIFF and HEIF 9, BMP 4, a JPEG's decoded pixels 8. docs/operations.md says how."""
 _COEFFICIENT_BYTES = 2
+
+_EXIF_PREFIX = b"Exif\0\0"
+_EXIF_PREFIXES = re.compile(rb"\A(?:%b)++" % _EXIF_PREFIX)
+"""Pillow drops them one by one and copies the rest each time, which takes hours for a megabyte of them."""
+_CODED_MARGIN_PIXELS = 512 * 512
+"""Encoders pad a picture to full blocks."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -176,8 +184,6 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
         raise UnreadableImage(f"The file has {too_much}. Open the image in an editor, save it, and send the new file.")
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"The image has more than {_megapixels(max_pixels)}; scale it down.") from error
     except UnidentifiedImageError as error:
         if begins_like_an_image(payload):
             raise UnreadableImage(
@@ -200,7 +206,18 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
             f"The {image.format} image has {width} x {height} pixels; at most {_megapixels(max_pixels)} can be decoded, and {_MAX_SIDE} a side. "
             "Scale it down."
         )
+    if image.format == "AVIF":
+        _check_coded_size(image, payload)
     return image
+
+
+def _check_coded_size(image: Image.Image, avif: bytes) -> None:
+    """Refuse a file whose coded picture is larger than the image: the decoder would need memory for that one."""
+    try:
+        if coded_pixels(avif) > 2 * image.width * image.height + _CODED_MARGIN_PIXELS:
+            raise ValueError("the picture in it is larger than it announces")
+    except ValueError as error:
+        raise UnreadableImage(f"The AVIF file cannot be read: {error}. Save it again as one still picture.") from error
 
 
 def _counted_pixels(image: Image.Image, jpeg: bytes) -> int:
@@ -242,10 +259,14 @@ def begins_like_an_image(payload: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 (upright) if EXIF is missing or damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) without one. Damage elsewhere in the EXIF data does not matter."""
     exif = image.info.get("exif")
-    if isinstance(exif, bytes) and tiff_excess(exif.removeprefix(b"Exif\0\0")):
-        return 1
+    if isinstance(exif, bytes):
+        data = _EXIF_PREFIXES.sub(b"", exif, 1)
+        if orientation := short_tag(data, _EXIF_ORIENTATION):
+            return orientation
+        if tiff_excess(data) or len(exif) - len(data) > len(_EXIF_PREFIX):
+            return 1
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # hostile EXIF raises struct.error, SyntaxError, OverflowError, ...

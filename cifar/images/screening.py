@@ -17,6 +17,8 @@ MAX_JPEG_SCANS = 64
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 4_096
 """Bytes between two segments before the first scan, where there should be none."""
+MAX_EXIF_PARTS = 64
+"""EXIF data of more than 64 kB comes in parts. Pillow drops headers at its beginning one by one, and copies the rest each time."""
 MAX_PNG_CHUNKS = 20_000
 MAX_GIF_BLOCKS = 2_000
 """Extensions, their blocks of 255 bytes, and stray bytes before the first frame."""
@@ -29,7 +31,9 @@ _NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_SCAN = 0xDA
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL_JPEG_FRAMES = frozenset({0xC0, 0xC1})
+_EXIF_PREFIX = b"Exif\0\0"
 _TIFF_TILE_SIDES = frozenset({322, 323})
+_TIFF_WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}
 _TIFF_UNIT_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 
 
@@ -69,13 +73,33 @@ def tiff_excess(data: bytes) -> str:
     return "TIFF tags that announce more bytes than the file has" if announced > len(data) else ""
 
 
+def short_tag(data: bytes, tag: int) -> int | None:
+    """Return the value of a tag of one whole number in the first directory of EXIF data, read by itself; None without it.
+
+    Whatever the other tags announce is neither read nor believed, so that this is quick for hostile data too.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None or len(data) < 8:
+        return None
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    if directory + 2 > len(data):
+        return None
+    (tags,) = struct.unpack_from(f"{order}H", data, directory)
+    complete = min(tags, MAX_TIFF_TAGS, (len(data) - directory - 2) // 12)
+    entries = struct.iter_unpack(f"{order}HHI4s", data[directory + 2 : directory + 2 + 12 * complete])
+    for number, kind, count, value in entries:
+        if number == tag and count == 1 and kind in _TIFF_WHOLE_NUMBERS:
+            return int(struct.unpack_from(f"{order}{_TIFF_WHOLE_NUMBERS[kind]}", value)[0])
+    return None
+
+
 def _counted(steps: Iterator[None], limit: int, unit: str) -> str:
     return next((f"more than {limit} {unit}" for count, _ in enumerate(steps, 1) if count > limit), "")
 
 
 def _jpeg_excess(payload: bytes) -> str:
     """Walk from marker to marker to the end of the image. Decoders do not read the bytes after it."""
-    at, scans = 2, 0
+    at, scans, exif_parts = 2, 0, 0
     for _ in range(MAX_JPEG_SEGMENTS):
         marker = _NEXT_JPEG_MARKER.search(payload, at)
         if not scans and (marker.start() if marker else len(payload)) - at > MAX_JPEG_FILL_BYTES:
@@ -83,6 +107,10 @@ def _jpeg_excess(payload: bytes) -> str:
         if marker is None or marker[0] == b"\xff\xd9":
             return ""
         scans += marker[0] == b"\xff\xda"
+        if marker[0] == b"\xff\xe1" and payload.startswith(_EXIF_PREFIX, marker.end() + 2):
+            exif_parts += 1
+            if exif_parts > MAX_EXIF_PARTS or payload.startswith(2 * _EXIF_PREFIX, marker.end() + 2):
+                return "too many EXIF headers"
         if scans > MAX_JPEG_SCANS:
             return f"more than {MAX_JPEG_SCANS} JPEG scans"
         if marker.end() + 2 > len(payload):

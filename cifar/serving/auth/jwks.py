@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ REFETCH_SECONDS = 30
 """Shortest time between two fetches for key ids that are not in the cache."""
 IMPACT = "Tokens are checked with the keys fetched before it went down, for at most an hour."
 """For the log, while the host of the keys is down."""
-_UNAVAILABLE = "Tokens cannot be checked now: the host of the keys does not answer. Try again later."
+_UNAVAILABLE = "Tokens cannot be checked now: the public keys of their issuer could not be fetched. Try again later."
 
 
 class PublicKeys:
@@ -76,15 +77,34 @@ class PublicKeys:
         try:
             with self._dependency.guard():
                 self._tried_at = self._clock()
-                async with asyncio.timeout(TIMEOUT_SECONDS), httpx2.AsyncClient(verify=self._tls) as client:
-                    answer = await client.get(self._url)
-                answer.raise_for_status()
-                keys = dict(filter(None, map(_usable, answer.json()["keys"])))
+                document = await fetch(self._url, self._tls)
+                keys = dict(filter(None, map(_usable, document["keys"])))
                 if not keys:
                     raise ValueError(f"{self._url} has no key for {' or '.join(ALGORITHMS)} with a kid")
                 self._keys, self._fetched_at = keys, self._clock()
         except Exception:  # the guard has logged it; the keys fetched before stay in use
             return
+
+
+async def fetch(url: str, tls: ssl.SSLContext) -> Any:
+    """Return the JSON at an address. One redirect is followed, to https or within the same host and scheme.
+
+    Raises:
+        httpx2.HTTPError, ValueError: the host does not answer, answers with another status than 200, redirects elsewhere, or sends no JSON.
+        TimeoutError: it takes longer than `TIMEOUT_SECONDS`.
+    """
+    async with asyncio.timeout(TIMEOUT_SECONDS), httpx2.AsyncClient(verify=tls, timeout=TIMEOUT_SECONDS) as client:
+        answer = await client.get(url)
+        if target := answer.next_request:
+            own, to = answer.url, target.url
+            if to.scheme == "https" or (to.scheme, to.host) == (own.scheme, own.host):
+                answer = await client.send(target)
+    if answer.has_redirect_location:
+        raise ValueError(
+            f"{url} redirects to {answer.headers['Location']}, which is not followed ({answer.status_code})"
+        )
+    answer.raise_for_status()
+    return answer.json()
 
 
 def _usable(data: dict[str, Any]) -> tuple[str, jwt.PyJWK] | None:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 
 from cifar.dependency import CircuitOpen, Dependency
 from cifar.errors import CifarError, SignInFailed, SignInUnavailable
-from cifar.serving.auth.jwks import IMPACT, TIMEOUT_SECONDS, PublicKeys
+from cifar.serving.auth.jwks import IMPACT, TIMEOUT_SECONDS, PublicKeys, fetch
 from cifar.serving.auth.tokens import Tokens
 from cifar.settings import Settings
 
@@ -186,10 +186,7 @@ class PageSignIn:
             raise SignInUnavailable(_UNAVAILABLE) from error
 
     async def _discover(self) -> tuple[dict[str, Any], Tokens]:
-        async with httpx2.AsyncClient(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
-            answer = await client.get(f"{self._url}/.well-known/openid-configuration")
-        answer.raise_for_status()
-        metadata = answer.json()
+        metadata = await fetch(f"{self._url}/.well-known/openid-configuration", self._tls)
         if metadata["issuer"].rstrip("/") != self._url:
             raise ValueError(f"the document of {self._url} names another issuer, {metadata['issuer']}")
         tokens = Tokens(

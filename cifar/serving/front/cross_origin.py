@@ -9,6 +9,20 @@ from cifar.serving.asgi import header
 from cifar.settings import Settings
 
 
+_EXPOSED = [
+    "X-Request-ID",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "X-Model-Version",
+    "X-Model-Engine",
+    "Inference-Header-Content-Length",
+    "WWW-Authenticate",
+    "Content-Disposition",
+]
+"""Headers of answers that scripts of other sites may read: those that the documents name."""
+
+
 class CrossOrigin(CORSMiddleware):
     """Starlette's CORS. Where no other site is allowed, requests without an `Origin` pass by it, since their answers do not vary."""
 
@@ -16,8 +30,10 @@ class CrossOrigin(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # libraries add headers of their own, such as x-gradio-user and traceparent
+            expose_headers=_EXPOSED,
+            max_age=3600,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
