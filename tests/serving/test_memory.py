@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,8 +18,10 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from support.hostile_files import zipped
 from support.memory import Memory, limited_memory
-from support.pictures import encoded
+from support.pictures import encoded, noise
 from support.servers import CAT, Server, running
+
+from cifar.serving.process.shares import Shares
 
 MEBIBYTE = 1024**2
 LIMIT_BYTES = 1024 * MEBIBYTE
@@ -82,7 +90,77 @@ def test_hostile_images_eight_at_a_time_end_no_worker_in_one_gibibyte(limited, t
     client = Client(server.address, verbose=False)
     rows = client.predict([handle_file(tmp_path / "a.zip")], api_name="/predict_batch")["rows"]
     assert {row["code"] for row in rows} <= {None, "image_too_large", "overloaded", "waited_too_long"}
-    print(f"peak {memory.peak_bytes / MEBIBYTE:.0f} MiB, limited: {memory.limited}")
+    print(f"peak {memory.peak_bytes / MEBIBYTE:.0f} MiB, limited by the system: {memory.limited}")
     assert server.workers() == workers
     assert memory.peak_bytes < LIMIT_BYTES
     assert statuses(server, "/predict", [CAT] * 20, 4) == {200: 20}
+
+
+def rss_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_bodies_that_never_end_take_a_limited_number_of_bytes(tmp_path):
+    """Thirty unfinished bodies of 19 MB used to take 570 MB. Small requests, and those of others, are answered meanwhile."""
+    size = 19_000_000
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n".encode()
+    with running(tmp_path, CIFAR_MAX_WAITING_BYTES=str(64 * MEBIBYTE)) as server, ExitStack() as stack:
+        port, pid = int(server.address.rpartition(":")[2]), server.process.pid
+        before = rss_bytes(pid)
+        refused = 0
+        for _ in range(30):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            with suppress(OSError):  # refused, and so not read to its end
+                connection.sendall(head + b"x" * (size - 1))
+            connection.settimeout(0.5)
+            with suppress(TimeoutError):
+                answer = connection.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 503"), answer
+                assert b"retry-after: 1" in answer.lower()
+                refused += 1
+        assert refused >= 27
+        assert rss_bytes(pid) - before < 150 * MEBIBYTE
+        assert httpx2.post(f"{server.address}/predict", files={"image": CAT}).status_code == 200
+        other = {"X-Forwarded-For": "203.0.113.9"}
+        large = encoded(noise(1000, 1000))
+        assert httpx2.post(f"{server.address}/predict", files={"image": large}, headers=other).status_code == 200
+
+
+@pytest.mark.slow
+def test_one_caller_cannot_take_all_places_for_heat_maps(tmp_path):
+    """Twelve connections of one address used to hold all of them: whoever else asked was refused."""
+    with running(tmp_path, CIFAR_MAX_EXPLAINED_IMAGES="4") as server:
+        stop = threading.Event()
+
+        def greedy(_: int) -> Counter[int]:
+            found: Counter[int] = Counter()
+            while not stop.is_set():
+                found[httpx2.post(f"{server.address}/explain", files={"image": CAT}, timeout=60).status_code] += 1
+            return found
+
+        with ThreadPoolExecutor(12) as pool:
+            greedy_ones = [pool.submit(greedy, place) for place in range(12)]
+            time.sleep(0.5)
+            other = {"X-Forwarded-For": "203.0.113.9"}
+            answers = [
+                httpx2.post(f"{server.address}/explain", files={"image": CAT}, headers=other, timeout=60).status_code
+                for _ in range(5)
+            ]
+            stop.set()
+        assert answers == [200] * 5
+        assert set(sum((run.result() for run in greedy_ones), Counter())) == {200, 503}
+
+
+def test_a_caller_has_half_of_what_is_limited():
+    """What one caller gives back, another one may take; calls without a caller share the whole."""
+    shares = Shares(5)
+    assert [shares.take("ada") for _ in range(3)] == [True, True, False]
+    assert [shares.take("bob") for _ in range(2)] == [True, True]
+    assert shares.take("")
+    assert not shares.take("eve"), "all are taken"
+    shares.give("ada")
+    assert shares.take("eve")
+    assert shares.taken == 5
+    assert Shares(1).take("ada"), "half of one place is one"
