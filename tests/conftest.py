@@ -79,6 +79,7 @@ def two_version_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     write_a_day(engine)
     engine.dispose()
     chosen = {"CIFAR_REGISTRY": str(registry), "MODEL_VERSION": "1", "CIFAR_RECORDS_FOLDER": str(folder / "records")}
+    chosen["CIFAR_OPERATOR_TABS"] = "true"
     with running(folder, **chosen) as server:
         yield server.address
         assert server.errors() == []

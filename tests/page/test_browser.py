@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, upload, visit
+from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, open_tab, upload, visit
 from support.pictures import encoded, png_of_100_megapixels
+from support.servers import running
+
+from cifar.serving.auth.api_keys import create
 
 
 @pytest.fixture
@@ -50,17 +53,16 @@ def test_a_photo_can_be_dropped_on_the_page(page):
 
 
 def test_the_number_of_labels_follows_the_slider(page):
-    """It goes from 1 to the number of classes, and applies to the photo on the page."""
+    """It goes from 1 to the number of classes, and applies to the photo on the page. Keys have the effect of the mouse."""
     upload(page, EXAMPLES / "cat.jpg")
     bars = page.locator("#answer .bars li")
     expect(bars).to_have_count(3)
     slider = page.locator("#top-k input[type=range]")
     assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("1", "10")
     slider.focus()
-    for _ in range(4):
-        slider.press("ArrowRight")
-    slider.dispatch_event("pointerup")
-    expect(bars).to_have_count(7)
+    for key, count in (("ArrowRight", 4), ("ArrowRight", 5), ("ArrowLeft", 4), ("End", 10), ("Home", 1), ("PageUp", 2)):
+        slider.press(key)
+        expect(bars).to_have_count(count)
 
 
 def test_the_number_of_labels_can_be_typed(page):
@@ -215,14 +217,19 @@ def test_a_server_that_does_not_answer_is_reported_on_the_page(page):
 
 
 def test_the_live_camera_sends_one_frame_at_a_time(page):
-    """Frames that arrive before the answer are dropped, and after a stop none is sent."""
+    """Frames that arrive before the answer are dropped, and after a stop none is sent. The answer fills the answer's place."""
     page.context.grant_permissions(["camera"])
     frames = count_requests(page, "**/gradio_api/run/**")
     page.locator("[data-live=start]").click()
-    expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
+    expect(page.locator(".live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
     expect(page.locator("#live .rate")).to_contain_text("frames per second", timeout=WAIT_MS)
+    expect(page.locator("#photo")).to_be_hidden()
+    video, answer = (page.locator(part).bounding_box() for part in ("#live video", ".live-answer"))
+    assert video["x"] + video["width"] <= answer["x"], "side by side on a wide screen"
+    assert min(video["width"], answer["width"]) > 450
     page.wait_for_timeout(1500)
     page.locator("[data-live=stop]").click()
+    expect(page.locator("#photo")).to_be_visible()
     expect(page.locator("#live video")).to_be_hidden()
     page.wait_for_timeout(500)
     after_stop = frames["sent"]
@@ -237,4 +244,121 @@ def test_a_camera_without_permission_gets_an_error_message(page):
         navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotAllowedError"); };
     }""")
     page.locator("[data-live=start]").click()
-    expect(page.locator("#live [role=alert]")).to_contain_text("NotAllowedError. Allow camera access in the browser")
+    expect(page.locator("#live [role=alert]")).to_contain_text("The browser does not allow this page to use the camera")
+
+
+@pytest.mark.parametrize(("width", "height"), [(375, 667), (390, 844)])
+@pytest.mark.parametrize("source", ["file", "example"])
+def test_on_a_phone_the_answer_is_in_sight_after_a_photo_is_chosen(browser, server, width, height, source):
+    """It used to be below the photo, outside the window, with nothing that pointed to it."""
+    with visit(browser, server, width=width) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        if source == "file":
+            upload(page, EXAMPLES / "ship.jpg")
+        else:
+            page.locator("[data-example=ship]").click()
+        expect_label(page, "ship")
+        for part in ("#answer h2", "#answer .bars li >> nth=0"):
+            expect(page.locator(part)).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize(("width", "locale"), [(375, "en-US"), (390, "zh-CN")])
+def test_on_a_phone_all_tabs_are_in_sight(browser, server, width, locale):
+    """Four of six used to be in a menu behind three dots."""
+    with visit(browser, server, width=width, locale=locale) as page:
+        tabs = page.locator("#tabs > .tab-wrapper [role=tablist] [role=tab]")
+        expect(tabs).to_have_count(5, timeout=WAIT_MS)
+        for at in range(5):
+            expect(tabs.nth(at)).to_be_in_viewport(ratio=1)
+
+
+def test_the_answer_is_the_largest_text_and_everything_begins_at_one_left_edge(page):
+    """The page has one message."""
+    upload(page, EXAMPLES / "ship.jpg")
+    expect_label(page, "ship")
+    size = "e => parseFloat(getComputedStyle(e).fontSize)"
+    answer = page.locator("#answer h2").evaluate(size)
+    others = page.locator("body *:not(#answer h2, #answer h2 *)").evaluate_all(f"all => all.map({size})")
+    assert answer >= 1.5 * max(others)
+    edges = [
+        page.locator(part).first.bounding_box()["x"]
+        for part in ("h1", "#header p", "#tabs", "#photo", "#live button", "#examples h2")
+    ]
+    assert max(edges) - min(edges) <= 1
+
+
+def test_no_focus_ring_is_clipped(page):
+    """A ring that is cut at one side looks like a fault, and is hard to see. Each lies within the parts that clip it."""
+    upload(page, EXAMPLES / "ship.jpg")
+    expect_label(page, "ship")
+    page.evaluate("document.activeElement.blur()")
+    seen = set()
+    for _ in range(45):
+        page.keyboard.press("Tab")
+        name, clipped = page.evaluate("""() => {
+            const focused = document.activeElement, style = getComputedStyle(focused);
+            if (focused === document.body) return ["", null];
+            const reach = parseFloat(style.outlineOffset) + (style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth));
+            const box = focused.getBoundingClientRect();
+            let by = null;
+            for (let outer = focused.parentElement; outer && outer !== document.body; outer = outer.parentElement) {
+                const limit = outer.getBoundingClientRect();
+                if (getComputedStyle(outer).overflow !== "visible" && (box.left - reach < limit.left - .5 || box.right + reach > limit.right + .5 || box.top - reach < limit.top - .5 || box.bottom + reach > limit.bottom + .5)) by ??= outer.outerHTML.slice(0, 90);
+            }
+            return [focused.outerHTML.slice(0, 90), by];
+        }""")
+        assert clipped is None, f"{name} is clipped by {clipped}"
+        seen.add(name)
+    assert len(seen) > 20
+
+
+def test_the_page_says_that_predictions_are_logged_and_how_to_turn_it_off(page):
+    """Without the log there is nothing that feedback could refer to, so nothing is asked."""
+    note = page.locator("#record-note")
+    expect(note).to_contain_text("logged for 90 days, without the photo", use_inner_text=True)
+    expect(note).to_contain_text("record=false", use_inner_text=True)
+    upload(page, EXAMPLES / "ship.jpg")
+    expect_label(page, "ship")
+    expect(page.locator(".feedback")).to_be_visible()
+    page.get_by_label("Log my answers").uncheck()
+    upload(page, EXAMPLES / "frog.jpg")
+    expect_label(page, "frog")
+    expect(page.locator(".feedback")).to_have_count(0)
+
+
+def test_a_stranger_sees_no_tabs_for_operators(page):
+    """The setting CIFAR_OPERATOR_TABS shows them where nobody signs in."""
+    expect(page.get_by_role("tab", name="Code").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("tab", name="A/B")).to_have_count(0)
+    open_tab(page, "model")
+    expect(page.locator("#model .facts")).to_contain_text("Accuracy on photographs", timeout=WAIT_MS)
+    expect(page.locator("#model .drift")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def keys_server(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
+    """The address of a server with sign-in, and the keys by their scope."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys = {scope: create(folder / "keys.json", scope, ["predict", scope]) for scope in ("feedback", "admin")}
+    with running(folder, CIFAR_API_KEYS_FILE=str(folder / "keys.json"), CIFAR_OPERATOR_TABS="true") as server:
+        yield server.address, keys
+
+
+@pytest.mark.parametrize("scope", ["feedback", "admin"])
+def test_with_sign_in_only_the_scope_admin_sees_the_tabs_for_operators(browser, keys_server, scope):
+    """Also the calls behind them: whoever may not see a tab cannot ask for its content."""
+    address, keys = keys_server
+    context = browser.new_context(extra_http_headers={"X-API-Key": keys[scope]})
+    page = context.new_page()
+    page.goto(address)
+    expect(page.get_by_role("tab", name="Code").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("tab", name="A/B")).to_have_count(scope == "admin", timeout=WAIT_MS)
+    answer = page.evaluate("""async () => {
+        const {dependencies, components} = gradio_config;
+        const tab = components.find(({props}) => props.elem_id === "ab").id;
+        const id = dependencies.find(({outputs, inputs}) => outputs.length === 1 && outputs[0] === tab && !inputs.length).id;
+        const body = JSON.stringify({fn_index: id, data: [], session_hash: "x"});
+        return await (await fetch("/gradio_api/run/predict", {method: "POST", headers: {"Content-Type": "application/json"}, body})).json();
+    }""")
+    assert ("Nothing was recorded" in answer["data"][0]) == (scope == "admin")
+    context.close()

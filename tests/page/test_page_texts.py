@@ -12,7 +12,7 @@ import pytest
 from support.samples import write_two_versions
 
 from cifar import CLASS_NAMES
-from cifar.errors import BadParameter, CifarError
+from cifar.errors import BadParameter, CifarError, MissingImage
 from cifar.format import percent
 from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
@@ -20,6 +20,7 @@ from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classification
 from cifar.serving.page.answer import answer_html, headline
 from cifar.serving.page.code_tab import SNIPPETS, code_html
+from cifar.serving.page.grades import grade_of
 from cifar.serving.page.model_tab import model_html
 from cifar.serving.page.plots import Series, curves
 from cifar.serving.page.texts import LANGUAGES, TEXTS, Text, as_html, class_name, error_text, text
@@ -36,8 +37,40 @@ def test_every_text_exists_in_both_languages_with_the_same_placeholders(key):
     assert english
     assert not CHINESE.search(english)
     assert CHINESE.search(chinese) or key in {"code.python_client", "code.python_requests", "code.javascript"}
-    assert (
-        len({frozenset(name for _, name, _, _ in string.Formatter().parse(text) if name) for text in TEXTS[key]}) == 1
+    assert placeholders(english) == placeholders(chinese) or (english, placeholders(chinese)) == ("{details}", set())
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+@pytest.mark.parametrize("key", sorted(key for key in TEXTS if key.startswith("error.")))
+def test_an_error_on_the_chinese_page_is_a_chinese_sentence_with_the_way_out(key):
+    """The message of the API is English, so the page has a text of its own, without it in brackets."""
+    chinese = TEXTS[key].zh
+    assert "{" not in chinese
+    assert "（" not in chinese or key == "error.unreadable_archive"
+    assert chinese.endswith("。")
+    assert set(re.findall(r"[A-Za-z]{2,}", chinese)) <= {
+        "JPEG",
+        "PNG",
+        "WebP",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "HEIF",
+        "AVIF",
+        "Cookie",
+    }
+
+
+def test_an_error_on_the_page_names_no_part_of_the_api():
+    """A person at the page cannot send a form field or a header."""
+    for key, (english, _) in TEXTS.items():
+        if key.startswith("error."):
+            assert not re.search("`|field|Content-Type|header|Bearer|/docs", english), key
+    assert error_text(MissingImage("No image came. Send one as the file field `image`.")).en.startswith(
+        "The file is empty."
     )
 
 
@@ -69,10 +102,10 @@ def test_the_texts_are_exactly_those_that_the_page_uses():
 
 
 def test_the_message_of_an_error_is_shown_in_both_languages():
-    """In Chinese, it follows the meaning of the error's code."""
+    """In Chinese, it is the text for the error's code."""
     shown = error_text(BadParameter("top_k must be from 1 to 10, the number of classes; got 11."))
     assert shown.en == "top_k must be from 1 to 10, the number of classes; got 11."
-    assert shown.zh == "参数不正确（top_k must be from 1 to 10, the number of classes; got 11.）"
+    assert shown.zh == "所选的值不被接受。请重新选择，或重新加载页面。"
 
 
 @pytest.mark.parametrize(
@@ -80,10 +113,14 @@ def test_the_message_of_an_error_is_shown_in_both_languages():
     [
         ({"cat": 0.95, "dog": 0.05}, "Almost certainly a cat.", "几乎可以肯定是猫。"),
         ({"cat": 0.7, "dog": 0.3}, "Probably a cat; a dog is possible.", "很可能是猫；也可能是狗。"),
-        ({"airplane": 0.4, "bird": 0.35, "ship": 0.25}, "Perhaps an airplane; a bird or a ship is possible.", None),
+        (
+            {"airplane": 0.4, "bird": 0.35, "ship": 0.25},
+            "Unsure: looks like an airplane; a bird or a ship is possible.",
+            None,
+        ),
         (
             {"cat": 0.3, "dog": 0.3, "deer": 0.3, "frog": 0.1},
-            "Hard to tell; most likely a cat; a dog or a deer is possible.",
+            "Unsure: looks like a cat; a dog or a deer is possible.",
             None,
         ),
         ({"gadget": 0.99, "x": 0.01}, "Almost certainly a gadget.", "几乎可以肯定是gadget。"),
@@ -136,9 +173,50 @@ def test_an_answer_out_of_distribution_says_so_above_the_bars():
     assert "很可能不属于任何类别。" in page
     assert "Is it none of the classes?" in page
     assert "Is this right?" not in page
-    assert page.index("do not rely on the scores") < page.index('class="bars"')
+    assert page.index("the bars say little") < page.index("What helps: one subject") < page.index('class="bars"')
     assert "certainly" not in page
-    assert "doubtful" in page
+    assert "calibrated" not in page
+    assert 'data-grade="none"' in page
+
+
+@pytest.mark.parametrize(
+    ("score", "ood_score", "grade", "sentence"),
+    [
+        (0.96, 0.2, "class", "Almost certainly a cat."),
+        (0.7, 1.0, "class", "Probably a cat"),
+        (0.55, 0.2, "unsure", "Unsure: looks like a cat"),
+        (0.96, 1.01, "unsure", "Unsure: looks like a cat."),
+        (0.89, 1.01, "none", "Probably none of the classes."),
+        (0.99, 2.01, "none", "Probably none of the classes."),
+        (0.96, None, "class", "Almost certainly a cat."),
+        (0.59, None, "unsure", "Unsure: looks like a cat"),
+    ],
+)
+def test_an_answer_has_one_grade_and_nothing_on_the_page_contradicts_it(score, ood_score, grade, sentence):
+    """A photo just over the threshold with one class at 96 % used to be "none", with "confidence is calibrated" below."""
+    scores = {"cat": score, "dog": 1 - score}
+    known = None if ood_score is None else ood_score <= 1
+    prediction = Prediction(scores, list(scores.items())[:1], ood_score, known)
+    assert grade_of(prediction) == grade
+    assert headline(prediction).en.startswith(sentence)
+    answer = an_answer(scores, ood_score=ood_score, in_distribution=known)
+    page = answer_html(answer, manifest=manifest_with(), explains=True, request_id="a")
+    assert f'data-grade="{grade}"' in page
+    assert ("Confidence is calibrated" in page) == (grade == "class")
+    assert ("Is it none of the classes?" in page) == (grade == "none")
+    assert ('class="doubt"' in page) == (grade != "class")
+    assert "What helps: one subject that fills the frame" in page
+    assert "What you cannot recognise in the 8 x 8 pixels below" in page
+
+
+def test_the_model_tab_shows_the_accuracy_on_photographs_beside_that_on_test_images():
+    """Test images alone would promise too much."""
+    manifest = manifest_with()
+    page = model_html(manifest)
+    assert page.index("Test accuracy") < page.index("Accuracy on photographs") < page.index("Top-2")
+    assert "59.4 % of 101 images" in page
+    unmeasured = {name: value for name, value in manifest.metrics.items() if name != "photographs"}
+    assert "not measured" in model_html(manifest.model_copy(update={"metrics": unmeasured}))
 
 
 @pytest.mark.parametrize(("in_distribution", "shown"), [(True, False), (None, True)])
@@ -178,8 +256,8 @@ def test_a_class_named_none_has_one_feedback_button():
             ],
         ),
         (2300, 0.294, ["On 10,000 test images, confidence differed from accuracy by 29.4 % on average."]),
-        (2300, 0.014, ["Confidence is calibrated."]),
-        (2300, None, ["Confidence is calibrated."]),
+        (2300, 0.014, ["Confidence is calibrated on test images, not on photographs."]),
+        (2300, None, ["Confidence is calibrated on test images, not on photographs."]),
     ],
 )
 def test_confidence_counts_as_calibrated_only_with_enough_images_and_a_small_error(images, error, shown):
@@ -187,7 +265,9 @@ def test_confidence_counts_as_calibrated_only_with_enough_images_and_a_small_err
     manifest = manifest_with(images, error)
     page = answer_html(an_answer(), manifest=manifest, explains=False)
     assert all(sentence in page for sentence in shown)
-    assert ("Confidence is calibrated." in page) == (shown == ["Confidence is calibrated."])
+    assert ("Confidence is calibrated on test images, not on photographs." in page) == (
+        shown == ["Confidence is calibrated on test images, not on photographs."]
+    )
     facts = model_html(manifest)
     assert ("calibrated" in facts) == (images is None)
     assert (f"temperature 0.61, fitted on {images or 0:,} held-out images" in facts) == (images is not None)

@@ -17,7 +17,7 @@ TABS = {
     "compare": ("Compare", "对比"),
     "model": ("Model", "模型"),
     "ab": ("A/B", "A/B 测试"),
-    "code": ("Use it from code", "代码调用"),
+    "code": ("Code", "代码"),
 }
 """The names of each tab, English and Chinese."""
 WAIT_MS = 60_000

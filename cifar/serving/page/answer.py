@@ -10,10 +10,9 @@ from cifar.models.predictor import Prediction
 from cifar.records.values import NONE_LABEL, feedback_labels
 from cifar.serving.gradio.calls import as_cifar_error
 from cifar.serving.inference.classify import Classification
+from cifar.serving.page.grades import CERTAIN, Grade, grade_of
 from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
 
-_TIERS = ((0.9, "answer.certain"), (0.6, "answer.probable"), (0.35, "answer.perhaps"), (0.0, "answer.unsure"))
-"""Beginnings of the sentence, each with the lowest score of the first class for it."""
 _POSSIBLE_SCORE = 0.1
 """The sentence also names other classes with at least this score."""
 _MAX_POSSIBLE = 2
@@ -27,7 +26,8 @@ _CALIBRATION_ERROR = 0.05
 
 def headline(prediction: Prediction) -> Text:
     """Return the answer as a sentence, such as "Probably a cat; a dog is possible."."""
-    if prediction.in_distribution is False:
+    grade = grade_of(prediction)
+    if grade == "none":
         return text("answer.none")
     ranked = sorted(prediction.class_scores.items(), key=lambda item: -item[1])
     if prediction.multi_label:
@@ -38,7 +38,8 @@ def headline(prediction: Prediction) -> Text:
             else text("answer.shows_none", first=class_name(ranked[0][0]))
         )
     first, score = ranked[0]
-    opening = text(next(key for lowest, key in _TIERS if score >= lowest), first=with_article(first))
+    beginning = "answer.unsure" if grade == "unsure" else "answer.certain" if score >= CERTAIN else "answer.probable"
+    opening = text(beginning, first=with_article(first))
     others = [with_article(name) for name, share in ranked[1 : 1 + _MAX_POSSIBLE] if share >= _POSSIBLE_SCORE]
     either = text("answer.or")
     possible = text("answer.possible", others=join(others, en=either.en, zh=either.zh)) if others else Text("", "")
@@ -55,22 +56,41 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
         request_id: of the answer. With it, the page asks whether the answer is right.
     """
     prediction = answer.prediction
-    none = prediction.in_distribution is False
+    grade = grade_of(prediction)
     # For a multi-label version no question is asked: which of several classes would be the right one?
-    feedback = _feedback(prediction, request_id) if request_id and not prediction.multi_label else ""
-    warning = f'<p class="none">{html_text("answer.none_why", count=len(prediction.class_scores))}</p>' if none else ""
+    feedback = _feedback(answer, request_id) if request_id and not prediction.multi_label else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
-        f'<div class="answer{" doubtful" if none else ""}" data-label="{html.escape(prediction.top_k[0][0])}">'
-        f"<h2>{as_html(headline(prediction))}</h2>{warning}"
+        f'<div class="answer" data-grade="{grade}" data-label="{html.escape(prediction.top_k[0][0])}">'
+        f"<h2>{as_html(headline(prediction))}</h2>{_warning(answer, grade)}"
         f'<ol class="bars">{bars}</ol>{feedback}'
-        f"{_seen(answer, manifest)}</div>"
+        f"{_seen(answer, manifest, grade)}</div>"
     )
 
 
-def _feedback(prediction: Prediction, request_id: str) -> str:
+def _warning(answer: Classification, grade: Grade) -> str:
+    """Return why the answer is none of the classes or unsure, and what the person can do about it."""
+    prediction = answer.prediction
+    if grade == "class" or (prediction.multi_label and grade == "unsure"):
+        return ""
+    if grade == "none":
+        reason = text("answer.none_why", count=len(prediction.class_scores))
+    else:
+        reason = text("answer.unlike_why" if prediction.in_distribution is False else "answer.unclear_why")
+    return f'<p class="doubt">{as_html(join([reason, _advice(answer)], en=" ", zh=""))}</p>'
+
+
+def _advice(answer: Classification) -> Text:
+    height, width = answer.seen.shape[:2]
+    return text("answer.advice", size=f"{width} x {height}")
+
+
+def _feedback(answer: Classification, request_id: str) -> str:
     """Return the question whether the answer is right, with a button for each label; `feedback.js` sends the chosen one."""
-    none = prediction.in_distribution is False
+    prediction = answer.prediction
+    grade = grade_of(prediction)
+    none = grade == "none"
+    advice = f"<small>{as_html(_advice(answer))}</small>" if grade == "class" else ""
     answered = NONE_LABEL if none else prediction.top_k[0][0]
     others = [name for name in feedback_labels(prediction.class_scores) if name != answered]
     choices = "".join(
@@ -82,7 +102,7 @@ def _feedback(prediction: Prediction, request_id: str) -> str:
         f'<div role="group">{html_text("feedback.ask_none" if none else "feedback.ask")} '
         f"{_feedback_button(answered, html_text('feedback.right'))}"
         f'<button type="button" class="plain" aria-expanded="false">{html_text("feedback.wrong")}</button></div>'
-        f'<div class="choices" role="group" hidden>{choices}</div><p role="status"></p></div>'
+        f'<div class="choices" role="group" hidden>{choices}{advice}</div><p role="status"></p></div>'
     )
 
 
@@ -103,7 +123,7 @@ def _bar(name: str, score: float, *, explains: bool) -> str:
     )
 
 
-def _seen(answer: Classification, manifest: Manifest) -> str:
+def _seen(answer: Classification, manifest: Manifest, grade: Grade) -> str:
     """Return the image that the model received, and facts about the version and its confidence."""
     height, width = answer.seen.shape[:2]
     lines = [
@@ -114,7 +134,7 @@ def _seen(answer: Classification, manifest: Manifest) -> str:
         else html_text("answer.took", ms=f"{answer.inference_ms:.1f}"),
         *([html_text("answer.views_6" if answer.views > 2 else "answer.views_2")] if answer.views > 1 else []),
         *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
-        *_calibration(manifest),
+        *_calibration(manifest, grade),
     ]
     if answer.prediction.in_distribution is None:
         lines.append(html_text("answer.cannot_tell"))
@@ -124,15 +144,15 @@ def _seen(answer: Classification, manifest: Manifest) -> str:
     )
 
 
-def _calibration(manifest: Manifest) -> list[str]:
-    """Return whether confidence is calibrated, or the reasons to doubt it."""
+def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
+    """Return the reasons to doubt the confidence, or that it is calibrated, which holds for answers of the grade `class`."""
     if not manifest.confidence:
         return [html_text("answer.uncalibrated")]
     images, measured = manifest.confidence.held_out_images, manifest.metrics.get("test") or {}
     doubts = [html_text("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
     if (error := measured.get("ece") or 0) > _CALIBRATION_ERROR:
         doubts.append(html_text("answer.miscalibrated", error=percent(error), count=f"{measured['images']:,}"))
-    return doubts or [html_text("answer.calibrated")]
+    return doubts or ([html_text("answer.calibrated")] if grade == "class" else [])
 
 
 def error_html(error: Exception) -> str:

@@ -7,9 +7,13 @@ is closed.
 
 from __future__ import annotations
 
+import html
+import json
+
 from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.inference.archives import MAX_RATIO
 from cifar.serving.inference.recorded import RecordedClassifier
+from cifar.serving.page.grades import RULES
 from cifar.serving.page.texts import AUTOMATIC, html_text
 from cifar.settings import Settings
 
@@ -53,6 +57,7 @@ def _widget(kind: str, choices: str, classifier: RecordedClassifier, settings: S
         "classes": len(classifier.versions.default.manifest.class_names),
     }
     data = " ".join(f'data-{name}="{value}"' for name, value in limits.items())
+    data += f' data-grades="{html.escape(json.dumps(RULES))}"'
     views = _select("views.label", "views", list(reversed(ALLOWED_VIEWS)), 1)
     megabytes = {"megabytes": limits["bytes"] // 1024**2, "each": limits["each"] // 1024**2}
     return (
@@ -64,5 +69,6 @@ def _widget(kind: str, choices: str, classifier: RecordedClassifier, settings: S
         f'<div class="run" hidden><progress max="1" value="0" aria-labelledby="{kind}-title"></progress>'
         f'<p id="{kind}-progress" class="progress"></p>'
         f'<button type="button" class="plain" data-do="cancel" hidden>{html_text("batch.cancel")}</button></div>'
+        f'<button type="button" class="plain" data-do="retry" hidden>{html_text("batch.retry")}</button>'
         '<ul class="problems"></ul><div class="report"></div></div>'
     )

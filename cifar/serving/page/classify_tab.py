@@ -37,10 +37,9 @@ _CHOOSE_EXAMPLE = """element.addEventListener("click", event => {
   const button = event.target.closest("[data-example]");
   if (button) trigger("select", {value: button.dataset.example});
 });"""
-_LIVE = f"""<div class="live">
-<button type="button" class="plain" data-live="start">{html_text("live.start")}</button>
-<button type="button" class="plain" data-live="stop" hidden>{html_text("live.stop")}</button>
-<div class="live-now" hidden><div><video muted playsinline></video><p class="rate"></p></div><div class="live-answer"></div></div>
+_LIVE = f"""<div class="live"><video muted playsinline hidden></video>
+<div class="buttons"><button type="button" class="plain" data-live="start">{html_text("live.start")}</button>
+<button type="button" class="plain" data-live="stop" hidden>{html_text("live.stop")}</button><span class="rate" hidden></span></div>
 <p class="problem" role="alert" hidden></p></div>"""
 
 
@@ -74,6 +73,7 @@ class ClassifyTab:
                 )
                 gr.HTML(_LIVE, elem_id="live", apply_default_css=False)
             with gr.Column(min_width=300):
+                gr.HTML('<div class="live-answer"></div>', elem_id="live-answer", apply_default_css=False)
                 answer = gr.HTML(_NO_ANSWER, elem_id="answer", apply_default_css=False, js_on_load=_ASK_WHY)
                 why = gr.HTML(elem_id="why", apply_default_css=False)
                 with gr.Row():
@@ -102,6 +102,14 @@ class ClassifyTab:
                         interactive=True,
                         min_width=130,
                     )
+                record = gr.Checkbox(
+                    True,
+                    label=TRANSLATIONS("record.label"),
+                    elem_id="record",
+                    visible=settings.records,
+                    container=False,
+                )
+                gr.HTML(_record_note(settings), elem_id="record-note", apply_default_css=False)
         examples = gr.HTML(
             _examples_html(self._examples, settings.max_image_pixels),
             elem_id="examples",
@@ -113,7 +121,7 @@ class ClassifyTab:
         gr.on(
             [photo.change, top_k.release, self.version.input, views.input],
             self._show_answer,
-            [photo, top_k, self.version, views],
+            [photo, top_k, self.version, views, record],
             [answer, why],
             show_progress="hidden",  # the previous answer stays until the next one arrives
             trigger_mode="always_last",
@@ -126,8 +134,14 @@ class ClassifyTab:
             self._show_frame, [self.version, frame], gr.HTML(visible=False), api_name="live", **private
         )
 
-    async def _show_answer(
-        self, payload: bytes | None, top_k: object, version: object, views: object, request: gr.Request
+    async def _show_answer(  # noqa: PLR0917 - Gradio passes the values by position
+        self,
+        payload: bytes | None,
+        top_k: object,
+        version: object,
+        views: object,
+        record: object,
+        request: gr.Request,
     ) -> tuple[str, str]:
         """Return the answer to a photo, or its error, and no heat map, which removes that of the previous photo."""
         if payload is None:
@@ -141,11 +155,12 @@ class ClassifyTab:
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
                 views=whole_number("views", views),
-                record=True,
+                record=record is not False,
             )
         except Exception as error:
             return error_html(error), ""
-        return self._html(answer, explains=True, requester=requester if self._classifier.records else None), ""
+        recorded = self._classifier.records and record is not False
+        return self._html(answer, explains=True, requester=requester if recorded else None), ""
 
     async def _show_frame(self, version: object, frame: Any, request: gr.Request) -> str:
         """Return the answer to one frame of the live camera, which `live.js` sends as `{"jpeg": base64}`."""
@@ -190,6 +205,13 @@ class ClassifyTab:
             explains=explains,
             request_id=requester.request_id if requester else None,
         )
+
+
+def _record_note(settings: Settings) -> str:
+    if not settings.records:
+        return f"<p>{html_text('record.off')}</p>"
+    key = "record.note_kept" if settings.keep_uploads else "record.note"
+    return f"<p>{html_text(key, days=f'{settings.records_retention_days:g}')}</p>"
 
 
 def _why_html(picture: bytes, name: str, *, seconds: float) -> str:

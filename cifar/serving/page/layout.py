@@ -6,7 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from cifar.errors import CifarError
+from cifar.errors import CifarError, MissingScope
+from cifar.format import percent
+from cifar.models.manifest import Manifest
+from cifar.serving.gradio.calls import requester_of
 from cifar.serving.gradio.components import Blocks, Choice
 from cifar.serving.gradio.endpoints import add_endpoints
 from cifar.serving.inference.classify import whole_number
@@ -52,7 +55,7 @@ class Page:
                         visible=False, label=TRANSLATIONS("version.label"), elem_id="model-version", interactive=True
                     )
                     model = gr.HTML(elem_id="model", apply_default_css=False)
-                with gr.Tab(TRANSLATIONS("tab.ab"), id="ab") as ab_tab:
+                with gr.Tab(TRANSLATIONS("tab.ab"), id="ab", visible=False) as ab_tab:
                     ab = gr.HTML(elem_id="ab", apply_default_css=False)
                 with gr.Tab(TRANSLATIONS("tab.code"), id="code"):
                     code = gr.HTML(elem_id="code", apply_default_css=False)
@@ -60,7 +63,11 @@ class Page:
             ab_tab.select(self._show_ab, None, ab, **private)
             opened_at = gr.JSON(visible=False)
             self.blocks.load(
-                self._open, opened_at, [classify.version, version, batch, compare, code], js=_READ_ADDRESS, **private
+                self._open,
+                opened_at,
+                [classify.version, version, batch, compare, code, ab_tab],
+                js=_READ_ADDRESS,
+                **private,
             )
             add_endpoints(service)
 
@@ -80,12 +87,12 @@ class Page:
             f'<div class="top"><h1>CIFAR Space</h1>{sign_out}<div class="languages" role="group" aria-label="Language · 语言">'
             '<button type="button" data-language="en" lang="en">English</button>'
             '<button type="button" data-language="zh-CN" lang="zh-CN">中文</button></div></div>'
-            f"<p>{html_text(intro, count=len(names), names=join(shown))}</p>"
-            f'<p id="page-problem" class="problem" role="alert" hidden></p>'
+            f"<p>{html_text(intro, count=len(names), names=join(shown))}</p>{_good_for(manifest)}"
+            f'<p id="page-problem" class="problem" role="alert" hidden></p><p id="page-note" class="note" role="status" hidden></p>'
         )
 
-    def _open(self, opened_at: Any) -> tuple[Any, Any, str, str, str]:
-        """Return the content that depends on when and where the page was opened: the versions and the page's address."""
+    def _open(self, opened_at: Any, request: gr.Request) -> tuple[Any, Any, str, str, str, Any]:
+        """Return the content that depends on when, where and by whom the page was opened."""
         numbers = self._versions.registry.numbers()
         choices = [(str(number), number) for number in reversed(numbers)]
         several = len(numbers) > 1
@@ -95,12 +102,21 @@ class Page:
             batch_html(self._classifier, self._settings),
             compare_html(self._classifier, self._settings),
             code_html(opened_at.get("address") if isinstance(opened_at, dict) else None, mcp=self._settings.mcp),
+            gr.update(visible=self._is_operator(request)),
         )
 
-    def _show_model(self, number: object) -> str:
+    def _is_operator(self, request: gr.Request) -> bool:
+        """Return whether the A/B test and drift are shown: with sign-in to the scope `admin`, otherwise by a setting."""
+        if not self._settings.requires_sign_in:
+            return self._settings.operator_tabs
+        requester = requester_of(request)
+        return requester is not None and "admin" in requester.scopes
+
+    def _show_model(self, number: object, request: gr.Request) -> str:
         try:
             version = self._versions.registry.get(whole_number("version", number))
-            return model_html(version.manifest, self._drift(version.number))
+            drift = self._drift(version.number) if self._is_operator(request) else ""
+            return model_html(version.manifest, drift)
         except Exception as error:
             return error_html(error)
 
@@ -113,10 +129,24 @@ class Page:
         except CifarError as error:
             return error_html(error)
 
-    def _show_ab(self) -> str:
+    def _show_ab(self, request: gr.Request) -> str:
+        if not self._is_operator(request):
+            return error_html(MissingScope("The A/B test is shown to operators only."))
         if self._analytics is None:
             return f'<p class="missing">{html_text("ab.off")}</p>'
         try:
             return ab_html(self._analytics.report())
         except Exception as error:
             return error_html(error)
+
+
+def _good_for(manifest: Manifest) -> str:
+    """Return what the version is good for, from its measured accuracy; empty if its manifest has none."""
+    metrics = manifest.metrics
+    accuracy = (metrics.get("test") or {}).get("accuracy", metrics.get("test_accuracy"))
+    if accuracy is None:
+        return ""
+    photographs = metrics.get("photographs")
+    key = "header.good_for" if photographs else "header.good_for_alike"
+    shown = {"photos": percent(photographs["accuracy"])} if photographs else {}
+    return f'<p class="good-for">{html_text(key, test=percent(accuracy), **shown)}</p>'

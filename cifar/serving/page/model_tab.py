@@ -96,6 +96,8 @@ def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         if interval := measured.get("accuracy_interval"):
             value += " · " + html_text("model.interval", low=percent(interval[0]), high=percent(interval[1]))
         rows.append((html_text("model.accuracy"), value))
+    photographs = metrics.get("photographs")
+    rows.append((html_text("model.photographs"), _photographs(photographs)))
     for k, share in measured.get("top_k", {}).items():
         if k != "1":
             rows.append((html_text("model.top_k", k=k), percent(share)))
@@ -106,6 +108,15 @@ def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     if measured.get("ece") is not None:
         rows.append((html_text("model.ece"), f"{measured['ece']:.3f}"))
     return rows
+
+
+def _photographs(measured: dict[str, Any] | None) -> str:
+    if not measured:
+        return html_text("model.photographs_missing")
+    low, high = map(percent, measured["accuracy_interval"])
+    value = html_text("model.accuracy_of", accuracy=percent(measured["accuracy"]), images=measured["images"])
+    source = html.escape(measured["source"])
+    return f"{value} · {html_text('model.interval', low=low, high=high)}<br><small>{source}</small>"
 
 
 def _confidence(fitted: ConfidenceInfo | None) -> str:

@@ -15,7 +15,7 @@ from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
 
 _STATIC = Path(__file__).parent / "static"
-_SCRIPTS = ("page", "live", "feedback", "zip", "batch")
+_SCRIPTS = ("page", "server", "files", "live", "feedback", "zip", "batch")
 """`page.js` comes first: the others use its functions."""
 
 
@@ -30,7 +30,8 @@ def mount_page(api: FastAPI, service: Service, settings: Settings, worker: Worke
             primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
         css=_read("page.css"),
-        head="".join(f"<script>{_read(f'{name}.js')}</script>" for name in _SCRIPTS),
+        head=f"<style>{_read('phone.css')}</style>"
+        + "".join(f"<script>{_read(f'{name}.js')}</script>" for name in _SCRIPTS),
         i18n=TRANSLATIONS,
     )
 

@@ -68,7 +68,7 @@ def join(parts: list[Text], *, en: str = ", ", zh: str = "、") -> Text:
 
 
 def error_text(error: CifarError) -> Text:
-    """Return an error's message; in Chinese, the meaning of its code followed by the message in brackets."""
+    """Return what an error means for the person at the page. In English this is often the message of the API."""
     return text(f"error.{error.code}", details=error)
 
 

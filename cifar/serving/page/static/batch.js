@@ -1,19 +1,14 @@
 // The tabs Batch and Compare: one request per photo, with progress, table, counts and downloads. The server stores nothing.
 (() => {
   const MAX_CONCURRENT = 4; // requests
-  const MAX_TRIES = 20; // of one photo, if the server asks to wait
+  const MAX_WAIT_MS = 15 * 60_000; // for one photo, while the server is away or asks to wait
+  const AWAY_SECONDS = 2; // between two tries while the server is away
   const TOP_K = 3;
   const THUMBNAIL = 48; // pixels
   const runs = new WeakMap();
 
   for (const kind of ["dragover", "dragleave", "drop"])
-    document.addEventListener(kind, (event) => {
-      const drop = event.target.closest?.(".many .drop");
-      if (!drop) return;
-      event.preventDefault();
-      drop.classList.toggle("over", kind === "dragover");
-      if (kind === "drop") begin(drop.closest(".many"), [...event.dataTransfer.files]);
-    });
+    document.addEventListener(kind, (event) => event.target.closest?.(".many .drop")?.classList.toggle("over", kind === "dragover"), true);
   document.addEventListener("change", (event) => {
     const box = event.target.closest?.(".many");
     if (box && event.target.type === "file" && event.target.files.length) {
@@ -29,6 +24,7 @@
 
   const actions = {
     cancel: (run) => run.stop.abort(),
+    retry: (run) => retry(run),
     sort: (run, button) => sort(run, button.dataset.key),
     csv: (run) => save(run, "csv", "text/csv", "\ufeff" + csv(run)),
     json: (run) => save(run, "json", "application/json", JSON.stringify(run.rows.filter(isDone).map(record(run)), null, 1)),
@@ -39,19 +35,37 @@
     runs.get(box)?.stop.abort();
     const limit = Object.fromEntries(["files", "bytes", "each", "ratio", "classes"].map((name) => [name, Number(box.dataset[name])]));
     const versions = [...box.querySelectorAll("select:not([data-views])")].map((select) => Number(select.value));
-    const run = { box, limit, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
+    const grades = JSON.parse(box.dataset.grades);
+    const run = { box, limit, grades, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
     run.versions = versions.length ? versions : [null];
     run.views = box.querySelector("[data-views]").value;
     runs.set(box, run);
     layOut(run);
     for (const file of files) await collect(run, file);
+    await answerAll(run, [...run.rows]);
+  }
+  cifar.begin = begin;
+
+  async function answerAll(run, queue) {
     drawSoon(run);
-    const queue = [...run.rows];
     const work = async () => {
       while (queue.length && !run.stop.signal.aborted) await answer(run, queue.shift());
     };
     await Promise.all(Array.from({ length: MAX_CONCURRENT }, work));
-    if (runs.get(box) === run) end(run);
+    if (runs.get(run.box) === run) end(run);
+  }
+
+  const unanswered = (run) => run.rows.filter((row) => !row.done || row.error);
+
+  async function retry(run) {
+    const rows = unanswered(run);
+    for (const row of rows) {
+      row.element?.remove();
+      Object.assign(row, { done: false, error: null, answers: [] });
+    }
+    run.stop = new AbortController();
+    start(run);
+    await answerAll(run, rows);
   }
 
   async function collect(run, file) {
@@ -76,14 +90,15 @@
 
   async function answer(run, row) {
     try {
-      const photo = await row.open();
+      const photo = await read(row);
       if (photo.size > run.limit.each) throw cifar.text("batch.file_too_large", { each: Math.floor(run.limit.each / 1024 ** 2) });
       row.thumbnail = await thumbnail(photo);
       for (const version of run.versions) row.answers.push(await ask(run, photo, version));
     } catch (problem) {
       if (run.stop.signal.aborted) return;
-      row.error = problem.en ? problem : cifar.text("problem.unreachable");
+      row.error = problem.en ? problem : cifar.text("problem.feedback");
     }
+    row.words = row.answers.map((each) => words(run, each));
     row.done = true;
     row.element = document.createElement("tr");
     row.element.innerHTML = cells(run, row);
@@ -99,21 +114,26 @@
     address.searchParams.set("views", run.views);
     if (version) address.searchParams.set("version", version);
     const headers = { "Content-Type": "application/octet-stream" };
-    for (let tries = 1; ; tries += 1) {
-      const response = await fetch(address, { method: "POST", body: photo, headers, signal: run.stop.signal });
-      const body = await response.json().catch(() => ({}));
-      if (response.ok) return body;
-      const seconds = Number(response.headers.get("Retry-After"));
-      if (!seconds || tries >= MAX_TRIES) throw { ...cifar.errorText(body), code: body.code ?? null };
-      run.progress.innerHTML = cifar.htmlText("batch.waiting", { seconds });
-      await pause(seconds * 1000, run.stop.signal);
+    const { signal } = run.stop;
+    const last = performance.now() + MAX_WAIT_MS;
+    for (;;) {
+      const response = await fetch(address, { method: "POST", body: photo, headers, signal }).catch(() => null);
+      signal.throwIfAborted();
+      const body = await response?.json().catch(() => ({})) ?? {};
+      if (response?.ok) return body;
+      const away = !response || cifar.isAway(response, body);
+      const seconds = Number(response?.headers.get("Retry-After")) || (away ? AWAY_SECONDS : 0);
+      if (!seconds || performance.now() > last) throw { ...cifar.errorText(body), code: body.code ?? null };
+      run.progress.innerHTML = cifar.htmlText(away ? "batch.away" : "batch.waiting", { seconds });
+      await cifar.pause(seconds * 1000, signal);
     }
   }
 
-  const pause = (ms, signal) => new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
-  });
+  // Reads a photo before it is sent: a request with a file that has gone fails in the same way as one to a server that is away.
+  async function read(row) {
+    const file = await row.open();
+    try { return new Blob([await file.arrayBuffer()], { type: file.type }); } catch { throw cifar.text("batch.unreadable"); }
+  }
 
   async function thumbnail(photo) {
     try {
@@ -129,7 +149,7 @@
 
   const columns = (run) => run.kind === "compare"
     ? [["name", cifar.htmlText("batch.name")], ...run.versions.map((version, at) => [`label${at}`, cifar.htmlText("compare.version", { number: version })]), ["verdict", cifar.htmlText("compare.verdict")]]
-    : [["name", cifar.htmlText("batch.name")], ["label0", cifar.htmlText("batch.label")], ["score0", cifar.htmlText("batch.score")]];
+    : [["name", cifar.htmlText("batch.name")], ["label0", cifar.htmlText("batch.answer")], ["score0", cifar.htmlText("batch.score")]];
 
   function layOut(run) {
     const head = columns(run).map(([key, text]) => `<th scope="col" aria-sort="none"><button type="button" data-do="sort" data-key="${key}">${text}</button></th>`).join("");
@@ -144,24 +164,48 @@
       <thead><tr><th scope="col">${cifar.htmlText("batch.thumbnail")}</th>${head}</tr></thead><tbody></tbody></table></div>`;
     run.body = run.box.querySelector("tbody");
     run.progress = run.box.querySelector(".progress");
-    run.box.querySelector(".run").hidden = run.box.querySelector("[data-do=cancel]").hidden = false;
+    start(run);
   }
 
-  const label = (answer) => answer.in_distribution === false ? cifar.text("batch.none") : cifar.className(answer.predicted_class);
+  function start(run) {
+    run.box.querySelector(".run").hidden = run.box.querySelector("[data-do=cancel]").hidden = false;
+    run.box.querySelector("[data-do=retry]").hidden = true;
+    run.box.querySelector(".summary").innerHTML = "";
+  }
+
+  // The grade of an answer, by the table of grades.py, and the words for it.
+  function gradeOf(run, { ood_score: ood, top_k: [{ score }] }) {
+    const met = ([, above, below]) => (above === null || (ood !== null && ood > above)) && (below === null || score < below);
+    return run.grades.find(met)?.[0] ?? "class";
+  }
+
+  function words(run, answer) {
+    const grade = gradeOf(run, answer), name = answer.predicted_class;
+    const text = grade === "none" ? cifar.text("grade.none") : grade === "unsure" ? cifar.text("grade.unsure", { first: cifar.withArticle(name) }) : cifar.className(name);
+    return { ...text, grade, label: grade === "none" ? null : name };
+  }
+
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const agrees = ({ answers: [first, second] }) => Boolean(second) && first.predicted_class === second.predicted_class;
+  const agrees = ({ words: [first, second] }) => Boolean(second) && first.label === second.label;
+  const verdict = (row) => !agrees(row) ? "compare.disagree" : row.words[0].grade === row.words[1].grade ? "compare.agree" : "compare.agree_unsure";
+  // A long name may be broken before its ending, but not within it.
+  const nameHtml = (name) => {
+    const [, start, ending] = /^(.*?)(\.[^./\s]{1,8})?$/s.exec(name);
+    const escaped = (text) => cifar.asHtml({ en: text, zh: text });
+    return ending ? `${escaped(start)}<wbr><span class="ending">${escaped(ending)}</span>` : escaped(name);
+  };
 
   function cells(run, row) {
     const picture = row.thumbnail ? `<img src="${row.thumbnail}" alt="">` : `<small>${cifar.htmlText("batch.no_preview")}</small>`;
-    const start = `<td>${picture}</td><th scope="row">${cifar.asHtml({ en: row.name, zh: row.name })}</th>`;
+    const start = `<td>${picture}</td><th scope="row">${nameHtml(row.name)}</th>`;
     if (row.error) return `${start}<td colspan="${columns(run).length - 1}" class="failed">${cifar.asHtml(row.error)}</td>`;
     if (run.kind !== "compare") {
       const [answer] = row.answers;
-      return `${start}<td>${cifar.asHtml(label(answer))}</td><td class="number">${answer.in_distribution === false ? "–" : percent(answer.confidence)}</td>`;
+      return `${start}<td>${cifar.asHtml(row.words[0])}</td><td class="number">${row.words[0].label === null ? "–" : percent(answer.confidence)}</td>`;
     }
     const ranked = ({ label: name, score }) => `<li>${cifar.asHtml(cifar.className(name))} ${percent(score)}</li>`;
-    const answers = row.answers.map((answer) => `<td><b>${cifar.asHtml(label(answer))}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
-    return `${start}${answers.join("")}<td>${cifar.htmlText(agrees(row) ? "compare.agree" : "compare.disagree")}</td>`;
+    const answers = row.answers.map((answer, at) => `<td><b>${cifar.asHtml(row.words[at])}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
+    return `${start}${answers.join("")}<td>${cifar.htmlText(verdict(row))}</td>`;
   }
 
   function progressHtml(key, run, done) {
@@ -188,19 +232,19 @@
   function counts(done, run) {
     const numbers = new Map();
     for (const row of done) {
-      const name = row.error ? "\0error" : row.answers[0].in_distribution === false ? "\0none" : row.answers[0].predicted_class;
-      numbers.set(name, (numbers.get(name) ?? 0) + 1);
+      const shown = cifar.asHtml(row.error ? cifar.text("batch.error") : row.words[0]);
+      numbers.set(shown, (numbers.get(shown) ?? 0) + 1);
     }
-    const shown = (name) => name === "\0error" ? cifar.htmlText("batch.error") : name === "\0none" ? cifar.htmlText("batch.none") : cifar.asHtml(cifar.className(name));
     const largest = Math.max(1, ...numbers.values());
     const bars = [...numbers].sort((a, b) => b[1] - a[1]).map(([name, number]) =>
-      `<li style="--share:${number / largest}"><span class="name">${shown(name)}</span><span class="score">${number}</span><span class="track"></span></li>`);
+      `<li style="--share:${number / largest}"><span class="name">${name}</span><span class="score">${number}</span><span class="track"></span></li>`);
     return `<ol class="bars">${bars.join("")}</ol>`;
   }
 
   function end(run) {
     const done = run.rows.filter(isDone);
     run.box.querySelector("[data-do=cancel]").hidden = true;
+    run.box.querySelector("[data-do=retry]").hidden = !unanswered(run).length;
     draw(run); // the summary counts the rows that wait to be drawn
     run.progress.innerHTML = "";
     const both = done.filter(({ error }) => !error);
@@ -211,7 +255,7 @@
 
   const values = {
     name: (row) => row.name, verdict: (row) => Number(agrees(row)),
-    label0: (row) => row.answers[0]?.predicted_class, label1: (row) => row.answers[1]?.predicted_class,
+    label0: (row) => row.words[0]?.en, label1: (row) => row.words[1]?.en,
     score0: (row) => row.answers[0]?.confidence,
   };
 
@@ -232,24 +276,24 @@
 
   // Downloads, in English, for programs
 
-  const exported = (answer) => ({
-    label: answer.predicted_class, score: answer.top_k[0].score, top_k: answer.top_k,
+  const exported = (answer, { en, grade, label }) => ({
+    answer: en, grade, label, score: label === null ? null : answer.top_k[0].score, top_k: answer.top_k,
     in_distribution: answer.in_distribution ?? null, ood_score: answer.ood_score ?? null, version: answer.model.version,
   });
-  const record = (run) => ({ name, answers, error }) => ({
+  const record = (run) => ({ name, answers, words, error }) => ({
     name,
-    ...(run.kind === "compare" ? { agree: error ? null : agrees({ answers }), first: answers[0] ? exported(answers[0]) : null, second: answers[1] ? exported(answers[1]) : null }
-      : error ? {} : exported(answers[0])),
+    ...(run.kind === "compare" ? { agree: error ? null : agrees({ words }), first: answers[0] ? exported(answers[0], words[0]) : null, second: answers[1] ? exported(answers[1], words[1]) : null }
+      : error ? {} : exported(answers[0], words[0])),
     code: error?.code ?? null,
     error: error?.en ?? null,
   });
 
   function csv(run) {
-    const fields = ["label", "score", "in_distribution", "ood_score", "version"];
+    const fields = ["answer", "grade", "label", "score", "in_distribution", "ood_score", "version"];
     const names = ["name", ...(run.kind === "compare" ? ["agree", ...fields.map((name) => `first.${name}`), ...fields.map((name) => `second.${name}`)] : fields), "code", "error"];
     const value = (data, name) => name.split(".").reduce((inner, part) => inner?.[part], data) ?? "";
-    // a spreadsheet would execute a name such as "=1+1.jpg" as a formula
-    const cell = (text) => `"${String(text).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+    // a spreadsheet would execute a name such as "=1+1.jpg" as a formula; numbers stay numbers
+    const cell = (data) => typeof data !== "string" ? String(data) : `"${data.replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
     const lines = run.rows.filter(isDone).map(record(run)).map((data) => names.map((name) => cell(value(data, name))).join(","));
     return [names.join(","), ...lines].join("\r\n") + "\r\n";
   }

@@ -16,7 +16,7 @@
   async function send(box, button) {
     const feedback = { request_id: box.dataset.request, label: button.dataset.right };
     const status = box.querySelector("[role=status]");
-    let text = cifar.text("problem.unreachable");
+    let text = cifar.text("problem.feedback");
     try {
       const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(feedback) };
       const response = await fetch(cifar.address("feedback"), options);

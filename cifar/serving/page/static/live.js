@@ -15,7 +15,8 @@
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 640 } } });
     } catch (error) {
-      problem.innerHTML = cifar.htmlText("live.no_camera", { reason: error?.name ?? "" });
+      cifar.showProblem(null); // the sentence stands here, beside the button
+      problem.innerHTML = cifar.asHtml(cifar.cameraText(error.reason ?? error));
       problem.hidden = false;
       return;
     }
@@ -37,17 +38,19 @@
     stream?.getTracks().forEach((track) => track.stop());
     stream = null;
     show(box, false);
+    document.querySelector(".live-answer").innerHTML = "";
   }
 
   function show(box, on) {
     box.querySelector("[data-live=start]").hidden = on;
     box.querySelector("[data-live=stop]").hidden = !on;
-    box.querySelector(".live-now").hidden = !on;
+    for (const part of box.querySelectorAll("video, .rate")) part.hidden = !on;
+    document.body.classList.toggle("live-on", on); // the video takes the place of the photo, its answer that of the answer
     box.querySelector(`[data-live=${on ? "stop" : "start"}]`).focus();
   }
 
   async function answer(box, video) {
-    const element = box.querySelector(".live-answer");
+    const element = document.querySelector(".live-answer");
     try {
       const response = await fetch(cifar.address("gradio_api/run/predict"), {
         method: "POST",
@@ -59,8 +62,9 @@
           session_hash: "live",
         }),
       });
-      if (response.ok) element.innerHTML = (await response.json()).data[0];
-    } catch { /* page.js shows the error; the next frame tries again */ }
+      const { data } = response.ok ? await response.json() : {};
+      if (data && stream) element.innerHTML = data[0];
+    } catch { /* server.js shows the error; the next frame tries again */ }
   }
 
   function picture(video) {

@@ -1,4 +1,4 @@
-// Shared by the whole page: the language, texts for the other scripts, error messages, and a few small helpers.
+// Shared by the whole page: the language, texts for the other scripts, and a few small helpers.
 (() => {
   const page = (window.cifar = {});
 
@@ -50,9 +50,13 @@
     : `<span class="en" lang="en">${escaped(en)}</span><span class="zh" lang="zh-CN">${escaped(zh)}</span>`;
   page.htmlText = (key, values) => page.asHtml(page.text(key, values));
   page.className = (name) => dictionary().en[`class.${name}`] ? page.text(`class.${name}`) : { en: name, zh: name };
+  page.withArticle = (name) => {
+    const { en, zh } = page.className(name);
+    return { en: `${/^[aeiou]/i.test(en) ? "an" : "a"} ${en}`, zh };
+  };
   // The text for the JSON body of an error response; without a message in it, the server did not answer.
   page.errorText = ({ code, error }) => {
-    if (!error) return page.text("problem.unreachable");
+    if (!error) return page.text("problem.feedback");
     const key = `error.${code}`;
     return page.text(dictionary().en[key] ? key : "error.internal_error", { details: error });
   };
@@ -60,45 +64,53 @@
   // Returns the URL of a path of this server, also behind a proxy that serves the page under a prefix.
   page.address = (path) => new URL(`${new URL(window.gradio_config.root, location.href).pathname.replace(/\/$/, "")}/${path}`, location.origin);
 
-  // Errors of Gradio's calls are shown at the top of the page instead of in Gradio's toasts, which disappear.
-  function showProblem(text) {
-    const element = document.getElementById("page-problem");
+  // Shows a text at the top of the page, or hides it: a problem until the next answer, a note until the next photo.
+  const show = (id) => (text) => {
+    const element = document.getElementById(id);
     if (!element) return;
     element.innerHTML = text ? page.asHtml(text) : "";
     element.hidden = !text;
-  }
-  const plainFetch = window.fetch;
-  window.fetch = async (resource, options) => {
-    const ofPage = /\/gradio_api\/(run|upload)\b/.test(String(resource?.url ?? resource));
-    try {
-      const response = await plainFetch(resource, options);
-      if (ofPage) showProblem(response.ok ? null : page.errorText(await response.clone().json().catch(() => ({}))));
-      return response;
-    } catch (error) {
-      if (ofPage && error.name !== "AbortError") showProblem(page.text("problem.unreachable"));
-      throw error;
-    }
+    if (text) element.scrollIntoView({ block: "nearest" });
+  };
+  page.showProblem = show("page-problem");
+  page.showNote = show("page-note");
+
+  // Scrolls to the next answer if it appears outside the window, as on a phone.
+  let answerWanted = false;
+  page.showAnswerSoon = () => {
+    answerWanted = true;
+    const answer = document.getElementById("answer");
+    if (answer.dataset.watched) return;
+    answer.dataset.watched = "yes";
+    new MutationObserver(() => {
+      const shown = answer.querySelector(".answer, .problem");
+      if (!shown || !answerWanted) return;
+      answerWanted = false;
+      requestAnimationFrame(() => {
+        const { top } = shown.getBoundingClientRect();
+        if (top < 0 || top + 160 > innerHeight) shown.scrollIntoView({ block: innerHeight < 720 ? "start" : "center" });
+      });
+    }).observe(answer, { childList: true, subtree: true });
   };
 
-  // A file over the size limit is not sent. Gradio's front end would ignore a file without an image type, and say nothing.
-  function refuse(event, files) {
-    if (!event.target.closest?.("#photo")) return;
-    const limit = window.gradio_config?.max_file_size || Infinity;
-    const [file] = [...(files ?? [])].filter(({ size, type }) => size > limit || !type.startsWith("image/"));
-    if (!file) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    const tooLarge = { code: "body_too_large", error: page.text("batch.file_too_large", { each: Math.floor(limit / 1024 ** 2) }).en };
-    showProblem(file.size > limit ? page.errorText(tooLarge) : page.text("photo.no_image", { name: file.name }));
-  }
-  document.addEventListener("change", (event) => refuse(event, event.target.files), true);
-  document.addEventListener("drop", (event) => refuse(event, event.dataTransfer?.files), true);
+  // Gradio's slider sends its value when a mouse button is released; keys get the same effect.
+  document.addEventListener("keyup", ({ target, key }) => {
+    if (target.matches?.("#top-k input[type=range]") && /^(Arrow|Home|End|Page)/.test(key)) target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+  });
 
-  // A file that the browser cannot show, such as a HEIC photo, leaves no broken image.
-  for (const kind of ["error", "load"])
-    document.addEventListener(kind, ({ target }) => {
-      if (target.matches?.("#photo img")) target.style.visibility = kind === "error" ? "hidden" : "";
-    }, true);
+  // Why the camera does not start. Gradio's camera would say it in a toast, which this page hides.
+  page.cameraText = (error) => page.text({ NotFoundError: "camera.missing", OverconstrainedError: "camera.missing", NotAllowedError: "camera.denied" }[error?.name]
+    ?? (navigator.mediaDevices ? "camera.busy" : "camera.insecure"));
+  const media = navigator.mediaDevices, openCamera = media?.getUserMedia.bind(media);
+  if (media) media.getUserMedia = async (wanted) => {
+    try { return await openCamera(wanted); } catch (error) {
+      page.showProblem(page.cameraText(error));
+      throw Object.assign(new DOMException("", "NotAllowedError"), { reason: error }); // Gradio catches this one only
+    }
+  };
+  else document.addEventListener("click", ({ target }) => {
+    if (target.closest?.("#photo [data-testid=source-select] button:nth-of-type(2)")) page.showProblem(page.cameraText());
+  }, true);
 
   async function copy(button) {
     const text = button.closest(".snippet").querySelector("code").textContent;
