@@ -8,7 +8,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar.serving.asgi import header
 from cifar.settings import Settings
 
-
 _EXPOSED = [
     "X-Request-ID",
     "Retry-After",

@@ -7,6 +7,7 @@ cardinality of the metrics unbounded.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.records.values import REQUEST_ID
-from cifar.serving.asgi import header, with_headers
+from cifar.serving.asgi import header, trace_id, with_headers
 from cifar.serving.process.logs import request_id
-from cifar.serving.process.metrics import LATENCY, REQUESTS
+from cifar.serving.process.metrics import LATENCY, REQUESTS, note_exemplar
 from cifar.serving.routes import OTHER, RouteRule, rule_of
 
 log = logging.getLogger("cifar.access")
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -57,6 +60,7 @@ class Observe:
         started = time.perf_counter()
         own_id = scope.setdefault("state", {})["request_id"] = _id_of(scope)
         request_id.set(own_id)
+        trace_id.set(_trace_of(scope))
         counted = not scope["state"].get("from_worker")  # else the worker that received it counts it
         method = scope["method"] if scope["method"] in _METHODS else OTHER
         rule = rule_of(scope["path"])
@@ -66,9 +70,7 @@ class Observe:
             nonlocal status
             status = answered
             if counted:
-                requests, latency = self._series_of(method, rule.label, status)
-                requests.inc()
-                latency.observe(time.perf_counter() - started)
+                self._count(method, rule.label, status, time.perf_counter() - started)
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -97,6 +99,13 @@ class Observe:
             *(pair for pair in self._headers if pair[0] not in present),
         ]
 
+    def _count(self, method: str, label: str, status: int, seconds: float) -> None:
+        requests, latency = self._series_of(method, label, status)
+        requests.inc()
+        latency.observe(seconds)
+        if trace := trace_id.get():
+            note_exemplar(method, label, seconds, trace)
+
     def _series_of(self, method: str, label: str, status: int) -> tuple[Counter, Histogram]:
         """Return the metrics of such requests. Their look-up by labels is as slow as counting, so they are kept here."""
         key = method, label, status
@@ -108,6 +117,12 @@ class Observe:
 def _id_of(scope: Scope) -> str:
     chosen = header(scope, b"x-request-id")
     return chosen if REQUEST_ID.fullmatch(chosen) else secrets.token_hex(16)
+
+
+def _trace_of(scope: Scope) -> str:
+    """Return the trace id of the W3C header `traceparent`; empty without a valid one."""
+    found = _TRACEPARENT.fullmatch(header(scope, b"traceparent"))
+    return found[1] if found else ""
 
 
 def _log(method: str, rule: RouteRule, status: int, seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from cifar.serving.asgi import trace_id
 from cifar.serving.process.printed import TERMINAL
 from cifar.settings import Settings
 
@@ -65,6 +66,8 @@ class _WithRequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if current := request_id.get():
             record.request_id = current
+        if trace := trace_id.get():
+            record.trace_id = trace
         return True
 
 
@@ -82,8 +85,8 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library calls it so
-        own_id = getattr(record, "request_id", "")
-        return super().formatMessage(record) + (f" [{own_id}]" if own_id else "")
+        ids = [getattr(record, "request_id", ""), getattr(record, "trace_id", "")]
+        return super().formatMessage(record) + "".join(f" [{each}]" for each in ids if each)
 
     def format(self, record: logging.LogRecord) -> str:
         text = _shortened(super().format(record)).replace("\n", "\n    ")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    generate_latest,
     multiprocess,
     values,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.utils import floatToGoString
 
 from cifar.dependency import Dependency
 from cifar.errors import Overloaded, WaitedTooLong
@@ -40,12 +42,15 @@ if _SEVERAL_PROCESSES:
     values.ValueClass = values.MultiProcessValue(lambda: _files)  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter("request_count", "Requests answered.", ["method", "endpoint", "status"])
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LATENCY = Histogram(
     "request_latency_seconds",
     "Time from the head of a request to the head of its answer.",
     ["method", "endpoint"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    buckets=LATENCY_BUCKETS,
 )
+_exemplars: dict[tuple[str, str, str], Exemplar] = {}
+"""The last request with a trace, by method, endpoint and bucket."""
 BATCH_SIZE = Histogram("cifar_batch_images", "Images in one batch of the model.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 WAIT_SECONDS = Histogram(
     "cifar_batch_wait_seconds",
@@ -186,13 +191,30 @@ def count_in(files: str) -> None:
     _files = files
 
 
-def exposition() -> tuple[bytes, str]:
-    """Return the metrics of all workers in Prometheus' text format, and its content type. Takes up to 0.1 seconds: call it in a thread."""
+def note_exemplar(method: str, endpoint: str, seconds: float, trace: str) -> None:
+    """Keep a request as an example of its bucket of `LATENCY`. The library keeps none where several processes count."""
+    bound = next((bound for bound in LATENCY_BUCKETS if seconds <= bound), float("inf"))
+    le = floatToGoString(bound)  # type: ignore[no-untyped-call]
+    _exemplars[method, endpoint, le] = Exemplar({"trace_id": trace}, seconds, time.time())
+
+
+def _with_exemplar(sample: Sample) -> Sample:
+    key = sample.labels["method"], sample.labels["endpoint"], sample.labels.get("le", "")
+    return sample._replace(exemplar=_exemplars.get(key))
+
+
+def exposition(accept: str = "") -> tuple[bytes, str]:
+    """Return the metrics of all workers, and their content type. Takes up to 0.1 seconds: call it in a thread.
+
+    Args:
+        accept: the request's header of that name: Prometheus' text format, or OpenMetrics, which has exemplars of the worker that answers.
+    """
+    encode, kind = choose_encoder(accept)
     registry: Collector = REGISTRY
     if _SEVERAL_PROCESSES:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(_OfLoadedVersions(registry)), CONTENT_TYPE_LATEST
+    return encode(_OfLoadedVersions(registry)), kind
 
 
 class _OfLoadedVersions(Collector):
@@ -212,4 +234,6 @@ class _OfLoadedVersions(Collector):
                     for sample in family.samples
                     if "version" not in sample.labels or sample.labels["version"] in loaded
                 ]
+            if family.name == "request_latency_seconds" and _exemplars:
+                family.samples = list(map(_with_exemplar, family.samples))
             yield family

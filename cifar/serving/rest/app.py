@@ -9,11 +9,12 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -57,23 +58,32 @@ class Api(FastAPI):
         await app(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        stack = super().build_middleware_stack()
+        return _Direct(cast(ServerErrorMiddleware, super().build_middleware_stack()), self.direct)
 
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            endpoint = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-            if endpoint is None:
-                await stack(scope, receive, send)
-                return
-            request = Request(scope, receive)
-            try:
-                response = await endpoint(request)
-            except CifarError as error:
-                response = _respond(request, error)
-            except Exception as error:
-                response = _respond_unexpected(request, error)
-            await response(scope, receive, send)
 
-        return dispatch
+class _Direct(ServerErrorMiddleware):
+    """FastAPI's middleware, which requests of the routes in `direct` pass by, unless they are traced.
+
+    OpenTelemetry's instrumentation of FastAPI expects this base class, and wraps the app in it.
+    """
+
+    def __init__(self, stack: ServerErrorMiddleware, direct: dict[tuple[str, str], Endpoint]) -> None:
+        super().__init__(stack.app, stack.handler, stack.debug)
+        self._direct = direct
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None or "fastapi.telemetry" in scope:
+            await super().__call__(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await endpoint(request)
+        except CifarError as error:
+            response = _respond(request, error)
+        except Exception as error:
+            response = _respond_unexpected(request, error)
+        await response(scope, receive, send)
 
 
 def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: SharedRedis | None = None) -> FastAPI:
@@ -116,9 +126,9 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
     _add_health(api, classifier, dependencies)
 
     @api.get("/metrics", response_class=Response, dependencies=documented(settings))
-    async def metrics() -> Response:
-        """Metrics in Prometheus' text format."""
-        content, kind = await asyncio.to_thread(exposition)
+    async def metrics(request: Request) -> Response:
+        """Metrics in Prometheus' text format, or as OpenMetrics, with exemplars, where `Accept` asks for it."""
+        content, kind = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
         return Response(content, media_type=kind)
 
     return api
