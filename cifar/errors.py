@@ -1,12 +1,10 @@
 """Every error that a user can cause or meet.
 
 Each class has an HTTP status and a stable `code`, by default the class name in snake case. The message of an error is
-one or two sentences that say what came, what was expected and what to do. The server answers with status, code and
-message; the command line prints the message and exits with status 1. An error that keeps the status 500 of `CifarError`
-is raised by commands only.
+one or two sentences that say what came, what was expected and what to do. The server answers with status, code and message;
+the command line prints the message and exits with status 1. An error with the status 500 is raised by commands only.
 
-`docs/errors.md` is generated from the docstrings: the first paragraph is the meaning, the second what to do (by
-default, to retry after `retry_after_seconds`).
+`docs/errors.md` is generated from the docstrings: meaning, and what to do (by default, to retry after `retry_after_seconds`).
 """
 
 from __future__ import annotations
@@ -55,10 +53,7 @@ class HeadTooLarge(BadRequest):
 
 
 class HeadTooSlow(BadRequest):
-    """The request line and the headers were not sent in time.
-
-    Send the request again.
-    """
+    """The request line and the headers were not sent in time."""
 
     status = 408
 

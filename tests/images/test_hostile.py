@@ -202,7 +202,7 @@ def test_a_call_that_gradio_cannot_process_is_a_client_error(server, method, pat
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/predict/", "/v2/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
+    "path", ["/nowhere", "/predict/", "/v3/models/x", "/gradio_api/nowhere", "/gradio_api/file=/etc/passwd"]
 )
 def test_an_unknown_path_is_a_404_in_the_usual_shape(server, path):
     """The answer does not repeat the path."""

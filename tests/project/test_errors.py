@@ -8,6 +8,8 @@ from cifar.errors import CifarError
 SERVED = {
     "internal_error": 500,
     "bad_request": 400,
+    "head_too_large": 431,
+    "head_too_slow": 408,
     "missing_image": 400,
     "not_signed_in": 401,
     "invalid_credentials": 401,
@@ -22,6 +24,9 @@ SERVED = {
     "batch_too_large": 413,
     "body_too_large": 413,
     "image_too_large": 413,
+    "uploads_full": 507,
+    "not_acceptable": 406,
+    "unsupported_encoding": 415,
     "unsupported_image": 415,
     "unreadable_image": 422,
     "unreadable_archive": 422,
