@@ -83,7 +83,6 @@ def test_rest_returns_a_heat_map_as_png_on_request(server):
     [
         ({"label": "unicorn"}, 422, "There is no label 'unicorn'; there are: airplane, automobile"),
         ({"version": "99"}, 404, "no version 99"),
-        ({"top_k": "3"}, 422, "There is no field 'top_k'; there are: image, label, version"),
     ],
 )
 def test_a_wrong_parameter_of_explain_gets_an_error_message(server, data, status, words):

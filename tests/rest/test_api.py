@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import re
 import threading
@@ -11,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from huggingface_hub import InferenceClient
 from support.pictures import encoded, noise, png_of_100_megapixels, truncated_jpeg
-from support.servers import CAT, NO_CACHE, wait_until_ready
+from support.servers import CAT, EXAMPLES, NO_CACHE, wait_until_ready
 
 from app import create_app
 from cifar import CLASS_NAMES
@@ -169,15 +171,92 @@ def test_a_malformed_form_is_a_400(api, body):
         assert set(response.json()) == {"error", "code", "request_id"}
 
 
-def test_an_unknown_form_field_is_refused_by_name(api):
-    """Otherwise a mistyped field, such as `topk`, would have no effect and no error."""
-    assert_error(post(api, topk="2"), 422, "bad_parameter", "no field 'topk'; there are: image, top_k, version, views")
+def test_unknown_form_fields_are_ignored_as_unknown_query_parameters_are(api):
+    """Browsers send submit buttons, tokens and empty file fields along."""
+    empty = ("other", ("", b"", "application/octet-stream"))
+    form = [("csrf_token", (None, "x")), empty, ("image", CAT), *[(f"f{i}", (None, "x")) for i in range(20)]]
+    assert without_id(api.post("/predict?utm=1", files=form)) == without_id(post(api))
+    assert api.post("/explain", files=form).status_code == 200
 
 
-def test_a_form_with_too_many_files_or_fields_is_a_400(api):
+def test_a_form_with_too_many_parts_is_a_400(api):
     """A form with a thousand parts is not read to its end."""
-    for parts in ([("image", CAT), ("image", CAT)], [(f"f{i}", (None, "x")) for i in range(1000)]):
-        assert_error(api.post("/predict", files=parts), 400, "bad_request", "Too many")
+    form = [(f"f{i}", (None, "x")) for i in range(1000)]
+    assert_error(api.post("/predict", files=form), 400, "bad_request", "Too many")
+
+
+@pytest.mark.parametrize("names", [("image", "image"), ("image", "image2"), ("images", "images")])
+def test_several_files_are_refused_with_the_endpoint_that_takes_many(api, names):
+    """Answering one of them would look like an answer to all."""
+    files = [(name, ("a.jpg", CAT)) for name in names]
+    assert_error(api.post("/predict", files=files), 400, "bad_request", "/predict_batch")
+
+
+def test_a_file_in_another_field_is_refused_with_the_name_of_the_right_one(api):
+    """Other services call the field `file`."""
+    assert_error(
+        api.post("/predict", files={"file": CAT}), 400, "missing_image", "'file'; send it as the field `image`"
+    )
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG", "application/octet-stream", "text/plain", None])
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_field_image_needs_no_file_name(api, kind, plain):
+    """RFC 7578 asks for none, and Node's form-data sends none with a Buffer: the part's type or its content makes it a file."""
+    head = ['Content-Disposition: form-data; name="image"', *([f"Content-Type: {kind}"] if kind else [])]
+    lines = head if plain else [*reversed(head), "X-Other: 1"]  # the second kind of head is read by the general parser
+    body = b"--x\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n" + CAT + b"\r\n--x--\r\n"
+    response = api.post("/predict", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert without_id(response) == without_id(post(api))
+
+
+# --- Hugging Face's task -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_k", [None, 3, 100])
+@pytest.mark.parametrize("kind", [bytes, str])
+def test_the_client_of_hugging_face_gets_labels_and_scores(server, api, kind, top_k):
+    """It sends the file as the body, with a type only if it has a name, and JSON as soon as there is a parameter."""
+    client = InferenceClient(model=f"{server}/predict", timeout=60)
+    image = CAT if kind is bytes else str(EXAMPLES / "cat.jpg")
+    answer = client.image_classification(image, top_k=top_k)
+    expected = post(api, top_k=str(min(top_k or 5, 10))).json()["top_k"]
+    assert [{"label": each.label, "score": each.score} for each in answer] == expected
+
+
+def test_the_task_is_read_from_json_and_from_a_body_without_a_type(api):
+    """Its documents show `requests.post(URL, data=content)`, and `curl --data-binary`, which adds the type of a form."""
+    encoded_image = base64.b64encode(CAT).decode()
+    expected = post(api, top_k="5").json()["top_k"]
+    for inputs in (encoded_image, f"data:image/jpeg;base64,{encoded_image}"):
+        assert api.post("/predict", json={"inputs": inputs}).json() == expected
+    for headers in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        assert api.post("/predict", content=CAT, headers=headers).json() == expected
+    one = api.post("/predict?version=1", json={"inputs": encoded_image, "parameters": {"top_k": 1}})
+    assert one.json() == post(api, top_k="1", version="1").json()["top_k"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "code", "words"),
+    [
+        ({"inputs": "https://a.example/cat.jpg"}, 400, "bad_request", "in base64; got 'https://a.example/ca'"),
+        ({"inputs": 7}, 400, "missing_image", "a file in base64 as `inputs`; got application/json"),
+        ({"inputs": "aaaa"}, 415, "unsupported_image", "whatever its name says"),
+        ({"inputs": "aaaa", "parameters": 7}, 400, "bad_request", "`parameters` must be"),
+        ({"inputs": "aaaa", "parameters": {"top_k": "x"}}, 422, "bad_parameter", "whole number; got 'x'"),
+        ({"inputs": "aaaa", "parameters": {"top_k": True}}, 422, "bad_parameter", "whole number; got 'True'"),
+        (
+            {"inputs": "aaaa", "parameters": {"function_to_apply": "none"}},
+            422,
+            "bad_parameter",
+            "probabilities already",
+        ),
+        ([1], 400, "missing_image", "application/json"),
+    ],
+)
+def test_a_wrong_call_of_the_task_gets_its_status_and_a_message(api, call, status, code, words):
+    """The client shows the text of the answer to its user."""
+    assert_error(api.post("/predict", json=call), status, code, words)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +271,51 @@ def test_the_documentation_lists_the_routes_and_their_errors(api):
     """OpenAPI describes both bodies and every status."""
     assert api.get("/docs").status_code == 200
     predict = api.get("/openapi.json").json()["paths"]["/predict"]["post"]
-    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
     assert set(predict["responses"]) == {*("200", "400", "401", "403", "404", "413", "415", "422", "429", "503")}
+
+
+def test_every_operation_has_a_group_a_name_and_an_example(api):
+    """The documentation is a list of thirty routes without groups, and generated clients name their methods after operations."""
+    description = api.get("/openapi.json").json()
+    operations = [each for path in description["paths"].values() for each in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names) > 25
+    for operation in operations:
+        assert re.fullmatch(r"[a-z][A-Za-z]+", operation["operationId"])
+        assert len(operation["tags"]) == 1
+        (answer,) = (kind["example"] for kind in operation["responses"]["200"]["content"].values() if "example" in kind)
+        assert answer
+        json_body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        assert json_body is None or json_body["example"]
+
+
+def test_the_examples_of_the_documentation_are_answered_as_it_says(api):
+    """An example that no longer works is worse than none."""
+    paths = api.get("/openapi.json").json()["paths"]
+    values = {"{name}": "cifar_classifier", "{version}": "2", "{label}": "stable"}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            address = re.sub(r"{\w+}", lambda part: values[part[0]], path)
+            if path.startswith("/admin") or path == "/feedback" or (method == "post" and body is None):
+                continue
+            response = api.request(method, address, json=body and body["example"])
+            assert response.status_code == 200, (path, response.text)
+            (example,) = (
+                kind["example"] for kind in operation["responses"]["200"]["content"].values() if "example" in kind
+            )
+            if path not in {"/metrics", "/predict"}:
+                assert shape(response.json()) == shape(example), path
+
+
+def shape(value: object) -> object:
+    """Return the keys and types of a JSON value; of a list, those of its first element."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items() if key not in {"other_inputs", "signature_def"}}
+    if isinstance(value, list):
+        return [shape(each) for each in value[:1]]
+    return type(value).__name__
 
 
 def test_three_health_routes_tell_whether_the_process_is_alive_ready_and_has_a_model(api):

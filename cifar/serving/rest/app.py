@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar import __version__
@@ -125,7 +125,7 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
     watch_loop_while_serving(api)
     _add_health(api, classifier, dependencies)
 
-    @api.get("/metrics", response_class=Response, dependencies=documented(settings))
+    @api.get("/metrics", response_class=PlainTextResponse, dependencies=documented(settings))
     async def metrics(request: Request) -> Response:
         """Metrics in Prometheus' text format, or as OpenMetrics, with exemplars, where `Accept` asks for it."""
         content, kind = await asyncio.to_thread(exposition, request.headers.get("accept", ""))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -72,12 +75,33 @@ def image_request(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def describe(api: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, where each operation has its group, its name and an example from `examples.json`.
+
+    Raises:
+        KeyError: a route is missing there.
+    """
+    if api.openapi_schema is None:
+        description = FastAPI.openapi(api)
+        rows = json.loads((Path(__file__).parent / "examples.json").read_text(encoding="utf-8"))
+        for path, operations in description["paths"].items():
+            for method, operation in operations.items():
+                row = rows[f"{method.upper()} {path}"]
+                operation |= {"tags": [row["tag"]], "operationId": row["id"]}
+                (kind,) = {"application/json", "text/plain"} & operation["responses"]["200"]["content"].keys()
+                operation["responses"]["200"]["content"][kind]["example"] = row["response"]
+                if "request" in row:
+                    operation["requestBody"]["content"]["application/json"]["example"] = row["request"]
+    return FastAPI.openapi(api)
+
+
 def add_docs(api: FastAPI) -> None:
     """Add `/docs` with its own copy of Swagger UI.
 
     A script from a public network would run in the session of the person who is signed in, and without that network the
     page would stay empty. The URLs are relative, because a proxy may serve the app below a path.
     """
+    api.openapi = partial(describe, api)  # type: ignore[method-assign]
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -35,7 +35,6 @@ _NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "uint8": np.dtyp
 _OTHER_ITEMS = 1000
 """Values, keys and lists of a call besides its numbers."""
 
-_INPUT = {"name": "image_bytes", "datatype": "BYTES", "shape": [1], "data": ["<an image file in base64>"]}
 _SCHEMA = {
     "type": "object",
     "required": ["inputs"],
@@ -45,7 +44,6 @@ _SCHEMA = {
         "inputs": {"type": "array", "items": {"type": "object"}},
         "outputs": {"type": "array", "items": {"type": "object"}},
     },
-    "example": {"inputs": [_INPUT]},
 }
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
@@ -77,7 +75,7 @@ class InferCall:
 def add_openinference(api: FastAPI, calls: TensorCalls, settings: Settings) -> None:
     """Add the routes."""
     own = {400: "A malformed call, or a tensor of the wrong shape", 404: "No such model or version"}
-    router = APIRouter(prefix="/v2", responses=failures({**ERRORS, **own}), tags=["open inference"])
+    router = APIRouter(prefix="/v2", responses=failures({**ERRORS, **own}))
     _add_health(router, calls)
     _add_models(router, calls, settings)
     _add_infer(router, calls, settings)

@@ -47,6 +47,15 @@ _SEVERAL = (
 
 
 _DATA_URL = re.compile(r"\Adata:[\w.+/;=-]{0,100};base64,", re.ASCII)
+_TASK = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "inputs": {"type": "string", "description": "The file in base64."},
+        "parameters": {"type": "object"},
+    },
+    "description": "Hugging Face's image-classification task, which is answered with a list of labels and scores.",
+}
 OtherForms = Callable[[str, bytes], Awaitable[tuple[bytes, dict[str, str]] | None]]
 
 
@@ -100,14 +109,16 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
         },
     }
 
+    request_body = image_request(parameters)
+    request_body["requestBody"]["content"]["application/json"] = {"schema": _TASK}
     router = APIRouter(route_class=_PlainRoute)
 
     @router.post(
         "/predict",
-        response_model=Answer,
+        response_model=Answer | list[Ranked],
         responses=failures(),
         dependencies=documented(settings),
-        openapi_extra=image_request(parameters),
+        openapi_extra=request_body,
     )
     async def predict(request: Request) -> Response:
         """Classify one image: a multipart field `image`, or the file itself as the body."""

@@ -38,9 +38,13 @@ MAX_CALL_IMAGES = 256
 _THREAD_BYTES = 64 * 1024
 """Longer bodies are parsed in a thread: one megabyte of JSON would block the event loop for 20 ms."""
 
-Name = Annotated[str, Path(description="The model's name.", max_length=200, pattern="^[^/:]+$")]
-Number = Annotated[int, Path(description="A version.", ge=1, le=999_999_999)]
-Label = Annotated[str, Path(description="A label, such as stable.", max_length=32, pattern="^[^/:]+$")]
+Name = Annotated[
+    str, Path(description="The model's name.", examples=["cifar_classifier"], max_length=200, pattern="^[^/:]+$")
+]
+Number = Annotated[int, Path(description="A version.", examples=[2], ge=1, le=999_999_999)]
+Label = Annotated[
+    str, Path(description="A label, such as stable.", examples=["stable"], max_length=32, pattern="^[^/:]+$")
+]
 
 _SCHEMA = {
     "type": "object",
@@ -103,9 +107,7 @@ def add_tfserving(api: FastAPI, calls: TensorCalls, settings: Settings) -> None:
         404: "No such model, version or label",
         405: "Wrong method",
     }
-    router = APIRouter(
-        prefix="/v1/models", responses=failures({**ERRORS, **own}), dependencies=documented(settings), tags=["tensors"]
-    )
+    router = APIRouter(prefix="/v1/models", responses=failures({**ERRORS, **own}), dependencies=documented(settings))
     _add_predict(router, calls)
     _add_metadata(router, calls.versions)
     _add_status(router, calls.versions)
