@@ -1,7 +1,11 @@
-# Most people need `make run` and `make test`. Each first installs its packages into .venv, once.
+# Most people need `make run`, `make training` and `make test`. Each first installs its packages into .venv, once.
 
 SHELL := /bin/sh
-PYTHON ?= python3
+# TensorFlow has releases for Python 3.11 to 3.13; serving works with 3.14 too. The first one that fits is taken.
+PYTHON ?= $(shell \
+	fits() { for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+		$$python -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$1))" 2>/dev/null && echo $$python && return; done; false; }; \
+	fits 13 || fits 14)
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
@@ -9,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-heade
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-day test-fast lint format bench bench-photos lock clean
+.PHONY: help run training test test-day test-fast lint format bench bench-photos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +21,9 @@ help: ## show this list
 run: $(VENV)/serving-ready ## serve the Space at http://localhost:7860
 	@echo "==> Starting the server; press Ctrl-C to stop it"
 	@$(BIN)/python app.py
+
+training: $(VENV)/training-ready ## install what training and export need: TensorFlow
+	@echo "==> Ready. Next: $(BIN)/python -m cifar train --data cifar10 --out runs/first"
 
 test: $(VENV)/development-ready ## run every test
 	@echo "==> Running every test, two at once (make test-fast leaves out the slow ones)"
@@ -65,21 +72,29 @@ clean: ## remove .venv and caches, keep data, runs and models
 	@echo "==> Removing .venv and caches"
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
-$(VENV)/serving-ready: requirements.txt requirements-keras2.txt | $(VENV)/bin/pip
-	@echo "==> Installing the packages for serving and training (1.5 GB on disk, a few minutes, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-keras2.txt
+$(VENV)/serving-ready: requirements-serve.txt | $(VENV)/bin/pip
+	@echo "==> Installing the packages for serving (0.7 GB on disk, a minute or two, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
 	@touch $@
 
-$(VENV)/development-ready: requirements-dev.txt $(VENV)/serving-ready
+$(VENV)/training-ready: requirements.txt requirements-keras2.txt | $(VENV)/bin/pip
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 13))' || \
+		{ echo "Training needs Python 3.11, 3.12 or 3.13, because TensorFlow has no release for $$($(BIN)/python --version)."; \
+		echo "Install one of them, then run: make clean && make training PYTHON=python3.13"; exit 1; }
+	@echo "==> Installing the packages for training (1.5 GB on disk, a few minutes, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-keras2.txt
+	@touch $(VENV)/serving-ready $@
+
+$(VENV)/development-ready: requirements-dev.txt $(VENV)/training-ready
 	@echo "==> Installing the packages for tests and checks"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/bin/pip:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "Python 3.11, 3.12, 3.13 or 3.14 is needed (3.14 serves, but cannot train). Install one, or name it: make run PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "==> Creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed. Choose another one: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory .venv-package
 	@$(PYTHON) -m venv $(VENV)
 

@@ -18,6 +18,7 @@ from typer.main import get_command
 from cifar import __version__
 from cifar.cli import models, operate, training
 from cifar.cli.arguments import expand
+from cifar.cli.packages import missing
 from cifar.console import say
 from cifar.errors import CifarError
 from cifar.files import TEMPORARY_PREFIX
@@ -67,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (CifarError, OSError) as error:
         say(_message(error) if isinstance(error, OSError) else str(error))
+        return 1
+    except ModuleNotFoundError as error:
+        if not (advice := missing(error)):
+            raise
+        say(advice)
         return 1
     except KeyboardInterrupt:
         say("stopped.")

@@ -20,6 +20,7 @@ from cifar.cli.arguments import (
     positive,
 )
 from cifar.cli.models import chosen_version
+from cifar.cli.packages import need_tensorflow
 from cifar.console import print_json, print_report, say
 from cifar.environment import process_environment
 from cifar.settings import ROOT, load_settings
@@ -94,6 +95,7 @@ def train(
     """Train a network into a new run folder."""
     if epochs is not None and time_budget is not None:
         raise BadParameter("not allowed together with --epochs", param_hint="'--time-budget'")
+    need_tensorflow()
     settings = load_settings()
     from cifar.training.data.dataset import load_dataset
     from cifar.training.data.findings import describe_training

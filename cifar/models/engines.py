@@ -69,7 +69,8 @@ def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str,
         return name, litert_from((version.path / LITERT_FILE).read_bytes())
     except ModuleNotFoundError as error:
         raise VersionUnusable(
-            f"The engine {name} is not installed ({error.name} is missing). Install it, or set CIFAR_ENGINE=auto."
+            f"The engine {name} is not installed ({error.name} is missing). "
+            f"{'Run: make training.' if name == 'tensorflow' else 'Install it, or set CIFAR_ENGINE=auto.'}"
         ) from error
     except Exception as error:  # the libraries raise whatever their file formats raise
         raise VersionUnusable(cannot_run(version, name, error)) from error
