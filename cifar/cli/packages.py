@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from importlib import util
 
-from cifar.errors import CifarError
+from cifar.errors import TrainingError
 
 _OF_TRAINING = frozenset(
     {"ai_edge_quantizer", "h5py", "keras", "matplotlib", "pyarrow", "tensorboard", "tensorflow", "tf_keras"}
 )
 
 
-class PackagesMissing(CifarError):
-    """Packages that this command needs are not installed."""
-
-
 def need_tensorflow() -> None:
     """Refuse to go on without TensorFlow, before minutes of work.
 
     Raises:
-        PackagesMissing: it is not installed.
+        TrainingError: it is not installed.
     """
     if not util.find_spec("tensorflow"):
-        raise PackagesMissing(_advice("tensorflow"))
+        raise TrainingError(_advice("tensorflow"))
 
 
 def missing(error: ModuleNotFoundError) -> str | None:
