@@ -29,21 +29,21 @@ LABEL org.opencontainers.image.title="CIFAR Space" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="0.1.0"
 
-# ---- Python packages, pinned; pip itself stays in these two stages ----
+# ---- Python packages, pinned by version and hash; pip itself stays in these two stages ----
 FROM python:3.11-slim AS serve-packages
 WORKDIR /opt/venv/lib/python3.11/site-packages
 COPY requirements-serve.txt /build/
 # Removed: Gradio's server-side renderer, ffmpeg, the sources of its front end, and the tests of libraries.
 RUN python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements-serve.txt \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes -r /build/requirements-serve.txt \
  && rm -rf gradio/templates/node gradio/_frontend_code gradio/test_data gradio/media_assets \
            gradio/templates/frontend/static/ffmpeg pandas/tests \
  && find numpy -type d -name tests -prune -exec rm -rf {} +
 
 FROM serve-packages AS full-packages
-COPY requirements.txt requirements-keras2.txt /build/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check -r /build/requirements.txt \
- && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --no-deps -r /build/requirements-keras2.txt
+COPY requirements-train.txt requirements-keras2.txt /build/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes -r /build/requirements-train.txt \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /build/requirements-keras2.txt
 
 # ---- the targets ----
 FROM runtime AS serve

@@ -8,7 +8,7 @@ PYTHON ?= $(shell \
 	fits 13 || fits 14)
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url
+COMPILE := uv pip compile --universal --python-version 3.11
 # Whole files are given to the two processes, because the tests of a file share expensive fixtures.
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
@@ -64,9 +64,12 @@ bench-photos: $(VENV)/development-ready ## measure preprocessing; PHOTOS=DIR hol
 
 lock: $(VENV)/development-ready ## pin requirements*.in into requirements*.txt
 	@echo "==> Pinning the packages"
-	$(COMPILE) requirements.in -o requirements.txt
-	$(COMPILE) requirements-serve.in -c requirements.txt -o requirements-serve.txt
-	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+	@# Long options without `--quiet`: Renovate reads the command from the head of each file, and accepts few.
+	@PATH=$(BIN):$$PATH; set -e; \
+	$(COMPILE) --output-file requirements.txt requirements.in >/dev/null; \
+	$(COMPILE) --generate-hashes --constraint requirements.txt --output-file requirements-train.txt requirements.in >/dev/null; \
+	$(COMPILE) --generate-hashes --constraint requirements.txt --output-file requirements-serve.txt requirements-serve.in >/dev/null; \
+	$(COMPILE) --generate-hashes --output-file requirements-dev.txt requirements-dev.in >/dev/null
 
 clean: ## remove .venv and caches, keep data, runs and models
 	@echo "==> Removing .venv and caches"
@@ -74,21 +77,21 @@ clean: ## remove .venv and caches, keep data, runs and models
 
 $(VENV)/serving-ready: requirements-serve.txt | $(VENV)/bin/pip
 	@echo "==> Installing the packages for serving (0.7 GB on disk, a minute or two, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-serve.txt
 	@touch $@
 
-$(VENV)/training-ready: requirements.txt requirements-keras2.txt | $(VENV)/bin/pip
+$(VENV)/training-ready: requirements-train.txt requirements-keras2.txt | $(VENV)/bin/pip
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 13))' || \
 		{ echo "Training needs Python 3.11, 3.12 or 3.13, because TensorFlow has no release for $$($(BIN)/python --version)."; \
 		echo "Install one of them, then run: make clean && make training PYTHON=python3.13"; exit 1; }
 	@echo "==> Installing the packages for training (1.5 GB on disk, a few minutes, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-keras2.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-train.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-keras2.txt
 	@touch $(VENV)/serving-ready $@
 
 $(VENV)/development-ready: requirements-dev.txt $(VENV)/training-ready
 	@echo "==> Installing the packages for tests and checks"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/bin/pip:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import pi_heif
+import pillow_heif
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -21,7 +21,7 @@ from cifar.images.avif import coded_pixels
 from cifar.images.screening import decodes_row_by_row, excess, short_tag, tiff_excess
 from cifar.images.spec import ImageSpec
 
-pi_heif.register_heif_opener()
+pillow_heif.register_heif_opener()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """The formats that uploads may have. Pillow's dozens of other decoders stay out of an attacker's reach."""

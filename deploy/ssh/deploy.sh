@@ -17,10 +17,15 @@ case $image in
   *@sha256:*) [[ $image =~ ^[A-Za-z0-9._:/-]+@sha256:[0-9a-f]{64}$ ]] || { echo "deploy: $image is not a digest" >&2; exit 2; } ;;
   *) echo "deploy: $image has no digest; a tag may later name another image" >&2; exit 2 ;;
 esac
-settings="image=$image engine=${ENGINE:-docker} port=${PORT:-7860} try_port=${TRY_PORT:-17860} wait_seconds=${WAIT_SECONDS:-90}"
+engine=${ENGINE:-docker} port=${PORT:-7860} try_port=${TRY_PORT:-17860} wait_seconds=${WAIT_SECONDS:-90}
+[[ $engine =~ ^[A-Za-z0-9._/-]+$ ]] || { echo "deploy: ENGINE is \"$engine\"; it takes the name or path of a program, such as podman" >&2; exit 2; }
+for number in "$port" "$try_port" "$wait_seconds"; do
+  [[ $number =~ ^[0-9]{1,5}$ ]] || { echo "deploy: PORT, TRY_PORT and WAIT_SECONDS take numbers up to 99999; \"$number\" is not one" >&2; exit 2; }
+done
+settings="image=$image engine=$engine port=$port try_port=$try_port wait_seconds=$wait_seconds"  # all checked: a shell reads it on the host
 
 # shellcheck disable=SC2086  # may hold several options
-exec ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 ${SSH_OPTIONS:-} "$target" "$settings bash -s" <<'HOST'
+exec ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 ${SSH_OPTIONS:-} -- "$target" "$settings bash -s" <<'HOST'
 main() {  # bash reads the whole function before it runs: a lost connection leaves no half script, and no command reads from it
 set -euo pipefail
 trap '' PIPE HUP

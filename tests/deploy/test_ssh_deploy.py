@@ -215,3 +215,16 @@ def test_an_image_without_a_digest_is_not_deployed(name):
     result = subprocess.run([DEPLOY, "nobody@127.0.0.1", name], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "digest" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "7860; touch x"), ("TRY_PORT", "$(reboot)"), ("WAIT_SECONDS", "9 9"), ("ENGINE", "docker;id")],
+)
+def test_a_setting_that_a_shell_would_run_is_refused_before_anything_is_sent(name, value):
+    """The settings become a command line on the host."""
+    environment = {**os.environ, name: value, "SSH_OPTIONS": "-F /dev/null"}
+    command = [DEPLOY, "nobody@127.0.0.1", f"registry.example/good@{DIGEST}"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert result.returncode == 2
+    assert name in result.stderr

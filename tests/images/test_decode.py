@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 
@@ -181,3 +182,12 @@ def test_a_truncated_or_damaged_file_is_read_or_refused_and_raises_no_other_erro
             assert to_input(file).shape == (32, 32, 3)
         except (UnreadableImage, UnsupportedImage, ImageTooLarge) as error:
             assert str(error)  # noqa: PT017 - both outcomes are correct
+
+
+def test_the_bundled_decoders_of_heic_are_those_in_which_the_known_holes_are_mended():
+    """Uploads can reach the heap overflows of libheif before 1.23.6; pi-heif, the variant without GPL code, ended with 1.23.0."""
+    libraries = pillow_heif.libheif_info()
+    hevc = re.search(r"libde265 .* version ([\d.]+)", libraries["decoders"]["libde265"])
+    assert hevc is not None
+    assert tuple(map(int, libraries["libheif"].split("."))) >= (1, 23, 6)
+    assert tuple(map(int, hevc[1].split("."))) >= (1, 1, 3)

@@ -92,20 +92,53 @@ def test_the_readme_and_the_design_stay_short():
     assert 40 < len((ROOT / "DESIGN.md").read_text().splitlines()) <= 80
 
 
-def test_every_requirement_is_pinned():
-    """An installation next year then gets the same versions."""
-    for name in ("requirements.txt", "requirements-serve.txt", "requirements-dev.txt"):
-        lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
-        assert lines
-        assert [line for line in lines if not re.match(r"[A-Za-z0-9._-]+==\S+", line)] == []
+def locked(name: str) -> dict[str, str]:
+    """Return what a lock file says of each `package==version`: its marker and its hashes."""
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return {line.split()[0]: line for line in text.splitlines() if line.strip()}
+
+
+def pins(name: str) -> set[str]:
+    return set(locked(name))
+
+
+HASHED = ("requirements-train.txt", "requirements-serve.txt", "requirements-dev.txt", "requirements-keras2.txt")
+"""What `make` and the image install. Hugging Face Spaces installs requirements.txt together with packages of its own, which have no
+hashes, and pip accepts hashes for all packages or for none."""
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", *HASHED])
+def test_every_requirement_is_pinned_and_names_no_registry(name):
+    """An installation next year, from whichever registry, then gets the same versions."""
+    assert locked(name)
+    assert [pin for pin in pins(name) if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)] == []
+    assert "://" not in (ROOT / name).read_text()
+    assert "-url" not in (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_every_package_has_hashes_which_every_installation_checks(name):
+    """A registry that was broken into cannot deliver another file under the same version."""
+    assert [pin for pin, line in locked(name).items() if not re.search(r"--hash=sha256:[0-9a-f]{64}", line)] == []
+    installs = [
+        line
+        for file in ("Makefile", "Dockerfile", ".github/workflows/space.yml")
+        for line in (ROOT / file).read_text().splitlines()
+        if re.search(r"\bpip\b.* install ", line) or "pip install " in line
+    ]
+    assert len(installs) >= 6
+    assert [line for line in installs if "--require-hashes" not in line] == []
+
+
+def test_the_requirements_of_spaces_are_those_of_training_without_hashes():
+    """A Space and a training machine then run the same versions."""
+    assert pins("requirements.txt") == pins("requirements-train.txt")
+    assert "--hash" not in (ROOT / "requirements.txt").read_text()
 
 
 def test_serving_alone_needs_the_same_pins_without_tensorflow():
     """A server and a training machine then run the same versions, and the server's image stays small."""
-
-    def pins(name):
-        return set(re.findall(r"^[A-Za-z0-9._-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
-
     assert pins("requirements-serve.txt") < pins("requirements.txt")
     assert not {pin for pin in pins("requirements-serve.txt") if pin.startswith(("tensorflow", "keras", "matplotlib"))}
 

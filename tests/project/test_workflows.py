@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,10 +17,12 @@ from cifar.settings import ROOT
 
 BIN = Path(sys.executable).parent
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
+IMAGE = ROOT / ".github/actions/image/action.yml"
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
 def steps(file: Path) -> list[dict]:
+    """Return the steps of every job of a workflow."""
     return [step for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job.get("steps", [])]
 
 
@@ -36,14 +39,14 @@ def test_a_workflow_matches_the_schema_of_github(file):
     assert result.returncode == 0, result.stdout
 
 
-def test_zizmor_finds_no_weakness_in_any_workflow():
+def test_zizmor_finds_no_weakness_in_any_workflow_or_action():
     """It looks for injected commands, leaked credentials, wide permissions and unpinned actions."""
-    command = [BIN / "zizmor", "--offline", "--no-progress", "--quiet", *FILES]
+    command = [BIN / "zizmor", "--offline", "--no-progress", "--quiet", ROOT / ".github"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@every_file
+@pytest.mark.parametrize("file", [*FILES, IMAGE], ids=lambda file: file.stem)
 def test_actions_are_pinned_by_commit_with_their_version_in_a_comment(file):
     """A tag can be moved to other code; a commit hash cannot."""
     for line in file.read_text().splitlines():
@@ -80,8 +83,7 @@ def test_only_a_commit_on_main_that_passed_ci_is_deployed(name):
     by_hand = workflow[True].get("workflow_dispatch", {"inputs": {}})  # YAML 1.1 reads `on` as true
     assert by_hand["inputs"].keys() <= {"rollback"}
     if by_hand["inputs"]:
-        assert workflow["jobs"]["build"]["if"] == "github.event_name == 'push'"
-        assert "(needs.build.result == 'success' || inputs.rollback)" in workflow["jobs"]["deploy"]["if"]
+        assert "(github.event_name == 'push' || inputs.rollback)" in workflow["jobs"]["deploy"]["if"]
 
 
 @every_file
@@ -95,13 +97,72 @@ def test_a_called_workflow_gets_the_secrets_that_it_reads(file):
         assert read == declared.keys() == call.get("secrets", {}).keys(), call["uses"]
 
 
+def commands(file: Path) -> str:
+    """Return the commands of a workflow, line by line."""
+    return "\n".join(step["run"] for step in steps(file) if "run" in step)
+
+
+def test_the_image_that_is_deployed_and_released_is_the_one_that_was_tested_and_scanned():
+    """A second build may differ from the first: packages of Debian have changed meanwhile."""
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    tested = yaml.safe_load(IMAGE.read_text())["runs"]["steps"]
+    assert [step["with"] for step in tested if "scan-action" in step.get("uses", "")] == [
+        {"sbom": "sbom.spdx.json", "severity-cutoff": "high", "only-fixed": True}
+    ]
+    assert any("cifar-space:ci" in str(step.get("with")) for step in tested if "sbom-action" in step.get("uses", ""))
+    assert [step["uses"] for step in ci["publish"]["steps"] if "uses" in step][-1] == "./.github/actions/image"
+    assert "docker tag cifar-space:ci" in commands(ROOT / ".github/workflows/ci.yml")
+    assert ci["deploy"]["with"]["image"] == "${{ needs.publish.outputs.image }}"
+    for name in ("ci", "deploy", "release"):
+        assert "docker build " not in commands(ROOT / f".github/workflows/{name}.yml")
+
+
+def test_known_weaknesses_with_a_fix_fail_ci_for_every_pinned_package_every_week():
+    """They become known after the commit that pinned the package; nothing is deployed before the scan has passed."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert workflow[True]["schedule"]
+    (scan,) = [step for step in workflow["jobs"]["packages"]["steps"] if "scan-action" in step["uses"]]
+    assert scan["with"] == {"path": ".", "severity-cutoff": "high", "only-fixed": True}
+    assert workflow["jobs"]["image"]["if"] == "github.event_name != 'push'"
+    for name in ("deploy", "space"):
+        assert {"test", "packages", "publish"} == set(workflow["jobs"][name]["needs"])
+
+
+@every_file
+def test_a_step_that_holds_a_secret_installs_nothing(file):
+    """Code of a package that is installed could read it."""
+    for step in steps(file):
+        if "secrets." in str(step.get("env")):
+            assert not re.search(r"\b(pip|uv|npm|apt-get) ", step.get("run", "")), step
+
+
+def test_the_update_bot_reads_every_lock_file_and_pins_images_by_digest():
+    """It reads the command at the head of each file, and leaves out a file whose options it does not know."""
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.renovate", ROOT / ".github/renovate.json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    settings = json.loads((ROOT / ".github/renovate.json").read_text())
+    assert "config:best-practices" in settings["extends"], "it holds docker:pinDigests"
+    (pattern,) = settings["pip-compile"]["managerFilePatterns"]
+    locks = [file for file in ROOT.glob("requirements*.txt") if "autogenerated" in file.read_text()]
+    assert len(locks) == 4
+    for lock in locks:
+        assert re.search(pattern.strip("/"), lock.name), lock.name
+        words = lock.read_text().splitlines()[1].removeprefix("#    ").split()
+        assert words[:3] == ["uv", "pip", "compile"]
+        options = {word for word in words if word.startswith("-")}
+        assert options <= {"--universal", "--python-version", "--generate-hashes", "--constraint", "--output-file"}
+    (gradio,) = settings["customManagers"][0]["matchStrings"]
+    assert re.search(gradio.replace("(?<", "(?P<"), (ROOT / "README.md").read_text())
+
+
 def released(tmp_path: Path, passed: str, tag: str = f"v{__version__}") -> subprocess.CompletedProcess[str]:
     """Run the checks of `release.yml` with a `gh` that reports `passed` successful runs of ci."""
     gh = tmp_path / "gh"
     gh.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/command\necho {passed}\n')
     gh.chmod(0o755)
-    commands = [step["run"] for step in steps(ROOT / ".github/workflows/release.yml") if "run" in step]
-    checks = commands[: next(i for i, command in enumerate(commands) if "docker" in command)]
+    runs = [step["run"] for step in steps(ROOT / ".github/workflows/release.yml") if "run" in step]
+    checks = runs[: next(i for i, run in enumerate(runs) if "docker" in run)]
     path = f"{tmp_path}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-e", "-c", "\n".join(checks)],
