@@ -10,6 +10,7 @@ from support.samples import change_manifest, copy_version
 
 from cifar.errors import BadParameter, VersionNotFound, VersionUnusable
 from cifar.files import TEMPORARY_PREFIX
+from cifar.models.manifest import Manifest
 from cifar.models.registry import Registry
 
 
@@ -31,6 +32,25 @@ def test_the_highest_version_is_the_default_and_an_older_one_can_be_requested(re
     assert registry.numbers() == [1, 9, 10]
     assert registry.get().number == 10
     assert registry.get(1).number == 1
+
+
+def test_a_manifest_is_parsed_again_only_after_its_file_has_changed(registry, monkeypatch):
+    """A list of 200 versions is made for each caller, and a changed file must be noticed at once."""
+    parsed = []
+    original = Manifest.model_validate_json
+
+    def noted(content: bytes) -> Manifest:
+        parsed.append(content)
+        return original(content)
+
+    monkeypatch.setattr(Manifest, "model_validate_json", noted)
+    folder = add_version(registry, 2)
+    for _ in range(3):
+        assert registry.get(2).manifest.class_names[0] == "circle"
+    assert len(parsed) == 1
+    change_manifest(folder, class_names=["disc", "square", "star"])
+    assert registry.get(2).manifest.class_names[0] == "disc"
+    assert len(parsed) == 2
 
 
 def test_the_error_for_an_unknown_version_lists_the_existing_ones(registry):

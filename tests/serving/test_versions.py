@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from cifar.models.registry import Registry, Version
 from cifar.models.rollout import RolloutLog
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
-from cifar.serving.process.metrics import WORKERS_READY
+from cifar.serving.process.metrics import WORKERS_READY, exposition
 from cifar.settings import Settings
 
 
@@ -76,6 +77,48 @@ def test_concurrent_requests_for_a_new_version_load_it_once(registry):
     for thread in threads:
         thread.join()
     assert loads == [1, 3]
+
+
+def test_a_version_in_memory_does_not_wait_for_one_that_is_being_loaded(registry):
+    """Otherwise callers who ask for versions in turn hold up everybody for seconds."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(version: Version) -> Predictor:
+        if version.number == 4:
+            loading.set()
+            go_on.wait(60)
+        return Predictor.load(version)
+
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=4, model_version=1), load=load)
+    versions.load_default()
+    versions.get(2)
+    slow = threading.Thread(target=versions.get, args=(4,))
+    slow.start()
+    try:
+        assert loading.wait(60)
+        with ThreadPoolExecutor(2) as pool:
+            found = [pool.submit(versions.get, number).result(timeout=30) for number in (1, 2)]
+        assert [served.predictor.version.number for served in found] == [1, 2]
+    finally:
+        go_on.set()
+        slow.join()
+
+
+def test_a_dropped_version_has_no_series_in_the_metrics(registry):
+    """Callers may ask for each of hundreds of versions once, and each has thirty series."""
+    for number in (41, 42):  # numbers that no other test of this process has loaded
+        copy_version(registry.base / "1", registry.base / str(number), version=number)
+    versions = LoadedVersions(registry, Settings(max_loaded_versions=2, model_version=1))
+    versions.load_default()
+    shown = []
+    for number in (41, 42, 41):
+        versions.get(number)
+        text = exposition()[0].decode()
+        shown.append(
+            {other for other in (41, 42) if f'cifar_predictions_total{{label="star",version="{other}"}}' in text}
+        )
+        assert 'cifar_confidence_bucket{le="0.5",version="1"}' in text
+    assert shown == [{41}, {42}, {41}]
 
 
 def test_no_version_is_served_before_the_default_is_loaded(registry):
