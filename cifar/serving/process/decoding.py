@@ -56,11 +56,11 @@ class Decoder:
         opened = partial(open_picture, payload, longest_side=longest_side, max_pixels=self._max_pixels)
         return await self._run(opened, payload, partial(to_picture, longest_side=longest_side))
 
-    def finish(self, image: Image.Image, payload: bytes, finish: Finish) -> np.ndarray:
-        """Decode an opened image and wait for it. Not for the event loop."""
-        if (pixels := self._if_ordinary(image, payload, finish)) is not None:
+    def finish(self, box: list[Image.Image], payload: bytes, finish: Finish) -> np.ndarray:
+        """Decode the opened image in `box`, which is the only reference to it, and wait for that. Not for the event loop."""
+        if (pixels := self._if_ordinary(box[0], payload, finish)) is not None:
             return pixels
-        return self._alone_thread.submit(self._alone, [image], finish).result()
+        return self._alone_thread.submit(self._alone, box, finish).result()
 
     async def _run(self, opened: Callable[[], Image.Image], payload: bytes, finish: Finish) -> np.ndarray:
         def begin() -> tuple[Image.Image, np.ndarray | None]:

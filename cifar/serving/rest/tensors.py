@@ -27,7 +27,7 @@ _NUMBERS_AT_ONCE = 16_384
 """Numbers that are converted while no other thread can run: about a millisecond."""
 _OTHER_ITEMS = 10_000
 """Values, keys and lists of a call besides its numbers."""
-Decode = Callable[[Image.Image, bytes, Callable[[Image.Image], np.ndarray]], np.ndarray]
+Decode = Callable[[list[Image.Image], bytes, Callable[[Image.Image], np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def decoded_files(files: list[bytes], spec: ImageSpec, max_pixels: int, decode: 
     """Decode files. All of them together have the limit of pixels that one file has elsewhere."""
     remaining = max_pixels
     for file in files:
-        image = open_image(file, spec, max_pixels=max_pixels)
-        remaining -= image.width * image.height
+        box = [open_image(file, spec, max_pixels=max_pixels)]
+        remaining -= box[0].width * box[0].height
         if remaining < 0:
             raise ImageTooLarge(
                 f"The images of a call have at most {max_pixels:,} pixels together; send fewer at once."
             )
-        yield decode(image, file, partial(to_input, spec=spec))
+        yield decode(box, file, partial(to_input, spec=spec))
 
 
 def _file(value: Any) -> bytes:
