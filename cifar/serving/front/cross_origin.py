@@ -16,8 +16,6 @@ _EXPOSED = [
     "X-Model-Version",
     "X-Model-Engine",
     "Inference-Header-Content-Length",
-    "WWW-Authenticate",
-    "Content-Disposition",
 ]
 """Headers of answers that scripts of other sites may read: those that the documents name."""
 
