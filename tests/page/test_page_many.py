@@ -17,6 +17,10 @@ from playwright.sync_api import Page, expect
 from support.browser import EXAMPLES, WAIT_MS, choose_many, count_requests, open_tab, visit
 from support.hostile_files import zipped
 
+from cifar.models.predictor import Prediction
+from cifar.serving.inference.archives import name_in_archive
+from cifar.serving.page.grades import grade_of
+
 FILES = sorted(EXAMPLES.glob("*.jpg"))
 CAT = ("cat.jpg", FILES[3].read_bytes())
 
@@ -73,7 +77,12 @@ def test_an_unreadable_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
 
     table = list(csv.DictReader(io.StringIO(saved(page, "batch", "csv").removeprefix("\ufeff"))))
     assert [row["name"] for row in table] == [file["name"] for file in twenty_files(b"")]
-    assert (table[0]["label"], table[0]["version"], table[0]["error"]) == ("airplane", "1", "")
+    assert (table[0]["answer"], table[0]["label"], table[0]["version"], table[0]["error"]) == (
+        "airplane",
+        "airplane",
+        "1",
+        "",
+    )
     assert "not an image" in table[9]["error"]
     records = json.loads(saved(page, "batch", "json"))
     assert [record.get("label", "") for record in records] == [row["label"] for row in table]
@@ -239,6 +248,134 @@ def test_a_file_name_is_never_interpreted_as_html_or_a_formula(page):
     assert names(page) == [evil]
     assert page.title() == "CIFAR Space"
     assert saved(page, "batch", "csv").splitlines()[1].startswith("\"'=cmd<img")
+
+
+@pytest.mark.parametrize("tab", ["batch", "compare"])
+def test_numbers_in_the_csv_are_numbers_and_only_texts_are_guarded_against_formulas(page, tab):
+    """The score of a typical photo is negative; with an apostrophe a spreadsheet could not compute with it."""
+    names = ["-2.jpg", "+1.jpg", "@x.jpg", "=1.jpg", "cat.jpg"]
+    answer_with(page, ood_score=-1.5615, score=0.965)
+    classify_many(page, tab, zip_file(zipped([(name, CAT[1]) for name in names])), "5 of 5 done.")
+    lines = saved(page, tab, "csv").removeprefix("\ufeff")
+    table = list(csv.DictReader(io.StringIO(lines)))
+    assert [row["name"] for row in table] == ["'-2.jpg", "'+1.jpg", "'@x.jpg", "'=1.jpg", "cat.jpg"]
+    for prefix in [""] if tab == "batch" else ["first.", "second."]:
+        assert [float(row[f"{prefix}ood_score"]) for row in table] == [-1.5615] * 5
+    assert ",-1.5615," in lines
+
+
+def answer_with(page: Page, **by_version: object) -> None:
+    """Answer each request of a batch with a cat of this score and OOD score, or of those for the version."""
+
+    def answer(route):
+        version = int(route.request.url.partition("version=")[2] or 1)
+        given = by_version.get(f"v{version}", by_version)
+        top = [{"label": "cat", "score": given["score"]}, {"label": "dog", "score": 1 - given["score"]}]
+        ood = given["ood_score"]
+        body = {"predicted_class": "cat", "confidence": given["score"], "top_k": top, "ood_score": ood}
+        body |= {"in_distribution": None if ood is None else ood <= 1, "model": {"name": "m", "version": version}}
+        route.fulfill(status=200, body=json.dumps(body))
+
+    page.route("**/predict?**", answer)
+
+
+@pytest.mark.parametrize(
+    ("score", "ood_score", "grade", "words", "label"),
+    [
+        (0.96, 0.2, "class", "cat", "cat"),
+        (0.55, 0.2, "unsure", "unsure: looks like a cat", "cat"),
+        (0.9566, 1.1, "unsure", "unsure: looks like a cat", "cat"),
+        (0.8, 1.1, "none", "none of the classes", ""),
+        (0.99, 2.5, "none", "none of the classes", ""),
+    ],
+)
+def test_the_table_the_counts_and_the_csv_use_the_words_of_the_tab_classify(
+    page, score, ood_score, grade, words, label
+):
+    """The screen used to say "none of the classes" where the CSV of the same row said "bird, 0.9566"."""
+    prediction = Prediction({"cat": score, "dog": 1 - score}, [("cat", score)], ood_score, ood_score <= 1)
+    assert grade_of(prediction) == grade
+    answer_with(page, score=score, ood_score=ood_score)
+    classify_many(page, "batch", [FILES[3]], "1 of 1 done.")
+    expect(page.locator("#batch tbody td").nth(1)).to_have_text(words, use_inner_text=True)
+    expect(page.locator("#batch .counts .name")).to_have_text(words, use_inner_text=True)
+    (row,) = csv.DictReader(io.StringIO(saved(page, "batch", "csv").removeprefix("\ufeff")))
+    assert (row["answer"], row["grade"], row["label"], row["score"]) == (
+        words,
+        grade,
+        label,
+        str(score) if label else "",
+    )
+    assert json.loads(saved(page, "batch", "json"))[0]["label"] == (label or None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict", "agree"),
+    [
+        ((0.96, 0.2), (0.97, None), "agree", True),
+        ((0.96, 0.2), (0.5, None), "agree, one is unsure", True),
+        ((0.8, 1.1), (0.96, None), "disagree", False),
+        ((0.8, 1.1), (0.8, 3.0), "agree", True),
+    ],
+)
+def test_two_versions_agree_only_if_their_answers_say_the_same(page, first, second, verdict, agree):
+    """The answers "none of the classes" and "cat" are different answers, though both versions have the same first class."""
+    both = [{"score": score, "ood_score": ood_score} for score, ood_score in (first, second)]
+    open_tab(page, "compare")
+    for at, number in enumerate(("1", "2")):
+        page.locator("#compare .choices select").nth(at).select_option(number)
+    answer_with(page, v1=both[0], v2=both[1])
+    classify_many(page, "compare", [FILES[3]], f"They disagree on {int(not agree)} of 1.")
+    expect(page.locator("#compare tbody td").last).to_have_text(verdict, use_inner_text=True)
+    assert json.loads(saved(page, "compare", "json"))[0]["agree"] is agree
+
+
+def test_a_long_file_name_may_be_broken_before_its_ending_only(browser, two_version_server):
+    """`.jp` at the end of a line and `g` on the next one cannot be read. The text stays the file's name."""
+    with visit(browser, two_version_server, width=390) as page:
+        name = "IMG_20261126_173012_a_very_long_name.jpeg"
+        classify_many(page, "batch", zip_file(zipped([(name, CAT[1])])), "1 of 1 done.")
+        assert names(page) == [name]
+        ending = page.locator("#batch tbody .ending")
+        expect(ending).to_have_text(".jpeg")
+        assert ending.evaluate("e => e.getClientRects().length") == 1
+
+
+def named_zip(files: list[tuple[str, str, bool]]) -> bytes:
+    """Return a zip file with a cat under each name, encoded as stated, with the flag for UTF-8 or without it."""
+    buffer = io.BytesIO()
+    raw = {
+        f"{place}".zfill(len(name.encode(encoding))): name.encode(encoding)
+        for place, (name, encoding, _) in enumerate(files)
+    }
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for stand_in in raw:
+            archive.writestr(stand_in, CAT[1])
+    content = buffer.getvalue()
+    for (stand_in, name), (_, _, flag) in zip(raw.items(), files, strict=True):
+        for signature, at, length in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
+            place = content.find(stand_in.encode(), content.find(signature)) - length
+            while content[place : place + 4] != signature:
+                place = content.find(stand_in.encode(), place + length + 1) - length
+            head = bytearray(content[place : place + length])
+            head[at : at + 2] = struct.pack("<H", 0x800 * flag)
+            content = content[:place] + bytes(head) + name + content[place + length + len(name) :]
+    return content
+
+
+def test_the_same_zip_file_has_the_same_names_on_the_page_and_in_the_api(page):
+    """Windows writes Chinese names in GB 18030 and says nothing of it; other programs write UTF-8 with or without the flag."""
+    files = [
+        ("照片/猫猫猫.jpg", "gb18030", False),
+        ("船船船.jpg", "utf-8", True),
+        ("фото.jpg", "utf-8", False),
+        ("plain-cat.jpg", "ascii", False),
+    ]
+    content = named_zip(files)
+    classify_many(page, "batch", zip_file(content), "4 of 4 done.")
+    assert names(page) == [name for name, _, _ in files]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert [name_in_archive(info) for info in archive.infolist()] == names(page)
 
 
 def test_two_versions_are_compared_photo_by_photo(page):
