@@ -108,8 +108,8 @@ class Registry:
             number = numbers[-1]
         path = self.base / str(number)
         file = path / MANIFEST
-        if number < 1 or not file.is_file():
-            if number > 0 and path.is_dir():
+        if not is_version_number(str(number)) or not file.is_file():
+            if path.is_dir():
                 raise VersionUnusable(self._problem(path))
             existing = ", ".join(map(str, self.numbers())) or "none"
             raise VersionNotFound(f"{self.name} has no version {number}; there are: {existing}.")

@@ -83,6 +83,9 @@ def test_a_folder_whose_name_is_not_a_plain_number_is_refused(registry, name):
     assert "whole number" in registry.problems()[name]
     with pytest.raises(VersionUnusable, match="whole number"):
         registry.get_folder(name)
+    if str(int(name) if name.isdecimal() else "") == name:
+        with pytest.raises(VersionUnusable, match="whole number"):
+            registry.get(int(name))
 
 
 def test_a_changed_file_is_found_by_its_checksum(registry):
