@@ -27,14 +27,16 @@ def small_disk(tmp_path) -> Iterator[Path]:
     need("mount")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    as_root = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    mount = [*as_root, "mount", "-t", "tmpfs", "-o", "size=8m,mode=1777", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode:
         message = f"this user cannot mount a disk: {mounted.stderr.decode()}"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     try:
         yield disk
     finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+        subprocess.run([*as_root, "umount", "--lazy", str(disk)], check=True)
 
 
 def fill(disk: Path) -> Path:
