@@ -12,13 +12,15 @@
   async function start(box) {
     const problem = box.querySelector(".problem");
     problem.hidden = true;
+    cifar.startsLive = true;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 640 } } });
     } catch (error) {
-      cifar.showProblem(null); // the sentence stands here, beside the button
-      problem.innerHTML = cifar.asHtml(cifar.cameraText(error.reason ?? error));
+      problem.innerHTML = cifar.asHtml(cifar.cameraText(error));
       problem.hidden = false;
       return;
+    } finally {
+      cifar.startsLive = false;
     }
     const video = box.querySelector("video");
     video.srcObject = stream;

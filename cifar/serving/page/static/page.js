@@ -103,9 +103,11 @@
     ?? (navigator.mediaDevices ? "camera.busy" : "camera.insecure"));
   const media = navigator.mediaDevices, openCamera = media?.getUserMedia.bind(media);
   if (media) media.getUserMedia = async (wanted) => {
+    const ofGradio = !page.startsLive;
     try { return await openCamera(wanted); } catch (error) {
+      if (!ofGradio) throw error; // live.js says it beside its button
       page.showProblem(page.cameraText(error));
-      throw Object.assign(new DOMException("", "NotAllowedError"), { reason: error }); // Gradio catches this one only
+      return new Promise(() => {}); // Gradio would throw the error on
     }
   };
   else document.addEventListener("click", ({ target }) => {
