@@ -27,12 +27,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
 from cifar.serving.asgi import read_body, replay
+from cifar.serving.process.http_protocol import hanging_up
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.routes import rule_of
 
 _EVENT_ID = re.compile(r"(\d{1,4})-(\w+)")
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id"})
+_LAST_ANSWERS_SECONDS = 5.0
 _GONE = "The worker that held this session has ended."
 _CONNECT_RETRIES = 5
 """httpx2 waits 0, 0.5, 1, 2 and 4 seconds between them. In this time gunicorn replaces a worker that died."""
@@ -213,6 +215,11 @@ class _SocketServer(uvicorn.Server):
         link = self._own.with_suffix(".link")
         link.symlink_to(self._own)
         link.replace(self._shared)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what other workers have forwarded; a page's stream never ends by itself."""
+        with hanging_up(self, after_seconds=_LAST_ANSWERS_SECONDS):
+            await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import cast
 
 import httptools
 import orjson
+from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar.errors import BadRequest, CifarError, HeadTooLarge, HeadTooSlow
@@ -132,3 +135,21 @@ class HttpProtocol(HttpToolsProtocol):
 
 def _too_large() -> HeadTooLarge:
     return HeadTooLarge(f"The head of the request exceeds {MAX_HEAD_BYTES:,} bytes. Send fewer or shorter headers.")
+
+
+@contextmanager
+def hanging_up(server: Server, *, after_seconds: float) -> Iterator[None]:
+    """Close the connections that are still open after this time, while `server` shuts down. A page's stream never ends by itself.
+
+    Each request ends as if its client had left: a task that uvicorn's own timeout cancels would end with a trace.
+    """
+
+    def hang_up() -> None:
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+
+    timer = asyncio.get_running_loop().call_later(after_seconds, hang_up)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -11,20 +11,26 @@ from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
-from cifar.serving.process.http_protocol import HttpProtocol
+from cifar.serving.process.http_protocol import HttpProtocol, hanging_up
 
 _LAST_REQUESTS_SECONDS = 1.0
 """Time in which open connections may send one more request. uvicorn alone would close them with the request unread."""
+_ENDING_SECONDS = 8
+"""Part of gunicorn's grace period for what comes before and after answering: last requests, and those that other workers forward."""
 
 
 class _GracefulServer(Server):
+    grace_seconds: float
+    """Longest time for answers. gunicorn limits it only when it stops the worker itself, not when the worker has reached its limit of requests."""
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, close each open one with its next answer, then shut down."""
         for server in self.servers:
             server.close()
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
-        await super().shutdown(sockets)
+        with hanging_up(self, after_seconds=self.grace_seconds):
+            await super().shutdown(sockets)
 
 
 class Worker(UvicornWorker):
@@ -35,6 +41,7 @@ class Worker(UvicornWorker):
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = _GracefulServer(self.config)
+        server.grace_seconds = max(1, self.cfg.graceful_timeout - _ENDING_SECONDS)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:
