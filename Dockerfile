@@ -26,7 +26,7 @@ ENTRYPOINT ["tini", "--"]
 CMD ["deploy/container/start"]
 LABEL org.opencontainers.image.title="CIFAR Space" \
       org.opencontainers.image.description="A Keras image classifier with a web page and an API" \
-      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.licenses="MIT AND GPL-2.0-or-later AND LGPL-3.0-only AND MPL-2.0" \
       org.opencontainers.image.version="0.1.0"
 
 # ---- Python packages, pinned by version and hash; pip itself stays in these two stages ----

@@ -137,6 +137,36 @@ def test_the_requirements_of_spaces_are_those_of_training_without_hashes():
     assert "--hash" not in (ROOT / "requirements.txt").read_text()
 
 
+def test_the_page_of_dependencies_follows_from_the_requirements_and_the_installed_packages():
+    """A reason or a licence that changes is seen in the page: run `python docs/dependencies.py`."""
+    command = [sys.executable, "docs/dependencies.py", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_direct_dependency_has_a_reason():
+    """A package without a reason cannot be judged, and is never removed."""
+    for file in ("requirements-serve.in", "requirements.in", "requirements-dev.in"):
+        lines = [line for line in (ROOT / file).read_text().splitlines() if re.match(r"[a-z]", line)]
+        assert lines
+        assert [line for line in lines if not re.search(r"\s# \S", line)] == []
+
+
+def test_packages_whose_licence_sets_conditions_are_named_in_the_notice_and_the_label_of_the_image():
+    """Whoever passes on the image must know them."""
+    notice = (ROOT / "NOTICE").read_text()
+    table = (ROOT / "docs/dependencies.md").read_text().partition("## Packages in the image")[2]
+    packages = dict(re.findall(r"^\| ([a-z][\w-]*) \| (.+) \|$", table, re.MULTILINE))
+    packages.pop("package")
+    assert "GPL" in packages["pillow-heif"]
+    assert [name for name in packages if name not in notice] == []
+    label = re.search(r'image.licenses="(.+)"', (ROOT / "Dockerfile").read_text())
+    assert label is not None
+    needed = {short for short in ("GPL", "LGPL", "MPL") if re.search(rf"(?<!L){short}", str(packages.values()))}
+    assert {each.split("-")[0] for each in label[1].split(" AND ")} == {"MIT"} | needed
+    assert "!NOTICE" in (ROOT / ".dockerignore").read_text()
+
+
 def test_serving_alone_needs_the_same_pins_without_tensorflow():
     """A server and a training machine then run the same versions, and the server's image stays small."""
     assert pins("requirements-serve.txt") < pins("requirements.txt")
