@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 
 from cifar.serving.process import worker_slot
 
@@ -31,9 +34,8 @@ with suppress(ModuleNotFoundError):
 from gunicorn.errors import HaltServer  # noqa: E402
 from prometheus_client import multiprocess  # noqa: E402
 
+from cifar.cli.check import failures  # noqa: E402
 from cifar.errors import CifarError, SettingsError  # noqa: E402
-from cifar.models.rollout import RolloutLog  # noqa: E402
-from cifar.records.database import database_url  # noqa: E402
 from cifar.serving.gradio.uploads import own_folder, sweep  # noqa: E402
 from cifar.serving.process import metrics, printed  # noqa: E402
 from cifar.serving.process.logs import log_config  # noqa: E402
@@ -62,19 +64,40 @@ _slot_of_worker: dict[int, int] = {}
 _start_of_worker: dict[int, float] = {}
 """Times at which workers were started, by age."""
 _early_deaths = 0
+_ends: list[float] = []
+"""Times at which workers ended early in the last minute."""
 _EARLY_SECONDS = 20.0
+_MAX_PAUSE_SECONDS = 4.0
 _MAX_EARLY_DEATHS = 5
 """Workers of each slot that may end within `_EARLY_SECONDS`, one after the other. Then nobody is served, and the container must end
 for its platform to start a new one."""
 
 
 def on_starting(server):
-    """Exit if no version can be served or no records can be written. Otherwise gunicorn would restart workers endlessly."""
+    """Exit if a worker could not start, since gunicorn would restart workers endlessly. Check every reload in the same way."""
+    if found := failures(_settings):
+        sys.exit("\n".join(f"cifar: {sentence}" for sentence in found))
+    server.handle_hup = partial(_reload_if_possible, server, server.handle_hup)  # gunicorn looks its handlers up by name
+
+
+def _reload_if_possible(server, reload):
+    """Reload, unless new workers could not start: gunicorn would stop the old ones all the same, or end.
+
+    Without a reload, the settings and the workers stay as they are.
+    """
     try:
-        RolloutLog.of(_settings).stable_version().verify()
-        database_url(_settings)
-    except CifarError as error:
-        sys.exit(f"cifar: {error}")
+        settings = load_settings()
+        own_folder(settings, _folder)
+        found = failures(settings)
+        if settings.port not in [listener.cfg_addr[1] for listener in server.LISTENERS]:
+            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+            socket.create_server((settings.host, settings.port), family=family).close()
+    except (CifarError, OSError) as error:
+        found = [str(error)]
+    for sentence in found:
+        server.log.error("Not reloaded; settings and workers stay as they are: %s", sentence)
+    if not found:
+        reload()
 
 
 def when_ready(server):
@@ -90,7 +113,7 @@ def pre_fork(server, worker):
     worker are used again, since otherwise their number would grow with every restart.
     """
     sweep(_uploads)  # also here, since no worker sweeps if a full disk prevents that one starts
-    _start_of_worker[worker.age] = time.monotonic()
+    _start_of_worker[worker.age] = time.monotonic() + _pause_seconds()
     taken = list(_slot_of_worker.values())
     _slot_of_worker[worker.age] = min(range(server.num_workers), key=taken.count)
     used = {other.metrics_number for other in server.WORKERS.values()}
@@ -99,7 +122,14 @@ def pre_fork(server, worker):
 
 
 def post_fork(server, worker):
-    """Set the slot and the metric files in the worker process, before it creates the app."""
+    """Set the slot and the metric files in the worker process, before it creates the app.
+
+    A worker waits before it starts if others ended early just before, each time for twice as long: otherwise workers that cannot
+    start would keep all cores busy. It waits here, since the master has to go on.
+    """
+    if pause := _pause_seconds():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the master's handler would only note it
+        time.sleep(pause)
     worker_slot.current = worker_slot.WorkerSlot(_slot_of_worker[worker.age], server.num_workers, _folder)
     metrics.count_in(worker.metrics_name)
 
@@ -115,10 +145,18 @@ def _end_if_none_stays_alive(server, worker):
     global _early_deaths  # noqa: PLW0603 - gunicorn's hooks are functions
     since = time.monotonic() - _EARLY_SECONDS
     ended_early = _start_of_worker.pop(worker.age, 0) > since
+    if ended_early:
+        _ends.append(time.monotonic())
     others_serve = any(_start_of_worker.get(other.age, 0) <= since for other in server.WORKERS.values())
     _early_deaths = _early_deaths + 1 if ended_early and not others_serve else 0
     if _early_deaths == _MAX_EARLY_DEATHS * server.num_workers:  # not again while it stops
         raise HaltServer("Workers end as soon as they start; giving up.", 1)
+
+
+def _pause_seconds():
+    while _ends and _ends[0] < time.monotonic() - 60:
+        del _ends[0]
+    return min(_MAX_PAUSE_SECONDS, 0.25 * 2 ** len(_ends)) if _ends else 0
 
 
 def on_exit(server):

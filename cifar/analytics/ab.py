@@ -19,10 +19,14 @@ from cifar.records.tables import comparisons, feedback, predictions
 from cifar.records.values import NONE_LABEL
 from cifar.settings import Settings
 
+MAX_USERS_PER_SOURCE = 5
+"""Users of one address, or of one signed-in caller, whose feedback counts: the first ones. A new cookie costs nothing."""
 _MAX_LOOKS = 40
 _DAY_SECONDS = 86_400
 
 Columns = dict[str, np.ndarray]
+Window = tuple[float, float]
+"""The first and the last moment, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,14 @@ class ABReport:
     better: int | None = None
     on_trial: bool = False
     """True if users are split between the compared versions now."""
+    named: int = 0
+    """Requests that named a version; they are in no other figure."""
+    sources: int = 0
+    """Addresses and signed-in callers that gave feedback."""
+    largest_source: float | None = None
+    """Share of all feedback that came from one of them, the largest, in [0, 1]; None without feedback."""
+    left_out: int = 0
+    """Answers with feedback that do not count, because they are of further users of one address; see `MAX_USERS_PER_SOURCE`."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -134,11 +146,15 @@ def ab_report(
         sqlalchemy.exc.SQLAlchemyError: the database does not answer.
     """
     days = settings.ab_window_days if since_days is None else since_days
-    since, model = time.time() - days * _DAY_SECONDS, settings.model_name
+    now, model = time.time(), settings.model_name
+    window = now - days * _DAY_SECONDS, now  # rows in the future come from a host whose clock is wrong
     with engine.connect() as connection:
-        answered = read_columns(connection, _answered_query(model, since), max_rows)
-        judged = _judged(read_columns(connection, _feedback_query(model, since, max_rows), max_rows))
-        shadows = {row.shadow_version: row for row in connection.execute(_shadow_query(model, since))}
+        answered = read_columns(connection, _answered_query(model, window), max_rows)
+        given = read_columns(connection, _feedback_query(model, window, max_rows), max_rows)
+        shadows = {row.shadow_version: row for row in connection.execute(_shadow_query(model, window))}
+        named = connection.execute(_named_query(model, window)).scalar_one()
+    counted = _of_few_users_per_source(given)
+    judged = _judged({name: column[counted] for name, column in given.items()})
     requests = Counter(answered["version"].tolist())
     numbers = sorted(requests.keys() | shadows.keys())
     accuracies = {number: _accuracy(judged, number) for number in numbers}
@@ -157,37 +173,74 @@ def ab_report(
         comparison,
         *_verdict(requests, comparison),
         on_trial=pair == tuple(on_trial),
+        named=named,
+        sources=len(np.unique(given["source"])),
+        largest_source=_largest_share(given["source"]),
+        left_out=int((~counted).sum()),
     )
 
 
-def _answered_query(model: str, since: float) -> Select[Any]:
+def _answered_query(model: str, window: Window) -> Select[Any]:
     table = predictions.c
     query = select(table.version, table.seconds, table.score, table.in_distribution)
-    return query.where(table.model == model, table.at >= since).order_by(table.at.desc())
+    query = query.where(table.model == model, table.at.between(*window), table.named.is_not(True))
+    return query.order_by(table.at.desc())
 
 
-def _feedback_query(model: str, since: float, limit: int) -> Select[Any]:
+def _named_query(model: str, window: Window) -> Select[Any]:
+    table = predictions.c
+    query = select(func.count()).select_from(predictions)
+    return query.where(table.model == model, table.at.between(*window), table.named.is_(True))
+
+
+def _feedback_query(model: str, window: Window, limit: int) -> Select[Any]:
     """Select the newest feedback, and then the predictions that it is about. As a plain join, SQLite would sort all predictions."""
-    newest = select(feedback).where(feedback.c.at >= since).order_by(feedback.c.at.desc()).limit(limit).subquery()
+    since, until = window
+    given = feedback.c.at
+    # + 0.0: if an index served both bounds, SQLite would begin with all predictions in the window
+    newest = select(feedback).where(given >= since, given + 0.0 <= until).order_by(given.desc()).limit(limit).subquery()
     table = predictions.c
     query = select(
-        table.version, table.user, table.label, table.in_distribution, newest.c.label.label("truth"), newest.c.at
+        table.version,
+        table.user,
+        func.coalesce(table.source, table.user).label("source"),
+        table.label,
+        table.in_distribution,
+        newest.c.label.label("truth"),
+        newest.c.at,
     )
     query = query.join_from(newest, predictions, newest.c.request_id == table.request_id)
-    return query.where(table.model == model, table.at >= since).order_by(newest.c.at.desc())
+    query = query.where(table.model == model, table.at >= since, table.at + 0.0 <= until, table.named.is_not(True))
+    return query.order_by(newest.c.at.desc())
 
 
-def _shadow_query(model: str, since: float) -> Select[Any]:
+def _shadow_query(model: str, window: Window) -> Select[Any]:
     """Select one row for each version that answered shadow traffic."""
     table = comparisons.c
     counted = [func.count().label("compared"), func.count().filter(~table.agrees).label("differs")]
     query = select(table.shadow_version, *counted, func.avg(table.distance).label("distance"))
-    return query.where(table.model == model, table.at >= since).group_by(table.shadow_version)
+    return query.where(table.model == model, table.at.between(*window)).group_by(table.shadow_version)
 
 
 def _of_versions(columns: Columns, *numbers: int) -> Columns:
     chosen = np.isin(columns["version"], numbers)
     return {name: column[chosen] for name, column in columns.items()}
+
+
+def _of_few_users_per_source(rows: Columns) -> np.ndarray:
+    """Return which rows are of the first `MAX_USERS_PER_SOURCE` users of their address. The rows must be in order of time."""
+    users_of: dict[str, set[str]] = {}
+    counted = np.zeros(len(rows["user"]), bool)
+    for at, (source, user) in enumerate(zip(rows["source"].tolist(), rows["user"].tolist(), strict=True)):
+        users = users_of.setdefault(source, set())
+        if len(users) < MAX_USERS_PER_SOURCE:
+            users.add(user)
+        counted[at] = user in users
+    return counted
+
+
+def _largest_share(sources: np.ndarray) -> float | None:
+    return float(np.unique(sources, return_counts=True)[1].max() / len(sources)) if len(sources) else None
 
 
 def _judged(rows: Columns) -> Columns:

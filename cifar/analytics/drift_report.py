@@ -75,18 +75,19 @@ def drift_report(engine: Engine, registry: Registry, *, since_hours: float | Non
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the records' database does not answer.
     """
-    since = time.time() - (WINDOW_HOURS if since_hours is None else since_hours) * _HOUR_SECONDS
+    now = time.time()
+    since = now - (WINDOW_HOURS if since_hours is None else since_hours) * _HOUR_SECONDS
     with engine.connect() as connection:
-        rows = read_columns(connection, _recent(registry.name, since))
+        rows = read_columns(connection, _recent(registry.name, since, now))
     numbers = sorted({int(number) for number in rows["version"]})
     return [_version_drift(number, _reference(registry, number), rows) for number in numbers]
 
 
-def _recent(model: str, since: float) -> Select[Any]:
+def _recent(model: str, since: float, until: float) -> Select[Any]:
     table = predictions.c
     columns = (table.version, table.label, table.in_distribution, table.score.label("confidence"))
     query = select(*columns, table.brightness, table.contrast)
-    return query.where(table.model == model, table.at >= since).order_by(table.at.desc())
+    return query.where(table.model == model, table.at.between(since, until)).order_by(table.at.desc())
 
 
 def _reference(registry: Registry, number: int) -> Reference | None:

@@ -18,8 +18,7 @@ _ROWS_AT_ONCE = 1000
 def read_columns(connection: Connection, query: Select[Any], limit: int = MAX_ROWS) -> dict[str, np.ndarray]:
     """Run a query whose newest rows come first, and return at most `limit` rows as arrays by column name, oldest first."""
     result = connection.execute(query.limit(limit).execution_options(yield_per=_ROWS_AT_ONCE))
+    names = list(result.keys())
     parts = [[np.array(column) for column in zip(*rows, strict=True)] for rows in result.partitions()]
-    columns = [np.concatenate(column)[::-1] for column in zip(*parts, strict=True)] or [np.empty(0)] * len(
-        result.keys()
-    )
-    return dict(zip(result.keys(), columns, strict=True))
+    columns = [np.concatenate(column)[::-1] for column in zip(*parts, strict=True)] or [np.empty(0)] * len(names)
+    return dict(zip(names, columns, strict=True))

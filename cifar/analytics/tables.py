@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar.analytics.ab import ABReport, VersionReport
+from cifar.analytics.ab import MAX_USERS_PER_SOURCE, ABReport, VersionReport
 from cifar.analytics.drift_report import MIN_IMAGES, VersionDrift
 from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
@@ -17,6 +17,8 @@ def ab_text(report: ABReport) -> str:
     lines = [f"{report.model}, the last {report.since_days:g} days{cut}", ""]
     if report.versions:
         lines += [_traffic(report.versions), "", _feedback(report.versions), ""]
+    if concentration := concentration_text(report):
+        lines += [concentration, ""]
     if report.comparison and (now := report.comparison.now):
         lines.append(
             f"accuracy of version {report.comparison.second} minus that of version {report.comparison.first}: {points(now.value)} points, "
@@ -66,6 +68,22 @@ def _feedback(versions: list[VersionReport]) -> str:
         for row in versions
     ]
     return text_table(head, rows)
+
+
+def concentration_text(report: ABReport) -> str:
+    """Say how much of the feedback came from one address, and what is left out of the test; empty if there is nothing to say."""
+    sentences = []
+    if report.largest_source is not None:
+        sentences.append(
+            f"Feedback came from {report.sources:,} addresses or signed-in callers, {percent(report.largest_source)} of it from one."
+        )
+    if report.left_out:
+        sentences.append(
+            f"{report.left_out:,} answers with feedback do not count: at most {MAX_USERS_PER_SOURCE} users of one address do."
+        )
+    if report.named:
+        sentences.append(f"{report.named:,} requests named a version and are left out.")
+    return " ".join(sentences)
 
 
 def verdict_text(report: ABReport) -> str:

@@ -1,4 +1,4 @@
-"""Commands for operators: serve, keys, records, ab, drift."""
+"""Commands for operators: serve, check, keys, records, ab, drift."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from typer import Argument, Option, Typer
+from typer import Argument, Exit, Option, Typer
 
 from cifar.cli.arguments import JSON, OUT, TwoVersions, difference, duration, two_versions
 from cifar.console import print_json, print_report, print_table, say
@@ -45,6 +45,19 @@ def serve(
     environment = process_environment() | {f"CIFAR_{name}": str(value) for name, value in chosen.items()}
     os.chdir(ROOT)
     os.execve(sys.executable, [sys.executable, *command], environment)
+
+
+@app.command(epilog="example: python -m cifar check")
+def check() -> None:
+    """Check settings, the version to serve, records and sign-in. Use it before a start or a reload."""
+    settings = load_settings()
+    from cifar.cli.check import failures
+
+    found = failures(settings)
+    for sentence in found:
+        say(sentence)
+    if found:
+        raise Exit(1)
 
 
 @app.command("ab", epilog="example: python -m cifar ab report")

@@ -80,7 +80,7 @@ def _write_parquet(rows: Iterator[Row], file: Path) -> int:
     number, time = pa.float64(), pa.timestamp("us", tz="UTC")
     types = {
         "version": pa.int64(),
-        "in_distribution": pa.bool_(),
+        **dict.fromkeys(("in_distribution", "named"), pa.bool_()),
         **dict.fromkeys(("score", "ood_score", "brightness", "contrast", "seconds"), number),
         **dict.fromkeys(_TIMES, time),
     }

@@ -9,9 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+_NAMES = "journal-*.jsonl"
+MAX_JOURNAL_BYTES = 64 * 1024**2
+"""Largest journal of a process. A larger file of that name is not of this project."""
 
 
 class Journal:
@@ -30,7 +36,7 @@ class Journal:
         self._max_bytes = max_bytes
         while True:
             self.path = folder / f"journal-{secrets.token_hex(8)}.jsonl"
-            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             if self.path.exists():
                 break
@@ -51,6 +57,17 @@ class Journal:
         self.size += written
         return True
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the file has lost its name: somebody deleted it or its folder. It can still be read and written here."""
+        return os.fstat(self._file).st_nlink == 0
+
+    def lines(self, size: int) -> Iterator[list[bytes]]:
+        """Yield the lines in groups of about `size` bytes, also if the file has been deleted meanwhile."""
+        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.seek(0)
+            yield from _groups(file, size)
+
     def close(self) -> None:
         """Release the file. Another process may take it over then."""
         os.close(self._file)
@@ -58,7 +75,39 @@ class Journal:
 
 def journals(folder: Path) -> Iterator[Path]:
     """Yield the journal files of all processes of this host."""
-    yield from folder.glob("journal-*.jsonl")
+    return (path for path in folder.glob(_NAMES) if not _is_odd(path))
+
+
+def set_aside_odd_ones(folder: Path) -> list[Path]:
+    """Rename what has the name of a journal and cannot be one: folders, devices, pipes, and files that are too large.
+
+    Returns:
+        The new paths, `*.bad`.
+    """
+    renamed = []
+    for path in filter(_is_odd, folder.glob(_NAMES)):
+        with suppress(FileNotFoundError):  # another process has done it
+            renamed.append(path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.bad")))
+    return renamed
+
+
+def read_lines(path: Path, size: int) -> Iterator[list[bytes]]:
+    """Yield the lines of a journal in groups of about `size` bytes."""
+    with path.open("rb") as file:
+        yield from _groups(file, size)
+
+
+def _is_odd(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # its process has just moved it into the database
+        return False
+    return not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JOURNAL_BYTES
+
+
+def _groups(file: BinaryIO, size: int) -> Iterator[list[bytes]]:
+    while lines := file.readlines(size):
+        yield lines
 
 
 @contextmanager

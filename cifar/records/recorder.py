@@ -12,7 +12,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cifar.dependency import Dependency
-from cifar.files import create_once
 from cifar.records.database import migrate, open_engine
 from cifar.records.images import KeptImages
-from cifar.records.journal import Journal, adopted, journals
+from cifar.records.journal import MAX_JOURNAL_BYTES, Journal, adopted, journals, read_lines, set_aside_odd_ones
+from cifar.records.key import records_key
 from cifar.records.retention import sweep_daily
 from cifar.records.tables import predictions
 from cifar.records.transfer import insert_lines, line_of, rounded
@@ -33,7 +33,6 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_JOURNAL_BYTES = 64 * 1024**2
 _BYTES_PER_TRANSACTION = 1024**2
 """About 2,000 rows, which take some 20 ms: far from the time limit of a statement."""
 
@@ -73,14 +72,19 @@ class Recorder:
         self._on_drop = on_drop
         self._flush_seconds = flush_seconds
         self._max_journal_bytes = max_journal_bytes
+        self._key: bytes | None = None
         self._keyed_hash = hashlib.blake2b(digest_size=16)
+        """Replaced by one with the key before anything is recorded."""
         self._journal: Journal | None = None
         self._closed_journal: Journal | None = None
         """The journal before the current one, until it is in the database."""
         self._writing = threading.Lock()
         self._flushing = threading.Lock()
         self._migrating = threading.Lock()
-        self._migrated = False
+        self._migrated: tuple[int, int] | None = None
+        """Identity of the database whose tables are up to date: see `_database_identity`."""
+        self._unreadable: set[Path] = set()
+        """Journals of dead processes that could not be read, and were reported."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -141,7 +145,7 @@ class Recorder:
             return row
         needle = b'"request_id":' + orjson.dumps(request_id)  # the id alone may be any word, such as "star"
         for path in journals(self._folder):
-            with suppress(FileNotFoundError):  # its process has just moved it into the database
+            with suppress(OSError):  # its process has just moved it into the database, or it is another user's
                 content = path.read_bytes()
                 if needle in content:
                     lines = [line for line in content.splitlines(keepends=True) if needle in line]
@@ -164,13 +168,10 @@ class Recorder:
                     with self.engine.connect() as connection:
                         connection.execute(text("SELECT 1"))
                 self._move_journal()
-                for path in journals(self._folder):
-                    with adopted(path) as is_adopted:
-                        if is_adopted:
-                            self._insert_file(path)
+                self._take_over_journals()
                 sweep_daily(self.engine, self._settings)
             except (OSError, SQLAlchemyError) as error:
-                self._migrated = False  # next time it may be another database
+                self._migrated = None  # next time it may be another database
                 self.dependency.report(_without_statement(error))
             else:
                 self.dependency.report(None)
@@ -187,35 +188,40 @@ class Recorder:
                 return
 
     def _open(self) -> None:
-        if self._journal:
+        """Create folder, key and journal, also if they were deleted under way. The key stays, so that hashes stay too."""
+        if self._journal and not self._journal.is_deleted:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._keyed_hash = hashlib.blake2b(digest_size=16, key=self._read_key())
-            self._journal = Journal(self._folder, max_bytes=self._max_journal_bytes)
+            self._key = records_key(self._settings, new=self._key)
+            self._keyed_hash = hashlib.blake2b(digest_size=16, key=self._key)
+            if self._journal is None:
+                self._journal = Journal(self._folder, max_bytes=self._max_journal_bytes)
         except OSError as error:
             self.dependency.report(error)
             raise
 
     def _migrate(self) -> None:
         with self._migrating:
-            if not self._migrated:
+            if self._migrated is None or self._migrated != self._database_identity():
+                self.engine.dispose()  # its connections may have a deleted file open
                 migrate(self.engine, self._folder)
-                self._migrated = True
+                self._migrated = self._database_identity()
 
-    def _read_key(self) -> bytes:
-        if self._settings.records_key:
-            return hashlib.blake2b(self._settings.records_key.get_secret_value().encode(), digest_size=32).digest()
-        path = self._folder / "users.key"
-        with suppress(FileExistsError):
-            if not path.exists():
-                create_once(path, secrets.token_bytes(32), mode=0o600)
-        return path.read_bytes()
+    def _database_identity(self) -> tuple[int, int] | None:
+        """Return device and inode of the SQLite file; None if it does not exist, and the same pair for every other database."""
+        if self.engine.dialect.name != "sqlite":
+            return (0, 0)
+        try:
+            found = Path(self.engine.url.database or "").stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _move_journal(self) -> None:
         """Move what an earlier attempt left; then begin a new journal and move the current one."""
         self._move_closed_journal()
-        if self._journal and self._journal.size:
+        if self._journal and (self._journal.size or self._journal.is_deleted):
             new = Journal(self._folder, max_bytes=self._max_journal_bytes)
             with self._writing:  # from here on, nothing is written to the old one
                 self._closed_journal, self._journal = self._journal, new
@@ -223,15 +229,29 @@ class Recorder:
 
     def _move_closed_journal(self) -> None:
         if self._closed_journal:
-            self._insert_file(self._closed_journal.path)
+            self._insert(self._closed_journal.lines(_BYTES_PER_TRANSACTION))
             self._closed_journal.path.unlink(missing_ok=True)
             self._closed_journal.close()
             self._closed_journal = None
 
-    def _insert_file(self, path: Path) -> None:
-        with path.open("rb") as lines:
-            while some := lines.readlines(_BYTES_PER_TRANSACTION):
-                insert_lines(self.engine, some, on_drop=self._on_drop)
+    def _take_over_journals(self) -> None:
+        """Move the journals of dead processes. One that cannot be read is reported once, and does not stop the others."""
+        for path in set_aside_odd_ones(self._folder):
+            log.error("%s is no journal of this project and was set aside.", path)
+            self._on_drop(1)
+        for path in journals(self._folder):
+            try:
+                with adopted(path) as is_adopted:
+                    if is_adopted:
+                        self._insert(read_lines(path, _BYTES_PER_TRANSACTION))
+            except OSError as error:
+                if path not in self._unreadable:
+                    log.error("the journal %s cannot be read, and stays: %s.", path, error.strerror)  # noqa: TRY400
+                self._unreadable.add(path)
+
+    def _insert(self, groups: Iterable[list[bytes]]) -> None:
+        for lines in groups:
+            insert_lines(self.engine, lines, on_drop=self._on_drop)
 
 
 def _without_statement(error: Exception) -> Exception:

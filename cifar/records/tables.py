@@ -30,6 +30,8 @@ predictions = Table(
     Column("brightness", Double, nullable=False),  # mean of the model's input, in [0, 1]
     Column("contrast", Double, nullable=False),  # its standard deviation
     Column("seconds", Double, nullable=False),  # from the complete request to its answer
+    Column("named", Boolean),  # whether the request named the version; None: recorded before 2026-11-27
+    Column("source", String(32)),  # keyed hash of the principal or the address; None: the same
     Index("predictions_at", "at"),
     Index("predictions_model_at", "model", "at"),
 )

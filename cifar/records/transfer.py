@@ -65,7 +65,7 @@ def _insert(engine: Engine, lines: list[bytes]) -> None:
     array = f"[{b','.join(lines).decode()}]"
     with engine.begin() as connection:
         for table in TABLES:
-            if table == "predictions" or f'{{"{table}":' in array:  # never inside a string: its quotes are escaped
+            if table == "predictions" or f'"{table}":' in array:  # never inside a string: its quotes are escaped
                 connection.execute(_statement(connection.dialect.name, table), {"lines": array})
 
 
@@ -102,9 +102,10 @@ def _readable(line: bytes) -> bytes | None:
             name, row = content
             return line_of(name, rounded(row) if name == "predictions" else row)
         ((name, row),) = content.items()
-        return line if name in TABLES and isinstance(row, dict) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        flat = not any(isinstance(value, dict | list) for value in row.values())
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
+    return line if name in TABLES and flat else None
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:

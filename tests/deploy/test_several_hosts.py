@@ -15,12 +15,13 @@ import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from support.hosts import APPS, Hosts, cut_off, three_replicas
+from support.identities import SECRET, visitor_cookie
 from support.pictures import encoded, noise
 from support.samples import write_two_versions
 
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
-from cifar.settings import ROOT
+from cifar.settings import ROOT, Settings
 
 CAT = ROOT / "examples/cat.jpg"
 LIMIT = 150
@@ -36,7 +37,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     folder = tmp_path_factory.mktemp("hosts")
     write_two_versions(folder / "registry")
     limits = {"CIFAR_RATE_LIMIT_PREDICT": f"{LIMIT}/day"}
-    with three_replicas(folder, CIFAR_REGISTRY=str(folder / "registry"), **limits) as hosts:
+    shared = {"CIFAR_REGISTRY": str(folder / "registry"), "CIFAR_TRAFFIC_SECRET": SECRET}
+    with three_replicas(folder, **shared, **limits) as hosts:
         yield hosts
 
 
@@ -152,7 +154,7 @@ def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
     log = RolloutLog(Registry(hosts.folder / "registry", "cifar_classifier"))
 
     def versions(user: int) -> list[int]:
-        cookie = {"Cookie": f"cifar_user={user:032x}", "X-Forwarded-For": f"198.18.0.{user}"}
+        cookie = {"Cookie": visitor_cookie(user, Settings(traffic_secret=SECRET)), "X-Forwarded-For": f"198.18.0.{user}"}
         files = {"image": CAT.read_bytes()}
         answers = [httpx2.post(f"{hosts.app(app)}/predict", files=files, headers=cookie, timeout=30) for app in APPS]
         return [answer.json()["model"]["version"] for answer in answers]

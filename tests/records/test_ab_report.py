@@ -296,7 +296,7 @@ def test_the_reports_find_the_newest_rows_by_an_index(engine, settings, monkeypa
     drift_report(engine, SHIPPED)
     answered, judged, recent = plans
     for plan in (answered, recent):
-        assert plan == "SEARCH predictions USING INDEX predictions_model_at (model=? AND at>?)"
+        assert plan == "SEARCH predictions USING INDEX predictions_model_at (model=? AND at>? AND at<?)"
     assert "SEARCH feedback USING INDEX feedback_at (at>?)" in judged
     assert "USING INDEX sqlite_autoindex_predictions_1 (request_id=?)" in judged
 
@@ -336,3 +336,23 @@ def test_a_report_is_remembered_for_twenty_times_as_long_as_it_took(engine, sett
     now = 1003 + 61.0
     assert analytics.report() is not reports[0]
     assert calls == [1000, 1064]
+
+
+def test_a_failure_is_forgotten_after_five_seconds(engine, settings, monkeypatch):
+    """A query that ran into the time-out took long, but the database may be back at once."""
+    now = 1000.0
+
+    def fail(*_: object) -> None:
+        nonlocal now
+        now += 5
+        raise SQLAlchemyError("time-out")
+
+    analytics = Analytics(engine, SHIPPED, settings, clock=lambda: now)
+    with monkeypatch.context() as patched:
+        patched.setattr("cifar.serving.process.analytics.ab_report", fail)
+        with pytest.raises(RecordsUnavailable):
+            analytics.report()
+    with pytest.raises(RecordsUnavailable):
+        analytics.report()
+    now += 5.1
+    assert analytics.report().verdict == "no_records"

@@ -178,7 +178,7 @@ def test_the_command_line_exports_and_sweeps_the_records(tmp_path):
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return cifar("records", *arguments, CIFAR_RECORDS_FOLDER=tmp_path / "var", **more)
 
-    assert run("migrate").stdout == "0002\n"
+    assert run("migrate").stdout == "0003\n"
     assert "1 predictions" in run("export", "--out", str(tmp_path / "table.csv")).stderr
     assert (tmp_path / "table.csv").read_text().count("\n") == 2
     assert json.loads(run("sweep", "--json").stdout) == {"predictions": 0, "comparisons": 0, "images": 0}

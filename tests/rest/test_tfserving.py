@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import threading
@@ -247,3 +248,50 @@ def test_the_label_or_the_rollout_chooses_the_version_and_a_header_names_it(tmp_
         cookies = [{"Cookie": visitor_cookie(i, settings)} for i in range(20)]
         answers = [client.post(f"{MODEL}:predict", json=body, headers=cookie) for cookie in cookies]
         assert {answer.headers["x-model-version"] for answer in answers} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda content: base64.encodebytes(content).decode(),
+        lambda content: base64.encodebytes(content).decode().replace("\n", "\r\n"),
+        lambda content: base64.b64encode(content).decode() + "\n",
+        lambda content: base64.b64encode(content).decode().rstrip("="),
+        lambda content: " \t".join(base64.b64encode(content).decode()),
+    ],
+    ids=["lines", "mime", "newline", "no_padding", "spaces"],
+)
+@pytest.mark.parametrize("extra", [b"", b"x", b"xx"])
+def test_base64_is_read_as_tensorflow_serving_reads_it(api, write, extra):
+    """Python's encodebytes, MIME and Android write lines, and other encoders no padding. `extra` makes three lengths of padding."""
+    body = {"signature_name": "serving_bytes", "instances": [{"b64": write(CAT + extra)}]}
+    assert ask(api, body).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["_-8=", "aa=a", "aaaaa", "aaa==", "=", "aa\u00a0aa", "data:image/png;base64,aaaa"])
+def test_text_that_tensorflow_serving_refuses_is_refused(api, text):
+    """The alphabet for URLs is another one."""
+    answer = ask(api, {"signature_name": "serving_bytes", "instances": [{"b64": text}]})
+    assert (answer.status_code, answer.json()["code"]) in {
+        (400, "bad_request"),
+        (415, "unsupported_image"),
+        (422, "unreadable_image"),
+    }
+    if text != "=":
+        assert "not base64" in answer.json()["error"]
+
+
+def test_a_body_may_be_packed_with_gzip_and_have_further_keys(api):
+    """TensorFlow Serving unpacks bodies, and never looks at keys that it does not know."""
+    call = {"signature_name": "serving_bytes", "instances": [b64(CAT)], "comment": "", "examples": []}
+    plain = ask(api, call).json()
+    body = json.dumps(call).encode()
+    for packed in (gzip.compress(body), gzip.compress(body[:99]) + gzip.compress(body[99:])):
+        answer = api.post(f"{MODEL}:predict", content=packed, headers={"Content-Encoding": "gzip"})
+        assert answer.json() == plain
+    for broken in (gzip.compress(body)[:-9], b"not gzip", gzip.compress(body) + b"junk"):
+        answer = api.post(f"{MODEL}:predict", content=broken, headers={"Content-Encoding": "gzip"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), broken[:20]
+    other = api.post(f"{MODEL}:predict", content=body, headers={"Content-Encoding": "br"})
+    assert (other.status_code, other.json()["code"]) == (415, "unsupported_encoding")
+    assert other.headers["accept-encoding"] == "gzip"

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from scipy.stats import chisquare
-from support.identities import bearer
+from support.identities import bearer, visitor_cookie
 from support.pictures import encoded, noise
 from support.samples import copy_version, write_two_versions
 from support.servers import CAT, EXAMPLES, NO_CACHE, running, until, wait_until_ready
@@ -27,6 +28,7 @@ from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
 from cifar.serving.auth.api_keys import create
 from cifar.serving.auth.principal import Principal, Requester
+from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
@@ -151,16 +153,16 @@ def test_over_http_a_user_gets_the_same_version_each_time_and_can_choose_another
     log.promote(1, by="ada", check_loadable=unchecked)
     log.label("canary", 2, by="ada")
     log.split({"stable": 50, "canary": 50}, by="ada")
-    settings = Settings(registry=registry.base.parent, registry_poll_seconds=0.05)
+    settings = Settings(registry=registry.base.parent, registry_poll_seconds=0.05, traffic_secret="s" * 32)
     with TestClient(create_app(settings)) as client:
         wait_until_ready(client)
 
-        def ask(user: str, **fields: object) -> int:
-            cookie = {"Cookie": f"other=1; cifar_user={user}"}
+        def ask(user: int, **fields: object) -> int:
+            cookie = {"Cookie": f"other=1; {visitor_cookie(user, settings)}"}
             answer = client.post("/predict", files={"image": CAT}, data=fields, headers=cookie)
             return answer.json()["model"]["version"]
 
-        users = [f"{i:032x}" for i in range(40)]
+        users = range(40)
         first = [ask(user) for user in users]
         assert set(first) == {1, 2}
         assert [ask(user) for user in users] == first
@@ -179,34 +181,68 @@ def test_the_page_sets_a_visitor_cookie_once_and_the_api_sets_none(registry):
     """The value is random and hidden from scripts. Over HTTPS, the cookie is sent over HTTPS only."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     cookie = client.get("/").headers["set-cookie"]
-    assert re.fullmatch(r"cifar_user=[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie)
+    assert re.fullmatch(r"cifar_user=[0-9a-f]{32}\.[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie)
     assert "set-cookie" not in client.get("/").headers
     assert "set-cookie" not in client.get("/health").headers
     secure = TestClient(create_app(Settings(registry=registry.base.parent)), base_url="https://testserver")
     assert secure.get("/").headers["set-cookie"].endswith("; Secure")
 
 
-@pytest.mark.parametrize("cookie", ["cifar_user=x", f"not_cifar_user={'a' * 32}", "seen=cifar_user"])
+@pytest.mark.parametrize(
+    "cookie", ["cifar_user=x", f"cifar_user={'a' * 32}", f"not_cifar_user={'a' * 32}", "seen=cifar_user"]
+)
 def test_the_page_replaces_an_invalid_visitor_cookie(registry, cookie):
     """Otherwise the address would decide, and the user would get another version on each network."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     assert client.get("/", headers={"Cookie": cookie}).headers["set-cookie"].startswith("cifar_user=")
 
 
-def test_an_invalid_visitor_cookie_is_ignored():
-    """Without 32 hexadecimal digits in the cookie, the address decides. For a signed-in user, only the name counts."""
+def user_of(settings: Settings, cookie: bytes, **state: object) -> str:
+    """Return the user of a request for the page with this cookie, from the address 192.0.2.7."""
+    found = []
 
-    def user(cookie: bytes, **state: object) -> str:
-        state = {"request_id": "1", **state}
-        return Requester.of({"headers": [(b"cookie", cookie)], "state": state, "client": ("192.0.2.7", 1)}).user
+    async def app(scope: Any, _receive: object, _send: object) -> None:
+        found.append(Requester.of(scope).user)
 
-    good = b"cifar_user=" + b"a" * 32
-    assert user(good) == "a" * 32
-    for bad in (b"cifar_user=x", b"cifar_user=" + b"A" * 32, b"not_" + good, good + b"b", b""):
-        assert user(bad) == "192.0.2.7"
+    scope = {"type": "http", "path": "/", "method": "GET", "scheme": "http", "client": ("192.0.2.7", 1)}
+    scope |= {"headers": [(b"cookie", cookie)], "state": {"request_id": "1", **state}}
+    asyncio.run(VisitorCookie(app, settings)(scope, None, None))  # type: ignore[arg-type]
+    return found[0]
 
+
+def test_a_visitor_cookie_counts_only_with_a_signature_of_this_server(tmp_path):
+    """Otherwise a program could pose as many users and decide the A/B test, or choose its version by trying ids."""
+    settings = Settings(records_folder=tmp_path)
+    good = visitor_cookie(0xABC, settings).encode()
+    assert user_of(settings, good) == f"{0xABC:032x}"
+    other = visitor_cookie(0xABC, Settings(records_folder=tmp_path / "other")).encode()
+    unsigned = good.partition(b".")[0]
+    swapped = visitor_cookie(1, settings).encode().partition(b".")[0] + b"." + good.partition(b".")[2]
+    upper, longer = good.upper().replace(b"CIFAR_USER", b"cifar_user"), good + b"b"
+    for bad in (other, unsigned, swapped, unsigned + b".", upper, longer, good[:-1], b"not_" + good, b"cifar_user=x", b""):
+        assert user_of(settings, bad) == "192.0.2.7", bad
     ada = Principal("key:ada", frozenset({"predict"}))
-    assert user(good, principal=ada) == "caller:key:ada"
+    assert user_of(settings, good, principal=ada) == "caller:key:ada"
+
+
+@pytest.mark.parametrize("kind", ["records", "traffic_secret", "records_key", "nothing that lasts", "a wrong key file"])
+def test_a_visitor_cookie_is_valid_for_every_process_of_a_server(tmp_path, kind):
+    """Workers and hosts share the secret, or the key file; without both, workers share what their master made."""
+    folder = {"records_folder": tmp_path}
+    settings = Settings(
+        **{
+            "records": folder,
+            "traffic_secret": {"records": False, "traffic_secret": "s"},
+            "records_key": {"records_folder": tmp_path / "a", "records_key": "k" * 32},
+            "nothing that lasts": {"records": False},
+            "a wrong key file": folder,
+        }[kind]
+    )
+    if kind == "a wrong key file":
+        (tmp_path / "users.key").write_bytes(b"")
+    cookie = visitor_cookie(7, settings).encode()
+    elsewhere = settings.model_copy(update={"records_folder": tmp_path / "b"} if kind == "records_key" else {})
+    assert user_of(elsewhere, cookie) == f"{7:032x}"
 
 
 def shadowed(registry: Registry, log: RolloutLog) -> LoadedVersions:
@@ -334,14 +370,17 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
     """Four workers and 32 clients: promotions and rollbacks between three versions, then a traffic split."""
     add_version(registry, 3)
     log.promote(2, by="test", check_loadable=unchecked)
+    secret = Settings(traffic_secret="s" * 32)
     settings = {"CIFAR_REGISTRY": str(registry.base.parent), "CIFAR_REGISTRY_POLL_SECONDS": "0.2"}
+    settings["CIFAR_TRAFFIC_SECRET"] = "s" * 32
     stable = [(0.0, 2)]
     answers: list[tuple[float, float, str, int, int]] = []
     ended = threading.Event()
     with running(tmp_path, workers=4, CIFAR_ACCESS_LOG="false", **settings) as server:
 
         def ask(user: str) -> None:
-            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+            cookie = visitor_cookie(int(user, 16), secret)
+            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": cookie}) as client:
                 while not ended.is_set():
                     began = time.monotonic()
                     answer = client.post("/predict", files={"image": CAT})
@@ -370,7 +409,8 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
         users = [f"{i:032x}" for i in range(1000, 1600)]
 
         def versions_of(user: str) -> set[int]:
-            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": f"cifar_user={user}"}) as client:
+            cookie = visitor_cookie(int(user, 16), secret)
+            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": cookie}) as client:
                 return {client.post("/predict", files={"image": CAT}).json()["model"]["version"] for _ in range(3)}
 
         with ThreadPoolExecutor(16) as pool:

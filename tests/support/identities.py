@@ -20,6 +20,9 @@ from fastapi import FastAPI, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from cifar.serving.front.visitor import COOKIE, VisitorCookie
+from cifar.settings import Settings
+
 ISSUER = "https://issuer.example"
 AUDIENCE = "cifar-space"
 SECRET = "a secret of sixty-four characters, so that no library warns of HS512"  # noqa: S105 - of these tests alone
@@ -43,6 +46,14 @@ def public(key, key_id: str, **changes: object) -> dict[str, object]:
     """Return the public key of a private key in the form of a JWKS."""
     algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
     return {**json.loads(algorithm.to_jwk(key.public_key())), "kid": key_id, "use": "sig", **changes}
+
+
+def visitor_cookie(number: int, settings: Settings) -> str:
+    """Return a visitor cookie, as a browser sends it, that a server with these settings has signed."""
+
+    async def app(*_: object) -> None: ...
+
+    return f"{COOKIE}={VisitorCookie(app, settings).signed(f'{number:032x}')}"
 
 
 def base64url(content: bytes) -> str:

@@ -50,6 +50,8 @@ def prediction(request_id: str, user: str = "ann", digest: str = "d" * 32, label
         "brightness": 0.5,
         "contrast": 0.25,
         "seconds": 0.001,
+        "named": False,
+        "source": user,
     }
 
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
 from starlette.types import Scope
-
-from cifar.serving.asgi import header
-
-VISITOR_COOKIE = "cifar_user"
-_VISITOR_ID = re.compile(rf"(?:^|; ?){VISITOR_COOKIE}=([0-9a-f]{{32}})(?:;|$)")
 
 SCOPES = ("predict", "feedback", "admin")
 """`predict`: classify images. `feedback`: send the right label. `admin`: change which versions are served."""
@@ -67,7 +61,8 @@ class Requester:
 
     Attributes:
         request_id: the id that is returned in `X-Request-ID`. Callers may choose their own.
-        user: the user for whom the rollout chooses a version: the principal, else the visitor cookie, else the address.
+        user: the user for whom the rollout chooses a version: the principal, else the visitor whose cookie `VisitorCookie` has
+            found genuine, else the address.
         scopes: those of `SCOPES` that the requester has. Without sign-in: `predict` and `feedback`.
         caller: see `rate_limit_key`. It shares places fairly, while the user chooses a version. Empty outside a request.
     """
@@ -82,11 +77,5 @@ class Requester:
         """Return the requester of a request that has passed the middleware."""
         principal = scope["state"].get("principal")
         caller = rate_limit_key(scope)
-        user = caller if principal else visitor_id(scope) or caller
+        user = caller if principal else scope["state"].get("visitor") or caller
         return cls(scope["state"]["request_id"], user, principal.scopes if principal else _WITHOUT_SIGN_IN, caller)
-
-
-def visitor_id(scope: Scope) -> str:
-    """Return the id in the visitor cookie, or an empty string without a cookie that `VisitorCookie` could have set."""
-    found = _VISITOR_ID.search(header(scope, b"cookie"))
-    return found[1] if found else ""

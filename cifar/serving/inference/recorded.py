@@ -64,5 +64,12 @@ class RecordedClassifier:
             if self._shadows and version is None and answer.inference_ms is not None:
                 self._shadows.ask(requester.request_id, answer)
             if self.records:
-                await self.records.add(answer, payload, requester=requester, channel=channel, started=started)
+                await self.records.add(
+                    answer,
+                    payload,
+                    requester=requester,
+                    channel=channel,
+                    started=started,
+                    named=version is not None,
+                )
         return answer

@@ -48,7 +48,14 @@ class Records:
         self.dependency = self._recorder.dependency
 
     async def add(
-        self, answer: Classification, payload: bytes, *, requester: Requester, channel: str, started: float
+        self,
+        answer: Classification,
+        payload: bytes,
+        *,
+        requester: Requester,
+        channel: str,
+        started: float,
+        named: bool = False,
     ) -> None:
         """Record an answer that is about to be sent. When this returns, the record survives the process.
 
@@ -58,6 +65,7 @@ class Records:
             requester: the request that asked.
             channel: the way in which it came.
             started: when the classification began, by `time.perf_counter`.
+            named: whether the request named the version. The A/B test leaves its answer out.
         """
         images = self._recorder.images
         if images and not await asyncio.to_thread(images.put, answer.digest, payload):
@@ -80,6 +88,8 @@ class Records:
                 "brightness": brightness,
                 "contrast": contrast,
                 "seconds": time.perf_counter() - started,
+                "named": named,
+                "source": self._recorder.user_hash(requester.caller),
             }
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar.analytics.ab import ABReport, AccuracyComparison, VersionReport
+from cifar.analytics.ab import MAX_USERS_PER_SOURCE, ABReport, AccuracyComparison, VersionReport
 from cifar.analytics.rows import MAX_ROWS
 from cifar.analytics.sequential import MIN_USERS
 from cifar.format import percent, points
@@ -34,9 +34,23 @@ def ab_html(report: ABReport) -> str:
         available = sum(row.feedback for row in report.versions if row.version in {pair.first, pair.second})
         parts += _difference(pair, available)
     parts.append(_table(report.versions))
+    if sentences := _concentration(report):
+        parts.append(f"<p>{' '.join(sentences)}</p>")
     if report.cut:
         parts.append(f"<p>{html_text('ab.cut', limit=f'{MAX_ROWS:,}')}</p>")
     return f'<div class="ab">{"".join(parts)}</div>'
+
+
+def _concentration(report: ABReport) -> list[str]:
+    sentences = []
+    if report.largest_source is not None:
+        sources, largest = f"{report.sources:,}", percent(report.largest_source)
+        sentences.append(html_text("ab.sources", sources=sources, largest=largest))
+    if report.left_out:
+        sentences.append(html_text("ab.left_out", count=f"{report.left_out:,}", users=MAX_USERS_PER_SOURCE))
+    if report.named:
+        sentences.append(html_text("ab.named", count=f"{report.named:,}"))
+    return sentences
 
 
 def _verdict(report: ABReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from typing import ClassVar
@@ -17,6 +18,8 @@ _LAST_REQUESTS_SECONDS = 1.0
 """Time in which open connections may send one more request. uvicorn alone would close them with the request unread."""
 _ENDING_SECONDS = 8
 """Part of gunicorn's grace period for what comes before and after answering: last requests, and those that other workers forward."""
+_MASTER_SECONDS = 1.0
+"""Interval at which a worker looks for its master."""
 
 
 class _GracefulServer(Server):
@@ -43,6 +46,15 @@ class Worker(UvicornWorker):
         server = _GracefulServer(self.config)
         server.grace_seconds = max(1, self.cfg.graceful_timeout - _ENDING_SECONDS)
         self._install_sigquit_handler()
+        watch = asyncio.create_task(self._end_with_master(server))
         await server.serve(sockets=self.sockets)
+        watch.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _end_with_master(self, server: Server) -> None:
+        """Shut down gracefully when the master is gone. Without it, nobody would replace or stop this worker, and it holds the port."""
+        while os.getppid() == self.ppid:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(_MASTER_SECONDS)
+        self.log.error("The master process has ended; this worker ends too.")
+        server.should_exit = True
