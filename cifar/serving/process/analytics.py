@@ -76,7 +76,7 @@ class Analytics:
     def _cached(self, name: str, query: Callable[[], T]) -> T:
         """Return a cached result, or run the query. Concurrent callers wait for one query.
 
-        A failure is cached too. Otherwise each waiting caller would run into the same time-out, one after the other.
+        A failure is cached too, for the shortest time. Otherwise each waiting caller would run into the same time-out, one after the other.
         """
         with self._lock:
             until, result = self._cache.get(name, (0.0, None))
@@ -88,7 +88,8 @@ class Analytics:
                     log.warning("the records cannot be read: %s", type(error).__name__)
                     result = None
                 ended = self._clock()
-                self._cache[name] = ended + max(CACHE_SECONDS, _TIMES_AS_LONG * (ended - started)), result
+                seconds = CACHE_SECONDS if result is None else max(CACHE_SECONDS, _TIMES_AS_LONG * (ended - started))
+                self._cache[name] = ended + seconds, result
         if result is None:
             raise RecordsUnavailable("The records cannot be read now. Try again later.")
         found: T = result
