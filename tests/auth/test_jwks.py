@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 
 import pytest
+from fastapi.responses import RedirectResponse
 from support.identities import EC_KEY, OneUserProvider, base64url, public, serving
 
 from cifar.dependency import MAX_FAILURES, Dependency
 from cifar.errors import SignInUnavailable
 from cifar.serving.auth.jwks import REFETCH_SECONDS, PublicKeys
+from cifar.settings import Settings
 
 SYMMETRIC_KEY = {"kty": "oct", "kid": "oct", "use": "sig", "alg": "HS256", "k": base64url(b"s" * 32)}
 
@@ -146,3 +149,34 @@ def test_an_answer_without_a_usable_key_does_not_replace_the_cached_keys(provide
         assert await keys.get("first")
 
     asyncio.run(go())
+
+
+def moved(provider: OneUserProvider, path: str, target: str) -> None:
+    provider.get(path)(lambda: RedirectResponse(target, status_code=301))
+
+
+def test_one_redirect_of_the_address_is_followed(provider):
+    """Django's issuers, such as authentik, redirect to the address with a slash."""
+    moved(provider, "/o/jwks", "/jwks")
+    keys = PublicKeys(f"{provider.address}/o/jwks", Dependency("jwks", impact=""))
+    assert asyncio.run(keys.get("first"))
+
+
+@pytest.mark.parametrize("target", ["/twice", "http://127.0.0.2:9/jwks", "ftp://127.0.0.1/jwks"])
+def test_further_redirects_and_those_to_other_hosts_without_tls_are_not_followed(provider, target, caplog):
+    """Who can change an answer without TLS could sign in as anybody. The log says what the host answered."""
+    moved(provider, "/o/jwks", target)
+    moved(provider, "/twice", "/jwks")
+    keys = PublicKeys(f"{provider.address}/o/jwks", Dependency("jwks", impact=""))
+    with pytest.raises(SignInUnavailable, match="could not be fetched"):
+        asyncio.run(keys.get("first"))
+    assert re.search(r"redirects to .*301|Unsupported protocol|UnsupportedProtocol", caplog.text), caplog.text
+
+
+def test_the_address_is_used_as_it_is_given():
+    """Without its last slash it is another address. That of a page is the same with and without."""
+    settings = Settings(
+        jwks_url="https://a.example/o/cifar/jwks/", jwt_issuer="a", jwt_audience="b", public_url="https://c.example/"
+    )
+    assert settings.jwks_url == "https://a.example/o/cifar/jwks/"
+    assert settings.public_url == "https://c.example"

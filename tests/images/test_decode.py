@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import struct
 import time
 
 import numpy as np
@@ -80,6 +81,45 @@ def test_a_photo_with_damaged_exif_is_accepted():
     """The image itself is complete."""
     payload = encoded(noise(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 50)
     assert to_input(payload).shape == (32, 32, 3)
+
+
+def ifd(*entries: tuple[int, int, int, bytes], order: str = "<", announced: int | None = None) -> bytes:
+    """Return EXIF data of one directory: tag, type, count and the four bytes of value or offset of each entry."""
+    count = len(entries) if announced is None else announced
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, count)
+    return b"Exif\0\0" + head + b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in entries)
+
+
+TURNED = (0x0112, 3, 1, b"\x06\0\0\0")
+TOO_LONG = (0x010E, 2, 1_000_000, b"\xff\0\0\0")
+DAMAGED = {
+    "a tag announces more than there is": ifd(TOO_LONG, TURNED),
+    "big-endian": ifd((0x010E, 2, 10**6, b"\0\0\0\xff"), (0x0112, 3, 1, b"\0\x06\0\0"), order=">"),
+    "after the orientation": ifd(TURNED, TOO_LONG),
+    "unknown type": ifd((0x9999, 77, 9, b"\xff" * 4), TURNED),
+    "a pointer to nowhere": ifd(TURNED, (0x8769, 4, 1, b"\xff\xff\xff\x7f")),
+    "a sub-directory that is the directory": ifd(TURNED, (0x8769, 4, 1, b"\x08\0\0\0")),
+    "more tags announced than there are": ifd(TURNED, announced=900),
+    "type LONG": ifd(TOO_LONG, (0x0112, 4, 1, b"\x06\0\0\0")),
+}
+
+
+@pytest.mark.parametrize("exif", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_turns_the_image_as_long_as_its_orientation_can_be_read(exif, format):
+    """Whole data sets have one broken tag. Browsers turn such photos, and the model would see them on their side."""
+    exif_6 = Image.Exif()
+    exif_6[0x0112] = 6
+    expected = to_input(encoded(corners(), format, exif=exif_6))
+    assert not (expected == to_input(encoded(corners(), format))).all()
+    np.testing.assert_array_equal(to_input(encoded(corners(), format, exif=exif)), expected)
+
+
+@pytest.mark.parametrize("value", [0, 9, 255])
+def test_an_orientation_that_does_not_exist_means_upright(value):
+    """Some programs write 0."""
+    exif = ifd((0x0112, 3, 1, struct.pack("<HH", value, 0)))
+    np.testing.assert_array_equal(to_input(encoded(corners(), "JPEG", exif=exif)), to_input(encoded(corners(), "JPEG")))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -238,3 +238,31 @@ def test_two_workers_answer_one_assistant(tmp_path):
         for result in ask(server.address, often):
             assert without_id(result) == wanted
         assert server.errors() == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        (None, 200),
+        ("", 200),
+        ("*/*", 200),
+        ("application/*", 200),
+        ("text/html, */*;q=0.1", 200),
+        ("application/JSON; charset=utf-8", 200),
+        ("text/event-stream, application/json;q=0.5", 200),
+        ("text/event-stream", 406),
+        ("text/html", 406),
+        ("application/json; q=0, */*", 406),
+        ("*/*;q=0.000", 406),
+    ],
+)
+def test_a_client_that_takes_json_by_a_wildcard_or_says_nothing_is_answered(address, accept, status):
+    """RFC 9110: no `Accept` means anything. The library knows no wildcards, and answers 406 in another shape."""
+    call = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    with httpx2.Client() as client:
+        del client.headers["accept"]
+        headers = {} if accept is None else {"Accept": accept}
+        answer = client.post(address + MCP_PATH, json=call, headers=headers, timeout=60)
+    assert answer.status_code == status, answer.text
+    if status == 406:
+        assert answer.json()["code"] == "not_acceptable"

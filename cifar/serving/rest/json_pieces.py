@@ -64,8 +64,12 @@ def parse_json(body: bytes, *, max_items: int) -> Any:
     return value
 
 
-def decode_base64(text: str) -> bytes:
-    """Return the bytes that `text` encodes. White space is skipped and padding is optional, as in TensorFlow Serving.
+def decode_base64(text: str, *, needs_padding: bool = True) -> bytes:
+    """Return the bytes that `text` encodes. White space is skipped.
+
+    Args:
+        text: base64 with the usual alphabet.
+        needs_padding: refuse text without the padding at its end, as many names of files are.
 
     Raises:
         ValueError: it is not base64, or has other characters in it.
@@ -75,7 +79,8 @@ def decode_base64(text: str) -> bytes:
     if b"=" in bare:
         raise binascii.Error("padding before the end")
     missing = -len(bare) % 4
-    if missing == 3 or len(data) - len(bare) not in {0, missing}:
+    padding = len(data) - len(bare)
+    if missing == 3 or (padding != missing and (needs_padding or padding)):
         raise binascii.Error("Incorrect padding")
     data = bare + missing * b"="
     starts = range(0, len(data), _PIECE_BYTES)

@@ -297,7 +297,7 @@ def _flat(data: Any) -> list[Any]:
 
 def _file(value: Any) -> bytes:
     try:
-        return decode_base64(value)
+        return decode_base64(value, needs_padding=False)
     except (ValueError, AttributeError) as error:
         raise BadRequest(f"In JSON, BYTES are image files in base64; got {shown(value)}.") from error
 

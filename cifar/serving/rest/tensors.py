@@ -142,7 +142,7 @@ def _file(value: Any) -> bytes:
     if not isinstance(encoded, str):
         raise BadRequest(f'An image file comes as {{"b64": "..."}}; got {shown(value)}.')
     try:
-        return decode_base64(encoded)
+        return decode_base64(encoded, needs_padding=False)  # as TensorFlow Serving reads it
     except ValueError as error:  # `binascii.Error`, or a character that is not ASCII
         raise BadRequest(f"The value of b64 is not base64: {error}.") from error
 
