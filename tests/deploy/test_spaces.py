@@ -157,7 +157,7 @@ def test_the_space_works_in_a_frame_of_hugging_face(space):
         frame = page.wait_for_selector("iframe").content_frame()
         frame.set_input_files("#photo input[type=file]", EXAMPLES / "cat.jpg")
         expect_label(frame, "cat")
-        frame.get_by_role("tab", name="Use it from code").first.click()
+        frame.get_by_role("tab", name="Code").first.click()
         frame.get_by_text(f"https://{SPACE}").first.wait_for()
         browser.close()
     assert [error for error in errors if HEADER not in error] == []

@@ -115,7 +115,7 @@ def test_a_batch_and_the_live_camera_work_with_several_workers(browser, server):
     """Each photo and each frame is one request, which any worker can answer."""
     with visit(browser, server.address) as page:
         page.locator("[data-live=start]").click()
-        expect(page.locator("#live .live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
+        expect(page.locator(".live-answer .bars li")).to_have_count(3, timeout=WAIT_MS)
         page.locator("[data-live=stop]").click()
         open_tab(page, "batch")
         photos = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": encoded(noise(seed=i))} for i in range(200)]
