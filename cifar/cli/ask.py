@@ -32,7 +32,10 @@ def ask_preparation(question: Question) -> Preparation:
     """Print the answers of each candidate, and return the one that is chosen. Everything goes to stderr."""
     candidates = list(question.answers)
     _print(f"The model does not tell which pixel values it was trained on: {question.reason}.")
-    _print("Which column names most of these images rightly?\n")
+    _print("Which column names most of these images rightly?")
+    _print(
+        "If they show none of the classes, stop with Ctrl-C, and name pictures that do: --check DIR or --images DIR.\n"
+    )
     _print(_table(question, candidates))
     for number, candidate in enumerate(candidates, 1):
         warning = "  All images get one label: probably wrong." if question.gives_one_label(candidate) else ""

@@ -59,7 +59,8 @@ class Comparison:
         if not differences[worst] <= tolerance:  # also true for NaN
             raise ExportError(
                 f"The reloaded {name} differs from the model by {differences[worst]:.3g} on {self.names[worst]}; "
-                f"at most {tolerance:g} is accepted. No version was written."
+                f"at most {tolerance:g} is accepted. No version was written. "
+                "If that picture is unlike those that the model was trained on, name others: --images DIR."
             )
         return float(differences[worst])
 

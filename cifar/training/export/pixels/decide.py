@@ -95,7 +95,7 @@ def find_preparation(
         options = " or ".join(each.option for each in counts.best)
         raise ExportError(
             f"--check does not decide: {counts.text}.\nAdd pictures, look whether they show the classes that their names say, or name the "
-            f"range: {options} (caffe is for ResNet50 and VGG, torch for DenseNet)."
+            f"range to which the training code scales pixels: {options} (caffe is for ResNet50 and VGG, torch for DenseNet)."
         )
     raise ExportError(
         f"The model does not tell which pixel values it was trained on: {derived.reason}.\n{_how_to_name(model)}"
