@@ -63,6 +63,12 @@ def read_secrets(variables: Mapping[str, str | None], secrets: Collection[str]) 
     return {name: _read_secret(file, variables) for name, file in files.items() if variables.get(file)}
 
 
+def require(beginning: str, values: Mapping[str, object]) -> None:
+    """Raise ValueError with the names of the variables that have no value."""
+    if missing := [name for name, value in values.items() if not value]:
+        raise ValueError(f"{beginning} {' and '.join(missing)} too.")
+
+
 def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:
     """Return the content of the file that `variable` (`CIFAR_..._FILE`) names."""
     file, direct = variables[variable] or "", variable.removesuffix("_FILE")

@@ -20,7 +20,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from cifar.environment import read_secrets, read_variables, refuse_unknown
+from cifar.environment import read_secrets, read_variables, refuse_unknown, require
 from cifar.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,6 +183,12 @@ class Settings(BaseSettings):
         None,
         description="Address of the page as browsers see it, such as `https://cifar.example`. On Spaces it is known.",
     )
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/?|/)?$",
+        description="Path of the page on its host, such as `/cifar`, where a proxy serves it beside other things. The proxy "
+        "may leave the path in requests or take it away. Default: the path of `CIFAR_PUBLIC_URL`.",
+    )
 
     api_keys_file: Path | None = Field(
         None, description="File of API keys, managed by `python -m cifar keys`. If set, callers must sign in."
@@ -323,15 +329,26 @@ class Settings(BaseSettings):
         if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
             raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
         if self.jwt_secret or self.jwks_url:
-            _require("Bearer tokens need", tokens)
+            require("Bearer tokens need", tokens)
         people = {
             "CIFAR_OIDC_PROVIDER_URL": self.oidc_provider_url,
             "CIFAR_OIDC_CLIENT_ID": self.oidc_client_id,
             "CIFAR_OIDC_CLIENT_SECRET": self.oidc_client_secret,
         }
         if any(people.values()):
-            _require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
+            require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
         return self
+
+    @model_validator(mode="after")
+    def _refuse_two_paths(self) -> Self:
+        if (path := urlsplit(self.public_url or "").path) and self.root_path.rstrip("/") not in {"", path}:
+            raise ValueError(f"CIFAR_ROOT_PATH={self.root_path} is not the path of CIFAR_PUBLIC_URL={self.public_url}.")
+        return self
+
+    @property
+    def path(self) -> str:
+        """Path of the page on its host, without a slash at the end; empty at the root."""
+        return self.root_path.rstrip("/") or urlsplit(self.public_url or "").path
 
     @property
     def requires_sign_in(self) -> bool:
@@ -340,7 +357,8 @@ class Settings(BaseSettings):
     @property
     def page_url(self) -> str | None:
         """Address of the page as browsers see it, without a slash at the end."""
-        return self.public_url or (f"https://{self.space_host}" if self.space_host else None)
+        host = self.public_url or (f"https://{self.space_host}" if self.space_host else None)
+        return host and host.removesuffix(self.path) + self.path
 
 
 def load_settings() -> Settings:
@@ -360,11 +378,6 @@ def load_settings() -> Settings:
     except SourceError as error:  # a list that is not JSON; only the message names the field
         field = str(error).partition('"')[2].partition('"')[0].upper()
         raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
-
-
-def _require(beginning: str, values: Mapping[str, object]) -> None:
-    if missing := [name for name, value in values.items() if not value]:
-        raise ValueError(f"{beginning} {' and '.join(missing)} too.")
 
 
 def _secrets() -> list[str]:

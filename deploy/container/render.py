@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 DEFAULTS = {
     "PORT": "7860",
@@ -86,8 +87,18 @@ def render(template: str, environment: Mapping[str, str]) -> str:
     proxies = _networks(environment.get("NGINX_TRUSTED_PROXIES", ""))
     values["REAL_IP_FROM"] = " ".join(f"set_real_ip_from {network};" for network in proxies)
     values["LISTEN_TLS"] = _listen_tls(Path(values["NGINX_TLS_FOLDER"]), values["NGINX_TLS_PORT"])
+    values["ROOT_PATH"] = _root_path(environment)
     values["TLS"] = "on" if values["LISTEN_TLS"] else "off"
     return re.sub(r"\$\{([A-Z_]+)\}", lambda match: values[match[1]], template)
+
+
+def _root_path(environment: Mapping[str, str]) -> str:
+    """Return the lines that take the app's path away, so that the locations below are found."""
+    path = (environment.get("CIFAR_ROOT_PATH") or urlsplit(environment.get("CIFAR_PUBLIC_URL", "")).path).rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*", path):
+        raise ValueError(f"CIFAR_ROOT_PATH={path!r} is not usable: expected a path such as /cifar.")
+    pattern = path.replace(".", r"\.")
+    return f"absolute_redirect off; rewrite ^{pattern}$ {path}/ permanent; rewrite ^{pattern}(/.*)$ $1;" if path else ""
 
 
 def _listen_tls(folder: Path, port: str) -> str:

@@ -348,12 +348,13 @@ def test_every_worker_accepts_a_session(provider, tmp_path):
             assert answer["predicted_class"] == "cat"
 
 
-def test_a_person_signs_in_classifies_and_signs_out_in_a_real_browser(provider, tmp_path):
-    """In Chromium a photo is classified, and after signing out the page is closed."""
+@pytest.mark.parametrize("under", ["", "/demos/cifar"])
+def test_a_person_signs_in_classifies_and_signs_out_in_a_real_browser(provider, tmp_path, under):
+    """In Chromium a photo is classified, and after signing out the page is closed. Under a path, so is its cookie."""
     path = need("chromium")
     provider.lies, provider.status, provider.keys = {}, 200, [OneUserProvider().keys[0]]
     port = free_port()
-    address = f"http://localhost:{port}"
+    address = f"http://localhost:{port}{under}"
     environment = {
         "CIFAR_PUBLIC_URL": address,
         "OPENID_PROVIDER_URL": provider.address,
@@ -365,6 +366,8 @@ def test_a_person_signs_in_classifies_and_signs_out_in_a_real_browser(provider, 
         page = chromium.new_page()
         page.goto(address)
         assert page.url == f"{address}/"
+        paths = {cookie["name"]: cookie["path"] for cookie in page.context.cookies(f"{address}/")}
+        assert paths["cifar_session"] == (under or "/")
         expect(page.locator("#photo input[type=file]")).to_be_attached(timeout=30_000)
         page.set_input_files("#photo input[type=file]", ROOT / "examples" / "ship.jpg")
         expect(page.locator("#answer .answer")).to_have_attribute("data-label", "ship")

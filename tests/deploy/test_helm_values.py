@@ -171,3 +171,20 @@ def test_wrong_values_are_refused_with_a_sentence(values, sentence):
     """The message names the value, and nothing reaches the cluster."""
     with pytest.raises(HelmError, match=re.escape(sentence)):
         rendered(values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({}, "/"),
+        ({"CIFAR_ROOT_PATH": "/cifar"}, "/cifar"),
+        ({"CIFAR_PUBLIC_URL": "https://cifar.example"}, "/"),
+        ({"CIFAR_PUBLIC_URL": "https://cifar.example/demos/cifar"}, "/demos/cifar"),
+    ],
+)
+def test_the_ingress_has_the_path_of_the_app(settings, path):
+    """Other paths of the host are other programs'. The path stays in requests, which the app expects."""
+    (ingress,) = of_kind(
+        rendered({"ingress": {"enabled": True, "hosts": ["cifar.example"]}, "settings": settings}), "Ingress"
+    )
+    assert [each["path"] for rule in ingress["spec"]["rules"] for each in rule["http"]["paths"]] == [path]

@@ -71,10 +71,12 @@ class PageSignIn:
     def with_sessions(self, app: ASGIApp) -> ASGIApp:
         """Return `app` with `scope["session"]`, read from the browser's cookie if its signature and age are valid."""
         secure = self._page_url.startswith("https://")
+        prefix = "__Secure-" if self._settings.path else "__Host-"  # __Host-: no subdomain can set it; for the path / only
         return SessionMiddleware(
             app,
             secret_key=hmac.digest(self._secret.encode(), b"cifar session cookie", hashlib.sha256).hex(),
-            session_cookie="__Host-cifar_session" if secure else "cifar_session",  # __Host-: no subdomain can set it
+            session_cookie=f"{prefix}cifar_session" if secure else "cifar_session",
+            path=self._settings.path or "/",
             max_age=self._settings.session_seconds,
             same_site="lax",
             https_only=secure,
@@ -124,8 +126,8 @@ class PageSignIn:
         label = html.escape(request.session.get("label", ""))
         if request.method == "POST" or not label:
             request.session.clear()
-            return _page("You are signed out", '<a href="/signin">Sign in</a>')
-        return _page(f"Signed in as {label}", '<form method="post" action="/signout"><button>Sign out</button></form>')
+            return _page("You are signed out", '<a href="signin">Sign in</a>')
+        return _page(f"Signed in as {label}", '<form method="post" action="signout"><button>Sign out</button></form>')
 
     async def _claims(self, code: str, started: dict[str, str]) -> dict[str, Any]:
         """Exchange a code for the claims about the person, and check that they are for this browser and this service."""
@@ -206,7 +208,8 @@ def _for_browsers(handler: Handler) -> Handler:
         except CifarError as error:
             if "text/html" not in request.headers.get("accept", ""):
                 raise
-            again = f'<a href="/signin">Try again</a></p><p>Request {html.escape(request.state.request_id)}'
+            signin = "../signin" if request.url.path.endswith("/callback") else "signin"
+            again = f'<a href="{signin}">Try again</a></p><p>Request {html.escape(request.state.request_id)}'
             response = _page(str(error), again)
             response.status_code = error.status
         response.headers["Cache-Control"] = "no-store"

@@ -49,6 +49,7 @@ def mount_blocks(
         api,
         page,
         path="/",
+        root_path=settings.path or None,
         allowed_paths=[],
         max_file_size=settings.max_body_bytes,
         show_error=False,

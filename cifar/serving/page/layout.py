@@ -79,7 +79,7 @@ class Page:
         if len(names) > _MAX_NAMES:
             shown.append(Text("…", "…"))
         sign_out = (
-            f'<a id="sign-out" href="/signout">{html_text("header.sign_out")}</a>'
+            f'<a id="sign-out" href="signout">{html_text("header.sign_out")}</a>'
             if self._settings.oidc_provider_url
             else ""
         )

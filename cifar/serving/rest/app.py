@@ -30,6 +30,7 @@ from cifar.serving.front.headers import security_headers
 from cifar.serving.front.last_resort import LastResort
 from cifar.serving.front.observe import Observe
 from cifar.serving.front.rate_limit import RateLimit
+from cifar.serving.front.under_path import UnderPath
 from cifar.serving.front.visitor import VisitorCookie
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.lifespan import watch_loop_while_serving
@@ -113,6 +114,7 @@ def create_api(classifier: RecordedClassifier, settings: Settings, *, redis: Sha
         lifespan=lifespan,
         docs_url=None,  # see `add_docs`
         redoc_url=None,
+        servers=[{"url": settings.path}] if settings.path else None,
     )
     api.front, of_sign_in = _front(api, settings, redis, classifier.waiting_bytes)
     parts = (redis, classifier.versions, classifier.records)
@@ -145,7 +147,8 @@ def _front(
     app = VisitorCookie(app, settings)
     app, dependencies = add_sign_in(app, api, settings)
     app = LastResort(Head(CrossOrigin(app, settings)))
-    return Observe(app, access_log=settings.access_log, headers=security_headers(settings)), dependencies
+    app = Observe(app, access_log=settings.access_log, headers=security_headers(settings))
+    return UnderPath(app, settings.path) if settings.path else app, dependencies
 
 
 def _add_health(api: FastAPI, classifier: RecordedClassifier, dependencies: Sequence[Dependency]) -> None:
