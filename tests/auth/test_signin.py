@@ -25,7 +25,16 @@ from cifar.settings import ROOT, Settings
 
 CAT = ROOT / "examples" / "cat.jpg"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
-OPEN = {"/health", "/healthz", "/readyz", "/signin", "/signin/callback", "/signout"}
+OPEN = {
+    "/health",
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/signin",
+    "/signin/callback",
+    "/signout",
+}
 """All routes that need no caller. A route that is opened must be added here too, on purpose."""
 
 
@@ -72,6 +81,8 @@ def test_the_table_of_routes_gives_each_path_the_scope_of_this_list():
         "/health": "open to all",
         "/healthz": "open to all",
         "/readyz": "open to all",
+        "/v2/health/live": "open to all",
+        "/v2/health/ready": "open to all",
         "/signin": "open to all where people can sign in to the page",
         "/signin/callback": "open to all where people can sign in to the page",
         "/signout": "open to all where people can sign in to the page",

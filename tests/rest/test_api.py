@@ -245,6 +245,8 @@ def test_the_task_is_read_from_json_and_from_a_body_without_a_type(api):
         ({"inputs": "aaaa", "parameters": 7}, 400, "bad_request", "`parameters` must be"),
         ({"inputs": "aaaa", "parameters": {"top_k": "x"}}, 422, "bad_parameter", "whole number; got 'x'"),
         ({"inputs": "aaaa", "parameters": {"top_k": True}}, 422, "bad_parameter", "whole number; got 'True'"),
+        ({"inputs": "aaaa", "parameters": {"top_k": [[]]}}, 422, "bad_parameter", "whole number; got 'list'"),
+        ({"inputs": "aaaa", "parameters": {"function_to_apply": ["x"]}}, 422, "bad_parameter", "probabilities already"),
         (
             {"inputs": "aaaa", "parameters": {"function_to_apply": "none"}},
             422,

@@ -23,7 +23,7 @@ from cifar.serving.routes import OTHER, RouteRule, rule_of
 
 log = logging.getLogger("cifar.access")
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -121,8 +121,11 @@ def _id_of(scope: Scope) -> str:
 
 def _trace_of(scope: Scope) -> str:
     """Return the trace id of the W3C header `traceparent`; empty without a valid one."""
-    found = _TRACEPARENT.fullmatch(header(scope, b"traceparent"))
-    return found[1] if found else ""
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            found = _TRACEPARENT.fullmatch(value)
+            return found[1].decode() if found else ""
+    return ""
 
 
 def _log(method: str, rule: RouteRule, status: int, seconds: float) -> None:

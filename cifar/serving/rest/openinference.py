@@ -261,7 +261,7 @@ def _count(given: dict[str, Any], tensor: str, dtype: str, manifest: Manifest, m
     """Return the number of images that the input's shape announces."""
     shape = given.get("shape")
     sizes = [] if dtype == "string" else list(manifest.image.shape)
-    if not isinstance(shape, list) or shape[1:] not in (sizes, sizes or [1]) or type(shape[0]) is not int:
+    if not isinstance(shape, list) or not shape or shape[1:] not in (sizes, sizes or [1]) or type(shape[0]) is not int:
         raise BadRequest(f"The shape of {tensor} is [n{''.join(f', {size}' for size in sizes)}]; got {shown(shape)}.")
     if not 1 <= shape[0] <= max_images:
         raise BadRequest(f"A call takes 1 to {max_images} images; got {shown(shape[0])}.")
@@ -341,7 +341,7 @@ def _outputs(call: dict[str, Any], signature: SignatureInfo, classes: int) -> li
     found = []
     for output in asked:
         name, parameters = output.get("name"), _parameters(output)
-        if name not in signature.outputs:
+        if not isinstance(name, str) or name not in signature.outputs:
             raise BadRequest(f"There is no output {shown(name)}; there are: {', '.join(sorted(signature.outputs))}.")
         ranked = parameters.get("classification", 0)
         if type(ranked) is not int or ranked < 0 or (ranked and name != "probabilities"):

@@ -44,8 +44,6 @@ _SEVERAL = (
     "Several files came, and POST /predict classifies one. Send many to the endpoint /predict_batch "
     "(gradio_client or POST /gradio_api/call/predict_batch), or one request for each."
 )
-
-
 _DATA_URL = re.compile(r"\Adata:[\w.+/;=-]{0,100};base64,", re.ASCII)
 _TASK = {
     "type": "object",
@@ -217,7 +215,7 @@ async def _read_task(kind: str, body: bytes) -> tuple[bytes, dict[str, str]] | N
 
     Raises:
         BadRequest: the JSON cannot be read, or `inputs` is not base64.
-        BadParameter: `function_to_apply` is neither softmax nor sigmoid, which are the version's business.
+        BadParameter: `function_to_apply` is neither softmax nor sigmoid, between which the version has chosen.
     """
     if kind in {"", "application/x-www-form-urlencoded"} and begins_like_an_image(body):
         return body, {"task": CLASSIFICATION}
@@ -234,11 +232,11 @@ def _json_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
     parameters = call.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise BadRequest("`parameters` must be a JSON object.")
-    if parameters.get("function_to_apply") == "none":
+    if parameters.get("function_to_apply") not in (None, "softmax", "sigmoid"):
         raise BadParameter("function_to_apply must be left out: the version's scores are probabilities already.")
     values = {"task": CLASSIFICATION}
     if (top_k := parameters.get("top_k")) is not None:
-        values["top_k"] = str(top_k)
+        values["top_k"] = str(top_k) if isinstance(top_k, str | float | int) else type(top_k).__name__
     try:
         return decode_base64(_DATA_URL.sub("", encoded, 1)), values
     except ValueError as error:
