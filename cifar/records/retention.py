@@ -47,7 +47,7 @@ def _sweep_step(engine: Engine, settings: Settings) -> Swept:
     Images are deleted with the last rows.
     """
     oldest = time.time() - settings.records_retention_days * _DAY_SECONDS
-    swept = Swept(*(_delete(engine, table, oldest) for table in (predictions, comparisons)), 0)
+    swept = Swept(_delete(engine, predictions, oldest), _delete(engine, comparisons, oldest), 0)
     if not swept.is_last:
         return swept
     images = [path for path, _, used_at in kept_images(settings) if used_at < oldest]

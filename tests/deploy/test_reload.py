@@ -122,6 +122,7 @@ def test_workers_end_when_their_master_is_gone(tmp_path):
         until(lambda: not any(map(alive, workers)))
         ended = True
     assert ended
+    assert list(tmp_path.glob("cifar-workers-*")) == []
     assert "The master process has ended" in server.log.read_text()
     (tmp_path / "again").mkdir()
     with running(tmp_path / "again", workers=2, port=port) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import sys
 from typing import ClassVar
@@ -12,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
+from cifar.serving.process import worker_slot
 from cifar.serving.process.http_protocol import HttpProtocol, hanging_up
 
 _LAST_REQUESTS_SECONDS = 1.0
@@ -49,6 +51,8 @@ class Worker(UvicornWorker):
         watch = asyncio.create_task(self._end_with_master(server))
         await server.serve(sockets=self.sockets)
         watch.cancel()
+        if os.getppid() != self.ppid and worker_slot.current:  # otherwise the master removes it
+            shutil.rmtree(worker_slot.current.folder, ignore_errors=True)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
