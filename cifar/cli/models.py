@@ -118,15 +118,31 @@ def export(
     same_network = recognise(source) is Format.VERSION and not (classes or input_range)
     write = partial(reexport, source) if same_network else export
     held_out = read_held_out(source, read, settings, labelled=check)
+    log = RolloutLog(Registry(settings.registry, name or settings.model_name), pinned=settings.model_version)
+    before = None
+    with suppress(VersionNotFound, VersionUnusable):
+        before = log.stable_version()
     version = write(read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ())
     print(version.path)
     if quantization := version.manifest.quantization:
         say(f"Precision of the LiteRT file: {quantization.reason}")
-    rollout = RolloutLog(Registry(settings.registry, version.name), pinned=settings.model_version).current()
+    rollout = log.current()
     if version.number == rollout.stable:
         say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
     else:
         say(f"Version {rollout.stable} stays in service. To serve this one, run `models promote {version.number}`.")
+    if before and (sentence := _if_less_accurate(version, before)):
+        say(sentence)
+
+
+def _if_less_accurate(version: Version, before: Version) -> str | None:
+    """Say that a version is measured to be less accurate than the stable one before it; None if it is not, or nobody knows."""
+    for name, what in (("test_accuracy", "test"), ("validation_accuracy", "held-out")):
+        new, old = version.manifest.metrics.get(name), before.manifest.metrics.get(name)
+        if isinstance(new, int | float) and isinstance(old, int | float):
+            sentence = f"It is less accurate than version {before.number} on {what} images: {new:.4f} instead of {old:.4f}."
+            return f"{sentence} To serve that one: `models promote {before.number}`." if new < old else None
+    return None
 
 
 def _check_same_classes(names: Sequence[str], settings: Settings) -> None:
