@@ -39,10 +39,10 @@ _SCHEMA = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string"},
+        "id": {"description": "A text, which the answer repeats."},
         "parameters": {"type": "object"},
         "inputs": {"type": "array", "items": {"type": "object"}},
-        "outputs": {"type": "array", "items": {"type": "object"}},
+        "outputs": {"description": "A list of objects; all outputs if it is left out."},
     },
 }
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}

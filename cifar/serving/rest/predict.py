@@ -50,7 +50,7 @@ _TASK = {
     "required": ["inputs"],
     "properties": {
         "inputs": {"type": "string", "description": "The file in base64."},
-        "parameters": {"type": "object"},
+        "parameters": {"description": 'An object, such as `{"top_k": 3}`.'},
     },
     "description": "Hugging Face's image-classification task, which is answered with a list of labels and scores.",
 }

@@ -48,7 +48,7 @@ Label = Annotated[
 
 _SCHEMA = {
     "type": "object",
-    "properties": {"signature_name": {"type": "string"}, "instances": {}, "inputs": {}},
+    "properties": {"signature_name": {}, "instances": {}, "inputs": {}},
 }
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
