@@ -14,7 +14,7 @@ from pathlib import Path
 
 from support.servers import free_port, listens, need
 
-_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """The folders of PostgreSQL's programs on Debian."""
 
 
@@ -28,7 +28,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         root = os.geteuid() == 0  # PostgreSQL refuses to run as root
-        command = [need(program, also_in=_PROGRAMS), *arguments]
+        command = [need(program, also_in=PROGRAMS), *arguments]
         log = self._folder / "output"
         with log.open("a") as output:
             done = subprocess.run(
@@ -52,7 +52,7 @@ class Cluster:
 @contextmanager
 def real_postgres() -> Iterator[Cluster]:
     """Run a PostgreSQL cluster."""
-    need("initdb", also_in=_PROGRAMS)
+    need("initdb", also_in=PROGRAMS)
     folder = Path(tempfile.mkdtemp(prefix="cifar-postgres-"))
     if os.geteuid() == 0:
         user = pwd.getpwnam("postgres")
