@@ -52,6 +52,13 @@ def upload(page: Page, file: Path) -> None:
 def open_tab(page: Page, name: str) -> None:
     """Open a tab of `TABS`; on a narrow screen it may be in the overflow menu."""
     either = TABS[name]
+    # that of operators appears once the page knows who opened it
+    expect(
+        page.locator("#tabs .tab-wrapper button")
+        .filter(has_text=either[0])
+        .or_(page.locator("#tabs .tab-wrapper button").filter(has_text=either[1]))
+        .first
+    ).to_be_attached(timeout=WAIT_MS)
     for text in either:
         tab = page.locator("#tabs > .tab-wrapper [role=tablist] [role=tab]:visible", has_text=text)
         if tab.count():
