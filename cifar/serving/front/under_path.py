@@ -22,7 +22,7 @@ class UnderPath:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == self._prefix:  # relative addresses of the page need the slash
+        if scope["type"] == "http" and scope["path"] == self._prefix:  # relative addresses of the page need the slash
             query = scope["query_string"].decode("latin-1")
             await RedirectResponse(f"{self._prefix}/" + (f"?{query}" if query else ""), 308)(scope, receive, send)
             return
