@@ -44,8 +44,10 @@ def every_path(app) -> set[str]:
     for route in getattr(app, "routes", []):
         if isinstance(route, Mount):
             inner = route.app
-            while hasattr(inner, "gradio"):
-                inner = inner.gradio
+            while wrapped := getattr(inner, "gradio", None) or getattr(inner, "app", None):
+                if hasattr(inner, "routes"):
+                    break
+                inner = wrapped
             paths |= {route.path + path for path in every_path(inner)}
         elif hasattr(route, "effective_route_contexts"):
             paths |= {context.path for context in route.effective_route_contexts()}
