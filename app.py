@@ -54,7 +54,9 @@ def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | No
     records = Records(settings) if settings.records else None
     shadows = Shadows(versions, on_comparison=records.add_comparison if records else None)
     classifier = RecordedClassifier(
-        Classifier(versions, settings, cache, host_lock=worker.folder / "decode-alone" if worker else None), records, shadows
+        Classifier(versions, settings, cache, host_lock=worker.folder / "decode-alone" if worker else None),
+        records,
+        shadows,
     )
     service = Service.over(classifier, settings)
     api = create_api(classifier, settings, redis=redis)

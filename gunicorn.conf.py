@@ -77,7 +77,9 @@ def on_starting(server):
     """Exit if a worker could not start, since gunicorn would restart workers endlessly. Check every reload in the same way."""
     if found := failures(_settings):
         sys.exit("\n".join(f"cifar: {sentence}" for sentence in found))
-    server.handle_hup = partial(_reload_if_possible, server, server.handle_hup)  # gunicorn looks its handlers up by name
+    server.handle_hup = partial(
+        _reload_if_possible, server, server.handle_hup
+    )  # gunicorn looks its handlers up by name
 
 
 def _reload_if_possible(server, reload):

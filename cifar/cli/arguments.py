@@ -21,7 +21,9 @@ OUT: Path = Option(..., metavar="PATH", help="The file or folder to write.")
 IMAGE_SIZE: int = Option(
     32, min=1, max=4096, metavar="PIXELS", help="Side to which an image folder's images are resized."
 )
-_SOURCE = "cifar10, its cifar-10-python.tar.gz, or pictures: a folder, a zip or tar archive, a table of paths and labels."
+_SOURCE = (
+    "cifar10, its cifar-10-python.tar.gz, or pictures: a folder, a zip or tar archive, a table of paths and labels."
+)
 SOURCE: str = Argument(..., metavar="SOURCE", help=_SOURCE)
 SKIP_DAMAGED: bool = Option(False, "--skip-damaged", help="Leave damaged pictures out.")
 DATA: str = Option(..., metavar="SOURCE", help=_SOURCE)

@@ -57,7 +57,9 @@ _PRECISION = "Of the LiteRT file. auto: int8 in the layers where it saves time a
 _CHECK = "A folder with pictures of each class: a few decide the pixel range, and 300 or more also whether int8 holds."
 
 _ALSO = "Files for other programs, in assets.extra/ of the version: onnx, keras. A LiteRT file is always written."
-_MULTI_LABEL = "Each class has a probability of its own; they do not add up to 1. Default: whether the model ends in sigmoids."
+_MULTI_LABEL = (
+    "Each class has a probability of its own; they do not add up to 1. Default: whether the model ends in sigmoids."
+)
 
 
 @app.command(epilog="example: python -m cifar export runs/first")
@@ -122,7 +124,9 @@ def export(
     before = None
     with suppress(VersionNotFound, VersionUnusable):
         before = log.stable_version()
-    version = write(read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ())
+    version = write(
+        read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ()
+    )
     print(version.path)
     if quantization := version.manifest.quantization:
         say(f"Precision of the LiteRT file: {quantization.reason}")
@@ -140,7 +144,9 @@ def _if_less_accurate(version: Version, before: Version) -> str | None:
     for name, what in (("test_accuracy", "test"), ("validation_accuracy", "held-out")):
         new, old = version.manifest.metrics.get(name), before.manifest.metrics.get(name)
         if isinstance(new, int | float) and isinstance(old, int | float):
-            sentence = f"It is less accurate than version {before.number} on {what} images: {new:.4f} instead of {old:.4f}."
+            sentence = (
+                f"It is less accurate than version {before.number} on {what} images: {new:.4f} instead of {old:.4f}."
+            )
             return f"{sentence} To serve that one: `models promote {before.number}`." if new < old else None
     return None
 

@@ -77,7 +77,9 @@ def as_text(report: dict[str, Any]) -> str:
 
 def _pixels(report: dict[str, Any]) -> str:
     if pixels := report["pixels"]:
-        return f"{pixels['preparation']}, known by {pixels['found_by']}{pixels['evidence'] and ': '}{pixels['evidence']}"
+        return (
+            f"{pixels['preparation']}, known by {pixels['found_by']}{pixels['evidence'] and ': '}{pixels['evidence']}"
+        )
     return "{:g},{:g}".format(*report["input_range"])
 
 

@@ -81,7 +81,9 @@ class PixelsInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     preparation: str = Field(description="As `--preprocessing` takes it, such as `0,255` or `caffe`.")
-    found_by: str = Field(description="`run`, `version`, `option`, `layers`, `check` (labelled pictures) or `answer` (a person).")
+    found_by: str = Field(
+        description="`run`, `version`, `option`, `layers`, `check` (labelled pictures) or `answer` (a person)."
+    )
     evidence: str = Field(description="The layer that shows it, or the counts of the labelled pictures.")
 
 

@@ -154,7 +154,10 @@ def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
     log = RolloutLog(Registry(hosts.folder / "registry", "cifar_classifier"))
 
     def versions(user: int) -> list[int]:
-        cookie = {"Cookie": visitor_cookie(user, Settings(traffic_secret=SECRET)), "X-Forwarded-For": f"198.18.0.{user}"}
+        cookie = {
+            "Cookie": visitor_cookie(user, Settings(traffic_secret=SECRET)),
+            "X-Forwarded-For": f"198.18.0.{user}",
+        }
         files = {"image": CAT.read_bytes()}
         answers = [httpx2.post(f"{hosts.app(app)}/predict", files=files, headers=cookie, timeout=30) for app in APPS]
         return [answer.json()["model"]["version"] for answer in answers]

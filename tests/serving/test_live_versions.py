@@ -181,7 +181,9 @@ def test_the_page_sets_a_visitor_cookie_once_and_the_api_sets_none(registry):
     """The value is random and hidden from scripts. Over HTTPS, the cookie is sent over HTTPS only."""
     client = TestClient(create_app(Settings(registry=registry.base.parent)))
     cookie = client.get("/").headers["set-cookie"]
-    assert re.fullmatch(r"cifar_user=[0-9a-f]{32}\.[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie)
+    assert re.fullmatch(
+        r"cifar_user=[0-9a-f]{32}\.[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie
+    )
     assert "set-cookie" not in client.get("/").headers
     assert "set-cookie" not in client.get("/health").headers
     secure = TestClient(create_app(Settings(registry=registry.base.parent)), base_url="https://testserver")
@@ -219,7 +221,18 @@ def test_a_visitor_cookie_counts_only_with_a_signature_of_this_server(tmp_path):
     unsigned = good.partition(b".")[0]
     swapped = visitor_cookie(1, settings).encode().partition(b".")[0] + b"." + good.partition(b".")[2]
     upper, longer = good.upper().replace(b"CIFAR_USER", b"cifar_user"), good + b"b"
-    for bad in (other, unsigned, swapped, unsigned + b".", upper, longer, good[:-1], b"not_" + good, b"cifar_user=x", b""):
+    for bad in (
+        other,
+        unsigned,
+        swapped,
+        unsigned + b".",
+        upper,
+        longer,
+        good[:-1],
+        b"not_" + good,
+        b"cifar_user=x",
+        b"",
+    ):
         assert user_of(settings, bad) == "192.0.2.7", bad
     ada = Principal("key:ada", frozenset({"predict"}))
     assert user_of(settings, good, principal=ada) == "caller:key:ada"

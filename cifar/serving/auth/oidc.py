@@ -71,7 +71,9 @@ class PageSignIn:
     def with_sessions(self, app: ASGIApp) -> ASGIApp:
         """Return `app` with `scope["session"]`, read from the browser's cookie if its signature and age are valid."""
         secure = self._page_url.startswith("https://")
-        prefix = "__Secure-" if self._settings.path else "__Host-"  # __Host-: no subdomain can set it; for the path / only
+        prefix = (
+            "__Secure-" if self._settings.path else "__Host-"
+        )  # __Host-: no subdomain can set it; for the path / only
         return SessionMiddleware(
             app,
             secret_key=hmac.digest(self._secret.encode(), b"cifar session cookie", hashlib.sha256).hex(),

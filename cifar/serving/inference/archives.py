@@ -110,7 +110,9 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
         return
     for info in archive.infolist():
         if not info.is_dir() and not info.filename.startswith(_JUNK) and not info.filename.endswith(_JUNK):
-            yield Entry(display_name(name_in_archive(info)), partial(_read_packed, archive, info, settings), info.file_size)
+            yield Entry(
+                display_name(name_in_archive(info)), partial(_read_packed, archive, info, settings), info.file_size
+            )
 
 
 class _Bounded:
