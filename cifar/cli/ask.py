@@ -50,6 +50,9 @@ def ask_preparation(question: Question) -> Preparation:
             raise KeyboardInterrupt  # end of input
         if text.strip() in {str(number) for number in range(1, len(candidates) + 1)}:
             return candidates[int(text) - 1]
+        if not text.strip():
+            _print("Type the number of a row, such as 1.")
+            continue
         try:
             return parse_preparation(text.strip())
         except ValueError as error:

@@ -13,7 +13,13 @@ from cifar.errors import ExportError
 from cifar.format import png
 
 TOLERANCE = 5e-5
-"""Largest accepted difference of a probability: half of the last digit that answers show."""
+"""Largest accepted difference of a probability: half of the last digit that answers show. A `Comparison` may accept more."""
+
+_SPREADS = 3
+"""How many times the model's own spread is accepted."""
+
+_MOST = 1e-3
+"""No spread makes more than this acceptable: a model that differs more from itself answers by chance."""
 
 SCORE_TOLERANCE = 1e-3
 """Largest accepted difference of an `ood_score`, relative for scores above 1. Sums in several threads differ in their last digits."""
@@ -30,6 +36,8 @@ class Comparison:
     images: np.ndarray
     """`(n, height, width, channels)` `uint8`."""
     expected: Outputs
+    tolerance: float = TOLERANCE
+    """Largest accepted difference of a probability."""
 
     @property
     def has_score(self) -> bool:
@@ -42,7 +50,7 @@ class Comparison:
             ExportError: a difference exceeds its tolerance. The message names the image.
         """
         found, expected = np.asarray(outputs["probabilities"]), self.expected["probabilities"]
-        largest = {"probabilities": self._largest(TOLERANCE, np.abs(found - expected).max(axis=1), file)}
+        largest = {"probabilities": self._largest(self.tolerance, np.abs(found - expected).max(axis=1), file)}
         if self.has_score:
             scores = self.expected["ood_score"]
             relative = np.abs(np.asarray(outputs["ood_score"]) - scores) / np.maximum(1, np.abs(scores))
@@ -59,10 +67,18 @@ class Comparison:
         if not differences[worst] <= tolerance:  # also true for NaN
             raise ExportError(
                 f"The reloaded {name} differs from the model by {differences[worst]:.3g} on {self.names[worst]}; "
-                f"at most {tolerance:g} is accepted. No version was written. "
-                "If that picture is unlike those that the model was trained on, name others: --images DIR."
+                f"at most {tolerance:g} is accepted. No version was written."
             )
         return float(differences[worst])
+
+
+def tolerance_for(expected: np.ndarray, *again: np.ndarray) -> float:
+    """Return the largest difference to accept of a model that does not give exactly the same probabilities `(n, classes)` again.
+
+    Deep networks enlarge the rounding of their first layers, and no other program rounds in the same order.
+    """
+    spread = max(float(np.abs(each - expected).max()) for each in again)
+    return min(max(TOLERANCE, _SPREADS * spread), _MOST)
 
 
 def compare_signatures(comparison: Comparison, signatures: Any) -> dict[str, Any]:
@@ -87,4 +103,4 @@ def compare_signatures(comparison: Comparison, signatures: Any) -> dict[str, Any
     if comparison.has_score:
         parity["ood_score_max_difference"] = max(each["ood_score"] for each in largest)
         parity["ood_score_tolerance"] = SCORE_TOLERANCE
-    return parity | {"tolerance": TOLERANCE, "compared": list(outputs)}
+    return parity | {"tolerance": comparison.tolerance, "compared": list(outputs)}

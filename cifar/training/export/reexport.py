@@ -13,7 +13,7 @@ from cifar.files import temporary_folder
 from cifar.models.engines import LITERT_FILE
 from cifar.models.manifest import Manifest
 from cifar.models.registry import MANIFEST, Registry, Version
-from cifar.training.export.compare import Comparison
+from cifar.training.export.compare import TOLERANCE, Comparison
 from cifar.training.export.formats.onnx import ONNX_FILE
 from cifar.training.export.formats.warmup import WARMUP_FILE, write_warmup_requests
 from cifar.training.export.formats.write import check_formats, write_formats
@@ -63,7 +63,8 @@ def reexport(
         loaded = tf.saved_model.load(str(folder))
         images = np.stack(list(source.images.values()))
         outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))
-        comparison = Comparison(list(source.images), images, {key: value.numpy() for key, value in outputs.items()})
+        expected = {key: value.numpy() for key, value in outputs.items()}
+        comparison = Comparison(list(source.images), images, expected, old.parity.get("tolerance", TOLERANCE))
         difference, quantization = write_litert(
             loaded.signatures,
             folder,

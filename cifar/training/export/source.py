@@ -17,7 +17,7 @@ from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.models.manifest import Reference
 from cifar.settings import Settings
-from cifar.training.export.class_names import abridged
+from cifar.training.export.class_names import abridged, read_class_names
 from cifar.training.export.pixels.decide import Ask, FoundPreparation, find_preparation, warn_if_one_label
 from cifar.training.export.pixels.labelled import read_labelled
 from cifar.training.export.pixels.preparation import Preparation, range_of
@@ -107,15 +107,21 @@ def read_source(
     from_run = bool(run) and images is None
     samples = _run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings)
     known_range = INPUT_RANGE if run else network.input_range
+    labelled = read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels) if check else None
+    if labelled:
+        samples |= labelled.some(_COMPARED)
+        if labelled.left_out:
+            log.warning("%s", labelled.left_out)
     if known_range and not input_range:
         pixels = FoundPreparation(range_of(*known_range), "run" if run else "version")
     else:
-        labelled = read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels) if check else None
         named = range_of(*input_range) if isinstance(input_range, tuple) else input_range
-        pixels = find_preparation(model, names, samples, named=named, labelled=labelled, ask=ask)
+        familiar = images is not None or set(names) == set(CLASS_NAMES)
+        pixels = find_preparation(model, names, samples, named=named, labelled=labelled, ask=ask, familiar=familiar)
     model = model if model.alpha is None else replace(model, alpha=pixels.preparation.white)
     if not known_range:
-        _tell(model, pixels, names, samples, assumed_names=not class_names)
+        _tell(model, pixels, names, assumed_names=not class_names)
+        warn_if_one_label(model, pixels, names, samples, labelled)
     return ExportSource(
         model=model,
         class_names=names,
@@ -134,11 +140,10 @@ def _tell(
     model: Classifier,
     pixels: FoundPreparation,
     names: tuple[str, ...],
-    images: dict[str, np.ndarray],
     *,
     assumed_names: bool,
 ) -> None:
-    """Say what was derived or assumed, and warn of answers that a wrong preparation would explain."""
+    """Say what was derived or assumed."""
     if pixels.found_by == "layers":
         log.warning("Pixels are prepared as %s: %s.", pixels.preparation.name, pixels.evidence)
     if assumed_names:
@@ -147,7 +152,6 @@ def _tell(
         log.warning(
             "The one output is taken as the probability of %s, and 1 minus it as that of %s.", names[1], names[0]
         )
-    warn_if_one_label(model, pixels, names, images)
 
 
 def _check_number(names: tuple[str, ...], model: Classifier, path: Path) -> None:
@@ -171,13 +175,23 @@ def _read_run(run: Path) -> dict[str, Any]:
 def _cifar_names(model: Classifier, path: Path) -> tuple[str, ...]:
     if model.image.shape == IMAGE_SHAPE and model.classes == len(CLASS_NAMES):
         return CLASS_NAMES
-    files = [file for file in path.parent.iterdir() if file.name in _CLASS_FILES]
+    files = [file for file in path.parent.iterdir() if file.name in _CLASS_FILES and _holds(file, model.classes)]
     beside = f" They may be in {files[0]}: --classes {shlex.quote(str(files[0]))}" if files else ""
     raise ExportError(
         f"The names of the model's {model.classes} classes are unknown. Name them in order: --classes A,B,..., or a file, or an image "
         f"folder.{beside}"
     )
 
+
+def _holds(file: Path, number: int) -> bool:
+    try:
+        return len(read_class_names(str(file))) == number
+    except ExportError:
+        return False
+
+
+_COMPARED = 10
+"""So many pictures of `--check` are compared, beside the others."""
 
 _CLASS_FILES = frozenset({"labels.txt", "classes.txt", "class_names.txt", "labels.json", "class_indices.json"})
 """Names under which tools and tutorials keep class names beside a model."""

@@ -15,7 +15,7 @@ from cifar.errors import ExportError
 from cifar.files import temporary_folder
 from cifar.models.manifest import ConfidenceInfo, Manifest, PixelsInfo, SignatureInfo, TensorInfo
 from cifar.models.registry import Registry, Version
-from cifar.training.export.compare import Comparison, compare_signatures
+from cifar.training.export.compare import Comparison, compare_signatures, tolerance_for
 from cifar.training.export.formats.warmup import write_warmup_requests
 from cifar.training.export.formats.write import check_formats, write_formats
 from cifar.training.export.litert.held_out import HeldOut
@@ -32,7 +32,13 @@ PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the in
 
 
 def export(
-    source: ExportSource, registry: Path, name: str, *, precision: Precision = "auto", held_out: HeldOut | None = None, also: Sequence[str] = ()
+    source: ExportSource,
+    registry: Path,
+    name: str,
+    *,
+    precision: Precision = "auto",
+    held_out: HeldOut | None = None,
+    also: Sequence[str] = (),
 ) -> Version:
     """Write `source` as the next version of `name` under `registry`.
 
@@ -116,17 +122,19 @@ def export(
 
 
 def _comparison(source: ExportSource) -> Comparison:
-    """Return the comparison images with the model's own outputs for them."""
+    """Return the comparison images with the model's own outputs for them, as a graph: so computes Keras' `predict`."""
     images = np.stack(list(source.images.values()))
+    unit = images.astype(np.float32) / 255
     network = _exported_function(source)
-    outputs = {
-        name: keras.ops.convert_to_numpy(value) for name, value in network(images.astype(np.float32) / 255).items()
-    }
+    graph = tf.function(network)
+    outputs = {name: keras.ops.convert_to_numpy(value) for name, value in graph(tf.constant(unit)).items()}
     probabilities = outputs["probabilities"]
     if not all(np.isfinite(value).all() for value in outputs.values()):
         raise ExportError("The model returns NaN or infinity: its training failed, or --input-range is wrong.")
     check_probabilities(probabilities, multi_label=source.multi_label, activation=source.model.activation)
-    return Comparison(list(source.images), images, outputs)
+    rounded = graph(tf.constant(np.nextafter(unit, np.float32(2))))["probabilities"]
+    called = keras.ops.convert_to_numpy(network(unit)["probabilities"])
+    return Comparison(list(source.images), images, outputs, tolerance_for(probabilities, called, np.asarray(rounded)))
 
 
 def _exported_function(

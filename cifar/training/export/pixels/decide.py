@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,6 +20,10 @@ from cifar.training.export.reading.classifier import Classifier
 log = logging.getLogger(__name__)
 
 _BATCH = 32
+_SMALLEST = 1e-37
+"""Replaces a probability of zero, whose logarithm is infinite."""
+_SHOWN = 12
+"""So many pictures of `--check` are shown to a person."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,12 @@ class Question:
     images: tuple[str, ...]
     answers: Mapping[Preparation, tuple[tuple[str, float], ...]]
     """For each candidate, label and probability of each image."""
+    familiar: bool = True
+    """Whether the images may be expected to show several of the classes."""
 
     def gives_one_label(self, preparation: Preparation) -> bool:
         """Whether a candidate gives all images the same label, which a wrong range usually does."""
-        return len(self.images) > 1 and len({label for label, _ in self.answers[preparation]}) == 1
+        return self.familiar and len(self.images) > 1 and len({label for label, _ in self.answers[preparation]}) == 1
 
 
 Ask = Callable[[Question], Preparation]
@@ -61,6 +68,7 @@ def find_preparation(
     named: Preparation | None = None,
     labelled: Labelled | None = None,
     ask: Ask | None = None,
+    familiar: bool = True,
 ) -> FoundPreparation:
     """Find out which preparation of the pixels a model was trained with. Nothing is guessed.
 
@@ -71,6 +79,7 @@ def find_preparation(
         named: the preparation that the user named.
         labelled: pictures that decide, or that are compared with what the user named.
         ask: asks a person. Default: nobody can be asked.
+        familiar: whether `images` may be expected to show several of the classes.
 
     Raises:
         ExportError: the preparation cannot be derived, or the pictures do not decide, or contradict the layers; or the model takes
@@ -86,11 +95,13 @@ def find_preparation(
         return FoundPreparation(derived.preparation, "layers", derived.reason)
     if ask:
         answers = {}
+        images = labelled.some(_SHOWN) if labelled else images
         for candidate in candidates(model.image.channels):
             rows = probabilities(model, candidate, np.stack(list(images.values())))
             answers[candidate] = tuple((class_names[row.argmax()], float(row.max())) for row in rows)
         reason = counts.text if counts else derived.reason
-        return FoundPreparation(ask(Question(reason, tuple(images), answers)), "answer", reason)
+        question = Question(reason, tuple(images), answers, familiar or labelled is not None)
+        return FoundPreparation(ask(question), "answer", reason)
     if counts:
         options = " or ".join(each.option for each in counts.best)
         raise ExportError(
@@ -124,18 +135,25 @@ def probabilities(model: Classifier, preparation: Preparation, images: np.ndarra
 
 
 def warn_if_one_label(
-    model: Classifier, found: FoundPreparation, class_names: Sequence[str], images: Mapping[str, np.ndarray]
+    model: Classifier,
+    found: FoundPreparation,
+    class_names: Sequence[str],
+    images: Mapping[str, np.ndarray],
+    labelled: Labelled | None = None,
 ) -> None:
-    """Warn if all pictures get the same label, as they do with a wrong range."""
-    labels = set(probabilities(model, found.preparation, np.stack(list(images.values()))).argmax(axis=1).tolist())
-    if len(images) > 3 and len(labels) == 1:
-        log.warning(
-            "All %d comparison images get one label, %r, with %s. If they show different things, that may be the wrong range: "
-            "pictures of each class would show it, --check DIR",
-            len(images),
-            class_names[labels.pop()],
-            found.preparation.option,
-        )
+    """Warn if all pictures, the labelled ones if there are any, get the same label, as they do with a wrong range."""
+    shown = labelled.images if labelled else np.stack(list(images.values()))
+    labels = set(probabilities(model, found.preparation, shown).argmax(axis=1).tolist())
+    if len(shown) < 4 or len(labels) > 1 or (labelled and len(set(labelled.labels)) == 1):
+        return
+    log.warning(
+        "All %d %s get one label, %r, with %s. If they show different things, that may be the wrong range%s",
+        len(shown),
+        "pictures of --check" if labelled else "comparison images",
+        class_names[labels.pop()],
+        found.preparation.option,
+        "." if labelled else ": pictures of each class would show it, --check DIR",
+    )
 
 
 @dataclass(frozen=True)
@@ -144,12 +162,22 @@ class Counts:
 
     right: dict[Preparation, int]
     total: int
+    loss: dict[Preparation, float]
+    """The mean over the pictures of the negative logarithm of the right label's probability."""
+    chance: float
+    """The loss of equal probabilities."""
 
     @property
     def text(self) -> str:
         ordered = sorted(self.right, key=lambda each: -self.right[each])
         counts = ", ".join(f"{each.name} {self.right[each]}" for each in ordered)
-        return f"of {self.total} labelled pictures, right are: {counts}"
+        text = f"of {self.total} labelled pictures, right are: {counts}"
+        return f"{text}; {self._tie}" if len(self.best) > 1 and 2 * max(self.right.values()) >= self.total else text
+
+    @property
+    def _tie(self) -> str:
+        losses = ", ".join(f"{each.name} {self.loss[each]:.2g}" for each in self.best)
+        return f"the labels agree and the confidences differ, with a mean loss of {losses}"
 
     @property
     def best(self) -> list[Preparation]:
@@ -161,12 +189,32 @@ class Counts:
         lead = self.right[one] - self.right[other]
         return 2 * self.right[one] >= self.total and lead >= max(2, self.total / 10)
 
+    @property
+    def decided(self) -> Preparation | None:
+        """The preparation that is clearly better than all others, by its labels or, among the `best`, by its loss."""
+        first, *others = sorted(self.best, key=lambda each: self.loss[each])
+        if 2 * self.right[first] < self.total:
+            return None
+        return first if all(self._clearly_surer(first, other) for other in others) else None
+
+    def _clearly_surer(self, one: Preparation, other: Preparation) -> bool:
+        """Whether the losses tell two preparations with much the same labels apart.
+
+        If all labels are right, a network that gets too large pixels has the lower loss, as it is too sure of everything. Only
+        wrong labels show that, or answers of the other one that are little better than chance.
+        """
+        shows = self.right[one] < self.total or self.loss[other] > 0.9 * self.chance
+        return shows and self.loss[other] >= 1.5 * self.loss[one] + 0.1
+
 
 def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Labelled) -> Counts:
-    def right(preparation: Preparation) -> int:
-        return int((probabilities(model, preparation, labelled.images).argmax(axis=1) == labelled.labels).sum())
-
-    return Counts({each: right(each) for each in tried}, len(labelled.labels))
+    """Return how well each preparation fits the pictures."""
+    labels = labelled.labels
+    rows = {each: probabilities(model, each, labelled.images) for each in tried}
+    right = {each: int((answers.argmax(axis=1) == labels).sum()) for each, answers in rows.items()}
+    of_label = {each: answers[np.arange(len(labels)), labels] for each, answers in rows.items()}
+    loss = {each: float(-np.log(np.maximum(values, _SMALLEST)).mean()) for each, values in of_label.items()}
+    return Counts(right, len(labels), loss, math.log(model.classes))
 
 
 def _named(model: Classifier, named: Preparation, derived: Derived, labelled: Labelled | None) -> FoundPreparation:
@@ -183,6 +231,8 @@ def _named(model: Classifier, named: Preparation, derived: Derived, labelled: La
     counts = count_right(model, tuple(dict.fromkeys((named, *candidates(model.image.channels)))), labelled)
     if any(counts.clearly_better(each, named) for each in counts.right):
         log.warning("The pictures of --check speak against %s: %s.", named.option, counts.text)
+    else:
+        log.warning("Taking %s: %s.", named.name, counts.text)
     return FoundPreparation(named, "option", counts.text)
 
 
@@ -195,8 +245,9 @@ def _by_pictures(counts: Counts, derived: Derived) -> FoundPreparation | None:
             f"--check contradicts the model ({derived.reason}): {counts.text}.\nName the one that holds: {own.option} or {best.option}"
         )
     if own and 2 * counts.right[own] >= counts.total:
+        log.warning("Taking %s: %s.", own.name, counts.text)
         return FoundPreparation(own, "layers", f"{derived.reason}; {counts.text}")
-    if counts.best != [best]:
+    if (decided := counts.decided) is None:
         return None
-    log.warning("Taking %s: %s.", best.name, counts.text)
-    return FoundPreparation(best, "check", counts.text)
+    log.warning("Taking %s: %s.", decided.name, counts.text)
+    return FoundPreparation(decided, "check", counts.text)

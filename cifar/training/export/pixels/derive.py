@@ -84,9 +84,12 @@ def derive(classifier: Classifier) -> Derived:
     for mapping in mappings:
         fitting = [each for each in _RANGES if _fits(each, mapping)]
         if len(fitting) == 1:
-            found.setdefault(fitting[0], f"{mapping.layer} turns {fitting[0].name} into {_shown(mapping, fitting[0])}")
+            found.setdefault(fitting[0], _shown(mapping, fitting[0]))
     if len(found) == 1:
-        return Derived(*found.popitem())
+        (only,) = found
+        # All the arithmetic counts: `/ 127.5` is followed by `- 1`. A branch that does nothing does not.
+        after = [_shown(each, only) for each in mappings if _is_linear(*each.at(only)) and not _keeps(each)]
+        return Derived(only, after[-1] if after else found[only])
     nothing = f"no layer before {stopped_at} shows it{_published(classifier.layers)}"
     return Derived(None, f"its layers contradict each other: {'; '.join(found.values())}" if found else nothing)
 
@@ -137,8 +140,8 @@ def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
     """Whether a layer turns this range, and not by accident, into one that networks are trained on."""
     black, middle, white = mapping.at(preparation)
     span = np.abs(white - black)
-    if not (np.abs(middle - (black + white) / 2) <= 0.01 * span).all():
-        return False  # not linear there, such as a clip
+    if not _is_linear(black, middle, white):
+        return False  # such as a clip
     if any(_close(black, low, span) and _close(white, high, span) for low, high in _ENDS[preparation]):
         return True
     if preparation is UNIT and mapping.channels == 3 and _is_imagenet(black, white, mapping.channel):
@@ -148,6 +151,14 @@ def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
     standardised = centred & (span >= 0.85) & (span <= 10) & (np.maximum(-black, white) <= 6)
     subtracted = centred & np.isclose(span, 255, rtol=0.01) & (black <= -50) & (white >= 50)
     return preparation is BYTES and bool((divided | standardised | subtracted).all())
+
+
+def _is_linear(black: np.ndarray, middle: np.ndarray, white: np.ndarray) -> bool:
+    return bool((np.abs(middle - (black + white) / 2) <= 0.01 * np.abs(white - black)).all())
+
+
+def _keeps(mapping: _Mapping) -> bool:
+    return all(np.array_equal(values, np.full_like(values, value)) for value, values in mapping.results.items())
 
 
 def _close(values: np.ndarray, expected: Any, span: np.ndarray) -> bool:
@@ -177,4 +188,4 @@ def _expects_bgr(mapping: _Mapping) -> bool:
 
 def _shown(mapping: _Mapping, preparation: Preparation) -> str:
     black, _, white = mapping.at(preparation)
-    return f"{black.min():.3g},{white.max():.3g}"
+    return f"{mapping.layer} turns {preparation.name} into {black.min():.3g},{white.max():.3g}"

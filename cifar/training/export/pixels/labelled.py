@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 import unicodedata
@@ -26,6 +27,15 @@ class Labelled:
     """`(n, height, width, channels)` `uint8`."""
     labels: np.ndarray
     """`(n,)`, numbers of classes."""
+    files: tuple[str, ...] = ()
+    """Where each picture lies."""
+    left_out: str = ""
+    """A sentence on the pictures that fit no class or are damaged, if there are any."""
+
+    def some(self, most: int) -> dict[str, np.ndarray]:
+        """Return at most `most` of the pictures by file, evenly spaced."""
+        chosen = np.unique(np.linspace(0, len(self.files) - 1, min(len(self.files), most)).astype(int))
+        return {self.files[at]: self.images[at] for at in chosen}
 
 
 def read_labelled(
@@ -40,26 +50,40 @@ def read_labelled(
     """
     if not folder.is_dir():
         raise ExportError(f"--check {folder} is no folder. Name a folder with a few pictures of each class.")
-    files = sorted(_labelled_files(folder, class_names))
-    images, labels = [], []
+    found = sorted(_files(folder, class_names), key=lambda each: each[0])
+    files = [(file, label) for file, label in found if label is not None]
+    strangers = [file for file, label in found if label is None and _is_picture(file)]
+    images, labels, read, damaged = [], [], [], []
     for at in np.unique(np.linspace(0, len(files) - 1, min(len(files), most)).astype(int)):
         file, label = files[at]
         try:
             images.append(preprocess(file.read_bytes(), spec, max_pixels=max_pixels))
         except CifarError:
-            continue  # no picture
+            damaged += [file] if _is_picture(file) else []
+            continue
         labels.append(label)
+        read.append(str(file))
     if not images:
         some = ", ".join(class_names[:3]) + (", ..." if len(class_names) > 3 else "")
         raise ExportError(
             f"--check {folder} holds no picture of a class of the model. Put pictures into folders named after the classes ({some}), "
             f"or begin their names with them, such as {class_names[0]}_1.jpg."
         )
-    return Labelled(np.stack(images), np.asarray(labels))
+    counts = [
+        f"{len(some)} {what} ({some[0].relative_to(folder)}{', ...' if len(some) > 1 else ''})"
+        for some, what in ((strangers, "whose folder and name fit no class"), (damaged, "that cannot be read"))
+        if some
+    ]
+    left_out = f"--check leaves out pictures: {' and '.join(counts)}." if counts else ""
+    return Labelled(np.stack(images), np.asarray(labels), tuple(read), left_out)
 
 
-def _labelled_files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int]]:
-    """Yield the files whose class is known: by the nearest folder of that name, or else by the longest name that fits."""
+def _is_picture(file: Path) -> bool:
+    return (mimetypes.guess_type(file.name)[0] or "").startswith("image/")
+
+
+def _files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int | None]]:
+    """Yield files and their classes: by the nearest folder of that name, or else by the longest name that fits, or else None."""
     numbers = {_key(name): number for number, name in enumerate(class_names)}
     by_length = sorted(numbers, key=len, reverse=True)
     for file in (Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")):
@@ -68,10 +92,9 @@ def _labelled_files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[
         label = next((_key(part) for part in above if _key(part) in numbers), None) or next(
             (name for name in by_length if re.match(re.escape(name) + r"(?![^\W\d_])", stem)), None
         )
-        if label is not None:
-            yield file, numbers[label]
+        yield file, None if label is None else numbers[label]
 
 
 def _key(name: str) -> str:
-    """Return a name as it is compared: file systems differ in case, accents and spaces."""
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+    """Return a name as it is compared: file systems differ in case, accents and spaces, and no file is named `T-shirt/top`."""
+    return re.sub(r"[\s/_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
