@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
 
 from cifar.errors import SettingsError
 
@@ -61,6 +63,33 @@ def read_secrets(variables: Mapping[str, str | None], secrets: Collection[str]) 
     """
     files = {name: f"{PREFIX}{name.upper()}_FILE" for name in secrets}
     return {name: _read_secret(file, variables) for name, file in files.items() if variables.get(file)}
+
+
+def wrong_value(
+    error: ValidationError,
+    variables: Mapping[str, str | None],
+    fields: Mapping[str, FieldInfo],
+    secrets: Collection[str],
+) -> SettingsError:
+    """Describe the first wrong value and name its variable. The value of a secret is not shown.
+
+    Args:
+        error: what creating the settings raised.
+        variables: names and values of all variables.
+        fields: the settings.
+        secrets: names of the settings that are secret.
+    """
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return SettingsError(reason)
+    field = str(first["loc"][0]).upper().removeprefix(PREFIX)
+    alias = fields[field.lower()].validation_alias
+    aliases = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
+    names = (f"{PREFIX}{field}", *aliases, f"{PREFIX}{field}_FILE")
+    variable = next((name for name in names if variables.get(name)), names[0])
+    value = variable if field.lower() in secrets else f"{variable}={first['input']!r}"
+    return SettingsError(f"{value} is not usable: {reason}.")
 
 
 def require(beginning: str, values: Mapping[str, object]) -> None:

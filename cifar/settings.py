@@ -11,7 +11,6 @@ this file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from cifar.environment import read_secrets, read_variables, refuse_unknown, require
+from cifar.environment import read_secrets, read_variables, refuse_unknown, require, wrong_value
 from cifar.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,6 +229,9 @@ class Settings(BaseSettings):
         "info", description="Lowest level that is logged. Requests for health checks and assets are at `debug`."
     )
     access_log: bool = Field(True, description="Write one log line for each request.")
+    log_addresses: bool = Field(
+        False, description="Write the client's address into the log line of each request. It is personal data."
+    )
     records: bool = Field(True, description="Record predictions (without the image) and accept feedback on them.")
     records_folder: Path = Field(
         ROOT / "var", description="Folder of the records: journals, kept images and the SQLite file."
@@ -374,7 +376,7 @@ def load_settings() -> Settings:
     try:
         return Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise _as_settings_error(error, variables) from error
+        raise wrong_value(error, variables, Settings.model_fields, _secrets()) from error
     except SourceError as error:  # a list that is not JSON; only the message names the field
         field = str(error).partition('"')[2].partition('"')[0].upper()
         raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
@@ -382,18 +384,3 @@ def load_settings() -> Settings:
 
 def _secrets() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
-
-
-def _as_settings_error(error: ValidationError, variables: Mapping[str, str | None]) -> SettingsError:
-    """Describe the first wrong value and name its variable. The value of a secret is not shown."""
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return SettingsError(reason)
-    field = str(first["loc"][0]).upper().removeprefix("CIFAR_")
-    alias = Settings.model_fields[field.lower()].validation_alias
-    aliases = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
-    names = (f"CIFAR_{field}", *aliases, f"CIFAR_{field}_FILE")
-    variable = next((name for name in names if variables.get(name)), names[0])
-    value = variable if field.lower() in _secrets() else f"{variable}={first['input']!r}"
-    return SettingsError(f"{value} is not usable: {reason}.")

@@ -31,7 +31,7 @@ TOPICS = {
     "Sign-in": "jwt_secret jwks_url jwt_issuer jwt_audience oidc_provider_url oidc_client_id oidc_client_secret "
     "oidc_scopes session_seconds",
     "Records and logs": "records_folder records_key records_retention_days keep_uploads max_kept_images max_kept_bytes "
-    "log_level access_log",
+    "log_level access_log log_addresses",
     "A/B tests": "operator_tabs ab_window_days ab_effect_share",
     "Folders": "examples uploads data_cache",
 }

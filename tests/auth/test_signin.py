@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import subprocess
@@ -170,6 +171,27 @@ def test_the_principal_is_passed_on_to_the_inner_middleware(keys, key):
         client.get("/health", headers={"X-API-Key": "anything"})
     assert [caller and caller.name for caller in seen] == ["key:caller", "jwt:key:caller", None]
     assert seen[0].scopes == {"predict"}
+
+
+def test_the_log_names_the_caller_of_each_request_refused_ones_included(closed, key, caplog):
+    """A 401, 403 or 429 that nobody can be asked about helps no operator. The secret of a key is never logged."""
+    caplog.set_level(logging.INFO, "cifar.access")
+    gone = f"cifar_{'ab' * 8}_{'s' * 43}"
+    sent = {
+        "key:critic": {"X-API-Key": key["critic"]},
+        "jwt:ann": bearer(encode(claims(sub="ann", scope="feedback"), SECRET)),
+        f"unknown key {'ab' * 8}": bearer(gone),
+        "anonymous": bearer("nonsense"),
+    }
+    statuses = [closed.post("/predict", headers=headers).status_code for headers in sent.values()]
+    assert statuses == [403, 403, 401, 401]
+    assert [record.caller for record in caplog.records if record.name == "cifar.access"] == list(sent)
+    assert all(
+        record.getMessage().endswith(f" by {record.caller}")
+        for record in caplog.records
+        if record.name == "cifar.access"
+    )
+    assert "s" * 43 not in caplog.text
 
 
 def test_openapi_describes_sign_in_only_when_it_is_needed(closed, api, key):

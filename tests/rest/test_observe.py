@@ -109,14 +109,14 @@ def test_a_loaded_version_is_counted_with_its_engine_and_its_loading_time(api):
     assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
 
 
-def ask(app, *, access_log: bool = True, **scope: object) -> None:
+def ask(app, *, access_log: bool = True, log_addresses: bool = False, **scope: object) -> None:
     """Send one request to an app behind `Observe`."""
 
     async def send(_: object) -> None:
         pass
 
     request = {"type": "http", "method": "POST", "path": "/predict", "headers": [], **scope}
-    asyncio.run(Observe(app, access_log=access_log)(request, None, send))
+    asyncio.run(Observe(app, access_log=access_log, log_addresses=log_addresses)(request, None, send))
 
 
 async def _answer(_scope, _receive, send) -> None:
@@ -167,6 +167,16 @@ def test_the_access_log_can_be_turned_off(caplog):
     caplog.set_level(logging.DEBUG, "cifar.access")
     ask(_answer, access_log=False)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(("log_addresses", "ending"), [(False, "by anonymous"), (True, "by anonymous at 192.0.2.7")])
+def test_the_address_of_a_client_is_logged_only_if_the_setting_says_so(caplog, log_addresses, ending):
+    """An address is personal data; an operator who needs it to find who is refused with 429 decides that."""
+    caplog.set_level(logging.INFO, "cifar.access")
+    ask(_answer, log_addresses=log_addresses, client=("192.0.2.7", 40000))
+    (record,) = caplog.records
+    assert (record.caller, getattr(record, "address", None)) == ("anonymous", "192.0.2.7" if log_addresses else None)
+    assert record.getMessage().endswith(ending)
 
 
 @pytest.fixture

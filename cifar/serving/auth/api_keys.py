@@ -94,6 +94,12 @@ class ApiKeys:
             self._reported = stamp
 
 
+def id_in(text: str) -> str:
+    """Return the id of the API key in a header; empty without one. Anybody can write such a key, so it proves nothing."""
+    found = _KEY.search(text)
+    return found[1] if found else ""
+
+
 def read(file: Path) -> list[Entry]:
     """Return the entries of a file, oldest first. A file that does not exist has none.
 

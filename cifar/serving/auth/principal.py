@@ -44,6 +44,12 @@ def rate_limit_key(scope: Scope) -> str:
     return _network_of(client[0]) if client else "None"
 
 
+def caller_of(scope: Scope) -> str:
+    """Return who sent a request, for the log: the principal's name, else what a refused key claims to be, else `anonymous`."""
+    state = scope["state"]
+    return state["principal"].name if "principal" in state else state.get("claimed", "anonymous")
+
+
 @lru_cache(maxsize=10_000)
 def _network_of(client: str) -> str:
     try:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cifar.dependency import Dependency
 from cifar.errors import CifarError, InvalidCredentials, MissingScope, NotSignedIn
 from cifar.serving.asgi import error_response, header
-from cifar.serving.auth.api_keys import PREFIX, ApiKeys
+from cifar.serving.auth.api_keys import PREFIX, ApiKeys, id_in
 from cifar.serving.auth.principal import SCOPES, Principal, make_principal
 from cifar.serving.routes import BROWSERS, OPEN, rule_of
 from cifar.settings import Settings
@@ -69,13 +69,13 @@ class SignIn:
             return
         try:
             principal = await self._authenticate(scope)
+            scope.setdefault("state", {})["principal"] = principal  # before a refusal, so that the log names the caller
             if needed in SCOPES and needed not in principal.scopes:
                 has = ", ".join(sorted(principal.scopes)) or "none"
                 raise MissingScope(f"This needs the scope {needed}; {principal.name} has {has}.")
         except CifarError as error:
             await self._refuse(error, needed, scope, receive, send)
             return
-        scope.setdefault("state", {})["principal"] = principal
         await self.app(scope, receive, send)
 
     async def _authenticate(self, scope: Scope) -> Principal:
@@ -118,6 +118,7 @@ class SignIn:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
+        scope["state"]["claimed"] = _claimed(scope)
         response: Response = error_response(error, scope["state"]["request_id"])
         if isinstance(error, NotSignedIn | MissingScope):
             response.headers["WWW-Authenticate"] = _challenge(error, needed)
@@ -161,6 +162,12 @@ def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp
 
 def _all(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _claimed(scope: Scope) -> str:
+    """Return for the log who sent a refused request: a revoked key's id says whose it was, though anybody can write it."""
+    sent = (*_all(scope, b"x-api-key"), *_all(scope, b"authorization"))
+    return next((f"unknown key {found}" for found in map(id_in, sent) if found), "anonymous")
 
 
 def _challenge(error: CifarError, needed: str) -> str:

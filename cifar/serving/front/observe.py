@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.records.values import REQUEST_ID
 from cifar.serving.asgi import header, trace_id, with_headers
+from cifar.serving.auth.principal import caller_of
 from cifar.serving.process.logs import request_id
 from cifar.serving.process.metrics import LATENCY, REQUESTS, note_exemplar
 from cifar.serving.routes import OTHER, RouteRule, rule_of
@@ -37,16 +38,18 @@ class Observe:
     The id of a request is its `X-Request-ID`, if that is a valid one, or a random one. The answer has it in that header.
     """
 
-    def __init__(self, app: ASGIApp, *, access_log: bool, headers: Headers = ()) -> None:
+    def __init__(self, app: ASGIApp, *, access_log: bool, log_addresses: bool = False, headers: Headers = ()) -> None:
         """Observe `app`.
 
         Args:
             app: the app that answers.
             access_log: log one line for each request.
+            log_addresses: with the client's address.
             headers: names in lower case, and values; added to each answer that has none of that name.
         """
         self.app = app
         self._access_log = access_log
+        self._log_addresses = log_addresses
         self._headers = headers
         self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for status in (200, 500, 503):  # `rate()` misses the first increase of a series that did not exist
@@ -88,7 +91,7 @@ class Observe:
             if not status:
                 count(499)  # the client disconnected before the answer
             if self._access_log and counted:
-                _log(method, rule, status, time.perf_counter() - started)
+                self._log(scope, method, rule, status, time.perf_counter() - started)
 
     def _completed(self, headers: Headers, own_id: str) -> Headers:
         """Add our headers. Another worker that answered the request has added the id already."""
@@ -98,6 +101,23 @@ class Observe:
             (b"x-request-id", own_id.encode()),
             *(pair for pair in self._headers if pair[0] not in present),
         ]
+
+    def _log(self, scope: Scope, method: str, rule: RouteRule, status: int, seconds: float) -> None:
+        level = logging.DEBUG if rule.quiet else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        caller = caller_of(scope)
+        fields = {
+            "method": method,
+            "endpoint": rule.label,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "caller": caller,
+        }
+        if self._log_addresses and scope.get("client"):
+            fields["address"] = scope["client"][0]
+            caller = f"{caller} at {fields['address']}"
+        log.log(level, "%s %s %s in %.4f s by %s", method, rule.label, status, seconds, caller, extra=fields)
 
     def _count(self, method: str, label: str, status: int, seconds: float) -> None:
         requests, latency = self._series_of(method, label, status)
@@ -126,10 +146,3 @@ def _trace_of(scope: Scope) -> str:
             found = _TRACEPARENT.fullmatch(value)
             return found[1].decode() if found else ""
     return ""
-
-
-def _log(method: str, rule: RouteRule, status: int, seconds: float) -> None:
-    level = logging.DEBUG if rule.quiet else logging.INFO
-    if log.isEnabledFor(level):
-        fields = {"method": method, "endpoint": rule.label, "status": status, "seconds": round(seconds, 6)}
-        log.log(level, "%s %s %s in %.4f s", method, rule.label, status, seconds, extra=fields)

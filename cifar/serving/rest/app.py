@@ -147,7 +147,12 @@ def _front(
     app = VisitorCookie(app, settings)
     app, dependencies = add_sign_in(app, api, settings)
     app = LastResort(Head(CrossOrigin(app, settings)))
-    app = Observe(app, access_log=settings.access_log, headers=security_headers(settings))
+    app = Observe(
+        app,
+        access_log=settings.access_log,
+        log_addresses=settings.log_addresses,
+        headers=security_headers(settings),
+    )
     return UnderPath(app, settings.path) if settings.path else app, dependencies
 
 
