@@ -128,13 +128,18 @@ def export(
         read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ()
     )
     print(version.path)
-    if quantization := version.manifest.quantization:
+    quantization = version.manifest.quantization
+    if quantization and (quantization.speedup or quantization.images or precision != "auto"):  # too few images are no news
         say(f"Precision of the LiteRT file: {quantization.reason}")
     rollout = log.current()
-    if version.number == rollout.stable:
-        say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
+    other = f"CIFAR_MODEL_NAME={name} " if name and name != settings.model_name else ""
+    if version.number != rollout.stable:
+        command = f"{other}{'python -m cifar ' if other else ''}models promote {version.number}"
+        say(f"Version {rollout.stable} stays in service. To serve this one, run `{command}`.")
+    elif other:
+        say(f"Serve it: {other}make run")
     else:
-        say(f"Version {rollout.stable} stays in service. To serve this one, run `models promote {version.number}`.")
+        say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
     if before and (sentence := _if_less_accurate(version, before)):
         say(sentence)
 

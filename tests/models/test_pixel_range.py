@@ -542,18 +542,6 @@ def test_the_range_after_all_the_arithmetic_is_named(settings, tmp_path, prepare
     assert source.pixels.evidence.endswith(shown)
 
 
-def test_a_file_beside_the_model_is_named_only_if_it_holds_that_many_names(settings, tmp_path):
-    """Another model's labels.txt in the same folder would only mislead."""
-    file = saved(sequential(L.Rescaling(1 / 255)), tmp_path)
-    (tmp_path / "labels.txt").write_text("a\nb\n")
-    with pytest.raises(ExportError) as refusal:
-        read_source(file, settings)
-    assert "labels.txt" not in str(refusal.value)
-    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
-    with pytest.raises(ExportError, match=r"They may be in .*labels\.txt"):
-        read_source(file, settings)
-
-
 @keras.saving.register_keras_serializable("test")
 class OtherwiseInAGraph(keras.layers.Layer):
     """Answers otherwise in a graph than when it is called, as deep networks do by rounding."""

@@ -297,7 +297,9 @@ def test_export_says_the_precision_and_inspect_shows_it(monkeypatch, tmp_path, c
     network(wide=False).save(tmp_path / "model.keras")
     common = ["export", str(tmp_path / "model.keras"), "--classes", "a,b,c", "--name", "net"]
     assert main([*common]) == 0
-    assert "LiteRT file: float32, because int8 must be compared on at least 300 images" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "int8" not in said, "nobody asked for it, and ten images decide nothing"
+    assert "Serve it: CIFAR_MODEL_NAME=net make run" in said, "the default model is another one, and stays in service"
     assert main([*common, "--precision", "int8"]) == 1
     assert "No version was written" in capsys.readouterr().err
     assert main([*common, "--precision", "float32"]) == 0

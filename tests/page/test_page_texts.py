@@ -252,10 +252,10 @@ def test_a_class_named_none_has_one_feedback_button():
             0.294,
             [
                 "Confidence was calibrated on only 6 images.",
-                "On 10,000 test images, confidence differed from accuracy by 29.4 %",
+                "On 10,000 test images, confidence differed from accuracy by 29.4 percentage points",
             ],
         ),
-        (2300, 0.294, ["On 10,000 test images, confidence differed from accuracy by 29.4 % on average."]),
+        (2300, 0.294, ["On 10,000 test images, confidence differed from accuracy by 29.4 percentage points on average."]),
         (2300, 0.014, ["Confidence is calibrated on test images, not on photographs."]),
         (2300, None, ["Confidence is calibrated on test images, not on photographs."]),
     ],

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from support.pictures import encoded
+from support.runs import colours
 
 from cifar.errors import ExportError
 from cifar.models.engines import LITERT_FILE
@@ -29,6 +30,8 @@ from cifar.training.run.calibration import (
     read_confidence,
     write_confidence,
 )
+from cifar.training.run.config import TrainConfig
+from cifar.training.run.train import train
 
 
 def miscalibrated(factor: float, count: int = 5000) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +111,30 @@ def test_a_network_without_a_dense_layer_gets_no_calibration(tmp_path):
     part = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
     assert write_confidence(tmp_path, model, fitted=part, held_out=part) is None
     assert not (tmp_path / CONFIDENCE_FILE).exists()
+
+
+@pytest.mark.parametrize(("held_out", "scored"), [(48, False), (51, True)])
+def test_too_few_held_out_images_give_no_score_and_train_and_export_say_so(
+    settings, tmp_path, capsys, caplog, held_out, scored
+):
+    """Of 20 images one decides the threshold, so pictures of the right classes were called none of them."""
+    config = TrainConfig(epochs=1, batch_size=50, validation_split=held_out / 150, seed=5)
+    train(config, colours(150), tmp_path / "run")
+    sentence = f"{held_out} held-out images are too few"
+    assert (sentence in capsys.readouterr().err) != scored
+    source = read_source(tmp_path / "run", settings)
+    assert (source.confidence is not None) == scored
+    assert (sentence in caplog.text) != scored
+
+
+def test_the_score_of_an_earlier_run_from_too_few_images_is_left_out(tmp_path, scored_run):
+    """Runs of earlier releases have one from any number of images; they are exported without it."""
+    with np.load(scored_run[0] / CONFIDENCE_FILE) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays.pop("about")))
+    about["report"]["held_out_images"] = 20
+    np.savez(tmp_path / CONFIDENCE_FILE, about=np.array(json.dumps(about)), **arrays)
+    assert read_confidence(tmp_path) is None
 
 
 def test_every_signature_and_engine_gives_the_same_score_and_calibrated_probabilities(scored_run, scored_version):

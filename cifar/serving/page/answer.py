@@ -151,7 +151,7 @@ def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
     images, measured = manifest.confidence.held_out_images, manifest.metrics.get("test") or {}
     doubts = [html_text("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
     if (error := measured.get("ece") or 0) > _CALIBRATION_ERROR:
-        doubts.append(html_text("answer.miscalibrated", error=percent(error), count=f"{measured['images']:,}"))
+        doubts.append(html_text("answer.miscalibrated", error=f"{error * 100:.1f}", count=f"{measured['images']:,}"))
     return doubts or ([html_text("answer.calibrated")] if grade == "class" else [])
 
 

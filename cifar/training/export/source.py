@@ -27,7 +27,7 @@ from cifar.training.export.reading.load import load
 from cifar.training.export.reading.network import NO_OPTIONS, ReadOptions
 from cifar.training.export.task import is_multi_label
 from cifar.training.network.architectures import INPUT_RANGE
-from cifar.training.run.calibration import Confidence, read_confidence
+from cifar.training.run.calibration import FEWEST_HELD_OUT, Confidence, read_confidence, without_score
 from cifar.training.run.reference import read_reference
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,9 @@ def read_source(
     if not known_range:
         _tell(model, pixels, names, assumed_names=not class_names)
         warn_if_one_label(model, pixels, names, samples, labelled)
+    held_out = run.get("metrics", {}).get("validation_images", FEWEST_HELD_OUT)
+    if held_out < FEWEST_HELD_OUT:
+        log.warning("%s", without_score(held_out))
     return ExportSource(
         model=model,
         class_names=names,

@@ -25,6 +25,9 @@ CONFIDENCE_FILE = "confidence.npz"
 IN_DISTRIBUTION_SHARE = 0.95
 """Share of the held-out images whose score is at most the threshold."""
 
+FEWEST_HELD_OUT = 50
+"""With fewer held-out images neither temperature nor score is fitted: of 20 images, the threshold would rest on one."""
+
 _BATCH = 500
 _TEMPERATURES = np.geomspace(0.2, 5, 321)
 _TEMPERATURE_SPREAD = 0.5
@@ -109,7 +112,8 @@ def write_confidence(
 ) -> Confidence | None:
     """Fit temperature and score, write them into the folder `run`, and return them.
 
-    A network without a dense layer gets neither; then nothing is written, and the result is None.
+    A network without a dense layer, or with fewer than `FEWEST_HELD_OUT` held-out images, gets neither; then nothing is written,
+    and the result is None.
 
     Args:
         run: the run's folder.
@@ -118,7 +122,7 @@ def write_confidence(
         held_out: the same of images that the network was not trained on.
     """
     network = with_features(model)
-    if network is None:
+    if network is None or len(held_out[1]) < FEWEST_HELD_OUT:
         return None
     confidence = fit_confidence(network, fitted, held_out)
     names = ("temperature", "low", "high", "report", "images_by_class")
@@ -129,12 +133,21 @@ def write_confidence(
 
 
 def read_confidence(run: Path) -> Confidence | None:
-    """Read what `write_confidence` wrote; None if the run has no such file."""
+    """Read what `write_confidence` wrote; None if the run has no such file, or one of before 2026-11-26 from too few images."""
     if not (run / CONFIDENCE_FILE).is_file():
         return None
     with np.load(run / CONFIDENCE_FILE) as file:
         arrays = {name: file[name] for name in file.files if name != "about"}
-        return Confidence(arrays=arrays, **json.loads(str(file["about"])))
+        confidence = Confidence(arrays=arrays, **json.loads(str(file["about"])))
+    return confidence if confidence.report["held_out_images"] >= FEWEST_HELD_OUT else None
+
+
+def without_score(held_out: int) -> str:
+    """Return the sentence that says why a run with this number of held-out images has neither temperature nor score."""
+    return (
+        f"Confidence is not calibrated, and no answer is called none of the classes: {held_out} held-out images are too few, it "
+        f"needs {FEWEST_HELD_OUT}. Train with more images."
+    )
 
 
 def fit_confidence(

@@ -13,7 +13,7 @@ from cifar.files import replacing
 from cifar.format import percent
 from cifar.training.measures import balanced_accuracy, measure
 from cifar.training.network.architectures import build_model
-from cifar.training.run.calibration import calibrated, write_confidence
+from cifar.training.run.calibration import FEWEST_HELD_OUT, calibrated, without_score, write_confidence
 from cifar.training.run.config import TrainingPlan
 from cifar.training.run.curves import save_curves
 from cifar.training.run.reference import write_reference
@@ -79,6 +79,8 @@ def finish(
         save_model(model, run / H5_MODEL)
     write_json(run / METRICS, metrics)
     say(_figures(metrics))
+    if len(plan.held_out) < FEWEST_HELD_OUT:
+        say(without_score(len(plan.held_out)))
 
 
 def _figures(metrics: dict[str, Any]) -> str:
