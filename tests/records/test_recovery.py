@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import inspect, text
 from support.samples import give_feedback, ids, prediction, records_settings, started
 
-from cifar.records.database import open_engine
+from cifar.records.database import migrate, open_engine
 from cifar.records.journal import journals
 from cifar.records.tables import predictions
-from cifar.settings import ROOT
+from cifar.settings import ROOT, Settings
 
 DAY = 24 * 3600
 
@@ -169,23 +169,24 @@ def test_a_long_sweep_is_made_in_steps_between_which_records_are_moved(recorder,
     assert left == [1501, 502, 3, 4]
 
 
-def test_the_newest_migration_can_be_undone_and_made_again_without_losing_rows(recorder, settings):
-    """An operator goes back to the release before, and later forward again."""
+def test_the_newest_migration_is_undone_by_the_documented_command_and_made_again(settings):
+    """An operator goes back to the release before, and later forward again, without losing rows."""
+    recorder = started(settings)
     recorder.add(prediction("a"))
-    recorder.flush()
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "cifar/records/migrations"))
+    recorder.stop()
+    page = (ROOT / "docs/operations.md").read_text().partition("**Undo migrations**")[2]
+    command = page.partition("```sh\n")[2].partition("```")[0].replace(".venv/bin/python", sys.executable)
+    environment = os.environ | {"CIFAR_RECORDS_FOLDER": str(settings.records_folder)}
+    if settings.database_url:
+        environment["CIFAR_DATABASE_URL"] = settings.database_url.get_secret_value()
+    subprocess.run(["sh", "-euc", command], cwd=ROOT, env=environment, check=True)
     engine = open_engine(settings)
-    for step, direction in (("0002", command.downgrade), ("head", command.upgrade)):
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            direction(config, step)
-        columns = {column["name"] for column in inspect(engine).get_columns("predictions")}
-        assert ({"named", "source"} <= columns) == (step == "head")
+    columns = {column["name"] for column in inspect(engine).get_columns("predictions")}
+    assert not {"named", "source"} & columns
+    started(settings).stop()
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT request_id, named, source FROM predictions")).all() == [
-            ("a", None, None)
-        ]
+        found = connection.execute(text("SELECT request_id, named, source FROM predictions")).all()
+    assert found == [("a", None, None)]
     engine.dispose()
 
 
@@ -196,3 +197,14 @@ def test_the_journal_of_the_release_before_is_stored_without_the_new_columns(rec
     recorder.add(before)
     recorder.flush()
     assert ids(settings) == ["a"]
+
+
+def test_the_database_is_readable_by_its_owner_only(tmp_path):
+    """It holds notes and keyed hashes, as private as the key beside it."""
+    engine = open_engine(Settings(records_folder=tmp_path))
+    migrate(engine, tmp_path)
+    with engine.connect():
+        files = [file for file in tmp_path.iterdir() if file.name.startswith("records.sqlite")]
+        assert len(files) == 3, "the database, its log and its index"
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    engine.dispose()

@@ -47,7 +47,7 @@ def rate_limit_key(scope: Scope) -> str:
 def caller_of(scope: Scope) -> str:
     """Return who sent a request, for the log: the principal's name, else what a refused key claims to be, else `anonymous`."""
     state = scope["state"]
-    return state["principal"].name if "principal" in state else state.get("claimed", "anonymous")
+    return str(state["principal"].name if "principal" in state else state.get("claimed", "anonymous"))
 
 
 @lru_cache(maxsize=10_000)
