@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,8 @@ def open_engine(settings: Settings) -> Engine:
     if url.drivername == "sqlite":
         engine = create_engine(url, connect_args={"timeout": TIMEOUT_SECONDS}, **_JSON)
         event.listen(engine, "connect", _prepare_sqlite)
+        if settings.database_url is None:
+            event.listen(engine, "do_connect", lambda *_: _make_private(settings.records_folder / "records.sqlite"))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # Behind a pooler each transaction may get another connection of PostgreSQL's, so nothing is left on one: no prepared
@@ -92,6 +96,12 @@ def _with_one_host(address: str) -> str:
     ports = ",".join(server["port"] or "5432" for server in servers if server)
     more = f"&{found['query']}" if found["query"] else ""
     return f"{found['before']}/{found['database']}?host={hosts}&port={ports}{more}"
+
+
+def _make_private(file: Path) -> None:
+    """Create the file, readable by its owner only, unless it exists. SQLite gives its log and index the same mode."""
+    with suppress(OSError):  # it exists, or SQLite says why it cannot
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

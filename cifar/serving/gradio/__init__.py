@@ -41,6 +41,15 @@ guard.py, routes.py
 events.py
     `event_ids_to_events`, `pending_messages_per_session` and `pending_event_ids_session` of `Blocks._queue`.
         rest/test_http.py::test_a_stream_that_does_not_exist_is_answered_404
+bounded.py
+    `GradioUploadFile.sha` names an upload's folder; `file_upload_statuses` of `gradio.routes` has `_statuses` and `_signals`.
+        gradio_api/test_bounded.py::test_two_uploads_of_one_photo_have_paths_that_nobody_can_guess
+        gradio_api/test_bounded.py::test_the_progress_of_uploads_is_forgotten
+    `GRADIO_ANALYTICS_MAX_EVENTS` and `GRADIO_ANALYTICS_CACHE_FREQUENCY` are read when a queue is created.
+        gradio_api/test_bounded.py::test_gradio_computes_no_statistics_after_a_call
+    Each queued call passes `Blocks._queue.push`, and a result that nobody fetched stays in `pending_event_ids_session`.
+        auth/test_sessions_of_callers.py::test_another_caller_cannot_use_a_session
+        gradio_api/test_bounded.py::test_calls_that_nobody_reads_are_forgotten
 affinity.py, routes.py
     A session is named in the body (`session_hash`), the query (`session_hash`, `upload_id`) or the path.
         gradio_api/test_workers.py::test_every_call_of_every_gradio_client_gets_its_own_answer

@@ -30,7 +30,7 @@ from cifar.errors import (
     RouteClosed,
     TooLarge,
 )
-from cifar.serving.asgi import CALLER_LEFT, body_pieces, error_response, header, replay
+from cifar.serving.asgi import CALLER_LEFT, body_pieces, error_response, header, replay, with_headers
 from cifar.serving.routes import rule_of
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class GradioGuard:
         if scope["type"] != "http":
             await self.gradio(scope, receive, send)
             return
+        if not rule_of(scope["path"]).quiet:  # no cache may share the page, which sets a cookie, or an upload
+            send = with_headers(send, [(b"cache-control", b"private, no-store")])
         try:
             await self._answer(scope, await self._checked(scope, receive), send)
         except CifarError as error:
@@ -86,11 +88,11 @@ class GradioGuard:
         if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == _UPLOAD:
             return receive
         body = await _read_call(receive)
-        self.check_call(body)
+        scope["state"]["gradio_session"] = self.check_call(body)
         return replay(body, receive)
 
-    def check_call(self, body: bytes) -> None:
-        """Check the body of a call.
+    def check_call(self, body: bytes) -> str | None:
+        """Check the body of a call, and return its `session_hash`.
 
         Raises:
             BadRequest: it is not a JSON object, or it names a file that was not uploaded.
@@ -111,6 +113,7 @@ class GradioGuard:
             raise BadRequest(
                 f"A file must be uploaded to {_UPLOAD} first: a path on the server or a URL is not accepted."
             )
+        return session
 
     def _is_upload(self, path: str) -> bool:
         if len(path) > _MAX_PATH_CHARACTERS:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount, Route
 
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
+from cifar.serving.gradio.bounded import bound_uploads, leave_out_statistics
 from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.serving.gradio.uploads import UploadQuota, own_folder, sweep_while_serving
@@ -40,6 +41,8 @@ def mount_blocks(
     own_routes = [route for route in api.routes if isinstance(route, Route)]
     uploads = own_folder(settings, worker.folder if worker else None)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # each component reads it when it is created
+    bound_uploads()
+    leave_out_statistics()
     page = create_page()
     page.queue(max_size=MAX_QUEUED_CALLS)
     # `launch()` would set these two; a mounted page is never launched.

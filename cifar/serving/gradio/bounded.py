@@ -1,0 +1,100 @@
+"""What Gradio keeps of its callers: limited in number, private to each, and without the statistics that nobody reads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from typing import Any
+
+import gradio as gr
+from gradio import route_utils, routes
+from starlette.types import Scope
+
+_MAX_TRACKED_UPLOADS = 1000
+_MAX_OWNERS = 10_000
+
+
+class _RandomName:
+    """Takes the place of a file's SHA-256, from which Gradio makes the name of its folder."""
+
+    def update(self, _: bytes) -> None:
+        """Ignore the content: whoever has a photo could find out by its digest whether another caller uploaded it."""
+
+    def hexdigest(self) -> str:
+        return secrets.token_hex(32)
+
+
+class _Upload(route_utils.GradioUploadFile):  # type: ignore[misc] # Gradio has no types
+    """An uploaded file, whose folder cannot be guessed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sha = _RandomName()
+
+
+class _Progress(route_utils.FileUploadProgress):  # type: ignore[misc] # Gradio has no types
+    """The progress of the latest uploads. Gradio keeps that of each one until somebody asks for it."""
+
+    def track(self, upload_id: str) -> None:
+        super().track(upload_id)
+        for entries in (self._statuses, self._signals):
+            while len(entries) > _MAX_TRACKED_UPLOADS:
+                del entries[next(iter(entries))]
+
+
+def bound_uploads() -> None:
+    """Store each upload in a folder with a random name, and forget the progress of old ones."""
+    route_utils.GradioUploadFile = _Upload
+    routes.file_upload_statuses = _Progress()
+
+
+def leave_out_statistics() -> None:
+    """Switch off the statistics that Gradio computes after every queued call. Call it before the page is created."""
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**12)
+
+
+class Owners:
+    """Binds the sessions and calls of a page to the signed-in callers who began them. Without sign-in there are no owners."""
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self._queue = page._queue  # noqa: SLF001 - there is no public way to it
+        self._owner_of: OrderedDict[str, str] = OrderedDict()
+        self._push = self._queue.push
+        self._queue.push = self._push_own
+
+    def may_use(self, scope: Scope, session: str) -> bool:
+        """Return whether a request may use a session or call: it is its caller's, or nobody's."""
+        caller = _caller_of(scope)
+        return not caller or self._owner_of.get(session, caller) == caller
+
+    async def _push_own(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
+        """Queue a call, and note whose it is."""
+        scope = request.scope
+        self._own(scope, body.session_hash)
+        accepted, event, state = await self._push(body=body, request=request, username=username)
+        if accepted:
+            self._own(scope, event)
+        self._forget_unread()
+        return accepted, event, state
+
+    def _own(self, scope: Scope, name: str | None) -> None:
+        caller = _caller_of(scope)
+        if caller and name:
+            self._owner_of[name] = caller
+            self._owner_of.move_to_end(name)
+            if len(self._owner_of) > _MAX_OWNERS:
+                self._owner_of.popitem(last=False)
+
+    def _forget_unread(self) -> None:
+        """Drop the ids of calls whose results nobody fetched and Gradio has dropped. It would keep them for ever."""
+        ids, messages = self._queue.pending_event_ids_session, self._queue.pending_messages_per_session
+        if len(ids) > 2 * messages.max_size:
+            for session in ids.keys() - messages.keys():
+                del ids[session]
+
+
+def _caller_of(scope: Scope) -> str:
+    principal = scope["state"].get("principal")
+    return principal.name if principal else ""

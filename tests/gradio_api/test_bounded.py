@@ -1,0 +1,75 @@
+"""What Gradio keeps of its callers is private, limited, and out of caches."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+from gradio import routes
+
+from cifar.serving.gradio import bounded
+from cifar.settings import ROOT
+
+CAT = (ROOT / "examples/cat.jpg").read_bytes()
+
+
+def upload(api, **query: str) -> str:
+    return api.post("/gradio_api/upload", files={"files": ("cat.jpg", CAT)}, params=query).json()[0]
+
+
+def test_two_uploads_of_one_photo_have_paths_that_nobody_can_guess(api):
+    """Otherwise whoever has a photo learns from a GET whether another caller uploaded it."""
+    paths = {upload(api) for _ in range(3)}
+    assert len(paths) == 3
+    for path in paths:
+        assert api.get(f"/gradio_api/file={path}").content == CAT, "who knows the path can read it"
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
+def test_no_cache_keeps_the_page_or_a_call(api, path):
+    """The page sets a cookie, and may show tabs that belong to its caller."""
+    assert api.get(path).headers["cache-control"] == "private, no-store"
+
+
+def test_no_cache_keeps_an_upload(api):
+    """A cache in front of the server would give one caller's photo to others."""
+    assert api.get(f"/gradio_api/file={upload(api)}").headers["cache-control"] == "private, no-store"
+
+
+def test_assets_may_be_kept_by_caches(api):
+    """They are the same for all."""
+    assert "no-store" not in api.get("/theme.css").headers.get("cache-control", "")
+
+
+def test_the_progress_of_uploads_is_forgotten(api, monkeypatch):
+    """Gradio kept 2 kB of each upload with an `upload_id` for ever, unless somebody asked for it."""
+    monkeypatch.setattr(bounded, "_MAX_TRACKED_UPLOADS", 5)
+    for number in range(12):
+        upload(api, upload_id=f"upload-{number}")
+    progress = routes.file_upload_statuses
+    statuses, signals = (vars(progress)[name] for name in ("_statuses", "_signals"))
+    assert list(statuses) == [f"upload-{number}" for number in range(7, 12)]
+    assert len(signals) <= 5
+
+
+def test_gradio_computes_no_statistics_after_a_call():
+    """It summed up its last 10,000 calls after each one, which took most of a call's time."""
+    bounded.leave_out_statistics()
+    with gr.Blocks() as page:
+        gr.api(lambda: 1, api_name="one")
+    page.queue()
+    queue = vars(page)["_queue"]
+    assert queue.ANALYTICS_MAX_EVENTS == 1
+    assert queue.compute_analytics_summary([{"function": "one"}]) == {"functions": {}}
+
+
+def test_calls_that_nobody_reads_are_forgotten(api):
+    """Each one left an entry for ever. The limit is twice Gradio's own for results."""
+    queue = vars(api.app.routes[-1].app.app.gradio)["_queue"]
+    before = len(queue.pending_event_ids_session)
+    queue.pending_event_ids_session |= {f"left-{number}": {"x"} for number in range(2 * 2000)}
+    path = upload(api)
+    event = api.post(
+        "/gradio_api/call/predict", json={"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, 3, None]}
+    )
+    assert event.status_code == 200, event.text
+    assert len(queue.pending_event_ids_session) <= before + 1
