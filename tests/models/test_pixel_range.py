@@ -547,7 +547,7 @@ class OtherwiseInAGraph(keras.layers.Layer):
     """Answers otherwise in a graph than when it is called, as deep networks do by rounding."""
 
     def call(self, answers):
-        return answers if tf.executing_eagerly() else answers + ops.cast([2e-4, -2e-4, 0.0], "float32")
+        return answers if tf.executing_eagerly() else answers + ops.cast([1e-4, -1e-4, 0.0], "float32")
 
 
 def test_answers_are_those_of_predict_and_a_model_that_differs_from_itself_has_a_wider_tolerance(settings, tmp_path):
@@ -557,7 +557,7 @@ def test_answers_are_those_of_predict_and_a_model_that_differs_from_itself_has_a
     version = export(read_source(saved(model, tmp_path), settings, class_names=NAMES), settings.registry, "net")
     expected = author_answers(model, photos(5), "0,255")
     np.testing.assert_allclose(Predictor.load(version).answers(photos(5)), expected, atol=2e-5)
-    assert version.manifest.parity["tolerance"] == pytest.approx(6e-4, rel=0.01)
+    assert version.manifest.parity["tolerance"] == pytest.approx(5e-4, rel=0.02)
 
 
 def test_a_person_is_shown_what_each_candidate_answers(settings, tmp_path):

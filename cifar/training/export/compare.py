@@ -15,7 +15,7 @@ from cifar.format import png
 TOLERANCE = 5e-5
 """Largest accepted difference of a probability: half of the last digit that answers show. A `Comparison` may accept more."""
 
-_SPREADS = 3
+_SPREADS = 5
 """How many times the model's own spread is accepted."""
 
 _MOST = 1e-3

@@ -34,7 +34,7 @@ _TEMPERATURE_SPREAD = 0.5
 """Prior standard deviation of the temperature's logarithm. It matters only when there are few held-out images."""
 _MIN_PROBABILITY = 1e-37
 """Replaces zero, whose logarithm is infinite; the smallest magnitude that float32 holds at full precision."""
-_MAX_IMAGES = 12_000
+FITTED_IMAGES = 12_000
 """Limit for the training images, and for the synthetic outliers, that the score is fitted on."""
 _MAX_DIRECTIONS = 256
 """Limit for the directions that the score uses. Each needs as much memory as there are features."""
@@ -145,8 +145,8 @@ def read_confidence(run: Path) -> Confidence | None:
 def without_score(held_out: int) -> str:
     """Return the sentence that says why a run with this number of held-out images has neither temperature nor score."""
     return (
-        f"Confidence is not calibrated, and no answer is called none of the classes: {held_out} held-out images are too few, it "
-        f"needs {FEWEST_HELD_OUT}. Train with more images."
+        f"Confidence is not calibrated, and no answer is called none of the classes: {held_out} held-out images are too few; "
+        f"{FEWEST_HELD_OUT} are needed."
     )
 
 
@@ -156,7 +156,7 @@ def fit_confidence(
     """Fit temperature and score to a network made by `with_features`; see `write_confidence`."""
     (images, labels), (held_out_images, held_out_labels) = fitted, held_out
     random = np.random.default_rng(0)
-    chosen = np.sort(random.permutation(len(images))[:_MAX_IMAGES])
+    chosen = np.sort(random.permutation(len(images))[:FITTED_IMAGES])
     outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
     features, _ = _predict(network, images[chosen])
     held_out_features, held_out_probabilities = _predict(network, held_out_images)
