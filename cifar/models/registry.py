@@ -10,6 +10,7 @@ after `Version.verify` has compared every file with the SHA-256 in the manifest.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,10 +81,25 @@ class Registry:
         self.name = name
 
     def numbers(self) -> list[int]:
-        """Return the complete versions, ascending. A folder without a manifest is an export that did not finish."""
+        """Return the complete versions, ascending. A folder without a manifest is an export that did not finish.
+
+        A copy of another version, or a link to one, is left out: it has no number of its own, so it is no newer version.
+        """
         return sorted(
-            int(path.name) for path in self._folders() if is_version_number(path.name) and (path / MANIFEST).is_file()
+            int(path.name)
+            for path in self._folders()
+            if is_version_number(path.name) and (path / MANIFEST).is_file() and not self._is_copy(path)
         )
+
+    def has(self, number: int) -> bool:
+        """Return whether there is such a version, by its manifest alone."""
+        path = self.base / str(number)
+        return (path / MANIFEST).is_file() and not self._is_copy(path)
+
+    def files_of(self, numbers: Sequence[int]) -> list[tuple[str, int, int]]:
+        """Return path, size and time of the files of some versions. While it stays the same, so does whether they can be loaded."""
+        files = [file for number in numbers for file in sorted((self.base / str(number)).rglob("*"))]
+        return [(str(file), file.lstat().st_size, file.stat().st_mtime_ns) for file in files]
 
     def problems(self) -> dict[str, str]:
         """Return what is wrong with each folder that is not a usable version: folder name to message.
@@ -103,7 +119,7 @@ class Registry:
             numbers = self.numbers()
             if not numbers:
                 raise VersionNotFound(
-                    f"No version of {self.name} in {self.base}. Export one: python -m cifar export runs/NAME --name {self.name}"
+                    f"No version of {self.name} in the registry (CIFAR_REGISTRY). Export one: python -m cifar export runs/NAME --name {self.name}"
                 )
             number = numbers[-1]
         path = self.base / str(number)
@@ -130,6 +146,13 @@ class Registry:
         if not is_version_number(folder_name):
             raise VersionUnusable(self._problem(self.base / folder_name))
         return self.get(int(folder_name))
+
+    def _is_copy(self, path: Path) -> bool:
+        try:
+            manifest = _read_manifest(path / MANIFEST, shown=path.name)
+        except VersionUnusable:
+            return False
+        return (manifest.name, manifest.version) != (self.name, int(path.name))
 
     def _folders(self) -> list[Path]:
         if not self.base.is_dir():

@@ -31,7 +31,7 @@ _QUICK_SECONDS = 0.002
 _VERY_QUICK_SECONDS = 0.0003
 """The same, if it has several: then a thread that computes at the same time is worth more than it costs."""
 _RETRY_SECONDS = 60
-"""Time after which a version that failed to load is tried again, although the rollout has not changed."""
+"""Time after which a version that failed to load is tried again, although neither the rollout nor its files have changed."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class LoadedVersions:
         self._state: ServingState | None = None
         self._stable = self.rollouts.stable_version()
         self._failure: CifarError | None = None
-        self._last_attempt: tuple[Rollout, float] | None = None
+        self._last_attempt: tuple[Rollout, list[tuple[str, int, int]]] | None = None
+        """The rollout that was tried to serve, and the files of its versions."""
+        self._attempted_at = 0.0
         self._problem = ""
 
     @property
@@ -167,7 +169,7 @@ class LoadedVersions:
         WORKERS.set(1)
         try:
             rollout = self.rollouts.current()
-            self._last_attempt = rollout, self._clock()
+            self._is_new_attempt(rollout)
             self._state = self._first_state(rollout)
             WORKERS_READY.set(1)
         except ModelServerUnavailable as error:  # logged by its `Dependency`; `follow` tries again
@@ -196,28 +198,49 @@ class LoadedVersions:
 
     def _refresh(self) -> None:
         try:
-            rollout = self.rollouts.current()
-        except (CifarError, OSError) as error:
-            self._set_problem(str(error))
-            return
-        if self._state and rollout == self._state.rollout:
-            self._set_problem("")
-            return
-        if self._last_attempt:
-            attempted, at = self._last_attempt
-            if attempted == rollout and self._clock() - at < _RETRY_SECONDS:
+            rollout = self._wanted()
+            if self._state and rollout == self._state.rollout:
+                self._set_problem(self._lost(rollout))
                 return
-        self._last_attempt = rollout, self._clock()
+            if not self._is_new_attempt(rollout):
+                return
+        except (CifarError, OSError) as error:
+            self._set_problem(_told(error))
+            return
         try:
             state = self._state_of(rollout, [self._load_live(number) for number in rollout.live])
         except (CifarError, OSError) as error:
-            self._set_problem(f"The change to {_described(rollout)} cannot be served: {error}")
+            self._set_problem(f"The change to {_described(rollout)} cannot be served: {_told(error)}")
             return
         self._state = state
         WORKERS_READY.set(1)  # not yet set when loading failed at the start
         self._set_problem("")
         self._drop_unused()
         log.info("serving %s", _described(rollout))
+
+    def _wanted(self) -> Rollout:
+        """Return the rollout in force. Before the first promotion, a version that was removed is not replaced by an older one."""
+        rollout, state = self.rollouts.current(), self._state
+        is_older = state and rollout.revision == state.rollout.revision == 0 and rollout.stable < state.rollout.stable
+        return state.rollout if state and is_older else rollout
+
+    def _lost(self, rollout: Rollout) -> str:
+        """Say which live versions the registry no longer has. Empty when it has all."""
+        lost = [number for number in rollout.live if not self.registry.has(number)]
+        return (
+            f"The registry no longer has {self.registry.name} version {lost[0]}, which is served from memory until this process "
+            "ends. Put it back, or promote another: python -m cifar models promote N"
+            if lost
+            else ""
+        )
+
+    def _is_new_attempt(self, rollout: Rollout) -> bool:
+        """Note an attempt to serve a rollout. One that failed is repeated when files of its versions change, or after a minute."""
+        attempt, now = (rollout, self.registry.files_of(rollout.live)), self._clock()
+        if attempt == self._last_attempt and now - self._attempted_at < _RETRY_SECONDS:
+            return False
+        self._last_attempt, self._attempted_at = attempt, now
+        return True
 
     def choose(self, user: str) -> int:
         """Return the number of the version that answers a user.
@@ -266,7 +289,7 @@ class LoadedVersions:
         try:
             return self._state_of(rollout, [stable, *(self._load_live(number) for number in rollout.live[1:])])
         except (CifarError, OSError) as error:
-            self._set_problem(f"{_described(rollout)} cannot be served: {error}")
+            self._set_problem(f"{_described(rollout)} cannot be served: {_told(error)}")
             stable_only = rollout.model_copy(update={"traffic": {"stable": 100}, "shadow": {}})
             return self._state_of(stable_only, [stable])
 
@@ -347,6 +370,11 @@ class LoadedVersions:
         elif self._problem and not problem:
             log.info("what the registry says is served again")
         self._problem = problem
+
+
+def _told(error: Exception) -> str:
+    """Return an error as callers may read it: the operating system's errors name paths of the server."""
+    return f"The registry cannot be read: {error.strerror}." if isinstance(error, OSError) else str(error)
 
 
 def _described(rollout: Rollout) -> str:
