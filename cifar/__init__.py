@@ -14,7 +14,8 @@ IMAGE_SHAPE = (32, 32, 3)
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The ten classes in CIFAR-10's order: a label is an index into this tuple."""
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log warnings only; TensorFlow reads this when it is imported
+# What fails is raised as an exception too; the rest alarms without need, such as an optimizer of graphs that skips one.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads this when it is imported
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +33,7 @@ _PRECISION = "Number type of convolutions. auto: bfloat16 where the processor su
 _DEFAULT_SHEET = ROOT / "var" / "contact-sheet.png"
 _SHEET = "Where to write the contact sheet, a PNG. Default: var/contact-sheet.png."
 _CLASS_WEIGHTS = "Let every class count the same in the loss, however many images it has."
+_TIME_BUDGET = "Time by the clock for the whole command, in place of --epochs."
 _DISTRIBUTE = "mirrored: all GPUs of this machine. multiworker: the processes that TF_CONFIG names."
 
 
@@ -75,7 +78,7 @@ def train(
     out: Path = Option(..., metavar="RUN", help="The run's folder, which must not exist."),
     arch: Literal["fast", "tutorial"] = Option("fast", help="The network, with its recipe."),
     epochs: int | None = Option(None, min=1, metavar="N", help="Passes over the data. Default: the recipe's."),
-    time_budget: float | None = Option(None, parser=positive, metavar="SECONDS", help="In place of --epochs."),
+    time_budget: float | None = Option(None, parser=positive, metavar="SECONDS", help=_TIME_BUDGET),
     target_accuracy: float | None = Option(
         None, parser=accuracy, metavar="SHARE", help="Stop when validation reaches it."
     ),
@@ -95,6 +98,7 @@ def train(
     """Train a network into a new run folder."""
     if epochs is not None and time_budget is not None:
         raise BadParameter("not allowed together with --epochs", param_hint="'--time-budget'")
+    began = time.monotonic()
     need_tensorflow()
     settings = load_settings()
     from cifar.training.data.dataset import load_dataset
@@ -135,11 +139,12 @@ def train(
             from cifar.training.distributed.workers import join
 
             workers = join(distribute, process_environment().get("TF_CONFIG"))
-            result = train_together(config, dataset, out, workers, resume=resume, h5=h5)
+            result = train_together(config, dataset, out, workers, resume=resume, h5=h5, began=began)
         else:
-            result = train(config, dataset, out, resume=resume, h5=h5)
+            result = train(config, dataset, out, resume=resume, h5=h5, began=began)
         if result:  # with several workers, only the chief has one
             print(result)
+            say(f"Next: python -m cifar export {shlex.quote(str(out))}")
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():
             say(f"The finished epochs are saved in {out}; to continue, add --resume to the same command.")

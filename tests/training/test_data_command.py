@@ -80,3 +80,4 @@ def test_train_says_what_it_trains_on_and_that_few_images_are_held_out(pets, tmp
     assert "Only 8 images are held out: figures from fewer than 100 mean little." in err
     assert "Left out: damaged pictures: 1 (cat/bad.jpg: empty file)." in err
     assert "Accuracy: validation " in err
+    assert f"Next: python -m cifar export {tmp_path / 'run'}" in err

@@ -259,7 +259,11 @@ def run_through(schedule: LearningRateSchedule, clock: Clock, *, step: float, va
             schedule.on_train_batch_end(batch)
             if model.stop_training:
                 break
-        clock.now += validation
+        for batch in range(4):
+            schedule.on_test_batch_begin(batch)
+            clock.now += validation / 4
+            schedule.on_test_batch_end(batch)
+        schedule.on_test_end()
         schedule.on_epoch_end(0)
     return rates
 
@@ -273,6 +277,14 @@ def test_a_time_budget_is_kept_and_ends_with_a_learning_rate_near_zero(clock, st
     assert rates[0] == 0.2
     assert rates[-1] <= 0.2 * (3 * step + validation) / budget
     assert budget - 2 * step - validation <= schedule.spent_seconds <= budget + 1e-6
+
+
+def test_a_time_budget_leaves_time_for_measuring_after_the_last_epoch(clock):
+    """Who gives ten minutes waits ten minutes. Measuring 20 batches takes 5 s here, and compiling as long as one batch."""
+    schedule = LearningRateSchedule(steps=10**9, seconds=60, learning_rate=0.2, anneal=True, finish_batches=20)
+    rates = run_through(schedule, clock, step=0.1, validation=1.0, steps_an_epoch=20)
+    assert 60 - 5.25 - 2 * 0.1 - 1 <= schedule.spent_seconds <= 60 - 5.25 + 1e-6
+    assert rates[-1] <= 0.2 * 0.3 / 60
 
 
 def test_a_budget_shorter_than_one_step_still_allows_one_step(clock):

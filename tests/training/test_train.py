@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -15,10 +16,11 @@ from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model
 from cifar.training.run import schedule as schedule_module
-from cifar.training.run.config import TrainConfig, choose_precision
+from cifar.training.run.config import TrainConfig, TrainingPlan, choose_precision
+from cifar.training.run.devices import Devices
 from cifar.training.run.run_folder import HISTORY, read_history, write_history
 from cifar.training.run.schedule import LearningRateSchedule
-from cifar.training.run.train import train
+from cifar.training.run.train import make_schedule, train
 
 
 def test_the_tutorial_network_has_122570_parameters_and_scales_pixels_itself():
@@ -181,6 +183,20 @@ def test_a_history_that_is_read_and_written_again_does_not_change(short, tmp_pat
     """Epochs and steps stay integers: a resumed run must not turn `1` into `1.0`."""
     write_history(tmp_path, read_history(short))
     assert (tmp_path / HISTORY).read_bytes() == (short / HISTORY).read_bytes()
+
+
+def test_a_time_budget_that_reading_has_used_up_is_refused_before_anything_is_written(tmp_path):
+    """The budget counts from the start of the command: an empty run helps nobody."""
+    began = time.monotonic() - 100
+    with pytest.raises(TrainingError, match="took 100 s, and the time budget is 90 s"):
+        train(config("fast", epochs=None, time_budget=90.0), colours(60), tmp_path / "run", began=began)
+    assert not (tmp_path / "run").exists()
+
+
+def test_reading_the_data_counts_in_a_time_budget():
+    """Training gets what is left of it."""
+    plan = TrainingPlan.make(config("fast", epochs=None, time_budget=90.0), colours(60), Devices())
+    assert make_schedule(plan, [], lost_seconds=60.0).seconds_left(0) == pytest.approx(30, abs=1)
 
 
 @pytest.mark.slow

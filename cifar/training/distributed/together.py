@@ -27,6 +27,7 @@ def train_together(
     resume: bool = False,
     h5: bool = False,
     on_epoch: Callable[[Sequence[Row]], None] | None = None,
+    began: float | None = None,
 ) -> Path | None:
     """Train one model with all workers. The chief calls `train`; the others compute, but read and write no run folder.
 
@@ -50,7 +51,7 @@ def train_together(
         finished = workers.from_chief(workers.is_chief and is_finished(run))
         result = None
         if workers.is_chief:
-            result = train(config, dataset, run, resume=resume, h5=h5, on_epoch=on_epoch, devices=workers)
+            result = train(config, dataset, run, resume=resume, h5=h5, on_epoch=on_epoch, devices=workers, began=began)
         elif not finished:
             _compute(plan, workers)
         workers.from_chief(None)  # wait until the chief has written everything

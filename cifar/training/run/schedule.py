@@ -22,23 +22,34 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
     """
 
     def __init__(
-        self, *, steps: int, seconds: float | None, learning_rate: float, anneal: bool, spent_seconds: float = 0.0
+        self,
+        *,
+        steps: int,
+        seconds: float | None,
+        learning_rate: float,
+        anneal: bool,
+        spent_seconds: float = 0.0,
+        finish_batches: float = 0.0,
     ) -> None:
         """Start the clock.
 
         Args:
             steps: of the whole run; ignored when there is a time budget.
-            seconds: the time budget, including validation, or None.
+            seconds: the time budget, including validation and the measuring after the last epoch, or None.
             learning_rate: the initial learning rate. May be changed between epochs.
             anneal: lower the learning rate linearly to zero; otherwise it stays constant.
             spent_seconds: the time that the run took before it was interrupted.
+            finish_batches: batches of validation that measuring after the last epoch is worth.
         """
         super().__init__()
         self._steps, self._seconds = steps, seconds
         self.learning_rate = learning_rate
         self._anneal = anneal
         self._started = time.monotonic() - spent_seconds
+        self._finish_batches = finish_batches
+        self._finish_seconds = 0.0
         self._longest_validation = 0.0
+        self._validation_batches: list[float] = []
         self._step_seconds = 0.0
         self._step_ended: float | None = None
         self.over = False
@@ -53,7 +64,7 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
         """Return the completed share of the run after `steps`, from 0 to 1."""
         if self._seconds is None:
             return min(1.0, steps / self._steps)
-        training_seconds = self._seconds - self._longest_validation  # the run ends with a validation
+        training_seconds = self._seconds - self._longest_validation - self._finish_seconds  # the run ends with these
         return min(1.0, self.spent_seconds / training_seconds) if training_seconds > 0 else 1.0
 
     def seconds_left(self, steps: int) -> float:
@@ -85,6 +96,20 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
         self._measure_validation()
         self._end_if_over(self._step_seconds)
 
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begin to measure a batch of the first validation."""
+        self._validation_batch_began = time.monotonic()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note how long it took."""
+        self._validation_batches.append(time.monotonic() - self._validation_batch_began)
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Estimate from the first validation how long measuring takes. The first batch compiles, as measuring does."""
+        if self._finish_batches and not self._finish_seconds:
+            batches = sorted(self._validation_batches)
+            self._finish_seconds = batches[-1] + self._finish_batches * batches[0]
+
     def _measure_validation(self) -> None:
         if self._step_ended is not None:
             self._longest_validation = max(self._longest_validation, time.monotonic() - self._step_ended)
@@ -93,6 +118,7 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
         if self._seconds is None:
             self.over = steps_done(self.model) >= self._steps
         else:
-            self.over = self.spent_seconds + step_seconds + self._longest_validation > self._seconds
+            needed = step_seconds + self._longest_validation + self._finish_seconds
+            self.over = self.spent_seconds + needed > self._seconds
         if self.over:
             self.model.stop_training = True

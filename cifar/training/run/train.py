@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from cifar.training.data.dataset import Dataset
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RECALIBRATION_BATCHES, RecalibrateBatchNorm
 from cifar.training.network.losses import WeightedCrossentropy
+from cifar.training.run.calibration import FITTED_IMAGES
 from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
@@ -49,6 +51,7 @@ def train(
     h5: bool = False,
     on_epoch: Callable[[Sequence[Row]], None] | None = None,
     devices: Devices = _ONE_DEVICE,
+    began: float | None = None,
 ) -> Path:
     """Train a model in the folder `run`, or resume a run there.
 
@@ -65,12 +68,14 @@ def train(
         h5: also write `model.h5`.
         on_epoch: called after each epoch with the rows of all epochs so far, for example to draw a plot.
         devices: where to train; by default on one device of this process.
+        began: the `time.monotonic()` at which a time budget begins. Default: when training does.
 
     Returns:
         The path of `model.keras`.
 
     Raises:
-        TrainingError: the folder exists, is not a run, or was made with other settings or data; or the loss became NaN.
+        TrainingError: the folder exists, is not a run, or was made with other settings or data; the time budget was over
+            before training began; or the loss became NaN.
         KeyboardInterrupt: passed on, when Ctrl-C interrupted the run. It can then be resumed. After this and after NaN,
             the complete epochs, if there are any, can be exported.
     """
@@ -82,6 +87,7 @@ def train(
             save_model(keras.saving.load_model(run / MODEL), run / H5_MODEL)
         return run / MODEL
 
+    lost_seconds = _refuse_late_start(config, began)
     keras.utils.set_random_seed(config.seed)
     model, history = make_or_resume_model(plan, run, devices)
     if not (run / CONFIG).exists():  # created only here, so that a run that cannot start leaves no folder
@@ -89,7 +95,7 @@ def train(
     remove_leftovers(run)
     (run / METRICS).unlink(missing_ok=True)  # it exists if the run was interrupted by Ctrl-C
 
-    schedule = make_schedule(plan, history)
+    schedule = make_schedule(plan, history, lost_seconds=lost_seconds)
     tensorboard = keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)
     loader = EpochLoader(plan, history)
     try:
@@ -145,13 +151,26 @@ def compile_model(plan: TrainingPlan) -> keras.Model:
     return model
 
 
-def make_schedule(plan: TrainingPlan, history: list[Row]) -> LearningRateSchedule:
+def _refuse_late_start(config: TrainConfig, began: float | None) -> float:
+    """Return the seconds between the begin of a time budget and now."""
+    lost = time.monotonic() - began if began is not None else 0.0
+    if config.time_budget is not None and lost >= config.time_budget:
+        raise TrainingError(
+            f"Reading the data and loading TensorFlow took {lost:.0f} s, and the time budget is {config.time_budget:g} s. "
+            "Give more time, or use --epochs."
+        )
+    return lost
+
+
+def make_schedule(plan: TrainingPlan, history: list[Row], *, lost_seconds: float = 0.0) -> LearningRateSchedule:
+    measured = 2 * min(len(plan.fit), FITTED_IMAGES) + 2 * len(plan.held_out) + len(plan.dataset.test_labels)
     return LearningRateSchedule(
         steps=plan.steps,
-        seconds=plan.config.time_budget,
+        seconds=None if plan.config.time_budget is None else plan.config.time_budget - lost_seconds,
         learning_rate=plan.learning_rate,
         anneal=plan.recipe.anneal,
         spent_seconds=sum(row["seconds"] for row in history),
+        finish_batches=measured / plan.batch_size,
     )
 
 
