@@ -14,6 +14,7 @@ from support.servers import need
 from cifar.settings import ROOT
 
 DEPLOY = ROOT / "deploy/prometheus"
+ALERTMANAGER = DEPLOY / "alertmanager.yml"
 
 
 def read_alerts() -> dict[str, dict]:
@@ -61,15 +62,48 @@ def test_prometheus_accepts_its_configuration_and_its_rules():
 
 
 def test_the_commented_parts_of_the_configuration_are_valid_too(tmp_path):
-    """They are the ones to use with sign-in and with an Alertmanager."""
+    """They are the ones to use with sign-in."""
     shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
     (tmp_path / "token").write_text("a key\n")
     config = re.sub(r"^( *)#(?=\S)", r"\1", (DEPLOY / "prometheus.yml").read_text(), flags=re.MULTILINE)
     (tmp_path / "prometheus.yml").write_text(config)
-    assert {"alerting", "scrape_configs"} <= yaml.safe_load(config).keys()
     assert yaml.safe_load(config)["scrape_configs"][0]["authorization"] == {"credentials_file": "token"}
     checked = promtool("check", "config", "--lint-fatal", tmp_path / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr
+
+
+def amtool(*arguments: str | Path) -> str:
+    return subprocess.run([need("amtool"), *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("commented", [False, True])
+def test_alertmanager_accepts_its_configuration(tmp_path, commented):
+    """Also with the receivers that are commented out, which every operator has to fill in."""
+    config = ALERTMANAGER.read_text()
+    if commented:
+        config = re.sub(r"^( *)#(?=\S)", r"\1", config, flags=re.MULTILINE)
+        assert len(re.findall(r"^ +webhook_configs:", config, re.MULTILINE)) == 2
+    (tmp_path / "alertmanager.yml").write_text(config)
+    assert "SUCCESS" in amtool("check-config", tmp_path / "alertmanager.yml")
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_each_alert_reaches_the_receiver_of_its_severity(alert):
+    """A page that becomes a ticket is read in the morning; a ticket that becomes a page wakes somebody for nothing."""
+    severity = ALERTS[alert]["labels"]["severity"]
+    labels = (f"alertname={alert}", f"severity={severity}")
+    found = amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels)
+    assert found.split() == [severity]
+
+
+def test_prometheus_sends_its_alerts_to_the_alertmanager_of_compose():
+    """Without it nobody is told."""
+    (manager,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["alerting"]["alertmanagers"]
+    (target,) = manager["static_configs"][0]["targets"]
+    name, port = target.split(":")
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][name]
+    assert service["ports"][0].endswith(f":{port}")
+    assert f"./{ALERTMANAGER.relative_to(ROOT)}:/etc/alertmanager.yml:ro" in service["volumes"]
 
 
 def test_each_alert_has_a_test_that_fires_it_and_one_that_does_not():
