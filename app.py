@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from cifar.errors import CifarError
 from cifar.models.registry import Registry
+from cifar.profile import who_can_reach
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -108,7 +109,8 @@ if __name__ == "__main__":
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
     with _listen(settings) as listener:
         capture_prints()
-        logging.getLogger("cifar").info("Serving at http://localhost:%s", listener.getsockname()[1])
+        port, public = listener.getsockname()[1], settings.profile == "public"
+        logging.getLogger("cifar").info(who_can_reach(settings.host, port, public=public))
         server = uvicorn.Server(
             uvicorn.Config(app, http=HttpProtocol, log_config=None, forwarded_allow_ips=settings.trusted_proxies)
         )

@@ -321,7 +321,7 @@ class RateLimited(CifarError):
 
 
 class Overloaded(CifarError):
-    """The queue is full, or half of it is this caller's: `CIFAR_MAX_WAITING_IMAGES`, `CIFAR_MAX_WAITING_BYTES`, `CIFAR_MAX_EXPLAINED_IMAGES` or the limit of batches."""
+    """The queue is full, or half of it is this caller's: `CIFAR_MAX_WAITING_IMAGES`, `CIFAR_MAX_WAITING_BYTES`, `CIFAR_MAX_EXPLAINED_IMAGES` or the limit of batches; or too many versions were loaded (`CIFAR_VERSION_LOADS_PER_MINUTE`)."""
 
     status = 503
     retry_after_seconds = 1

@@ -4,8 +4,7 @@ The setting `host` is the environment variable `CIFAR_HOST`. It is read from the
 working folder; the environment takes precedence. A secret can also be read from a file: `CIFAR_DATABASE_URL_FILE` names
 the file that contains `CIFAR_DATABASE_URL`.
 
-Only `cifar.environment` reads the environment. `python docs/generate.py` writes `docs/settings.md` and `.env.example` from
-this file.
+Only `cifar.environment` reads the environment. `python docs/generate.py` writes `docs/settings.md` and `.env.example`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from cifar.environment import read_secrets, read_variables, refuse_unknown, require, wrong_value
 from cifar.errors import SettingsError
+from cifar.profile import with_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `app.py`, `saved_model/` and `examples/`."""
@@ -142,6 +142,13 @@ class Settings(BaseSettings):
         description="Largest total size of a batch's files, unpacked. `CIFAR_MAX_BODY_BYTES` limits each file.",
     )
     mcp: bool = Field(False, description="Offer the functions to assistants by MCP, at `/gradio_api/mcp/`.")
+    profile: Literal["local", "public"] = Field(
+        "local",
+        description="`public` for a server that strangers can reach: it turns on rate limits, unless they are set. Default on Spaces.",
+    )
+    version_loads_per_minute: int = Field(
+        0, ge=0, description="Versions without traffic that requests may load in a minute, in one process. 0: no limit."
+    )
     rate_limit_predict: str = Field(
         "", description="Limit of `POST /predict` for each caller, such as `600/minute`. Empty: no limit."
     )
@@ -267,6 +274,11 @@ class Settings(BaseSettings):
         le=0.5,
         description="Smallest difference in accuracy that the A/B test should detect. Set it before the first look.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_profile(cls, chosen: dict[str, object]) -> dict[str, object]:
+        return with_profile(chosen)
 
     @field_validator("rate_limit_predict", "rate_limit_page")
     @classmethod

@@ -22,9 +22,9 @@ from cifar.errors import CifarError  # noqa: E402
 from cifar.settings import Settings  # noqa: E402
 
 TOPICS = {
-    "Most used": "model_name model_version port workers records api_keys_file rate_limit_predict rate_limit_page "
+    "Most used": "profile model_name model_version port workers records api_keys_file rate_limit_predict rate_limit_page "
     "public_url root_path database_url redis_url log_format",
-    "Models": "registry engine tfserving_url max_loaded_versions registry_poll_seconds traffic_secret max_batch_images",
+    "Models": "registry engine tfserving_url max_loaded_versions version_loads_per_minute registry_poll_seconds traffic_secret max_batch_images",
     "Requests": "default_top_k max_body_bytes max_image_pixels max_decoding_bytes max_batch_files max_batch_bytes "
     "max_waiting_images max_waiting_bytes max_uploads_bytes max_wait_seconds max_explained_images cache_images mcp",
     "Network": "host trusted_proxies cors_origins frame_ancestors space_id space_host",

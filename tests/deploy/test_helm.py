@@ -110,7 +110,7 @@ def test_every_setting_exists_and_no_secret_is_in_a_configmap(values):
 
 
 def test_the_chart_and_compose_have_the_same_defaults():
-    """They agree on rate limits, workers, shutdown time and images."""
+    """They agree on the profile, workers, shutdown time and images."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     chosen = {
         name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", str(value))
@@ -118,7 +118,7 @@ def test_the_chart_and_compose_have_the_same_defaults():
         for name, value in compose[service]["environment"].items()
     }
     settings = settings_of(rendered({}))
-    for name in ("CIFAR_WORKERS", "CIFAR_RATE_LIMIT_PREDICT", "CIFAR_RATE_LIMIT_PAGE", "NGINX_DRAIN_SECONDS"):
+    for name in ("CIFAR_WORKERS", "CIFAR_PROFILE", "NGINX_DRAIN_SECONDS"):
         assert settings[name] == chosen[name], name
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert values["redis"]["image"] == compose["redis"]["image"]

@@ -16,7 +16,7 @@ from cifar import __version__
 from cifar.settings import ROOT, Settings
 
 README = (ROOT / "README.md").read_text()
-UNITS = r"(bytes|days|pixels|seconds|versions|images|files|top_k|version|port|workers|share)$"
+UNITS = r"(bytes|days|pixels|seconds|versions|images|files|top_k|version|port|workers|share|per_minute)$"
 FRAGMENT = ROOT / "docs/model_card_notes.md"
 """Becomes a part of MODEL_CARD.md, so its links are relative to the root."""
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from cifar.cpus import available_cpus
 from cifar.dependency import Dependency
-from cifar.errors import INTERNAL_ERROR, CifarError, ModelServerUnavailable, NotReady, VersionUnusable
+from cifar.errors import INTERNAL_ERROR, CifarError, ModelServerUnavailable, NotReady, Overloaded, VersionUnusable
 from cifar.models.engines import GAIN_FROM_BATCHES, REMOTE, engine_of
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
@@ -102,6 +102,8 @@ class LoadedVersions:
         self._last_attempt: tuple[Rollout, list[tuple[str, int, int]]] | None = None
         """The rollout that was tried to serve, and the files of its versions."""
         self._attempted_at = 0.0
+        self._named_loads: list[float] = []
+        """Times at which versions were loaded because requests named them."""
         self._problem = ""
 
     @property
@@ -228,8 +230,7 @@ class LoadedVersions:
         """Say which live versions the registry no longer has. Empty when it has all."""
         lost = [number for number in rollout.live if not self.registry.has(number)]
         return (
-            f"The registry no longer has {self.registry.name} version {lost[0]}, which is served from memory until this process "
-            "ends. Put it back, or promote another: python -m cifar models promote N"
+            f"The registry no longer has {self.registry.name} version {lost[0]}, which is served from memory."
             if lost
             else ""
         )
@@ -265,14 +266,26 @@ class LoadedVersions:
         Raises:
             NotReady: nothing is loaded yet.
             VersionNotFound, VersionUnusable: see `Registry.get` and `Predictor.load`.
+            Overloaded: too many versions without traffic were loaded in the last minute.
         """
         state = self._ready_state()
         wanted = state.rollout.stable if number is None else number
         if served := state.live.get(wanted) or self._used_again(wanted):
             return served
-        served = self._load(self.registry.get(wanted))
+        version = self.registry.get(wanted)
+        self._count_named_load()
+        served = self._load(version)
         self._drop_unused()
         return served
+
+    def _count_named_load(self) -> None:
+        """Refuse to load a version that a request named if too many were loaded lately: each takes seconds of a core."""
+        limit, now = self._settings.version_loads_per_minute, self._clock()
+        with self._changing:
+            self._named_loads = [at for at in self._named_loads if now - at < 60]
+            if limit and len(self._named_loads) >= limit:
+                raise Overloaded("Too many versions were loaded lately. Leave version out, or try again in a minute.")
+            self._named_loads.append(now)
 
     def shadows_of(self, request_id: str, answered_by: int) -> list[Served]:
         """Return the versions that answer a request in the background, besides the one that answered it."""
