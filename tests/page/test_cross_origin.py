@@ -68,6 +68,7 @@ def test_an_allowed_origin_may_send_the_headers_of_any_library(client, path):
 def test_an_allowed_origin_may_read_every_header_that_the_documents_name(client):
     """A script could not see when to try again, or quote the request."""
     response = client.get("/healthz", headers={"Origin": ORIGIN})
+    assert response.headers.get_list("vary") == ["Origin"]
     exposed = response.headers["access-control-expose-headers"].split(", ")
     assert {"X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Model-Version", "X-Model-Engine"} <= set(
         exposed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import string
 from pathlib import Path
@@ -228,6 +229,15 @@ def test_a_version_without_ood_score_says_that_it_has_none(in_distribution, show
     assert "data-why" not in page
 
 
+def test_the_page_does_not_say_whether_a_photo_was_answered_before():
+    """Otherwise whoever has a photo would learn that another caller sent it lately."""
+    new = an_answer()
+    earlier = dataclasses.replace(new, inference_ms=None)
+    pages = {answer_html(answer, manifest=manifest_with(), explains=True) for answer in (new, earlier)}
+    assert new.inference_ms is not None
+    assert len(pages) == 1
+
+
 def test_a_class_name_is_shown_as_text_and_never_as_html():
     """A folder of training images can have any name."""
     page = answer_html(an_answer({"<b>": 0.9, "</b>": 0.1}), manifest=manifest_with(None), explains=True)
@@ -255,7 +265,11 @@ def test_a_class_named_none_has_one_feedback_button():
                 "On 10,000 test images, confidence differed from accuracy by 29.4 percentage points",
             ],
         ),
-        (2300, 0.294, ["On 10,000 test images, confidence differed from accuracy by 29.4 percentage points on average."]),
+        (
+            2300,
+            0.294,
+            ["On 10,000 test images, confidence differed from accuracy by 29.4 percentage points on average."],
+        ),
         (2300, 0.014, ["Confidence is calibrated on test images, not on photographs."]),
         (2300, None, ["Confidence is calibrated on test images, not on photographs."]),
     ],

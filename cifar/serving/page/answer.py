@@ -129,9 +129,6 @@ def _seen(answer: Classification, manifest: Manifest, grade: Grade) -> str:
     lines = [
         html_text("answer.seen", size=f"{width} x {height}"),
         html_text("answer.version", name=answer.model_name, number=answer.version),
-        html_text("answer.cached")
-        if answer.inference_ms is None
-        else html_text("answer.took", ms=f"{answer.inference_ms:.1f}"),
         *([html_text("answer.views_6" if answer.views > 2 else "answer.views_2")] if answer.views > 1 else []),
         *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
         *_calibration(manifest, grade),
