@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 from support.nginx import render
+from support.servers import free_port, listens, need
 
 from cifar.models.registry import Registry
 from cifar.settings import ROOT, Settings
@@ -98,6 +104,56 @@ def test_a_certificate_without_its_key_is_refused(tmp_path):
     result = render(NGINX_TLS_FOLDER=str(tmp_path))
     assert result.returncode == 1
     assert "needs both tls.crt and tls.key" in result.stderr
+
+
+def started(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Run the container's command with nginx alone, in front of nothing."""
+    variables = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "NGINX_RUN_FOLDER": str(folder),
+        "NGINX_UPSTREAM": "127.0.0.1:9",
+        **environment,
+    }
+    return subprocess.Popen(
+        ["deploy/container/start", "nginx"],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_with_a_json_log_each_line_of_the_container_is_json(tmp_path, log_format):
+    """One line that is none, of nginx or of the start script, stops some collectors. The last line is not lost."""
+    need("nginx")
+    port = free_port()
+    process = started(tmp_path, PORT=str(port), CIFAR_LOG_FORMAT=log_format)
+    try:
+        deadline = time.monotonic() + 20
+        while not listens(port) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert httpx2.get(f"http://127.0.0.1:{port}/", headers={"User-Agent": 'a"b\\c'}).status_code == 503
+        os.kill(int((tmp_path / "nginx.pid").read_text()), signal.SIGTERM)
+    except BaseException:
+        process.terminate()
+        raise
+    output, errors = process.communicate(timeout=20)
+    lines = (output + errors).splitlines()
+    messages = [json.loads(line).get("message", "") for line in lines] if log_format == "json" else lines
+    for words in ("connect() failed", "start: nginx ended unexpectedly"):
+        assert any(words in message for message in messages), words
+    assert process.returncode == 1
+
+
+def test_a_container_that_cannot_start_says_so_in_json(tmp_path):
+    """The reason is the only line that there is."""
+    process = started(tmp_path, NGINX_HOSTS='a b;"c', CIFAR_LOG_FORMAT="json")
+    output, errors = process.communicate(timeout=20)
+    (line,) = (output + errors).splitlines()
+    assert json.loads(line)["message"].startswith("start: NGINX_HOSTS=")
+    assert process.returncode == 1
 
 
 def test_compose_yaml_is_valid():
