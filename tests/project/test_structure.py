@@ -17,7 +17,7 @@ from cifar.settings import ROOT
 FLOORS = [
     {"cifar.errors", "cifar.console", "cifar.cpus", "cifar.dependency", "cifar.files", "cifar.format"}
     | {"cifar", "cifar.statistics"},
-    {"cifar.environment"},
+    {"cifar.environment", "cifar.profile"},
     {"cifar.settings"},
     {"cifar.images"},
     {"cifar.models"},
