@@ -152,7 +152,7 @@ def test_a_changed_callback_starts_no_session(browser, change):
     """A wrong or missing state or code, or an error, is answered 401 with a link to try again."""
     answer = browser.get(change(to_provider(browser)))
     assert answer.status_code == 401
-    assert '<a href="/signin">Try again</a>' in answer.text
+    assert '<a href="../signin">Try again</a>' in answer.text
     assert not is_signed_in(browser)
 
 
