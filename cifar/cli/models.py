@@ -129,7 +129,9 @@ def export(
     )
     print(version.path)
     quantization = version.manifest.quantization
-    if quantization and (quantization.speedup or quantization.images or precision != "auto"):  # too few images are no news
+    if quantization and (
+        quantization.speedup or quantization.images or precision != "auto"
+    ):  # too few images are no news
         say(f"Precision of the LiteRT file: {quantization.reason}")
     rollout = log.current()
     other = f"CIFAR_MODEL_NAME={name} " if name and name != settings.model_name else ""
