@@ -118,8 +118,8 @@
     const last = performance.now() + MAX_WAIT_MS;
     for (;;) {
       const response = await fetch(address, { method: "POST", body: photo, headers, signal }).catch(() => null);
-      signal.throwIfAborted();
       const body = await response?.json().catch(() => ({})) ?? {};
+      signal.throwIfAborted(); // here, because an answer can be cut off by it too
       if (response?.ok) return body;
       const away = !response || cifar.isAway(response, body);
       const seconds = Number(response?.headers.get("Retry-After")) || (away ? AWAY_SECONDS : 0);
