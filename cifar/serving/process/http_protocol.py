@@ -10,11 +10,11 @@ from http import HTTPStatus
 from typing import cast
 
 import httptools
-import orjson
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar.errors import BadRequest, CifarError, HeadTooLarge, HeadTooSlow
+from cifar.serving.asgi import error_response
 
 MAX_HEAD_BYTES = 32 * 1024
 """Largest request line and headers together. Browsers and proxies keep below 16 kB."""
@@ -124,7 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: CifarError) -> None:
         """Answer a request that cannot be passed to the app, and close the connection."""
-        body = orjson.dumps({"error": str(error), "code": error.code, "request_id": secrets.token_hex(16)})
+        body = bytes(error_response(error, secrets.token_hex(16)).body)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

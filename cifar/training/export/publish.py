@@ -1,13 +1,81 @@
-"""Turn a folder of exported files into a version: the last step of every export."""
+"""Turn a folder with a SavedModel into a version: the last steps of every export."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cifar.files import sha256
 from cifar.models.manifest import FileInfo, Manifest
 from cifar.models.registry import MANIFEST, Version, is_version_number, model_files
+from cifar.training.export.compare import Comparison
+from cifar.training.export.formats.warmup import write_warmup_requests
+from cifar.training.export.formats.write import write_formats
+from cifar.training.export.litert.held_out import HeldOut
+from cifar.training.export.litert.quantize import Precision
+from cifar.training.export.litert.write import write_litert
+from cifar.training.export.reading.classifier import Classifier
+from cifar.training.export.source import ExportSource
+
+
+def complete(
+    folder: Path,
+    base: Path,
+    manifest: Manifest,
+    *,
+    source: ExportSource,
+    signatures: Any,
+    comparison: Comparison,
+    answers: Callable[[Classifier], np.ndarray],
+    precision: Precision,
+    held_out: HeldOut | None,
+    also: Sequence[str],
+) -> Version:
+    """Write the files beside a SavedModel, each compared with the model, and publish the version.
+
+    Args:
+        folder: see `publish`. It has the SavedModel.
+        base: see `publish`.
+        manifest: see `publish`. What is known of the new files is added to it.
+        source: the model.
+        signatures: of the loaded SavedModel.
+        comparison: see `write_litert`.
+        answers: see `write_formats`.
+        precision: of the LiteRT file; see `choose_precision`.
+        held_out: images to judge int8 on. None: the comparison images, without labels.
+        also: files for other programs.
+
+    Raises:
+        ExportError: a file gives other answers than the model, or int8 was requested and not accepted.
+    """
+    difference, quantization = write_litert(
+        signatures,
+        folder,
+        comparison,
+        name=manifest.name,
+        image=manifest.image,
+        class_names=manifest.class_names,
+        multi_label=manifest.is_multi_label,
+        precision=precision,
+        held_out=held_out,
+    )
+    write_warmup_requests(manifest.name, manifest.signatures, manifest.image, folder)
+    written = write_formats(
+        also,
+        folder,
+        manifest=manifest,
+        signatures=signatures,
+        comparison=comparison,
+        model=source.model,
+        options=source.options,
+        answers=answers,
+    )
+    parity = manifest.parity | {"litert_max_abs_difference": difference} | written
+    return publish(folder, base, manifest.model_copy(update={"quantization": quantization, "parity": parity}))
 
 
 def publish(folder: Path, base: Path, manifest: Manifest) -> Version:

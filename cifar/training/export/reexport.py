@@ -15,12 +15,11 @@ from cifar.models.manifest import Manifest
 from cifar.models.registry import MANIFEST, Registry, Version
 from cifar.training.export.compare import TOLERANCE, Comparison
 from cifar.training.export.formats.onnx import ONNX_FILE
-from cifar.training.export.formats.warmup import WARMUP_FILE, write_warmup_requests
-from cifar.training.export.formats.write import check_formats, write_formats
+from cifar.training.export.formats.warmup import WARMUP_FILE
+from cifar.training.export.formats.write import check_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
-from cifar.training.export.litert.write import write_litert
-from cifar.training.export.publish import now, publish
+from cifar.training.export.publish import complete, now
 from cifar.training.export.source import ExportSource
 
 _MADE_ANEW = [Path(file).name for file in (LITERT_FILE, ONNX_FILE, WARMUP_FILE)]
@@ -65,28 +64,15 @@ def reexport(
         outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))
         expected = {key: value.numpy() for key, value in outputs.items()}
         comparison = Comparison(list(source.images), images, expected, old.parity.get("tolerance", TOLERANCE))
-        difference, quantization = write_litert(
-            loaded.signatures,
+        return complete(
             folder,
-            comparison,
-            name=name,
-            image=old.image,
-            class_names=old.class_names,
-            multi_label=old.is_multi_label,
-            precision=precision,
-            held_out=held_out,
-        )
-        manifest = old.model_copy(update={"name": name, "created": now(), "quantization": quantization})
-        write_warmup_requests(name, old.signatures, old.image, folder)
-        written = write_formats(
-            also,
-            folder,
-            manifest=manifest,
+            base,
+            old.model_copy(update={"name": name, "created": now()}),
+            source=source,
             signatures=loaded.signatures,
             comparison=comparison,
-            model=source.model,
-            options=source.options,
-            answers=lambda _: np.asarray(comparison.expected["probabilities"]),
+            answers=lambda _: np.asarray(expected["probabilities"]),
+            precision=precision,
+            held_out=held_out,
+            also=also,
         )
-        parity = old.parity | {"litert_max_abs_difference": difference} | written
-        return publish(folder, base, manifest.model_copy(update={"parity": parity}))

@@ -16,12 +16,10 @@ from cifar.files import temporary_folder
 from cifar.models.manifest import ConfidenceInfo, Manifest, PixelsInfo, SignatureInfo, TensorInfo
 from cifar.models.registry import Registry, Version
 from cifar.training.export.compare import Comparison, compare_signatures, tolerance_for
-from cifar.training.export.formats.warmup import write_warmup_requests
-from cifar.training.export.formats.write import check_formats, write_formats
+from cifar.training.export.formats.write import check_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
-from cifar.training.export.litert.write import write_litert
-from cifar.training.export.publish import now, publish
+from cifar.training.export.publish import complete, now
 from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.source import ExportSource
 from cifar.training.export.task import check_probabilities
@@ -66,17 +64,6 @@ def export(
         write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
         parity = compare_signatures(comparison, reloaded.signatures)
-        parity["litert_max_abs_difference"], quantization = write_litert(
-            reloaded.signatures,
-            folder,
-            comparison,
-            name=name,
-            image=source.spec,
-            class_names=source.class_names,
-            multi_label=source.multi_label,
-            precision=precision,
-            held_out=held_out,
-        )
         manifest = Manifest(
             format=2 if source.multi_label else 1,
             name=name,
@@ -96,29 +83,28 @@ def export(
             if source.confidence
             else None,
             reference=source.reference,
-            quantization=quantization,
             libraries=library_versions(),
             signatures=_signatures(reloaded.signatures),
             files={},
         )
-        write_warmup_requests(name, manifest.signatures, source.spec, folder)
         images = comparison.images.astype(np.float32) / 255
 
         def answers(model: Classifier) -> np.ndarray:
             plain = replace(source, model=model, confidence=None)
             return np.asarray(_exported_function(plain)(images)["probabilities"])
 
-        written = write_formats(
-            also,
+        return complete(
             folder,
-            manifest=manifest,
+            base,
+            manifest,
+            source=source,
             signatures=reloaded.signatures,
             comparison=comparison,
-            model=source.model,
-            options=source.options,
             answers=answers,
+            precision=precision,
+            held_out=held_out,
+            also=also,
         )
-        return publish(folder, base, manifest.model_copy(update={"parity": parity | written}))
 
 
 def _comparison(source: ExportSource) -> Comparison:
