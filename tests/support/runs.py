@@ -21,7 +21,7 @@ from cifar.training.run.config import TrainConfig
 tf.constant(0)
 
 
-def colours(count: int = 240, classes: int = 3, size: int = 32) -> Dataset:
+def colours(count: int = 250, classes: int = 3, size: int = 32) -> Dataset:
     """Return images that are mostly red, green or blue, which a network learns in seconds."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % classes

@@ -203,7 +203,7 @@ def test_reading_the_data_counts_in_a_time_budget():
 @pytest.mark.usefixtures("clock")
 def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path):
     """If the time allows one pass only, more and smaller steps learn more. A batch size that the user sets is kept."""
-    dataset = colours()
+    dataset = colours(240)
     steps = {}
     for name, batch_size in (("default", None), ("chosen", 32)):
         train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)

@@ -115,8 +115,10 @@ class Workers(Devices):
             # Batches of about equal size: a small last one might have no image for some devices.
             count = len(validation[0])
             ends = np.linspace(0, count, max(2, count // validation_batch_size + 1), dtype=int)[1:-1]
-            for batch in _batches(validation, ends):
+            for step, batch in enumerate(_batches(validation, ends)):
+                called.on_test_batch_begin(step)
                 self._test_step(*map(self._share_out, batch))
+                called.on_test_batch_end(step)
             logs |= {f"val_{name}": value for name, value in _metrics(model).items()}
             called.on_test_end(logs)
             called.on_epoch_end(number, logs)
