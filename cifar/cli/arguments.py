@@ -109,6 +109,7 @@ positive = _number(lambda value: 1e-12 <= value < math.inf, "a number above 0")
 duration = _number(lambda value: 0 < value <= 36_500, "a number above 0, up to 36500")
 difference = _number(lambda value: 0.001 <= value <= 0.5, "a number from 0.001 to 0.5, such as 0.02")
 fraction = _number(lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.05")
+share = _number(lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.5")
 accuracy = _number(lambda value: 0 < value <= 1, "a share above 0 and up to 1, such as 0.9")
 
 

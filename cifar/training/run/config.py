@@ -37,6 +37,8 @@ class TrainConfig:
     """Number format of the convolutions. `auto` chooses bfloat16 if the processor has instructions for it."""
     init_from: str | None = None
     """A version's folder, a run folder or a `.keras` file whose weights to start from."""
+    photo_views: float = 0.0
+    """Share of each epoch's images, in [0, 1], that are changed to look like photographs scaled down; see `photo_views`."""
     class_weights: bool = False
     """Weight the loss of each image so that every class counts the same, however many images it has."""
 
@@ -51,6 +53,8 @@ class TrainConfig:
             raise BadParameter(f"validation_split is a share between 0 and 1; got {self.validation_split}.")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise BadParameter(f"target_accuracy is a share, such as 0.9; got {self.target_accuracy}.")
+        if not 0 <= self.photo_views <= 1:
+            raise BadParameter(f"photo_views is a share, such as 0.5; got {self.photo_views}.")
         if self.epochs is not None and self.time_budget is not None:
             raise BadParameter("Set epochs or a time budget, not both.")
 

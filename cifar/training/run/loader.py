@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cifar.training.data.augmentation import augment
+from cifar.training.data.photo_views import photo_views
 from cifar.training.run.config import TrainingPlan
 from cifar.training.run.devices import Pairs
 from cifar.training.run.run_folder import Row
@@ -57,6 +58,10 @@ def make_epoch(plan: TrainingPlan, number: int, *, few_steps: bool) -> Epoch:
     if plan.recipe.max_shift is not None:
         max_shift = round(plan.recipe.max_shift * images.shape[1] / 32) // (2 if few_steps else 1)
         images = augment(images, positions=order, epoch=number, seed=seed, max_shift=max_shift)
+    if plan.config.photo_views:
+        random = np.random.default_rng((seed, number, 2))
+        chosen = random.random(len(images)) < plan.config.photo_views
+        images[chosen] = photo_views(images[chosen], random)
     batch_size = plan.small_batch_size if few_steps else plan.batch_size
     learning_rate = plan.learning_rate * (batch_size / plan.batch_size) ** 0.5
     return Epoch((images, plan.one_hot(order)), batch_size, learning_rate)
