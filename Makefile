@@ -9,8 +9,10 @@ PYTHON ?= $(shell \
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := uv pip compile --universal --python-version 3.11
-# Whole files are given to the two processes, because the tests of a file share expensive fixtures.
-TWO_AT_ONCE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# Whole files are given to the processes, because the tests of a file share expensive fixtures. Three processes keep two cores busy: tests of
+# servers mostly wait.
+AT_ONCE := --dist=loadfile --no-loadscope-reorder --numprocesses
+ALONE := $$(grep --recursive --files-with-matches --include='*.py' 'pytest\.mark\.alone' tests) -m
 
 .DEFAULT_GOAL := help
 .PHONY: help run training test test-day test-fast lint format bench bench-photos lock clean
@@ -26,20 +28,20 @@ training: $(VENV)/training-ready ## install what training and export need: Tenso
 	@echo "==> Ready. Next: $(BIN)/python -m cifar train --data cifar10 --out runs/first"
 
 test: $(VENV)/development-ready ## run every test
-	@echo "==> Running every test, two at once (make test-fast leaves out the slow ones)"
-	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not alone" && together=0 || together=1; \
+	@echo "==> Running every test, three at once (make test-fast leaves out the slow ones)"
+	@$(BIN)/python -m pytest $(AT_ONCE)=3 -m "not alone" && together=0 || together=1; \
 		echo "==> Running the tests that need the whole machine, one after the other"; \
-		$(BIN)/python -m pytest -m alone && exit $$together
+		$(BIN)/python -m pytest $(ALONE) alone && exit $$together
 
 test-day: $(VENV)/development-ready ## run every test but the nightly ones
 	@echo "==> Running every test but fuzzing, Prometheus and several hosts"
-	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not alone and not nightly" && together=0 || together=1; \
+	@$(BIN)/python -m pytest $(AT_ONCE)=3 -m "not alone and not nightly" && together=0 || together=1; \
 		echo "==> Running the tests that need the whole machine, one after the other"; \
-		$(BIN)/python -m pytest -m "alone and not nightly" && exit $$together
+		$(BIN)/python -m pytest $(ALONE) "alone and not nightly" && exit $$together
 
 test-fast: $(VENV)/development-ready ## run the tests that take seconds
 	@echo "==> Running the fast tests, two at once"
-	@$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not slow"
+	@$(BIN)/python -m pytest $(AT_ONCE)=2 -m "not slow"
 
 lint: $(VENV)/development-ready ## check style and types
 	@rm -f cifar/serving/gradio/components.pyi  # written by Gradio; mypy would read it instead of the source

@@ -26,7 +26,7 @@ from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.nightly]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 def read(payload: bytes) -> None:

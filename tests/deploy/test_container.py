@@ -44,7 +44,7 @@ LOCKED_IN = [
 GRACE_SECONDS = 10
 """Docker waits this long between SIGTERM and SIGKILL."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass

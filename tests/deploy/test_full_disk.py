@@ -18,7 +18,7 @@ from support.servers import CAT, Server, ask_all, mixed_payloads, need, running
 
 from cifar.settings import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

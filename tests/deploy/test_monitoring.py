@@ -198,7 +198,6 @@ def log_lines(server: Server) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_every_panel_of_the_dashboard_has_data_after_traffic(watched, name):
@@ -207,7 +206,6 @@ def test_every_panel_of_the_dashboard_has_data_after_traffic(watched, name):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 @pytest.mark.parametrize("rule", [rule["record"] for rule in RULES if "record" in rule])
 def test_every_recording_rule_has_data_after_traffic(watched, rule):
@@ -216,7 +214,6 @@ def test_every_recording_rule_has_data_after_traffic(watched, rule):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 def test_every_rule_is_healthy_and_no_alert_fires_without_reason(watched):
     """The listed alerts do not depend on the load or the speed of the machine."""
@@ -229,7 +226,6 @@ def test_every_rule_is_healthy_and_no_alert_fires_without_reason(watched):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 def test_prometheus_counts_requests_to_all_workers(watched):
     """The counters of two workers add up to exactly the number of requests."""
@@ -247,7 +243,6 @@ def test_prometheus_counts_requests_to_all_workers(watched):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 def test_requests_of_the_page_are_not_counted_as_other(watched):
     """Only the deliberate request of an unknown path has the endpoint label `other`."""
@@ -256,7 +251,6 @@ def test_requests_of_the_page_are_not_counted_as_other(watched):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 def test_each_log_line_is_json_and_each_request_has_one_line(watched):
     """Lines of gunicorn, uvicorn and the app have one shape; a call that another worker answers is logged once."""
@@ -272,7 +266,6 @@ def test_each_log_line_is_json_and_each_request_has_one_line(watched):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.nightly
 def test_no_secret_and_no_image_content_is_logged(watched):
     """The log has no token from header, cookie or URL, and no file name, metadata or bytes of an image."""
@@ -317,7 +310,6 @@ def total(server: Server, name: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_counters_survive_their_worker_and_gauges_do_not(tmp_path):
     """After kills and a reload no count is lost, gauges cover live workers only, and files are removed."""
     posts = r'request_count_total\{endpoint="/predict",method="POST",status="200"\}'

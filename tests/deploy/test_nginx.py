@@ -29,7 +29,7 @@ EXAMPLES = ROOT / "examples"
 CAT = (EXAMPLES / "cat.jpg").read_bytes()
 MAX_BODY_BYTES = Settings.model_fields["max_body_bytes"].default
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 def client_from(address: str, **options) -> httpx2.Client:

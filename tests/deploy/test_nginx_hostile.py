@@ -19,7 +19,7 @@ from support.servers import classify
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,6 @@ def files_below(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_calls_write_no_files_and_a_worker_deletes_the_old_uploads_of_all_workers(tmp_path):
     """This includes archives and uploads through a worker that no longer runs; a worker that starts sweeps them."""
     temporary, uploads = tmp_path / "tmp", tmp_path / "tmp/uploads"

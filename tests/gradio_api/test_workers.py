@@ -38,7 +38,7 @@ from cifar import CLASS_NAMES
 
 WORKERS = 4
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,6 @@ def test_predictions_go_on_when_the_records_folder_cannot_be_written(tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_predictions_go_on_while_postgresql_is_down_and_feedback_gets_an_error(tmp_path):
     """When it is back, feedback on the predictions of that time is stored."""
     with (
@@ -282,7 +281,6 @@ class Load:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_killed_workers_lose_no_prediction_and_no_feedback(tmp_path, kind):
     """Four workers under load are killed, one after the other and finally all at once. Every answer is in the database."""
@@ -319,7 +317,6 @@ def _kill_workers(folder: Path, **more: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_feedback_finds_its_prediction_in_every_worker(tmp_path):
     """Each request to the four workers has a connection of its own, and there is no flush in between."""
     constants = {"cifar.serving.inference.recording.FLUSH_SECONDS": 3600}

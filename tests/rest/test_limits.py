@@ -99,7 +99,6 @@ def test_a_limit_that_cannot_be_parsed_ends_the_start(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_share_one_count_in_redis(tmp_path):
     """Two apps have one limit together."""
     with real_redis(tmp_path) as url:
@@ -110,7 +109,6 @@ def test_two_processes_share_one_count_in_redis(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, caplog, monkeypatch):
     """Redis is missing, starts, is killed and returns: every request is answered, and `/readyz` names Redis while it is down."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
@@ -142,7 +140,6 @@ def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_redis_that_hangs_is_not_called_after_a_few_timeouts(monkeypatch):
     """It accepts connections and never answers. After a few requests that wait, the circuit is open."""
     monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 60)

@@ -73,7 +73,6 @@ def statuses(server: Server, route: str, files: list[bytes], clients: int) -> Co
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_hostile_images_eight_at_a_time_end_no_worker_in_one_gibibyte(limited, tmp_path):
     """A few kilobytes that decode to 500 MB used to end both workers. Predictions, heat maps and batches share one budget."""
