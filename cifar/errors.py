@@ -52,8 +52,8 @@ class HeadTooLarge(BadRequest):
     status = 431
 
 
-class HeadTooSlow(BadRequest):
-    """The request line and the headers were not sent in time."""
+class RequestTooSlow(BadRequest):
+    """The request was not sent in time."""
 
     status = 408
 

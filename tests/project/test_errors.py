@@ -9,7 +9,7 @@ SERVED = {
     "internal_error": 500,
     "bad_request": 400,
     "head_too_large": 431,
-    "head_too_slow": 408,
+    "request_too_slow": 408,
     "missing_image": 400,
     "not_signed_in": 401,
     "invalid_credentials": 401,
