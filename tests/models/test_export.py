@@ -190,8 +190,9 @@ def test_an_exported_keras_2_file_gives_the_outputs_of_keras_2(settings, file, o
     np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-@pytest.mark.parametrize("input_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize(
+    ("suffix", "input_range"), [(".keras", (0.0, 1.0)), (".h5", (-1.0, 1.0)), (".keras", (0.0, 255.0))]
+)
 def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_range):
     """For example, a model that expects inputs in [-1, 1] receives them from uint8 pixels, in both file formats."""
     keras.utils.set_random_seed(1)

@@ -25,6 +25,8 @@ from cifar.training.export.formats.onnx import write_onnx
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export, write_saved_model
 
+pytestmark = pytest.mark.slow  # nearly every test exports a version
+
 CLASSES = ("ant", "bee", "cow", "dog")
 KERAS2 = ROOT / "tests/data/keras2_64px_3classes_logits.h5"
 L = keras.layers
@@ -162,7 +164,6 @@ def test_a_keras_file_needs_a_model_with_layers_and_is_copied_with_its_version(s
     assert {"assets.extra/model.keras", "assets.extra/model.onnx"} <= copy.manifest.files.keys()
 
 
-@pytest.mark.slow
 def test_an_export_prints_none_of_the_libraries_texts(settings, tmp_path):
     """TensorFlow reports its processor, and tf2onnx the stack traces of optimizations that it leaves out, as of this activation."""
     file = saved(tmp_path, L.Conv2D(8, 3, activation="hard_swish"), L.Conv2D(8, 3))

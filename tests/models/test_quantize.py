@@ -34,6 +34,8 @@ from cifar.training.export.litert.quantize import choose_precision, quantizable,
 from cifar.training.export.source import read_source
 from cifar.training.measures import measure
 
+pytestmark = pytest.mark.slow  # nearly every test converts a network, several times
+
 layers = keras.layers
 
 
