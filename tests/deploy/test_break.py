@@ -63,7 +63,7 @@ def test_a_thousand_hostile_files_are_answered_without_a_server_error(two_worker
     assert [(name, status) for name, status in answers if status not in {200, 413, 415, 422}] == []
 
 
-@settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(whole_files())), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=8)), max_size=6))
 def test_a_changed_file_raises_only_the_errors_for_unusable_images(name, changes):
     """Bytes are inserted, removed or overwritten anywhere in a file of any format."""
@@ -199,7 +199,7 @@ def test_the_api_conforms_to_its_openapi_description(tmp_path, server):
     result = subprocess.run(
         [
             *(program, "run", f"{server}/openapi.json", "--checks", "all"),
-            *("--exclude-checks", "positive_data_acceptance", "--max-examples", "60", "--seed", "1"),
+            *("--exclude-checks", "positive_data_acceptance", "--max-examples", "25", "--seed", "1"),
         ],
         cwd=tmp_path,
         capture_output=True,

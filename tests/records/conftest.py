@@ -13,8 +13,9 @@ from cifar.records.recorder import Recorder
 from cifar.settings import Settings
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL for all tests, which make their own databases in it. A test that stops one starts its own."""
     with real_postgres() as cluster:
         yield cluster
 

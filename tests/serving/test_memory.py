@@ -79,7 +79,7 @@ def test_hostile_images_eight_at_a_time_end_no_worker_in_one_gibibyte(limited, t
     server, memory = limited
     workers = server.workers()
     images = hostile_images()
-    found = {"all": statuses(server, "/predict", [*images.values()] * 2, 8)}
+    found = {"all": statuses(server, "/predict", [*images.values()], 8)}
     found["webp"] = statuses(server, "/predict", [images["webp_lossless"]] * 8, 8)
     found["heat maps"] = statuses(server, "/explain", [images["webp_lossless"], images["avif"]] * 2, 4)
     for kind, answers in found.items():

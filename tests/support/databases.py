@@ -37,7 +37,8 @@ class Cluster:
         assert done.returncode == 0, log.read_text()
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1"
+        # Without fsync, data survives the death of the processes, as tests cause it, but not that of the machine.
+        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         self._run("pg_ctl", "start", "-w", "-D", str(self._folder / "data"), "-o", options)
 
     def stop(self) -> None:
