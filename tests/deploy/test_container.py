@@ -232,9 +232,10 @@ def test_the_image_has_no_tensorflow_and_no_build_tools(container):
 
 
 @pytest.mark.parametrize(
-    ("victim", "words"), [("nginx", "nginx: master"), ("gunicorn", "python -m gunicorn")], ids=["nginx", "gunicorn"]
+    ("victim", "words", "kind", "code"),
+    [("nginx", "nginx: master", "TERM", 1), ("gunicorn", "python -m gunicorn", "KILL", 137)],
+    ids=["nginx", "gunicorn"],
 )
-@pytest.mark.parametrize(("kind", "code"), [("KILL", 137), ("TERM", 1)])
 def test_the_container_ends_when_nginx_or_gunicorn_ends(engine, image, victim, words, kind, code):
     """The exit code is that of the ended process, or 1 if it was 0, and the log names it."""
     with running(engine, image) as container:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 import pytest
-from support.runs import QUICK, both, colours, colours_folder, config, equal_weights, rows, wait_for_first_epoch
+from support.runs import QUICK, colours, colours_folder, config, equal_weights, rows, wait_for_first_epoch
 from support.servers import start_with_ctrl_c
 
 from cifar.cli.main import main
@@ -40,8 +40,7 @@ class InterruptsEpochTwo(keras.callbacks.Callback):
 
 
 @pytest.mark.slow
-@both
-def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, whole, arch):
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, whole):
     """Augmentation, order, dropout and optimizer state are the same, so the weights are equal to the last bit."""
     stopped = tmp_path / "stopped"
     fit = keras.Model.fit
@@ -51,15 +50,15 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, mo
         lambda self, *a, callbacks, **k: fit(self, *a, callbacks=[*callbacks, InterruptsEpochTwo()], **k),
     )
     with pytest.raises(KeyboardInterrupt):
-        train(config(arch, seed=5), colours(), stopped)
+        train(config("fast", seed=5), colours(), stopped)
     monkeypatch.undo()
     assert len(rows(stopped)) == 1
     exported = export(read_source(stopped, Settings()), tmp_path / "registry", "stopped")
     assert exported.manifest.metrics["history"][-1]["epoch"] == 1
-    train(config(arch, seed=5), colours(), stopped, resume=True)
-    assert equal_weights(stopped, whole(arch))
-    assert len(rows(stopped)) == len(rows(whole(arch)))
-    assert {path.name for path in stopped.iterdir()} == {path.name for path in whole(arch).iterdir()} - {"model.h5"}
+    train(config("fast", seed=5), colours(), stopped, resume=True)
+    assert equal_weights(stopped, whole("fast"))
+    assert len(rows(stopped)) == len(rows(whole("fast")))
+    assert {path.name for path in stopped.iterdir()} == {path.name for path in whole("fast").iterdir()} - {"model.h5"}
 
 
 @pytest.fixture(scope="session")
@@ -162,17 +161,19 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("free_kilobytes", [2, 200, 850])
-def test_a_full_disk_gives_an_error_message_and_no_half_written_file(tmp_path, small_disk, folder, free_kilobytes):
+def test_a_full_disk_gives_an_error_message_and_no_half_written_file(
+    tmp_path, small_disk, folder, free_kilobytes, capsys
+):
     """This holds for each file that may be the first without space. With free space the run can be resumed."""
     run = small_disk / "run"
     ballast = small_disk / "ballast"
     free = shutil.disk_usage(small_disk).free
     ballast.write_bytes(bytes(free - free_kilobytes * 1024))
-    result = subprocess.run(command(folder, run), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr, result.stderr
-    assert "No space left on device" in result.stderr
-    assert result.stdout == ""
+    assert main(command(folder, run)[3:]) == 1
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert "No space left on device" in printed.err
+    assert printed.out == ""
     left = {path.name for path in run.iterdir()} if run.exists() else set()
     assert not {name for name in left if name.startswith(".")}
     assert "metrics.json" not in left
@@ -180,8 +181,7 @@ def test_a_full_disk_gives_an_error_message_and_no_half_written_file(tmp_path, s
         keras.saving.load_model(run / name)
     shutil.copytree(small_disk, tmp_path / "roomy", ignore=shutil.ignore_patterns("ballast"))
     more = ["--resume"] if left else []
-    again = command(folder, tmp_path / "roomy" / "run", *more)
-    subprocess.run(again, cwd=ROOT, check=True, capture_output=True)
+    assert main(command(folder, tmp_path / "roomy" / "run", *more)[3:]) == 0
     assert len(rows(tmp_path / "roomy" / "run")) == EPOCHS
 
 

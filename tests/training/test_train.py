@@ -83,8 +83,7 @@ def test_training_lowers_the_loss_and_writes_a_complete_run(whole, arch):
     np.testing.assert_allclose(of_h5(images, training=False), of_keras(images, training=False), atol=1e-6)
 
 
-@both
-def test_the_result_can_be_loaded_by_keras_alone_and_has_the_measured_accuracy(whole, arch, tmp_path):
+def test_the_result_can_be_loaded_by_keras_alone_and_has_the_measured_accuracy(whole, tmp_path):
     """`model.keras` has only layers of Keras, in float32, so it can be used without this package."""
     np.savez(tmp_path / "images.npz", images=colours().test_images, labels=colours().test_labels)
     code = """
@@ -96,13 +95,13 @@ modules = sorted({type(layer).__module__.split(".")[0] for layer in model.layers
 print(json.dumps([float((answers.argmax(1) == test["labels"]).mean()), modules, str(answers.dtype), "cifar" in sys.modules]))
 """
     result = subprocess.run(
-        [sys.executable, "-I", "-c", code, whole(arch) / "model.keras", tmp_path / "images.npz"],
+        [sys.executable, "-I", "-c", code, whole("fast") / "model.keras", tmp_path / "images.npz"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    measured = json.loads((whole(arch) / "metrics.json").read_text())["test_accuracy"]
+    measured = json.loads((whole("fast") / "metrics.json").read_text())["test_accuracy"]
     accuracy, *others = json.loads(result.stdout.splitlines()[-1])
     assert accuracy == pytest.approx(measured, abs=1e-4)
     assert others == [["keras"], "float32", False]
@@ -117,13 +116,12 @@ def logged(run, part: str, name: str) -> list[float]:
     return [float(make_ndarray(event.tensor_proto)) for event in sorted(events, key=lambda event: event.step)]
 
 
-@both
-def test_tensorboard_can_read_the_logged_metrics(whole, arch):
+def test_tensorboard_can_read_the_logged_metrics(whole):
     """Loss and accuracy of each epoch are logged for training and validation, with the values of the history."""
-    history = rows(whole(arch))
+    history = rows(whole("fast"))
     for part, prefix in (("train", ""), ("validation", "val_")):
         for name in ("loss", "accuracy"):
-            np.testing.assert_allclose(logged(whole(arch), part, f"epoch_{name}"), history[prefix + name], rtol=1e-4)
+            np.testing.assert_allclose(logged(whole("fast"), part, f"epoch_{name}"), history[prefix + name], rtol=1e-4)
 
 
 @pytest.mark.slow
