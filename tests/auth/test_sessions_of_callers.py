@@ -38,4 +38,6 @@ def test_another_caller_cannot_use_a_session(closed, alice, mallory):
     assert closed.post("/gradio_api/call/models", json=again, headers=mallory).status_code == 404
     assert closed.get("/gradio_api/heartbeat/alices", headers=mallory).status_code == 404
     assert closed.get("/gradio_api/queue/data?session_hash=alices", headers=mallory).status_code == 404
+    twice = "/gradio_api/queue/data?session_hash=mallorys&session_hash=alices"
+    assert closed.get(twice, headers=mallory).status_code == 404, "Gradio takes the last one"
     assert "process_completed" in closed.get("/gradio_api/queue/data?session_hash=alices", headers=alice).text

@@ -124,6 +124,16 @@ def test_a_path_that_only_begins_alike_is_not_the_apps(app):
     assert httpx2.get(f"{app.address}{PATH}-old/health").status_code == 404
 
 
+@pytest.mark.parametrize("prefix", [PATH, PATH * 2, PATH * 3])
+def test_no_repetition_of_the_path_goes_past_the_checks(app, prefix):
+    """Gradio's app takes the path away once more: the checks of files, scopes and limits saw an address without a route."""
+    call = {"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]}
+    answer = httpx2.post(f"{app.address}{prefix}/gradio_api/run/predict", json=call, timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert httpx2.get(f"{app.address}{prefix}/gradio_api/login_check", timeout=60).status_code == 200
+    assert httpx2.get(f"{app.address}{prefix}/gradio_api/deep_link", timeout=60).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("variables", "path", "page"),
     [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import gradio as gr
 import pytest
-from gradio import routes
+from gradio import queueing, routes
+from gradio.server_messages import ProcessCompletedMessage
 
 from cifar.serving.gradio import bounded
 from cifar.settings import ROOT
@@ -60,6 +63,32 @@ def test_gradio_computes_no_statistics_after_a_call():
     queue = vars(page)["_queue"]
     assert queue.ANALYTICS_MAX_EVENTS == 1
     assert queue.compute_analytics_summary([{"function": "one"}]) == {"functions": {}}
+
+
+def test_results_that_nobody_reads_take_a_limited_amount_of_memory(monkeypatch):
+    """250 batches of 1,000 images took a gigabyte. Who reads their results, or has few, loses none to whoever hoards them."""
+    monkeypatch.setattr(bounded, "_MAX_UNREAD_BYTES", 4_000_000)
+    with gr.Blocks() as page:
+        gr.api(lambda: 1, api_name="one")
+    page.queue()
+    bounded.bound_results(page)
+    queue = vars(page)["_queue"]
+    sessions = queue.pending_messages_per_session
+
+    def answered(session: str, content: str) -> None:
+        sessions.setdefault(session, queueing.AsyncQueue())
+        event = SimpleNamespace(session_hash=session, alive=True, _id="id")
+        queue.send_message(event, ProcessCompletedMessage(output={"data": [content]}, success=True))
+
+    answered("modest", "m" * 1000)
+    for number in range(20):
+        answered("one of many", "h" * 90_000)
+        answered(f"many {number}", "h" * 90_000)
+        answered("reader", "r" * 200_000)
+        assert sessions["reader"].get_nowait().output == {"data": ["r" * 200_000]}
+        assert sum(each.own_bytes for each in sessions.values()) <= 4_000_000
+    assert sessions["modest"].get_nowait().output == {"data": ["m" * 1000]}
+    assert len(sessions) < 20
 
 
 def test_calls_that_nobody_reads_are_forgotten(api):

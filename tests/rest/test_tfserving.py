@@ -292,6 +292,9 @@ def test_a_body_may_be_packed_with_gzip_and_have_further_keys(api):
     for broken in (gzip.compress(body)[:-9], b"not gzip", gzip.compress(body) + b"junk"):
         answer = api.post(f"{MODEL}:predict", content=broken, headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), broken[:20]
+    parts = gzip.compress(b"") * 1000 + gzip.compress(body)  # 20 MB of them kept a thread busy for minutes
+    answer = api.post(f"{MODEL}:predict", content=parts, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, "1,000 members" in answer.json()["error"]) == (400, True)
     other = api.post(f"{MODEL}:predict", content=body, headers={"Content-Encoding": "br"})
     assert (other.status_code, other.json()["code"]) == (415, "unsupported_encoding")
     assert other.headers["accept-encoding"] == "gzip"

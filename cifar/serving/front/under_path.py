@@ -9,7 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class UnderPath:
-    """Takes `prefix` away from the paths of requests and puts it before those of redirects. The app inside knows nothing of it."""
+    """Takes `prefix` away from the paths of requests and puts it before those of redirects.
+
+    All of it: Gradio's app, which knows the prefix too, would take away another one behind the checks of the path.
+    """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         """Wrap `app`.
@@ -26,12 +29,11 @@ class UnderPath:
             query = scope["query_string"].decode("latin-1")
             await RedirectResponse(f"{self._prefix}/" + (f"?{query}" if query else ""), 308)(scope, receive, send)
             return
-        if scope["path"].startswith(f"{self._prefix}/"):
-            path = scope["path"].removeprefix(self._prefix)
-            raw: bytes = scope["raw_path"]
-            prefix = self._prefix.encode()
-            raw = raw.removeprefix(prefix) if raw.startswith(prefix) else quote(path).encode()
-            scope = {**scope, "path": path, "raw_path": raw}
+        path = scope["path"]
+        while path.startswith(f"{self._prefix}/"):
+            path = path.removeprefix(self._prefix)
+        if path != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": quote(path).encode()}
 
         async def send_with_prefix(message: Message) -> None:
             if message["type"] == "http.response.start" and 300 <= message["status"] < 400:

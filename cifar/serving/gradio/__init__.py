@@ -47,6 +47,8 @@ bounded.py
         gradio_api/test_bounded.py::test_the_progress_of_uploads_is_forgotten
     `GRADIO_ANALYTICS_MAX_EVENTS` and `GRADIO_ANALYTICS_CACHE_FREQUENCY` are read when a queue is created.
         gradio_api/test_bounded.py::test_gradio_computes_no_statistics_after_a_call
+    `gradio.queueing.AsyncQueue` makes the queue of a session's messages, and `Blocks._queue.send_message` fills it.
+        gradio_api/test_bounded.py::test_results_that_nobody_reads_take_a_limited_amount_of_memory
     Each queued call passes `Blocks._queue.push`, and a result that nobody fetched stays in `pending_event_ids_session`.
         auth/test_sessions_of_callers.py::test_another_caller_cannot_use_a_session
         gradio_api/test_bounded.py::test_calls_that_nobody_reads_are_forgotten

@@ -16,12 +16,12 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import anyio
 import httpx2
 import uvicorn
 from fastapi import FastAPI
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,8 +76,8 @@ class SessionRouter:
             receive = replay(body, receive)
             owner = self._owner(json.loads(body).get("session_hash"))
         elif session_in == "query":
-            query = parse_qs(scope["query_string"].decode("latin-1"))
-            owner = self._owner(next(iter(query.get("session_hash") or query.get("upload_id") or []), None))
+            query = QueryParams(scope["query_string"])
+            owner = self._owner(query.get("session_hash") or query.get("upload_id"))
         elif session_in == "path":
             owner = self._owner(last)
         if owner != self._slot:

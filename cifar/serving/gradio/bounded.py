@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections import OrderedDict
 from typing import Any
 
 import gradio as gr
-from gradio import route_utils, routes
+import orjson
+from gradio import queueing, route_utils, routes
 from starlette.types import Scope
 
 _MAX_TRACKED_UPLOADS = 1000
 _MAX_OWNERS = 10_000
+_MAX_UNREAD_BYTES = 32 * 1024**2
+"""For the results in a process that nobody has read yet. That of a batch of 1,000 images takes 4 MB."""
+_BYTES_PER_JSON_BYTE = 4
+_BYTES_PER_MESSAGE = 4096
 
 
 class _RandomName:
@@ -53,6 +59,65 @@ def leave_out_statistics() -> None:
     """Switch off the statistics that Gradio computes after every queued call. Call it before the page is created."""
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**12)
+
+
+class _Messages(asyncio.Queue[Any]):
+    """The messages of a session that its stream has not read yet."""
+
+    unread_bytes = 0
+    """Of all sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own_bytes = self.last_bytes = 0
+
+    def _put(self, item: Any) -> None:
+        output = getattr(item, "output", None)
+        size = _BYTES_PER_MESSAGE
+        if output:
+            size += _BYTES_PER_JSON_BYTE * len(orjson.dumps(output, default=str))
+        super()._put((item, size))  # type: ignore[misc] # asyncio's own subclasses override these two methods as well
+        self.last_bytes = size
+        self._count(size)
+
+    def _get(self) -> Any:
+        item, size = super()._get()  # type: ignore[misc]
+        self._count(-size)
+        return item
+
+    def _count(self, size: int) -> None:
+        self.own_bytes += size
+        _Messages.unread_bytes += size
+
+    def __del__(self) -> None:
+        self._count(-self.own_bytes)
+
+
+def bound_results(page: gr.Blocks) -> None:
+    """Limit the memory of results that nobody reads, which Gradio keeps for 2,000 sessions, and for each one without a limit.
+
+    Over the limit, the session with the most of them loses its own, and its stream ends with an error. The message that has just been sent
+    does not count, for a stream may be about to read it.
+    """
+    queueing.AsyncQueue = _Messages
+    queue = page._queue  # noqa: SLF001 - there is no public way to it
+    sessions, events, send = queue.pending_messages_per_session, queue.pending_event_ids_session, queue.send_message
+
+    def send_within_limit(event: Any, message: Any) -> None:
+        if event.session_hash not in sessions:  # it has lost its results
+            return
+        send(event, message)
+
+        def unread_by(session: str) -> int:
+            messages = sessions[session]
+            return int(messages.own_bytes - (messages.last_bytes if session == event.session_hash else 0))
+
+        while _Messages.unread_bytes > _MAX_UNREAD_BYTES and sessions:
+            largest = max(sessions, key=unread_by)
+            del sessions[largest]
+            events.pop(largest, None)
+
+    queue.send_message = send_within_limit
 
 
 class Owners:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
-
 import gradio as gr
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.errors import RouteClosed
@@ -38,8 +37,7 @@ class KnownEvents:
         if named_in in {"body", "answer"}:
             name = scope["state"].get("gradio_session") or ""
         elif named_in == "query":
-            query = parse_qs(scope["query_string"].decode("latin-1"))
-            name = next(iter(query.get("session_hash", [])), "")
+            name = QueryParams(scope["query_string"]).get("session_hash", "")  # of two, the one that Gradio takes
         elif named_in not in {"path", "event"}:
             return True
         return self._owners.may_use(scope, name) and (scope["method"] != "GET" or self._exists(path, named_in, name))

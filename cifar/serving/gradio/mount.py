@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount, Route
 
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
-from cifar.serving.gradio.bounded import bound_uploads, leave_out_statistics
+from cifar.serving.gradio.bounded import bound_results, bound_uploads, leave_out_statistics
 from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.serving.gradio.uploads import UploadQuota, own_folder, sweep_while_serving
@@ -62,6 +62,7 @@ def mount_blocks(
         footer_links=[],
         **look,
     )
+    bound_results(page)
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
     mounted.app = KnownEvents(mounted.app, page)
     if worker and worker.workers > 1:
