@@ -31,7 +31,7 @@ def test_no_format_takes_more_memory_than_it_is_weighed_with():
         assert peak < allowed + 1, (name, peak, allowed)  # a byte a pixel, for what any process allocates
 
 
-@pytest.mark.parametrize("size", [(8160, 6144), (8192, 6144), (9248, 6936), (12000, 9000)])
+@pytest.mark.parametrize("size", [(8192, 6144), pytest.param((12000, 9000), marks=pytest.mark.slow)])
 def test_a_photo_of_a_phone_with_50_to_108_megapixels_is_decoded_by_default(size):
     """Phones call it 50 megapixels, and it has 50.3 million. A baseline JPEG is decoded at an eighth of its size."""
     photo = encoded(Image.new("RGB", size, (200, 100, 50)), "JPEG")
@@ -51,8 +51,8 @@ def test_a_photo_of_a_phone_with_50_to_108_megapixels_is_decoded_by_default(size
         ("BMP", {}, 5_001, False),
         ("TIFF", {"compression": "tiff_adobe_deflate"}, 5_001, False),
         ("JPEG", {"progressive": True}, 7_000, True),
-        ("JPEG", {"progressive": True}, 7_100, False),
-        ("JPEG", {}, 14_200, False),
+        pytest.param("JPEG", {"progressive": True}, 7_100, False, marks=pytest.mark.slow),
+        pytest.param("JPEG", {}, 14_200, False, marks=pytest.mark.slow),
     ],
 )
 def test_the_default_limit_follows_what_a_format_costs(file_format, options, side, accepted):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -40,7 +41,11 @@ GRADIO_INTERNALS = re.compile(
     r"|x-gradio-server|unexpected_error|event_id|fn_index|session_hash|gradio_config|i18n_translations|event\._data"
 )
 FILES = [*sorted((ROOT / "cifar").rglob("*.py")), ROOT / "app.py", ROOT / "gunicorn.conf.py"]
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    return {file: ast.parse(file.read_text()) for file in sorted((ROOT / "tests").rglob("*.py"))}
 
 
 def module_name(file: Path) -> str:
@@ -71,13 +76,13 @@ def room(module: str) -> str:
     return ".".join(parts[: 3 if parts[1:2] in (["training"], ["serving"]) else 2])
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_its_own_room_or_from_lower_floors(module):
+def test_a_module_imports_only_from_its_own_room_or_from_lower_floors():
     """Dependencies go one way, so a room can be read and changed without those above it."""
     floors = {name: level for level, names in enumerate(FLOORS) for name in names}
-    for name in imports(module):
-        if room(name) != room(module):
-            assert floors[room(name)] < floors[room(module)], f"{module} imports {name}"
+    for module in MODULES:
+        for name in imports(module):
+            if room(name) != room(module):
+                assert floors[room(name)] < floors[room(module)], f"{module} imports {name}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -159,10 +164,9 @@ def test_importing_a_module_does_not_import_heavy_libraries_that_it_may_not_need
     assert result.stdout.split() == []
 
 
-@pytest.mark.parametrize("file", [file for file in TESTS if file.name.startswith("test_")], ids=lambda file: file.stem)
-def test_a_test_states_its_promise_in_its_name_and_the_reason_in_its_docstring(file):
+def test_a_test_states_its_promise_in_its_name_and_the_reason_in_its_docstring():
     """A failure then says what broke and why it matters. A docstring that repeats the name says nothing."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in [node for file, tree in trees().items() if file.name.startswith("test_") for node in ast.walk(tree)]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             promise, reason = node.name.split("_")[1:], ast.get_docstring(node) or ""
             assert len(promise) >= 4, node.name
@@ -170,8 +174,9 @@ def test_a_test_states_its_promise_in_its_name_and_the_reason_in_its_docstring(f
             assert len(set(re.findall(r"[a-z]+", reason.lower())) - set(promise)) >= 2, f"{node.name}: {reason}"
 
 
-@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
-def test_no_test_imports_another_test_module_or_the_conftest(file):
+def test_no_test_imports_another_test_module_or_the_conftest():
     """Shared helpers live in `tests/support`, so that a test module can be changed or removed alone."""
-    for name in imported_names(ast.parse(file.read_text())):
-        assert not re.search(r"(^|\.)(test_\w+|conftest)(\.|$)", name.rpartition(".")[0] or name), name
+    for file, tree in trees().items():
+        for name in imported_names(tree):
+            module = name.rpartition(".")[0] or name
+            assert not re.search(r"(^|\.)(test_\w+|conftest)(\.|$)", module), f"{file} imports {name}"
