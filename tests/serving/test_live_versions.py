@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
-from scipy.stats import chisquare
 from support.identities import bearer, visitor_cookie
 from support.pictures import encoded, noise
 from support.samples import copy_version, write_two_versions
-from support.servers import CAT, EXAMPLES, NO_CACHE, running, until, wait_until_ready
+from support.servers import CAT, EXAMPLES, NO_CACHE, until, wait_until_ready
 
 from app import create_app
 from cifar.errors import VersionUnusable
@@ -30,8 +24,7 @@ from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import RolloutLog
 from cifar.serving.auth.api_keys import create
-from cifar.serving.auth.principal import Principal, Requester
-from cifar.serving.front.visitor import VisitorCookie
+from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
@@ -250,87 +243,6 @@ def test_over_http_a_user_gets_the_same_version_each_time_and_can_choose_another
         assert (models["default"], models["labels"], models["traffic"]) == (2, {"stable": 2}, {"stable": 100})
 
 
-def test_the_page_sets_a_visitor_cookie_once_and_the_api_sets_none(registry):
-    """The value is random and hidden from scripts. Over HTTPS, the cookie is sent over HTTPS only."""
-    client = TestClient(create_app(Settings(registry=registry.base.parent)))
-    cookie = client.get("/").headers["set-cookie"]
-    assert re.fullmatch(
-        r"cifar_user=[0-9a-f]{32}\.[0-9a-f]{32}; Path=/; Max-Age=7776000; HttpOnly; SameSite=Lax", cookie
-    )
-    assert "set-cookie" not in client.get("/").headers
-    assert "set-cookie" not in client.get("/health").headers
-    secure = TestClient(create_app(Settings(registry=registry.base.parent)), base_url="https://testserver")
-    assert secure.get("/").headers["set-cookie"].endswith("; Secure")
-
-
-@pytest.mark.parametrize(
-    "cookie", ["cifar_user=x", f"cifar_user={'a' * 32}", f"not_cifar_user={'a' * 32}", "seen=cifar_user"]
-)
-def test_the_page_replaces_an_invalid_visitor_cookie(registry, cookie):
-    """Otherwise the address would decide, and the user would get another version on each network."""
-    client = TestClient(create_app(Settings(registry=registry.base.parent)))
-    assert client.get("/", headers={"Cookie": cookie}).headers["set-cookie"].startswith("cifar_user=")
-
-
-def user_of(settings: Settings, cookie: bytes, **state: object) -> str:
-    """Return the user of a request for the page with this cookie, from the address 192.0.2.7."""
-    found = []
-
-    async def app(scope: Any, _receive: object, _send: object) -> None:
-        found.append(Requester.of(scope).user)
-
-    scope = {"type": "http", "path": "/", "method": "GET", "scheme": "http", "client": ("192.0.2.7", 1)}
-    scope |= {"headers": [(b"cookie", cookie)], "state": {"request_id": "1", **state}}
-    asyncio.run(VisitorCookie(app, settings)(scope, None, None))  # type: ignore[arg-type]
-    return found[0]
-
-
-def test_a_visitor_cookie_counts_only_with_a_signature_of_this_server(tmp_path):
-    """Otherwise a program could pose as many users and decide the A/B test, or choose its version by trying ids."""
-    settings = Settings(records_folder=tmp_path)
-    good = visitor_cookie(0xABC, settings).encode()
-    assert user_of(settings, good) == f"{0xABC:032x}"
-    other = visitor_cookie(0xABC, Settings(records_folder=tmp_path / "other")).encode()
-    unsigned = good.partition(b".")[0]
-    swapped = visitor_cookie(1, settings).encode().partition(b".")[0] + b"." + good.partition(b".")[2]
-    upper, longer = good.upper().replace(b"CIFAR_USER", b"cifar_user"), good + b"b"
-    for bad in (
-        other,
-        unsigned,
-        swapped,
-        unsigned + b".",
-        upper,
-        longer,
-        good[:-1],
-        b"not_" + good,
-        b"cifar_user=x",
-        b"",
-    ):
-        assert user_of(settings, bad) == "192.0.2.7", bad
-    ada = Principal("key:ada", frozenset({"predict"}))
-    assert user_of(settings, good, principal=ada) == "caller:key:ada"
-
-
-@pytest.mark.parametrize("kind", ["records", "traffic_secret", "records_key", "nothing that lasts", "a wrong key file"])
-def test_a_visitor_cookie_is_valid_for_every_process_of_a_server(tmp_path, kind):
-    """Workers and hosts share the secret, or the key file; without both, workers share what their master made."""
-    folder = {"records_folder": tmp_path}
-    settings = Settings(
-        **{
-            "records": folder,
-            "traffic_secret": {"records": False, "traffic_secret": "s"},
-            "records_key": {"records_folder": tmp_path / "a", "records_key": "k" * 32},
-            "nothing that lasts": {"records": False},
-            "a wrong key file": folder,
-        }[kind]
-    )
-    if kind == "a wrong key file":
-        (tmp_path / "users.key").write_bytes(b"")
-    cookie = visitor_cookie(7, settings).encode()
-    elsewhere = settings.model_copy(update={"records_folder": tmp_path / "b"} if kind == "records_key" else {})
-    assert user_of(elsewhere, cookie) == f"{7:032x}"
-
-
 def shadowed(registry: Registry, log: RolloutLog) -> LoadedVersions:
     """Let version 1 answer all users, and version 2 answer in the background."""
     log.promote(1, by="ada", check_loadable=unchecked)
@@ -443,77 +355,3 @@ def test_without_sign_in_administration_is_refused(registry):
         refused = client.request(method, f"/admin/models{path}", json={"version": 1} if path == "/promote" else None)
         assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
         assert "CIFAR_API_KEYS_FILE" in refused.json()["error"]
-
-
-PROMOTES, ROLLBACKS, PAUSE_SECONDS = 4, 2, 2.5
-WINDOW_SECONDS = 2.0
-"""Time within which every worker follows a change, on a busy machine."""
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_not_live(registry, log, tmp_path):
-    """Four workers and 32 clients: promotions and rollbacks between three versions, then a traffic split."""
-    add_version(registry, 3)
-    log.promote(2, by="test", check_loadable=unchecked)
-    secret = Settings(traffic_secret="s" * 32)
-    settings = {"CIFAR_REGISTRY": str(registry.base.parent), "CIFAR_REGISTRY_POLL_SECONDS": "0.2"}
-    settings["CIFAR_TRAFFIC_SECRET"] = "s" * 32
-    stable = [(0.0, 2)]
-    answers: list[tuple[float, float, str, int, int]] = []
-    ended = threading.Event()
-    with running(tmp_path, workers=4, CIFAR_ACCESS_LOG="false", **settings) as server:
-
-        def ask(user: str) -> None:
-            cookie = visitor_cookie(int(user, 16), secret)
-            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": cookie}) as client:
-                while not ended.is_set():
-                    began = time.monotonic()
-                    answer = client.post("/predict", files={"image": CAT})
-                    version = answer.json()["model"]["version"] if answer.status_code == 200 else 0
-                    answers.append((began, time.monotonic(), user, answer.status_code, version))
-
-        with ThreadPoolExecutor(32) as pool:
-            for i in range(32):
-                pool.submit(ask, f"{i:032x}")
-            try:
-                for number in [1 + i % 3 for i in range(PROMOTES)]:
-                    stable.append((time.monotonic(), log.promote(number, by="test", check_loadable=unchecked).stable))
-                    time.sleep(PAUSE_SECONDS)
-                for _ in range(ROLLBACKS):
-                    stable.append((time.monotonic(), log.rollback(by="test", check_loadable=unchecked).stable))
-                    time.sleep(PAUSE_SECONDS)
-            finally:
-                ended.set()
-        assert Counter(status for *_, status, _ in answers) == {200: len(answers)}
-        wrong = [answer for answer in answers if answer[4] not in live_between(stable, answer[0], answer[1])]
-        assert wrong == []
-        shares = {"stable": 70, "canary": 30}
-        log.label("canary", {1, 2, 3}.difference({stable[-1][1]}).pop(), by="test")
-        routing = log.split(shares, by="test")
-        time.sleep(WINDOW_SECONDS)
-        users = [f"{i:032x}" for i in range(1000, 1600)]
-
-        def versions_of(user: str) -> set[int]:
-            cookie = visitor_cookie(int(user, 16), secret)
-            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": cookie}) as client:
-                return {client.post("/predict", files={"image": CAT}).json()["model"]["version"] for _ in range(3)}
-
-        with ThreadPoolExecutor(16) as pool:
-            met = list(pool.map(versions_of, users))
-    assert all(len(versions) == 1 for versions in met), "stickiness"
-    counts = Counter(versions.pop() for versions in met)
-    observed = [counts[routing.labels[label]] for label in shares]
-    p_value = chisquare(observed, [len(users) * percent / 100 for percent in shares.values()]).pvalue
-    assert p_value > 0.001
-    print(f"\n{len(answers)} requests, {len(stable) - 1} changes; split {observed} of {shares}, p = {p_value:.2f}")
-
-
-def live_between(stable: list[tuple[float, int]], began: float, ended: float) -> set[int]:
-    """Return the versions that were stable at some time between the request and its answer."""
-    live = set()
-    for at, (since, number) in enumerate(stable):
-        until = stable[at + 1][0] if at + 1 < len(stable) else float("inf")
-        if since <= ended and until + WINDOW_SECONDS >= began:
-            live.add(number)
-    return live
