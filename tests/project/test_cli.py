@@ -16,6 +16,7 @@ import pytest
 from support.cli import cifar, cifar_process, python
 from support.pictures import encoded, noise
 from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
+from support.shipped import VERSIONS
 
 from cifar import show
 from cifar.cli.arguments import expand
@@ -274,7 +275,7 @@ def test_inspect_shows_signatures_shapes_sizes_and_files():
 def test_models_lists_versions_and_reports_other_folders(tmp_path):
     """A folder in the registry that is not a version is reported on stderr."""
     rows = json.loads(cifar("models", "list", "--json").stdout)
-    assert [row["version"] for row in rows] == [1, 2]
+    assert [row["version"] for row in rows] == VERSIONS
     (tmp_path / "cifar_classifier" / "v1").mkdir(parents=True)
     result = cifar("models", CIFAR_REGISTRY=tmp_path)
     assert result.returncode == 0

@@ -11,6 +11,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.servers import CAT
+from support.shipped import NEWEST
 
 from cifar import CLASS_NAMES
 from cifar.records.database import migrate, open_engine
@@ -93,19 +94,21 @@ def test_a_request_is_counted_by_endpoint_and_status_and_timed(api):
 
 def test_answers_are_counted_by_version_and_label_with_their_confidence(api):
     """The dashboard needs these counts. Classes that were never predicted are 0."""
-    before = series(api, "cifar_predictions_total", version="2")
-    sure = series(api, "cifar_confidence_sum", version="2")[()]
+    before = series(api, "cifar_predictions_total", version=str(NEWEST))
+    sure = series(api, "cifar_confidence_sum", version=str(NEWEST))[()]
     answer = api.post("/predict", files={"image": CAT}).json()
-    after = series(api, "cifar_predictions_total", version="2")
+    after = series(api, "cifar_predictions_total", version=str(NEWEST))
     assert {(name,) for name in CLASS_NAMES} <= set(after)
     assert {label: n - before[label] for label, n in after.items() if n != before[label]} == {("cat",): 1}
-    assert series(api, "cifar_confidence_sum", version="2")[()] - sure == pytest.approx(answer["confidence"], abs=1e-4)
+    assert series(api, "cifar_confidence_sum", version=str(NEWEST))[()] - sure == pytest.approx(
+        answer["confidence"], abs=1e-4
+    )
 
 
 def test_a_loaded_version_is_counted_with_its_engine_and_its_loading_time(api):
     """Operators can see which version each worker has loaded."""
-    assert series(api, "cifar_model_loaded", name="cifar_classifier", version="2") == {("litert",): 1}
-    assert series(api, "cifar_model_load_seconds_count", version="2", engine="litert")[()] >= 1
+    assert series(api, "cifar_model_loaded", name="cifar_classifier", version=str(NEWEST)) == {("litert",): 1}
+    assert series(api, "cifar_model_load_seconds_count", version=str(NEWEST), engine="litert")[()] >= 1
     assert series(api, "cifar_workers")[()] == series(api, "cifar_workers_ready")[()] == 1
 
 

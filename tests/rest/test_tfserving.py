@@ -17,6 +17,7 @@ from support.identities import visitor_cookie
 from support.pictures import encoded, example_pixels, noise
 from support.samples import write_two_versions
 from support.servers import CAT, EXAMPLES, wait_until_ready
+from support.shipped import NEWEST, VERSIONS
 
 from app import create_app
 from cifar.errors import BadRequest, ImageTooLarge
@@ -83,7 +84,7 @@ def test_all_three_signatures_give_the_answer_of_predict(api, name):
 
 
 def test_a_header_names_the_engine_and_its_precision(api):
-    """A client of a float signature learns that version 2 computes some layers in int8."""
+    """A client of a float signature learns that the shipped version computes some layers in int8."""
     body = {"instances": [(example_pixels("cat") / 255).tolist()]}
     assert ask(api, body).headers["X-Model-Engine"] == "litert, int8"
     assert ask(api, body, f"{MODEL}/versions/1:predict").headers["X-Model-Engine"] == "litert, float32"
@@ -91,15 +92,17 @@ def test_a_header_names_the_engine_and_its_precision(api):
 
 def test_status_and_metadata_have_the_documented_form(api):
     """64-bit numbers are strings, -1 is any size, and a label leads to its version."""
-    assert api.get(f"{MODEL}/versions/2").json() == {
+    assert api.get(f"{MODEL}/versions/{NEWEST}").json() == {
         "model_version_status": [
-            {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            {"version": str(NEWEST), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
         ]
     }
-    assert [each["version"] for each in api.get(MODEL).json()["model_version_status"]] == ["2", "1"]
-    assert api.get(f"{MODEL}/labels/stable").json() == api.get(f"{MODEL}/versions/2").json()
+    assert [each["version"] for each in api.get(MODEL).json()["model_version_status"]] == [
+        str(version) for version in reversed(VERSIONS)
+    ]
+    assert api.get(f"{MODEL}/labels/stable").json() == api.get(f"{MODEL}/versions/{NEWEST}").json()
     metadata = api.get(f"{MODEL}/metadata").json()
-    assert metadata["model_spec"] == {"name": "cifar_classifier", "signature_name": "", "version": "2"}
+    assert metadata["model_spec"] == {"name": "cifar_classifier", "signature_name": "", "version": str(NEWEST)}
     signatures = metadata["metadata"]["signature_def"]["signature_def"]
     assert set(signatures) == {"serving_default", "serving_uint8", "serving_bytes"}
     assert signatures["serving_uint8"]["inputs"]["image"] == {
@@ -120,7 +123,10 @@ IMAGE = np.zeros((32, 32, 3), int).tolist()
         ([], "either `instances` or `inputs`"),
         ({}, "either `instances` or `inputs`"),
         ({"instances": [IMAGE], "inputs": [IMAGE]}, "either `instances` or `inputs`"),
-        ({"instances": [IMAGE], "signature_name": "classify"}, "no signature 'classify'; version 2 has: serving_bytes"),
+        (
+            {"instances": [IMAGE], "signature_name": "classify"},
+            "no signature 'classify'; version \\d has: serving_bytes",
+        ),
         ({"instances": [IMAGE], "signature_name": 7}, "no signature '7'"),
         ({"instances": []}, "at least one input_image"),
         ({"instances": "cat"}, "at least one input_image; got 'cat'"),
