@@ -22,11 +22,11 @@ from cifar.serving.inference.service import Service
 from cifar.serving.inference.shadow import Shadows
 from cifar.serving.page.mount import mount_page
 from cifar.serving.process import worker_slot
-from cifar.serving.process.http_protocol import HttpProtocol
+from cifar.serving.process.http_protocol import HttpProtocol, hanging_up
 from cifar.serving.process.logs import log_config
 from cifar.serving.process.printed import capture_prints
 from cifar.serving.process.redis import SharedRedis
-from cifar.serving.process.worker_slot import WorkerSlot
+from cifar.serving.process.worker_slot import Server, WorkerSlot
 from cifar.serving.rest.admin import add_admin
 from cifar.serving.rest.app import create_api
 from cifar.serving.rest.explain import add_explain
@@ -34,6 +34,9 @@ from cifar.serving.rest.feedback import add_feedback
 from cifar.serving.rest.openinference import add_openinference
 from cifar.serving.rest.tfserving import TensorCalls, add_tfserving
 from cifar.settings import Settings, load_settings
+
+_ANSWERS_SECONDS = 5.0
+"""Longest time for answers in progress on a shutdown; gunicorn's workers have longer."""
 
 
 def create_app(settings: Settings, *, page: bool = True, worker: WorkerSlot | None = None) -> FastAPI:
@@ -93,6 +96,14 @@ def _start() -> tuple[Settings, FastAPI]:
         sys.exit(f"cifar: {error}")
 
 
+class _Server(Server):
+    """Ends on one Ctrl-C, though the open pages hold streams that never end by themselves."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        with hanging_up(self, after_seconds=_ANSWERS_SECONDS):
+            await super().shutdown(sockets)
+
+
 def _listen(settings: Settings) -> socket.socket:
     """Bind the port, so that a port in use is reported with a message."""
     try:
@@ -111,7 +122,7 @@ if __name__ == "__main__":
         capture_prints()
         port, public = listener.getsockname()[1], settings.profile == "public"
         logging.getLogger("cifar").info(who_can_reach(settings.host, port, public=public))
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(app, http=HttpProtocol, log_config=None, forwarded_allow_ips=settings.trusted_proxies)
         )
         with suppress(KeyboardInterrupt):  # raised after the server has shut down on Ctrl-C

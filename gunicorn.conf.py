@@ -138,7 +138,8 @@ def post_fork(server, worker):
 
 def child_exit(server, worker):
     """Free the worker's slot. Its counters stay; its gauges are removed. End if no worker stays alive."""
-    _slot_of_worker.pop(worker.age, None)
+    if (slot := _slot_of_worker.pop(worker.age, None)) is not None:
+        worker_slot.count_connections(None, slot=slot)
     multiprocess.mark_process_dead(worker.metrics_name)
     _end_if_none_stays_alive(server, worker)
 

@@ -32,7 +32,7 @@ import numpy as np
 import simpy
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from support.pictures import encoded, noise  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/service_times.json"

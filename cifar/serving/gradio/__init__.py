@@ -23,6 +23,9 @@ components.py
     gunicorn imports the app once, before it starts the workers.)
     `Blocks.validate_inputs` sees the list of a call's values before they are used, and may add to it.
         gradio_api/test_endpoints.py::test_a_plain_http_call_may_leave_out_the_last_values
+__init__.py
+    `gradio.caching` uses pandas only to compare cached values, of which this project has none. No other module of Gradio imports pandas.
+        gradio_api/test_workers.py::test_no_process_loads_tensorflow_or_pandas
 calls.py
     `gr.Request.request` is Starlette's request, with the `state` that our middleware set.
         gradio_api/test_gradio.py::test_gradio_client_and_rest_give_the_same_answer
@@ -77,3 +80,33 @@ page/static/live.js
 page/static/page.css
     The class names of Gradio's elements, such as `.gradio-container` and `.toast-wrap`. No test; compare screenshots.
 """
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _ImportedAtFirstUse(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _import_gradio() -> None:
+    """Import Gradio without pandas, which it imports for a function that is not used here.
+
+    pandas, and pyarrow if it is installed, take 66 of the 222 MB that importing the app takes (Gradio 6.31, pandas 3.1, 2026-11-26).
+    """
+    hidden = "pandas" not in sys.modules
+    if hidden:
+        sys.modules["pandas"] = _ImportedAtFirstUse("pandas")
+    try:
+        import gradio  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["pandas"]
+
+
+_import_gradio()

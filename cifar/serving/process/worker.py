@@ -10,11 +10,11 @@ import sys
 from typing import ClassVar
 
 from gunicorn.arbiter import Arbiter
-from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 from cifar.serving.process import worker_slot
 from cifar.serving.process.http_protocol import HttpProtocol, hanging_up
+from cifar.serving.process.worker_slot import Server
 
 _LAST_REQUESTS_SECONDS = 1.0
 """Time in which open connections may send one more request. uvicorn alone would close them with the request unread."""

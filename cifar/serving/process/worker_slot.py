@@ -1,11 +1,30 @@
-"""The slot of this process among gunicorn's workers, set by a hook in `gunicorn.conf.py` before the app is created."""
+"""The workers of this host: the slot of this process among them, and the connections that they share."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
+import mmap
+import socket
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+log = logging.getLogger(__name__)
+
+_BURST = 100
+"""Connections that are accepted in one turn of the event loop."""
+_LEAVE_SECONDS = 0.01
+"""Time for which a worker leaves new connections to one that has fewer, before it takes a few itself."""
+_RETRY_SECONDS = 1.0
+"""Time after which a server that had no descriptor or no memory for a connection accepts again."""
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -20,10 +39,141 @@ class WorkerSlot:
 
 
 current: WorkerSlot | None = None
-"""The slot of this process; None without gunicorn. The hook runs after the fork, so no environment variable is needed."""
+"""The slot of this process; None without gunicorn. A hook in `gunicorn.conf.py` sets it after the fork, before the app is created."""
+
+_SLOTS = 256
+_connections = memoryview(mmap.mmap(-1, 4 * _SLOTS)).cast("i")
+"""1 + the number of open connections of the worker in each slot; 0 without a worker. The workers share this memory, since the master
+imports this module before it forks them."""
+
+
+def count_connections(connections: int | None, *, slot: int | None = None) -> None:
+    """Tell the other workers how many connections a worker has; None when it accepts no more.
+
+    Args:
+        connections: their number.
+        slot: of the worker; None for this process.
+    """
+    number = slot if slot is not None else current.number if current else 0
+    _connections[number % _SLOTS] = 0 if connections is None else connections + 1
+
+
+def fewest_connections() -> int:
+    """Return the number of connections of the worker that has the fewest."""
+    return min(filter(None, _connections), default=1) - 1
 
 
 @cache
 def shared_folder() -> Path:
     """Create the folder of the workers' sockets and metric files: one for the life of gunicorn's master."""
     return Path(tempfile.mkdtemp(prefix="cifar-workers-"))
+
+
+class _Connections(set[Any]):
+    """The open connections of a server. The other workers of the host see their number."""
+
+    accepted = 0
+    """Connections that are not open yet."""
+    closed = False
+
+    def add(self, connection: object) -> None:
+        super().add(connection)
+        self.count()
+
+    def discard(self, connection: object) -> None:
+        super().discard(connection)
+        self.count()
+
+    @property
+    def number(self) -> int:
+        return len(self) + self.accepted
+
+    def count(self) -> None:
+        if not self.closed:
+            count_connections(self.number)
+
+
+class _Listener:
+    """Accepts the connections of a socket, from which other workers may accept too.
+
+    uvloop accepts one connection in each turn of its loop. Under load, a turn takes tens of milliseconds: the last of 64 new
+    connections would wait for most of a second, and the first worker to wake up would get most of them for good.
+    """
+
+    def __init__(self, listening: socket.socket, connect: Callable[[], asyncio.Protocol], open_: _Connections) -> None:
+        """Begin to accept.
+
+        Args:
+            listening: the socket.
+            connect: makes the protocol of a connection.
+            open_: the connections of this process.
+        """
+        self._socket = listening
+        self._connect = connect
+        self._open = open_
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        listening.setblocking(False)
+        open_.count()
+        self._loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._open.closed = True
+        count_connections(None)
+        self._loop.remove_reader(self._socket)
+        if self._timer:
+            self._timer.cancel()
+
+    async def wait_closed(self) -> None:
+        """For uvicorn; nothing is left to wait for."""
+
+    def _accept(self, *, most: int = _BURST, even_with_more: bool = False) -> None:
+        for _ in range(most):
+            if not even_with_more and self._open.number > fewest_connections():
+                self._pause(_LEAVE_SECONDS)
+                return
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400
+                self._pause(_RETRY_SECONDS)
+                return
+            self._open.accepted += 1
+            self._open.count()
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connect, connection))
+            self._tasks.add(task)  # the event loop itself holds only a weak reference
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._open.accepted -= 1
+        self._open.count()
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("a connection was lost before it was open: %s", error)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._socket)
+        self._timer = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._socket, self._accept)
+        self._accept(most=1 + self._open.number // 8, even_with_more=True)  # the other one may be slow, or hang
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with `_Listener` for each socket."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then accept connections."""
+        self.server_state.connections = open_ = _Connections()
+        await super().startup([])
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        connect = partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self.servers = [_Listener(listening, connect, open_) for listening in sockets or []]  # type: ignore[misc]
