@@ -172,7 +172,8 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run) -> Vers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need a training or a browser as slow."""
+    """Mark tests that need a training or a browser as slow. The longest folder comes first: no process is left with it."""
+    items.sort(key=lambda item: item.path.parent.name != "training")
     for item in items:
         if {"browser", "whole", "scored_run", "scored_version"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
