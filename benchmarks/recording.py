@@ -60,7 +60,7 @@ def invented_answers() -> list[Classification]:
         best = sorted(scores.items(), key=lambda item: -item[1])[:3]
         pixels = dice.integers(0, 256, (32, 32, 3), np.uint8)
         prediction = Prediction(scores, best, 0.5, in_distribution=True)
-        answers.append(Classification("cifar_classifier", 2, prediction, pixels, 1.0, secrets.token_hex(16)))
+        answers.append(Classification("cifar_classifier", 2, prediction, pixels[None], 1.0, secrets.token_hex(16)))
     return answers
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from cifar.errors import BadParameter, MissingImage
 from cifar.format import data_url, png
-from cifar.images.decode import preprocess
+from cifar.images.decode import preprocess_views
+from cifar.images.spec import Views
 from cifar.models.predictor import Prediction, Predictor
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
@@ -34,6 +35,9 @@ _STYLE = (
     ".cifar i{display:block;height:8px;border-radius:4px;background:#0d9488;min-width:1px}"
     ".cifar s{display:block;border-radius:4px;background:color-mix(in srgb,currentColor 15%,transparent);text-decoration:none}"
 )
+
+_DOUBTS = {"none": "Probably none of the classes.", "unsure": "Unsure: it may be another class, or none."}
+"""What is said of an answer, by its grade."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,8 @@ class ShownPrediction:
             f'<s><i style="width:{100 * score:.1f}%"></i></s></li>'
             for label, score in self.prediction.top_k
         )
-        warning = ""
-        if self.prediction.in_distribution is False:
-            warning = "<p><strong>This does not look like any of the classes.</strong></p>"
+        grade = self.prediction.grade
+        warning = f"<p><strong>{_DOUBTS[grade]}</strong></p>" if grade in _DOUBTS else ""
         return (
             f'<style>{_STYLE}</style><div class="cifar"><figure><img src="{data_url(png(self.seen))}" '
             f'alt="The image at {width} x {height} pixels"><figcaption>What the model saw: {width} x {height} pixels'
@@ -69,7 +72,7 @@ class ShownPrediction:
         )
 
 
-def show(image: Photo, *, top_k: int | None = None, version: int | None = None, views: int = 1) -> ShownPrediction:
+def show(image: Photo, *, top_k: int | None = None, version: int | None = None, views: Views = 1) -> ShownPrediction:
     """Classify one image with the model that would be served.
 
     The first call loads the model, which takes a tenth of a second with LiteRT.
@@ -79,20 +82,21 @@ def show(image: Photo, *, top_k: int | None = None, version: int | None = None, 
             `(height, width, 1, 3 or 4)`, `uint8` in [0, 255] or floats in [0, 1].
         top_k: number of classes to rank. Default: the setting `default_top_k`.
         version: number of the version. Default: the one that the server would serve.
-        views: number of views to average, 1, 2 or 6: see `cifar.images.views`.
+        views: number of views to average, 1, 2, 6 or `auto`: see `cifar.images.views`.
 
     Raises:
         MissingImage: there is no file at the path.
-        BadParameter: `image` is none of the above, or `top_k` is out of range, or `views` is another number.
+        BadParameter: `image` is none of the above, or `top_k` is out of range, or `views` is none of these.
         CifarError: see `preprocess` and `Registry.get`.
     """
     settings = load_settings()
     number = RolloutLog.of(settings).current().stable if version is None else version
     predictor = _load(settings.registry, settings.model_name, number)
-    seen = preprocess(_encoded(image), predictor.image, max_pixels=settings.max_image_pixels)
+    wanted_views = predictor.views_for(views)
+    inputs = preprocess_views(_encoded(image), predictor.image, wanted_views, max_pixels=settings.max_image_pixels)
     wanted = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
-    (prediction,) = predictor.predict(seen[None], top_k=wanted, views=views)
-    return ShownPrediction(predictor.version.name, predictor.version.number, prediction, seen)
+    prediction = predictor.rank(predictor.answers_of([inputs])[0], wanted)
+    return ShownPrediction(predictor.version.name, predictor.version.number, prediction, inputs[0])
 
 
 @lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from cifar.bulk.listing import paths, root_of
 from cifar.errors import BulkError
 from cifar.files import new_folder, remove_leftovers, replacing, sha256
+from cifar.images.spec import Views
 from cifar.models.registry import Version
 from cifar.settings import Settings
 
@@ -36,7 +37,7 @@ class BulkRun:
     """SHA-256 of the version's manifest, which in turn holds the SHA-256 of every other file of the version."""
     max_body_bytes: int
     max_image_pixels: int
-    views: int = 1
+    views: Views = 1
     images: int = 0
     part_images: int = 0
 
@@ -50,7 +51,7 @@ class BulkRun:
         return min(self.part_images, self.images - (number - 1) * self.part_images)
 
 
-def describe(source: Path, version: Version, settings: Settings, views: int = 1) -> BulkRun:
+def describe(source: Path, version: Version, settings: Settings, views: Views = 1) -> BulkRun:
     """Return the parameters of the requested run. `images` and `part_images` are 0 until the input is listed."""
     if not source.exists():
         raise BulkError(f"{source} does not exist. --input takes a folder of images, or a file of paths.")

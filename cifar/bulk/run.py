@@ -12,6 +12,7 @@ from tqdm import tqdm
 from cifar.bulk.output import BulkRun, describe, missing_parts, resume_run, start_run
 from cifar.bulk.part import BulkClassifier, make_part
 from cifar.errors import BulkError
+from cifar.images.spec import Views
 from cifar.models.registry import Version
 from cifar.settings import Settings
 
@@ -34,7 +35,7 @@ def predict_many(
     runner: Runner = "local",
     resume: bool = False,
     part_images: int | None = None,
-    views: int = 1,
+    views: Views = 1,
 ) -> int:
     """Classify all images of a folder or of a file of paths; see `cifar.bulk` for the output folder.
 
@@ -49,7 +50,7 @@ def predict_many(
         runner: `local` for the processors of this machine, or `ray` for a Ray cluster whose machines all have the same paths.
         resume: continue the run if `output` exists.
         part_images: images per part of a new run. Default: `PART_IMAGES`.
-        views: number of views of each image to average: see `Predictor.answers`.
+        views: number of views of each image to average: see `to_views`.
 
     Returns:
         The number of rows written by this call that hold an error.

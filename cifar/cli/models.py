@@ -21,7 +21,6 @@ from cifar.cli.arguments import (
     VERSION,
     ImageSize,
     LabelValue,
-    Views,
     class_names,
     formats,
     image_size,
@@ -31,6 +30,7 @@ from cifar.cli.arguments import (
 from cifar.cli.ask import ask_preparation, can_ask
 from cifar.console import print_json, print_table, say
 from cifar.errors import BadParameter, BulkError, CifarError, ExportError, VersionNotFound, VersionUnusable
+from cifar.images.spec import Views
 from cifar.models.registry import Registry, Version
 from cifar.models.rollout import STABLE, Rollout, RolloutLog
 from cifar.settings import Settings, load_settings
@@ -191,7 +191,7 @@ def predict(
     resume: bool = Option(False, "--resume", help="With --input: continue an interrupted run, if there is one."),
     top_k: int | None = Option(None, help="Labels to print. Default: CIFAR_DEFAULT_TOP_K."),
     version: int | None = VERSION,
-    views: Views = Option(1, help="Views of each image to average: 2, also mirrored; 6, both also moved by one pixel."),
+    views: Views = Option(1, help="Views of each image to average: 2, also mirrored; 6, also cropped or moved; auto."),
     as_json: bool = JSON,
 ) -> None:
     """Classify image files."""
@@ -221,28 +221,30 @@ def predict(
 
 
 def _classify(
-    images: Sequence[Path], version: Version, settings: Settings, top_k: int | None, views: int
+    images: Sequence[Path], version: Version, settings: Settings, top_k: int | None, views: Views
 ) -> tuple[list[dict[str, Any]], list[CifarError]]:
     """Return a row for each image that was classified, and an error for each other file."""
-    from cifar.images.decode import preprocess
+    from cifar.images.decode import preprocess_views
 
     predictor = _load(version, settings)
+    views = predictor.views_for(views)
     top_k = predictor.clamp_top_k(settings.default_top_k) if top_k is None else top_k
     rows: list[dict[str, Any]] = []
     problems: list[CifarError] = []
     for file in images:
         try:
-            pixels = preprocess(_content(file), predictor.image, max_pixels=settings.max_image_pixels)
+            inputs = preprocess_views(_content(file), predictor.image, views, max_pixels=settings.max_image_pixels)
         except CifarError as error:
             problems.append(CifarError(f"{file}: {error}"))
             continue
-        (prediction,) = predictor.predict(pixels[None], top_k=top_k, views=views)
+        prediction = predictor.rank(predictor.answers_of([inputs])[0], top_k)
         rows.append(
             {
                 "image": str(file),
                 "top_k": [{"label": label, "score": score} for label, score in prediction.top_k],
                 "ood_score": prediction.ood_score,
                 "in_distribution": prediction.in_distribution,
+                "grade": prediction.grade,
             }
         )
     return rows, problems
@@ -251,8 +253,10 @@ def _classify(
 def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         print(row["image"], *(f"{entry['label']} {entry['score']:.4f}" for entry in row["top_k"]), sep="\t")
-        if row["in_distribution"] is False:
+        if row["grade"] == "none":
             say(f"{row['image']} is unlike the training images, probably of none of the classes.")
+        elif row["grade"] == "unsure":
+            say(f"{row['image']}: unsure; it looks most like {row['top_k'][0]['label']}.")
 
 
 def _content(file: Path) -> bytes:

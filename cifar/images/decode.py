@@ -18,10 +18,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.avif import coded_pixels
+from cifar.images.directories import bound_directories
 from cifar.images.screening import decodes_row_by_row, excess, short_tag, tiff_excess
-from cifar.images.spec import ImageSpec
+from cifar.images.spec import ImageSpec, Views
+from cifar.images.views import MAX_VIEWS, is_photograph, larger, views_of, with_crops
 
 pillow_heif.register_heif_opener()
+bound_directories()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """The formats that uploads may have. Pillow's dozens of other decoders stay out of an attacker's reach."""
@@ -86,6 +89,11 @@ def preprocess(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarra
     return to_input(open_image(payload, spec, max_pixels=max_pixels), spec)
 
 
+def preprocess_views(payload: bytes, spec: ImageSpec, views: Views, *, max_pixels: int) -> np.ndarray:
+    """Turn one image file into the model's inputs for a number of views: see `preprocess` and `to_views`."""
+    return to_views(open_image(payload, spec, max_pixels=max_pixels), spec, views)
+
+
 def brightness_and_contrast(pixels: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of one `uint8` model input, each in [0, 1].
 
@@ -126,6 +134,23 @@ def to_input(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         opaque = _on_white(small)
         content = (opaque if opaque.mode == mode else opaque.convert(mode)).tobytes()
     return np.frombuffer(content, np.uint8).reshape(spec.shape)
+
+
+def to_views(image: Image.Image, spec: ImageSpec, views: Views) -> np.ndarray:
+    """Decode once, and return the views: `(n, height, width, channels)` `uint8`. The first is what `to_input` returns.
+
+    Six views of a photograph are `with_crops`, any others `views_of`. The crops are made from what was decoded for the
+    input: a JPEG that is decoded at a reduced scale keeps at least 3.2 times their pixels a side.
+    """
+    if views == 1:
+        return to_input(image, spec)[None]
+    width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+    photograph = is_photograph(width, height, spec)
+    whole = to_input(image, spec)
+    count = (MAX_VIEWS if photograph else 1) if views == "auto" else views
+    if count == MAX_VIEWS and photograph:
+        return with_crops(whole, to_input(image, larger(spec)))
+    return views_of(whole, count)
 
 
 def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:

@@ -1,10 +1,13 @@
-"""The size of a model's input."""
+"""The size of a model's input, and the number of views of one picture."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Views = Literal[1, 2, 6, "auto"]
+"""A number of views; `auto`: 6 for a photograph, 1 for any other picture. See `cifar.images.views`."""
 
 
 class ImageSpec(BaseModel):

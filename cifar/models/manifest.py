@@ -128,6 +128,22 @@ class Quantization(BaseModel):
     )
 
 
+class ViewsInfo(BaseModel):
+    """Whether photographs get several views where nobody chose a number (`views=auto`), and the measurement that decided it.
+
+    It is made with mirror images, on pictures that the network was not trained on: of letters or traffic signs, for example,
+    the mirror image is another class.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    automatic: Literal[1, 6] = Field(description="Views that `auto` gives a photograph.")
+    images: int = Field(description="Number of images that were compared.")
+    source: str = Field(description="Where these images came from.")
+    accuracy: float = Field(description="Of the images.")
+    accuracy_with_mirror: float = Field(description="Of the mean of each image and its mirror image.")
+
+
 class Manifest(BaseModel):
     """Everything that serving needs to know about a version, and its origin."""
 
@@ -157,6 +173,7 @@ class Manifest(BaseModel):
     quantization: Quantization | None = Field(
         None, description="None: without a LiteRT file, or exported before 2026-11-26; then the file is float32."
     )
+    views: ViewsInfo | None = Field(None, description="None: not measured; `auto` is then one view.")
     libraries: dict[str, str]
     signatures: dict[str, SignatureInfo]
     files: dict[str, FileInfo]
@@ -164,6 +181,11 @@ class Manifest(BaseModel):
     @property
     def is_multi_label(self) -> bool:
         return self.task == "multi_label"
+
+    @property
+    def gains_from_views(self) -> bool:
+        """True if photographs get several views where nobody chose a number."""
+        return self.views is not None and self.views.automatic > 1
 
     @property
     def has_ood_score(self) -> bool:

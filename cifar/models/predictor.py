@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from cifar.cpus import available_cpus
 from cifar.errors import BadParameter, CifarError, VersionUnusable
-from cifar.images.spec import ImageSpec
+from cifar.images.spec import ImageSpec, Views
 from cifar.images.views import checked_views, mean_of_views, views_of
 from cifar.models.engines import Engine, Infer, cannot_run, load_engine
+from cifar.models.grades import Grade, grade_of
 from cifar.models.manifest import OOD_THRESHOLD
 from cifar.models.registry import Version
 
@@ -34,6 +36,11 @@ class Prediction:
     """True if the score is at most `OOD_THRESHOLD`. False: the image probably belongs to none of the classes."""
     multi_label: bool = False
     """True if each class has a probability of its own. Otherwise the probabilities of an image add up to 1."""
+
+    @property
+    def grade(self) -> Grade:
+        """Whether the answer is the first class, is unsure, or is none of the classes."""
+        return grade_of(self.top_k[0][1], self.ood_score)
 
 
 class Predictor:
@@ -105,26 +112,40 @@ class Predictor:
 
         Args:
             images: `(n, height, width, channels)` `uint8` in [0, 255], `n` at least 1, of the size in `image`.
-            views: number of views of each image to average, 1, 2 or 6: see `views_of`. All views of all images are one batch.
+            views: number of views of each image to average, 1, 2 or 6: see `views_of`.
 
         Returns:
             `float32`. `(n, classes)` probabilities, each row with sum 1 unless the version is multi-label; or, for a version
             with OOD score, `(n, classes + 1)` with `ood_score` in the last column.
 
         Raises:
-            BadParameter: another dtype or shape; without this check, floats in [0, 1] would be rounded down to black. Or another
-                number of views.
+            BadParameter: another dtype or shape; without this check, floats in [0, 1] would be rounded down to black.
         """
+        self._check(images)
+        return self._infer(images) if views == 1 else self.answers_of([views_of(image, views) for image in images])
+
+    def answers_of(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one row of `answers` for each picture: the mean of those to its views. All views are one batch.
+
+        Args:
+            pictures: at least one; each `(views, height, width, channels)` `uint8`, from `to_views`.
+        """
+        images = np.concatenate(pictures)
+        self._check(images)
+        ends = np.cumsum([len(views) for views in pictures])[:-1]
+        return np.stack([self.mean_of_views(rows) for rows in np.split(self._infer(images), ends)])
+
+    def _check(self, images: np.ndarray) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != self.image.shape or len(images) == 0:
             raise BadParameter(
                 f"Expected uint8 images of shape (n, {', '.join(map(str, self.image.shape))}) in [0, 255]; "
                 f"got {images.dtype} of shape {images.shape}."
             )
-        if views == 1:
-            return self._infer(images)
-        checked_views(views)
-        rows = self._infer(np.concatenate([views_of(image, views) for image in images]))
-        return self.mean_of_views(rows.reshape(len(images), views, -1))
+
+    def views_for(self, views: object) -> Views:
+        """Parse a number of views (`checked_views`). `auto` is 1 for a version that does not gain from several."""
+        checked = checked_views(views)
+        return 1 if checked == "auto" and not self.version.manifest.gains_from_views else checked
 
     def mean_of_views(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean of the raw answers to the views of an image: see `cifar.images.views.mean_of_views`."""

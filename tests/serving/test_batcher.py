@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from cifar.images.views import views_of
 from cifar.serving.inference.batcher import Batcher
 
 
@@ -42,10 +43,14 @@ def image(value: int) -> np.ndarray:
     return pixels
 
 
+def picture(value: int, views: int = 1) -> np.ndarray:
+    return views_of(image(value), views)
+
+
 async def busy(model: SumModel, batcher: Batcher) -> asyncio.Future:
     """Keep the model busy with one image until its gate opens."""
     model.gate.clear()
-    first = batcher.submit(image(200), channel="first")
+    first = batcher.submit(picture(200), channel="first")
     await asyncio.to_thread(model.entered.wait, 20)
     return first
 
@@ -56,7 +61,7 @@ def test_an_idle_model_answers_an_image_at_once_and_alone():
 
     async def ask() -> list[float]:
         batcher = Batcher(model, max_images=8)
-        return [(await batcher.submit(image(value), channel="rest")).row[0] for value in (1, 2, 3)]
+        return [(await batcher.submit(picture(value), channel="rest")).row[0] for value in (1, 2, 3)]
 
     assert asyncio.run(ask()) == [1, 2, 3]
     assert model.batches == [[1], [2], [3]]
@@ -69,7 +74,7 @@ def test_waiting_images_are_joined_and_each_gets_its_own_answer():
     async def ask() -> list[float]:
         batcher = Batcher(model, max_images=4)
         first = await busy(model, batcher)
-        others = [batcher.submit(image(value), channel="rest") for value in range(10)]
+        others = [batcher.submit(picture(value), channel="rest") for value in range(10)]
         model.gate.set()
         return [answer.row[0] for answer in await asyncio.gather(first, *others)]
 
@@ -84,8 +89,8 @@ def test_channels_take_turns_so_that_none_can_block_the_others():
     async def ask() -> None:
         batcher = Batcher(model, max_images=4)
         first = await busy(model, batcher)
-        rest = [batcher.submit(image(value), channel="rest") for value in range(100, 110)]
-        page = [batcher.submit(image(value), channel="page") for value in (1, 2, 3)]
+        rest = [batcher.submit(picture(value), channel="rest") for value in range(100, 110)]
+        page = [batcher.submit(picture(value), channel="page") for value in (1, 2, 3)]
         model.gate.set()
         await asyncio.gather(first, *rest, *page)
 
@@ -101,7 +106,7 @@ def test_a_cancelled_image_takes_no_place_in_the_batch():
     async def ask() -> list[float]:
         batcher = Batcher(model, max_images=2)
         first = await busy(model, batcher)
-        waiting = [batcher.submit(image(value), channel="rest") for value in range(4)]
+        waiting = [batcher.submit(picture(value), channel="rest") for value in range(4)]
         for gone in waiting[:2]:
             gone.cancel()
         model.gate.set()
@@ -118,7 +123,7 @@ def test_an_error_of_the_model_reaches_its_batch_only_and_the_next_is_served():
     async def ask() -> list[object]:
         batcher = Batcher(model, max_images=2)
         first = await busy(model, batcher)
-        waiting = [batcher.submit(image(value), channel="rest") for value in (13, 1, 2)]
+        waiting = [batcher.submit(picture(value), channel="rest") for value in (13, 1, 2)]
         model.gate.set()
         await first
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -136,7 +141,7 @@ def test_the_views_of_an_image_are_one_batch_with_those_of_others_and_keep_the_l
         batcher = Batcher(model, max_images=4)
         first = await busy(model, batcher)
         views = {1: 1, 2: 2, 3: 2, 4: 6, 5: 1}
-        others = [batcher.submit(image(value), channel="rest", views=count) for value, count in views.items()]
+        others = [batcher.submit(picture(value, count), channel="rest") for value, count in views.items()]
         model.gate.set()
         return [answer.rows[:, 0].tolist() for answer in await asyncio.gather(first, *others)]
 
@@ -152,7 +157,7 @@ def test_a_quick_model_answers_only_as_many_views_in_the_event_loop_as_it_may():
 
     async def ask() -> list[bool]:
         batcher = Batcher(model, max_images=1, max_in_loop=2)
-        return [batcher.at_once(image(7), channel="rest", views=views) is not None for views in (1, 2, 6)]
+        return [batcher.at_once(picture(7, views), channel="rest") is not None for views in (1, 2, 6)]
 
     assert asyncio.run(ask()) == [True, True, False]
     assert model.batches == [[7], [7, 7]]
@@ -165,7 +170,7 @@ def test_as_many_batches_are_computed_at_once_as_the_engine_allows():
     async def ask() -> int:
         batcher = Batcher(model, max_images=1, parallel=2)
         model.gate.clear()
-        answers = [batcher.submit(image(value), channel="rest") for value in range(5)]
+        answers = [batcher.submit(picture(value), channel="rest") for value in range(5)]
         await asyncio.sleep(0.2)
         inside = len(model.batches)
         model.gate.set()
@@ -182,7 +187,7 @@ def test_a_thousand_images_each_get_their_own_answer(channels):
 
     async def ask() -> list[float]:
         batcher = Batcher(model, max_images=32, parallel=2)
-        asked = [batcher.submit(image(value % 251), channel=str(value % channels)) for value in range(1000)]
+        asked = [batcher.submit(picture(value % 251), channel=str(value % channels)) for value in range(1000)]
         return [answer.row[0] for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [value % 251 for value in range(1000)]

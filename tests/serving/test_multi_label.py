@@ -133,7 +133,7 @@ def test_the_page_shows_each_bar_by_itself_and_asks_for_no_feedback(version):
     prediction = Prediction(
         {"red": 0.95, "green": 0.94, "blue": 0.05}, [("red", 0.95), ("green", 0.94)], multi_label=True
     )
-    answer = Classification("colours", 1, prediction, np.zeros((8, 8, 3), np.uint8), 1.25, "digest")
+    answer = Classification("colours", 1, prediction, np.zeros((1, 8, 8, 3), np.uint8), 1.25, "digest")
     page = answer_html(answer, manifest=version.manifest, explains=True, request_id="a")
     assert "--share:0.9500" in page
     assert "--share:0.9400" in page
@@ -174,7 +174,7 @@ def test_the_distance_to_a_shadow_version_is_that_of_the_class_that_differs_most
     prediction = Prediction({"red": 0.953, "green": 0.653, "blue": 0.047}, [("red", 0.953)], multi_label=True)
     seen = np.zeros((16, 16, 3), np.uint8)
     seen[..., :2] = 255
-    answer = Classification("colours", 1, prediction, seen, 1.0, "digest")
+    answer = Classification("colours", 1, prediction, seen[None], 1.0, "digest")
 
     async def ask() -> None:
         shadows = Shadows(versions, on_comparison=found.append)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import numpy as np
@@ -15,7 +16,7 @@ from support.servers import NO_CACHE, wait_until_ready
 
 from app import create_app
 from cifar.errors import BadParameter
-from cifar.images.decode import preprocess
+from cifar.images.decode import preprocess_views
 from cifar.images.views import mean_of_views
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry, Version
@@ -28,6 +29,7 @@ from cifar.serving.inference.loaded import LoadedVersions
 from cifar.settings import ROOT, Settings
 
 PHOTO = encoded(noise(90, 70))
+"""At least twice as large as the input of version 2, and not of the small version."""
 
 
 def loaded(version: Version, **settings: object) -> LoadedVersions:
@@ -48,10 +50,8 @@ def shipped() -> Version:
 
 def reference(predictor: Predictor, views: int) -> np.ndarray:
     """Answer each view in a call of its own, and average the answers."""
-    image = preprocess(PHOTO, predictor.image, max_pixels=10**6)
-    around = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
-    sides = [image] if views == 2 else [image, around[:-2, :-2], around[2:, 2:]]
-    rows = [predictor.answers(np.ascontiguousarray(view[None]))[0] for side in sides for view in (side, side[:, ::-1])]
+    inputs = preprocess_views(PHOTO, predictor.image, views, max_pixels=10**6)
+    rows = [predictor.answers(np.ascontiguousarray(view[None]))[0] for view in inputs]
     return mean_of_views(np.stack(rows), len(predictor.class_names))
 
 
@@ -66,12 +66,12 @@ def test_several_views_are_averaged_on_every_engine_and_for_every_size(shipped, 
         expected = predictor.rank(reference(predictor, views), 1)
         assert answer.prediction.class_scores == pytest.approx(expected.class_scores, abs=1e-5)
         assert answer.prediction.ood_score == pytest.approx(expected.ood_score, abs=1e-3)
-        assert answer.views == views
+        assert len(answer.inputs) == views
         assert answer.seen.shape == version.manifest.image.shape, "what the page shows is the image itself"
 
 
 def test_the_cache_never_gives_an_answer_for_another_number_of_views(shipped):
-    """The number of views is part of the key; the second answer of each number comes from the cache."""
+    """The number of views is part of the key; the second answer of each number comes from the cache, with its views."""
     classifier = Classifier(loaded(shipped), Settings(), AnswerCache(images=10))
     first = [classify(classifier, views=views) for views in (None, 2, 6)]
     second = [classify(classifier, views=views) for views in (1, 2, 6)]
@@ -79,6 +79,7 @@ def test_the_cache_never_gives_an_answer_for_another_number_of_views(shipped):
     scores = [answer.prediction.class_scores for answer in first]
     assert [answer.prediction.class_scores for answer in second] == scores
     assert len({scores["cat"] for scores in scores}) == 3
+    assert [len(answer.inputs) for answer in second] == [1, 2, 6]
 
 
 def test_the_record_and_the_shadow_version_have_the_mean_of_as_many_views(small_version, tmp_path):
@@ -110,8 +111,20 @@ def test_the_record_and_the_shadow_version_have_the_mean_of_as_many_views(small_
     assert distances() == [0, 0]
 
 
+@pytest.mark.parametrize(("automatic", "views"), [(6, 6), (1, 1), (None, 1)])
+def test_auto_is_several_views_only_for_a_version_that_was_measured_to_gain(shipped, tmp_path, automatic, views):
+    """The mirror image of a letter is another letter, so nobody is given views that the export found to be worse."""
+    copy_version(shipped.path, tmp_path / "cifar_classifier" / "1", version=1)
+    manifest = tmp_path / "cifar_classifier" / "1" / "manifest.json"
+    measured = {"automatic": automatic, "images": 9, "source": "x", "accuracy": 0.5, "accuracy_with_mirror": 0.5}
+    content = json.loads(manifest.read_text()) | {"views": automatic and measured}
+    manifest.write_text(json.dumps(content))
+    versions = loaded(Registry(tmp_path, "cifar_classifier").get(1), model_version=1)
+    assert len(classify(Classifier(versions, Settings(), NO_CACHE), views="auto").inputs) == views
+
+
 def test_another_number_of_views_is_refused_before_the_image_is_read(shipped):
     """The error is about the call, so it comes even if the image is none."""
     classifier = Classifier(loaded(shipped), Settings(), NO_CACHE)
-    with pytest.raises(BadParameter, match="views must be 1, 2 or 6; got 4"):
+    with pytest.raises(BadParameter, match="views must be 1, 2, 6 or auto; got 4"):
         asyncio.run(classifier.classify(b"just text", channel="rest", views=4))

@@ -12,8 +12,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.gradio.calls import as_cifar_error, requester_of
-from cifar.serving.gradio.components import Integer, Photo, one_or_more_files
+from cifar.serving.gradio.components import Choice, Integer, Photo, one_or_more_files
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
@@ -26,7 +27,7 @@ def add_endpoints(service: Service) -> None:
         image: bytes | None,
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: int | str | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Classify one image. The answer is that of `POST /predict`.
@@ -35,7 +36,7 @@ def add_endpoints(service: Service) -> None:
             image: the image file.
             top_k: how many classes to rank.
             version: the model version to use.
-            views: average over 1, 2 or 6 views of the image. 2: also mirrored. 6: both also moved by one pixel.
+            views: average over 1, 2 or 6 views of the image; auto: as many as help. 2: also mirrored. 6: also cropped or moved.
             request: added by Gradio.
         """
         requester = requester_of(request)
@@ -45,7 +46,7 @@ def add_endpoints(service: Service) -> None:
             requester=requester,
             top_k=whole_number("top_k", top_k),
             version=whole_number("version", version),
-            views=whole_number("views", views),
+            views=views,
             record=True,
         )
         return {**answer.as_json(), "request_id": requester and requester.request_id}
@@ -77,7 +78,7 @@ def add_endpoints(service: Service) -> None:
         files: list[Upload],
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: int | str | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Classify many images. A file that cannot be read is a row with its error.
@@ -86,7 +87,7 @@ def add_endpoints(service: Service) -> None:
             files: image files, and zip archives of them.
             top_k: how many classes to rank.
             version: the model version to use.
-            views: average over 1, 2 or 6 views of the image. 2: also mirrored. 6: both also moved by one pixel.
+            views: average over 1, 2 or 6 views of the image; auto: as many as help. 2: also mirrored. 6: also cropped or moved.
             request: added by Gradio.
         """
         return await service.predict_batch(
@@ -94,7 +95,7 @@ def add_endpoints(service: Service) -> None:
             requester=requester_of(request),
             top_k=whole_number("top_k", top_k),
             version=whole_number("version", version),
-            views=whole_number("views", views),
+            views=views,
         )
 
     async def models() -> dict[str, Any]:
@@ -104,7 +105,8 @@ def add_endpoints(service: Service) -> None:
     image = Photo(visible=False, label="image")
     label = gr.Textbox(visible=False, label="label")
     files = one_or_more_files(visible=False, label="files")
-    top_k, version, views = (Integer(precision=0, visible=False, label=name) for name in ("top_k", "version", "views"))
+    top_k, version = (Integer(precision=0, visible=False, label=name) for name in ("top_k", "version"))
+    views = Choice(list(ALLOWED_VIEWS), value=None, visible=False, label="views")
     _add(predict, image, top_k, version, views)
     _add(explain, image, label, version)
     _add(predict_batch, files, top_k, version, views)

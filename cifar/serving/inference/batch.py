@@ -26,6 +26,7 @@ from cifar.errors import (
     VersionUnusable,
     WaitedTooLong,
 )
+from cifar.records.values import NONE_LABEL
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Entry, Upload, entries_of
 from cifar.serving.inference.classify import Classification
@@ -66,6 +67,7 @@ class Row:
             "label": answer and answer["top_k"][0]["label"],
             "score": answer and answer["top_k"][0]["score"],
             "top_k": answer and answer["top_k"],
+            "grade": answer and answer["grade"],
             "in_distribution": answer and answer["in_distribution"],
             "ood_score": answer and answer["ood_score"],
             "code": self.error and self.error.code,
@@ -87,7 +89,7 @@ class Batch:
         requester: Requester | None = None,
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: object = None,
     ) -> AsyncIterator[Row]:
         """Yield a row for each file, in the order of the files. Closing the iterator cancels the remaining work.
 
@@ -186,6 +188,14 @@ class Batches:
 
 
 def count_by_label(rows: Iterable[Row]) -> dict[str, int]:
-    """Return the number of images by predicted label, the most frequent label first. Errors have the empty label."""
-    counts = Counter(row.answer.prediction.top_k[0][0] if row.answer else "" for row in rows)
+    """Return the number of images by answer, the most frequent one first: see `_counted_as`."""
+    counts = Counter(_counted_as(row) for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _counted_as(row: Row) -> str:
+    """Return the predicted label; `none` for an answer of that grade, and the empty label for an error."""
+    if not row.answer:
+        return ""
+    prediction = row.answer.prediction
+    return NONE_LABEL if prediction.grade == "none" else prediction.top_k[0][0]

@@ -16,16 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cifar.images.views import views_of
 from cifar.models.engines import Infer
 from cifar.serving.process.metrics import BATCH_SIZE, WAIT_SECONDS
 
 
 class Answer(NamedTuple):
-    """The model's output for one image."""
+    """The model's output for one picture."""
 
     rows: np.ndarray
-    """`(views, columns)` `float32`, rows of `Predictor.answers`: see `views_of`."""
+    """`(views, columns)` `float32`, rows of `Predictor.answers`."""
     seconds: float
     """Time that the model took for the whole batch."""
 
@@ -37,8 +36,7 @@ class Answer(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    image: np.ndarray
-    views: int
+    views: np.ndarray
     answer: asyncio.Future[Answer]
     since: float
 
@@ -62,31 +60,29 @@ class Batcher:
         self._threads = ThreadPoolExecutor(parallel, "model")
         self._lines: dict[str, deque[_Waiting]] = {}
 
-    def at_once(self, image: np.ndarray, *, channel: str, views: int = 1) -> Answer | None:
-        """Answer one image before returning, if the model is quick enough for the event loop; otherwise return None.
+    def at_once(self, views: np.ndarray, *, channel: str) -> Answer | None:
+        """Answer one picture before returning, if the model is quick enough for the event loop; otherwise return None.
 
         Args:
-            image: see `submit`.
+            views: see `submit`.
             channel: the same.
-            views: the same.
         """
-        if views > self._max_in_loop:
+        if len(views) > self._max_in_loop:
             return None
-        rows, seconds = self._timed(views_of(image, views))
+        rows, seconds = self._timed(views)
         WAIT_SECONDS.labels(channel).observe(0)
-        BATCH_SIZE.observe(views)
+        BATCH_SIZE.observe(len(views))
         return Answer(rows, seconds)
 
-    def submit(self, image: np.ndarray, *, channel: str, views: int = 1) -> asyncio.Future[Answer]:
-        """Queue one image. Cancel the future to take it back.
+    def submit(self, views: np.ndarray, *, channel: str) -> asyncio.Future[Answer]:
+        """Queue one picture. Cancel the future to take it back.
 
         Args:
-            image: `(height, width, channels)` `uint8`, of the model's size.
+            views: the picture's views, which are answered in one batch: `(n, height, width, channels)` `uint8`, of the model's size.
             channel: the way in which the request came. Each channel has a line of its own, and the lines take turns.
-            views: number of views to answer, in one batch: see `views_of`.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(channel, deque()).append(_Waiting(image, views, answer, time.perf_counter()))
+        self._lines.setdefault(channel, deque()).append(_Waiting(views, answer, time.perf_counter()))
         if self._idle:
             self._start()
         return answer
@@ -97,7 +93,7 @@ class Batcher:
         if not batch:
             return
         self._idle -= 1
-        images = np.concatenate([views_of(waiting.image, waiting.views) for waiting in batch])
+        images = np.concatenate([waiting.views for waiting in batch])
         job = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, images)
         job.add_done_callback(partial(self._finish, batch))
 
@@ -108,7 +104,7 @@ class Batcher:
         now = time.perf_counter()
         while self._lines:
             channel, line = next(iter(self._lines.items()))
-            if batch and images + line[0].views > self._max_images:
+            if batch and images + len(line[0].views) > self._max_images:
                 break
             del self._lines[channel]
             waiting = line.popleft()
@@ -116,7 +112,7 @@ class Batcher:
                 self._lines[channel] = line  # now the last one
             if not waiting.answer.done():
                 batch.append(waiting)
-                images += waiting.views
+                images += len(waiting.views)
                 WAIT_SECONDS.labels(channel).observe(now - waiting.since)
         if batch:
             BATCH_SIZE.observe(images)
@@ -129,7 +125,7 @@ class Batcher:
     def _finish(self, batch: list[_Waiting], job: asyncio.Future[tuple[np.ndarray, float]]) -> None:
         self._idle += 1
         self._start()  # before the answers are handed out, so that the model is not idle meanwhile
-        starts = accumulate((waiting.views for waiting in batch), initial=0)
+        starts = accumulate((len(waiting.views) for waiting in batch), initial=0)
         for waiting, start in zip(batch, starts, strict=False):
             if waiting.answer.done():
                 continue
@@ -139,4 +135,4 @@ class Batcher:
                 waiting.answer.set_exception(error)
             else:
                 rows, seconds = job.result()
-                waiting.answer.set_result(Answer(rows[start : start + waiting.views], seconds))
+                waiting.answer.set_result(Answer(rows[start : start + len(waiting.views)], seconds))

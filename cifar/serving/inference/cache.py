@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from cachetools import LRUCache
 from redis.asyncio import Redis
 
 from cifar import __version__
+from cifar.images.spec import Views
 from cifar.models.predictor import Predictor
 from cifar.serving.process.metrics import CACHE
 from cifar.serving.process.redis import SharedRedis
@@ -21,10 +23,10 @@ _LIFETIME_SECONDS = 3600
 
 
 class CachedAnswer(NamedTuple):
-    """The model's input and output for one image."""
+    """The model's inputs and output for one picture."""
 
-    pixels: np.ndarray
-    """`(height, width, channels)` `uint8`."""
+    views: np.ndarray
+    """`(n, height, width, channels)` `uint8`."""
     answer: np.ndarray
     """`float32`, a row of `Predictor.answers`."""
 
@@ -36,20 +38,20 @@ class AnswerCache:
         """Make an empty cache.
 
         Args:
-            images: answers that this process holds; 0 turns off both levels.
+            images: answers that this process holds, of which each counts as often as it has views; 0 turns off both levels.
             redis: the second level; None for a cache in this process only.
         """
-        self._local: LRUCache[bytes, CachedAnswer] = LRUCache(images)
+        self._local: LRUCache[bytes, CachedAnswer] = LRUCache(images, lambda cached: len(cached.views))
         self._redis = redis if images else None
         self._writes: set[asyncio.Task[object]] = set()
 
-    def key(self, digest: str, predictor: Predictor, views: int = 1) -> bytes:
+    def key(self, digest: str, predictor: Predictor, views: Views = 1) -> bytes:
         """Return the key of a file, a version and a number of views. The version's creation time is part of it, as numbers can be exported anew.
 
         Args:
             digest: see `file_digest`.
             predictor: the version that answers.
-            views: number of views that the answer is the mean of.
+            views: from `Predictor.views_for`.
 
         Returns:
             Empty when the cache is off.
@@ -82,14 +84,14 @@ class AnswerCache:
 
     def put_local(self, key: bytes, answer: CachedAnswer) -> None:
         """Hold an answer in this process."""
-        if key:
+        if key and len(answer.views) <= self._local.maxsize:
             self._local[key] = answer
 
     def put_shared(self, key: bytes, answer: CachedAnswer) -> None:
         """Write an answer to Redis in the background."""
         if self._redis is None:
             return
-        content = answer.answer.tobytes() + answer.pixels.tobytes()
+        content = answer.answer.tobytes() + answer.views.tobytes()
         task = asyncio.create_task(self._redis.ask(partial(self._redis.client.set, key, content, ex=_LIFETIME_SECONDS)))
         self._writes.add(task)  # the event loop itself holds only a weak reference
         task.add_done_callback(self._writes.discard)
@@ -109,7 +111,7 @@ async def _get(redis: Redis, key: bytes) -> bytes:
 def _unpack(content: bytes, predictor: Predictor) -> CachedAnswer | None:
     """Decode an answer; None if the content is no answer of this version."""
     numbers, shape = len(predictor.class_names) + predictor.has_ood_score, predictor.image.shape
-    if len(content) != 4 * numbers + int(np.prod(shape)):
+    if len(content) <= 4 * numbers or (len(content) - 4 * numbers) % math.prod(shape):
         return None
     answer = np.frombuffer(content, np.float32, numbers)
-    return CachedAnswer(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(shape), answer)
+    return CachedAnswer(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(-1, *shape), answer)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from cifar.errors import BadParameter, MissingImage
-from cifar.images.decode import open_image, pixels_in_file, to_input
+from cifar.images.decode import open_image, pixels_in_file, to_views
 from cifar.images.screening import decodes_row_by_row
-from cifar.images.spec import ImageSpec
+from cifar.images.spec import ImageSpec, Views
 from cifar.images.views import checked_views
 from cifar.models.predictor import Prediction
 from cifar.serving.inference.cache import AnswerCache, CachedAnswer, file_digest
@@ -39,14 +39,18 @@ class Classification:
     model_name: str
     version: int
     prediction: Prediction
-    seen: np.ndarray
-    """The model's input, `(height, width, channels)` `uint8`."""
+    inputs: np.ndarray
+    """The views that the prediction is the mean of, `(n, height, width, channels)` `uint8`: see `to_views`."""
     inference_ms: float | None
     """Milliseconds that the model took for the batch with this image; None for a cached answer."""
     digest: str
     """The digest of the file: see `file_digest`."""
-    views: int = 1
-    """Number of views that the prediction is the mean of: see `views_of`."""
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The whole image as the model received it, `(height, width, channels)` `uint8`."""
+        first: np.ndarray = self.inputs[0]
+        return first
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer in the form that all APIs share. Every `score` has 6 digits, `confidence` has the tutorial's 4."""
@@ -61,6 +65,7 @@ class Classification:
             "top_k": [{"label": name, "score": round(value, 6)} for name, value in self.prediction.top_k],
             "ood_score": None if ood_score is None else round(ood_score, 4),
             "in_distribution": self.prediction.in_distribution,
+            "grade": self.prediction.grade,
             "model": {"name": self.model_name, "version": self.version},
         }
 
@@ -99,7 +104,7 @@ class Classifier:
         caller: str = "",
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: object = None,
         disconnected: Disconnected = None,
     ) -> Classification:
         """Classify one image file.
@@ -111,12 +116,12 @@ class Classifier:
             caller: see `Shares.take`.
             top_k: number of classes to rank; None for the setting `default_top_k`.
             version: number of the version to ask; None for the user's version.
-            views: number of views to average, 1, 2 or 6; None for 1.
+            views: number of views to average, as it came: see `checked_views`.
             disconnected: see `Disconnected`.
 
         Raises:
             MissingImage: there is no payload.
-            BadParameter: `top_k` is out of range, or `views` is another number.
+            BadParameter: `top_k` is out of range, or `views` is none of `ALLOWED_VIEWS`.
             Overloaded, WaitedTooLong, CallerLeft: see `QueueSlots.slot`.
             CifarError: see `preprocess` and `LoadedVersions.get`.
         """
@@ -124,34 +129,35 @@ class Classifier:
             raise MissingImage(
                 "No image came. Send one as the file field `image`, or as the body with Content-Type image/*."
             )
-        views = checked_views(views)
+        checked_views(views)  # before the version is known, and before anything is decoded
         async with self.queue.slot(channel, disconnected, caller=caller, size_bytes=len(payload)):
             served = self.versions.if_loaded(version, user)
             if served is None:
                 served = await asyncio.to_thread(self.versions.get, version)
             predictor = served.predictor
             digest = file_digest(payload) if _is_small(payload) else await asyncio.to_thread(file_digest, payload)
-            key = self._cache.key(digest, predictor, views)
+            wanted = predictor.views_for(views)
+            key = self._cache.key(digest, predictor, wanted)
             answer = self._cache.get_local(key) or await self._cache.get_shared(key, predictor)
             inference_ms = None
             if answer is None:
-                pixels = await self._decode(payload, predictor.image)
-                quick = served.batcher.at_once(pixels, channel=channel, views=views)
-                rows, seconds = quick or await served.batcher.submit(pixels, channel=channel, views=views)
-                answer, inference_ms = CachedAnswer(pixels, predictor.mean_of_views(rows)), seconds * 1000
+                inputs = await self._decode(payload, predictor.image, wanted)
+                quick = served.batcher.at_once(inputs, channel=channel)
+                rows, seconds = quick or await served.batcher.submit(inputs, channel=channel)
+                answer, inference_ms = CachedAnswer(inputs, predictor.mean_of_views(rows)), seconds * 1000
                 self._cache.put_local(key, answer)
                 self._cache.put_shared(key, answer)
         limit = predictor.clamp_top_k(self._settings.default_top_k) if top_k is None else top_k
         prediction = predictor.rank(answer.answer, limit)
         name, number = predictor.version.name, predictor.version.number
-        return Classification(name, number, prediction, answer.pixels, inference_ms, digest, views)
+        return Classification(name, number, prediction, answer.views, inference_ms, digest)
 
-    async def _decode(self, payload: bytes, spec: ImageSpec) -> np.ndarray:
-        pixels = decode_small(payload, spec, max_pixels=self._settings.max_image_pixels)
-        return await self.decoder.preprocess(payload, spec) if pixels is None else pixels
+    async def _decode(self, payload: bytes, spec: ImageSpec, views: Views) -> np.ndarray:
+        inputs = decode_small(payload, spec, views, max_pixels=self._settings.max_image_pixels)
+        return await self.decoder.preprocess(payload, spec, views) if inputs is None else inputs
 
 
-def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndarray | None:
+def decode_small(payload: bytes, spec: ImageSpec, views: Views = 1, *, max_pixels: int) -> np.ndarray | None:
     """Decode an image for which that takes at most about a millisecond. For the event loop.
 
     A 947-byte JPEG takes 54 microseconds; a thread would add 33 of processor time (measured on 2026-11-26, two cores).
@@ -159,10 +165,11 @@ def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndar
     Args:
         payload: the encoded file.
         spec: see `preprocess`, as for the errors.
+        views: see `to_views`.
         max_pixels: the same.
 
     Returns:
-        The model's input; None for a large image, and for a JPEG that is not decoded in one scan, such as a progressive one.
+        The views; None for a large image, and for a JPEG that is not decoded in one scan, such as a progressive one.
     """
     if not _is_small(payload):
         return None
@@ -172,7 +179,7 @@ def decode_small(payload: bytes, spec: ImageSpec, *, max_pixels: int) -> np.ndar
     in_file = pixels_in_file(image)
     if in_file > _SMALL_JPEG_PIXELS or (in_file > _SMALL_PIXELS and not decodes_row_by_row(payload)):
         return None
-    return to_input(image, spec)
+    return to_views(image, spec, views)
 
 
 def _is_small(payload: bytes) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from cifar.errors import BadParameter, Overloaded
 from cifar.format import data_url
 from cifar.models import heatmap as maps
+from cifar.models.grades import Grade
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.batcher import Batcher
 from cifar.serving.inference.classify import Classification
@@ -41,12 +42,15 @@ class Explanation:
     """A PNG of the map over the photo in grey. Its longer side has at most 480 pixels."""
     seconds: float
     """Time to compute it, without the time in the queue."""
+    grade: Grade
+    """Of the answer to the image, whatever the label is."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the explanation in the form that all APIs share."""
         return {
             "label": self.label,
             "score": round(self.score, 6),
+            "grade": self.grade,
             "heat": [[round(value, 3) for value in row] for row in self.heat.tolist()],
             "overlay": data_url(self.overlay),
             "model": {"name": self.model_name, "version": self.version},
@@ -128,7 +132,8 @@ class Explainer:
             photo = await self._classifier.decoder.picture(payload, longest_side=_OVERLAY_SIDE)
             overlay = await asyncio.to_thread(maps.overlay, photo, heat)
             seconds = time.perf_counter() - started
-        return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds)
+        grade = answer.prediction.grade
+        return Explanation(answer.model_name, answer.version, label, scores[label], heat, overlay, seconds, grade)
 
 
 async def heat_map(
@@ -151,6 +156,8 @@ async def heat_map(
     images = await asyncio.to_thread(maps.occlusions, pixels)
     rows: list[np.ndarray] = []
     for start in range(0, len(images), _CONCURRENT_IMAGES):
-        waiting = [batcher.submit(image, channel="explain") for image in images[start : start + _CONCURRENT_IMAGES]]
+        waiting = [
+            batcher.submit(image[None], channel="explain") for image in images[start : start + _CONCURRENT_IMAGES]
+        ]
         rows += [answer.row[:classes] for answer in await asyncio.gather(*waiting)]
     return maps.heat(np.stack(rows), label_index, *pixels.shape[:2], multi_label=multi_label)

@@ -32,7 +32,7 @@ class RecordedClassifier:
         requester: Requester | None = None,
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: object = None,
         disconnected: Disconnected = None,
         record: bool = False,
     ) -> Classification:

@@ -42,12 +42,12 @@ class Service:
         requester: Requester | None = None,
         top_k: int | None = None,
         version: int | None = None,
-        views: int | None = None,
+        views: object = None,
     ) -> dict[str, Any]:
         """Classify many files and wait for all of them.
 
         Returns:
-            `rows`, one for each file; `counts`, images by label; and `model`, the version that answered.
+            `rows`, one for each file; `counts`, images by label (`none` for those of that grade); and `model`, the version that answered.
 
         Raises:
             CifarError: see `Batches.open` and `Batch.rows`.

@@ -68,7 +68,7 @@ class Shadows:
 
     async def _ask(self, request_id: str, answer: Classification, shadow: Served) -> None:
         try:
-            output = await shadow.batcher.submit(answer.seen, channel="shadow", views=answer.views)
+            output = await shadow.batcher.submit(answer.inputs, channel="shadow")
             other = shadow.predictor.rank(shadow.predictor.mean_of_views(output.rows), 1)
             comparison = ShadowComparison(
                 request_id,

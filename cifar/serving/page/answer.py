@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 
 from cifar.format import data_url, percent, png
+from cifar.models.grades import CERTAIN, Grade
 from cifar.models.manifest import Manifest
 from cifar.models.predictor import Prediction
 from cifar.records.values import NONE_LABEL, feedback_labels
 from cifar.serving.gradio.calls import as_cifar_error
 from cifar.serving.inference.classify import Classification
-from cifar.serving.page.grades import CERTAIN, Grade, grade_of
 from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
 
 _POSSIBLE_SCORE = 0.1
@@ -22,11 +22,12 @@ _CALIBRATION_IMAGES = 200
 """If confidence was fitted on fewer images, the page says so: on 200 images, a measured share has a standard error of up to 3.5 %."""
 _CALIBRATION_ERROR = 0.05
 """If the measured error (ECE) is larger, the page says so: of answers with a confidence of 0.9, more than 1 in 7 would be wrong instead of 1 in 10."""
+_VIEWS = {2: "answer.views_2", 6: "answer.views_6"}
 
 
 def headline(prediction: Prediction) -> Text:
     """Return the answer as a sentence, such as "Probably a cat; a dog is possible."."""
-    grade = grade_of(prediction)
+    grade = prediction.grade
     if grade == "none":
         return text("answer.none")
     ranked = sorted(prediction.class_scores.items(), key=lambda item: -item[1])
@@ -56,7 +57,7 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
         request_id: of the answer. With it, the page asks whether the answer is right.
     """
     prediction = answer.prediction
-    grade = grade_of(prediction)
+    grade = prediction.grade
     # For a multi-label version no question is asked: which of several classes would be the right one?
     feedback = _feedback(answer, request_id) if request_id and not prediction.multi_label else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
@@ -88,7 +89,7 @@ def _advice(answer: Classification) -> Text:
 def _feedback(answer: Classification, request_id: str) -> str:
     """Return the question whether the answer is right, with a button for each label; `feedback.js` sends the chosen one."""
     prediction = answer.prediction
-    grade = grade_of(prediction)
+    grade = prediction.grade
     none = grade == "none"
     advice = f"<small>{as_html(_advice(answer))}</small>" if grade == "class" else ""
     answered = NONE_LABEL if none else prediction.top_k[0][0]
@@ -129,7 +130,7 @@ def _seen(answer: Classification, manifest: Manifest, grade: Grade) -> str:
     lines = [
         html_text("answer.seen", size=f"{width} x {height}"),
         html_text("answer.version", name=answer.model_name, number=answer.version),
-        *([html_text("answer.views_6" if answer.views > 2 else "answer.views_2")] if answer.views > 1 else []),
+        *([html_text(views)] if (views := _VIEWS.get(len(answer.inputs))) else []),
         *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
         *_calibration(manifest, grade),
     ]

@@ -7,13 +7,11 @@ is closed.
 
 from __future__ import annotations
 
-import html
-import json
+from collections.abc import Sequence
 
 from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.inference.archives import MAX_RATIO
 from cifar.serving.inference.recorded import RecordedClassifier
-from cifar.serving.page.grades import RULES
 from cifar.serving.page.texts import AUTOMATIC, html_text
 from cifar.settings import Settings
 
@@ -40,7 +38,7 @@ def compare_html(classifier: RecordedClassifier, settings: Settings) -> str:
     return f"<p>{html_text('compare.intro')}</p>{_widget('compare', choices, classifier, settings)}"
 
 
-def _select(label: str, name: str, numbers: list[int], selected: int | None) -> str:
+def _select(label: str, name: str, numbers: Sequence[int | str], selected: int | None) -> str:
     options = f'<option value="">{AUTOMATIC}</option>' if selected is None else ""
     options += "".join(
         f"<option{' selected' if number == selected else ''}>{number}</option>" for number in reversed(numbers)
@@ -57,7 +55,6 @@ def _widget(kind: str, choices: str, classifier: RecordedClassifier, settings: S
         "classes": len(classifier.versions.default.manifest.class_names),
     }
     data = " ".join(f'data-{name}="{value}"' for name, value in limits.items())
-    data += f' data-grades="{html.escape(json.dumps(RULES))}"'
     views = _select("views.label", "views", list(reversed(ALLOWED_VIEWS)), 1)
     megabytes = {"megabytes": limits["bytes"] // 1024**2, "each": limits["each"] // 1024**2}
     return (
@@ -69,6 +66,5 @@ def _widget(kind: str, choices: str, classifier: RecordedClassifier, settings: S
         f'<div class="run" hidden><progress max="1" value="0" aria-labelledby="{kind}-title"></progress>'
         f'<p id="{kind}-progress" class="progress"></p>'
         f'<button type="button" class="plain" data-do="cancel" hidden>{html_text("batch.cancel")}</button></div>'
-        f'<button type="button" class="plain" data-do="retry" hidden>{html_text("batch.retry")}</button>'
         '<ul class="problems"></ul><div class="report"></div></div>'
     )

@@ -21,8 +21,8 @@ from PIL import Image
 
 from cifar.cpus import available_cpus
 from cifar.errors import CifarError
-from cifar.images.decode import decoding_bytes, open_image, open_picture, to_input, to_picture
-from cifar.images.spec import ImageSpec
+from cifar.images.decode import decoding_bytes, open_image, open_picture, to_picture, to_views
+from cifar.images.spec import ImageSpec, Views
 from cifar.settings import Settings
 
 Finish = Callable[[Image.Image], np.ndarray]
@@ -45,11 +45,10 @@ class Decoder:
         self._alone_thread = ThreadPoolExecutor(1, "decode-alone")
         self._host_lock = host_lock.open("ab") if host_lock else None
 
-    async def preprocess(self, payload: bytes, spec: ImageSpec) -> np.ndarray:
-        """Do what `cifar.images.decode.preprocess` does."""
-        return await self._run(
-            partial(open_image, payload, spec, max_pixels=self._max_pixels), payload, partial(to_input, spec=spec)
-        )
+    async def preprocess(self, payload: bytes, spec: ImageSpec, views: Views) -> np.ndarray:
+        """Do what `cifar.images.decode.preprocess_views` does."""
+        opened = partial(open_image, payload, spec, max_pixels=self._max_pixels)
+        return await self._run(opened, payload, partial(to_views, spec=spec, views=views))
 
     async def picture(self, payload: bytes, *, longest_side: int) -> np.ndarray:
         """Do what `cifar.images.decode.picture` does."""

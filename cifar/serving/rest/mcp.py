@@ -54,7 +54,7 @@ _NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
 VersionNumber = Annotated[int | None, Field(description="The model version to use. Without it, the default one.")]
-Views = Annotated[int | None, Field(description=VIEWS["description"])]
+Views = Annotated[int | str | None, Field(description=VIEWS["description"])]
 Label = Annotated[str | None, Field(description="One of the model's classes. Without it, the most probable one.")]
 Request = Context[Any, Any, Any]
 
@@ -151,7 +151,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
-                views=whole_number("views", views),
+                views=views,
                 record=True,
             )
             return {**classified.as_json(), "request_id": requester and requester.request_id}
@@ -197,7 +197,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
                 requester=_requester(context),
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
-                views=whole_number("views", views),
+                views=views,
             )
 
         return await _result(answer)

@@ -30,10 +30,11 @@ ERRORS = {
 """Error statuses of the routes that take images."""
 VERSION = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "The model version to use."}
 VIEWS: dict[str, Any] = {
-    "type": "integer",
+    "type": ["integer", "string"],
     "enum": list(ALLOWED_VIEWS),
     "default": 1,
-    "description": "Average over this many views: 2, the image and its mirror image; 6, both also moved by one pixel.",
+    "description": "Average over this many views. 2: the image and its mirror image; 6: also its four corners for a photograph at least twice as "
+    "large as the model's input, and otherwise both moved by one pixel; auto: 6 for such a photograph if the version gains from it, otherwise 1.",
 }
 
 

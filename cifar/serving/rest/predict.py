@@ -22,6 +22,7 @@ from starlette.routing import request_response
 
 from cifar.errors import BadParameter, BadRequest, MissingImage
 from cifar.images.decode import begins_like_an_image
+from cifar.models.grades import Grade
 from cifar.serving.asgi import Endpoint, read_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
@@ -79,7 +80,11 @@ class Answer(BaseModel):
         description="Distance from the training images: 0 for a typical one, above 1 for the 5 % least typical. Null: the version has no such score."
     )
     in_distribution: bool | None = Field(
-        description="False: the image probably shows none of the classes, whatever the probabilities say. Null: the version has no such score."
+        description="False: the image is unlike the training images, whatever the probabilities say. Null: the version has no such score."
+    )
+    grade: Grade = Field(
+        description="How far the answer can be relied on. `class`: it is the first class. `unsure`: it looks like the first class. "
+        "`none`: it is probably none of the classes; never from a version without `ood_score`."
     )
     model: ModelVersion
     request_id: str
@@ -130,7 +135,7 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
             requester=Requester.of(request.scope),
             top_k=_task_top_k(values, classes) if "task" in values else whole_number("top_k", values.get("top_k")),
             version=whole_number("version", values.get("version")),
-            views=whole_number("views", values.get("views")),
+            views=values.get("views"),
             disconnected=partial(disconnected, request),
             record=record == "true",
         )

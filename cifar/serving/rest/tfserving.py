@@ -150,7 +150,8 @@ class TensorCalls:
                 call = await asyncio.get_running_loop().run_in_executor(self._files_threads, reading)
             else:
                 call = await asyncio.to_thread(reading) if len(body) > _THREAD_BYTES else reading()
-            answers = await asyncio.gather(*(served.batcher.submit(image, channel=CHANNEL) for image in call.images))
+            waiting = [served.batcher.submit(image[None], channel=CHANNEL) for image in call.images]
+            answers = await asyncio.gather(*waiting)
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
             count_answer(CHANNEL, manifest.version, served.predictor.rank(row, 1))

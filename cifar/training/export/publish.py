@@ -20,6 +20,7 @@ from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.litert.write import write_litert
 from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.source import ExportSource
+from cifar.training.export.views import measure_views
 
 
 def complete(
@@ -46,7 +47,7 @@ def complete(
         comparison: see `write_litert`.
         answers: see `write_formats`.
         precision: of the LiteRT file; see `choose_precision`.
-        held_out: images to judge int8 on. None: the comparison images, without labels.
+        held_out: images to judge int8 and mirror images on. None: the comparison images, without labels.
         also: files for other programs.
 
     Raises:
@@ -75,7 +76,9 @@ def complete(
         answers=answers,
     )
     parity = manifest.parity | {"litert_max_abs_difference": difference} | written
-    return publish(folder, base, manifest.model_copy(update={"quantization": quantization, "parity": parity}))
+    views = None if manifest.is_multi_label else measure_views(signatures, held_out)
+    update = {"quantization": quantization, "views": views, "parity": parity}
+    return publish(folder, base, manifest.model_copy(update=update))
 
 
 def publish(folder: Path, base: Path, manifest: Manifest) -> Version:

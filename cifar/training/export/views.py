@@ -1,0 +1,58 @@
+"""Whether `views=auto` gives photographs several views, measured when a version is exported.
+
+The crops of a photograph show the same subject; its mirror image may be another class, such as another letter. So mirror
+images are measured, on pictures that the network was not trained on. Those are usually as small as the network's input, so
+that crops of them would be blurred: version 2 is right on 68 instead of 59 % of 101 photographs with crops, and on 89.5
+instead of 91.0 % of 2,300 held-out images that were enlarged for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cifar.images.views import MAX_VIEWS, mean_of_views, views_of
+from cifar.models.manifest import ViewsInfo
+from cifar.training.export.litert.held_out import HeldOut
+
+_MAX_IMAGES = 1000
+_MIN_IMAGES = 50
+_BATCH = 50
+_CHANCE = 2.0
+"""Standard deviations of the difference of changed answers. Mirror images that lose more are worse, not just unlucky."""
+
+
+def measure_views(signatures: Any, held_out: HeldOut | None) -> ViewsInfo | None:
+    """Compare the answers to images with the means of those to each image and its mirror image.
+
+    Args:
+        signatures: those of the loaded SavedModel.
+        held_out: images that the network was not trained on, of which 1,000 are enough.
+
+    Returns:
+        None without labels, and for fewer than 50 images.
+    """
+    chosen = held_out.some(_MAX_IMAGES) if held_out else None
+    if chosen is None or chosen.labels is None or len(chosen.images) < _MIN_IMAGES:
+        return None
+    pairs = np.stack([views_of(image, 2) for image in chosen.images])
+    answer = signatures["serving_uint8"]
+    batches = [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
+    rows = np.concatenate([_probabilities(answer, batch) for batch in batches])
+    one = rows[:, 0].argmax(axis=1) == chosen.labels
+    mean = mean_of_views(rows, rows.shape[-1]).argmax(axis=1) == chosen.labels
+    lost, gained = int((one & ~mean).sum()), int((mean & ~one).sum())
+    return ViewsInfo(
+        automatic=1 if lost - gained > _CHANCE * (lost + gained) ** 0.5 else MAX_VIEWS,
+        images=len(one),
+        source=chosen.source,
+        accuracy=round(float(one.mean()), 4),
+        accuracy_with_mirror=round(float(mean.mean()), 4),
+    )
+
+
+def _probabilities(answer: Any, pairs: np.ndarray) -> np.ndarray:
+    found: np.ndarray = answer(image=tf.constant(pairs.reshape(-1, *pairs.shape[2:])))["probabilities"].numpy()
+    return found.reshape(*pairs.shape[:2], -1)
