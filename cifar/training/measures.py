@@ -11,6 +11,7 @@ from cifar.errors import BadParameter
 from cifar.statistics import wilson_interval
 
 _BINS = 15
+_RESAMPLES = 2000
 _TOP_K = (1, 2, 3, 5)
 _MIN_PROBABILITY = 1e-7
 """Lower limit for probabilities in the loss, as in Keras. Otherwise one wrong answer with probability 0 makes it infinite."""
@@ -82,6 +83,27 @@ def auroc(lower: np.ndarray, higher: np.ndarray) -> float:
     ordered = np.sort(lower)
     below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
     return float(below.mean() / 2 / len(lower))
+
+
+def auroc_interval(lower: np.ndarray, higher: np.ndarray) -> list[float]:
+    """Return the 95 % bootstrap interval of `auroc` as `[low, high]`; both samples are drawn anew, with a fixed seed."""
+    random = np.random.default_rng(0)
+    drawn = [auroc(random.choice(lower, len(lower)), random.choice(higher, len(higher))) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return [float(low), float(high)]
+
+
+def mean_interval(classes: Sequence[dict[str, Any]]) -> list[float]:
+    """Return a 95 % interval of the mean accuracy of classes as `[low, high]`, from the Wilson interval of each (MOVER).
+
+    Source: Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27(10), 2008.
+
+    Args:
+        classes: entries of `per_class` (`measure`) that have images.
+    """
+    accuracy, low, high = (np.array([[each["accuracy"], *each["interval"]] for each in classes])).T
+    below, above = (float(np.sqrt(np.square(bound - accuracy).sum())) / len(classes) for bound in (low, high))
+    return [float(accuracy.mean()) - below, float(accuracy.mean()) + above]
 
 
 def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -96,8 +96,8 @@ def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         if interval := measured.get("accuracy_interval"):
             value += " · " + html_text("model.interval", low=percent(interval[0]), high=percent(interval[1]))
         rows.append((html_text("model.accuracy"), value))
-    photographs = metrics.get("photographs")
-    rows.append((html_text("model.photographs"), _photographs(photographs)))
+    measured_photographs = metrics.get("photographs") or [None]
+    rows += [(html_text("model.photographs"), _photographs(folder)) for folder in measured_photographs]
     for k, share in measured.get("top_k", {}).items():
         if k != "1":
             rows.append((html_text("model.top_k", k=k), percent(share)))

@@ -15,9 +15,10 @@ from cifar.errors import DataError
 from cifar.files import replacing
 from cifar.format import markdown_table, percent
 from cifar.models.manifest import Manifest
-from cifar.models.registry import Registry
+from cifar.models.registry import MANIFEST, Registry, Version
 from cifar.settings import Settings
 from cifar.training.report import text
+from cifar.training.report.photographs import figures_of_the_page
 from cifar.training.report.report import read_report
 
 PICTURES = "docs/model_card"
@@ -25,14 +26,19 @@ PICTURES = "docs/model_card"
 _WORST_CLASSES = 3
 
 
-def write_card(report_folder: Path, settings: Settings, out: Path, notes: Path | None) -> Path:
+def write_card(
+    report_folder: Path, settings: Settings, out: Path, notes: Path | None, *, license_id: str = "unknown"
+) -> Path:
     """Write the model card of the version that a report describes. An existing card is replaced.
+
+    If the report has photographs, the version's manifest gets their figures, which the page shows.
 
     Args:
         report_folder: a folder written by `evaluate --out`.
         settings: the registry.
         out: the file to write. The report's pictures are copied to `docs/model_card` beside it.
         notes: a Markdown file to insert, such as the origin of the data and further measurements.
+        license_id: of the model, as Hugging Face's model cards name it, such as `mit`.
 
     Returns:
         `out`.
@@ -42,7 +48,8 @@ def write_card(report_folder: Path, settings: Settings, out: Path, notes: Path |
         VersionNotFound: the registry no longer holds the version.
     """
     report = read_report(report_folder)
-    manifest = Registry(settings.registry, report["name"]).get(report["version"]).manifest
+    version = Registry(settings.registry, report["name"]).get(report["version"])
+    manifest = version.manifest
     if report["exported"] != manifest.created:
         raise DataError(
             f"{report_folder} describes a version {manifest.version} that was exported {report['exported']}, but the one in the registry "
@@ -54,20 +61,37 @@ def write_card(report_folder: Path, settings: Settings, out: Path, notes: Path |
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{notes} cannot be read: {error}.") from error
     names = [picture.name for picture in pictures]
-    content = card(manifest, report, names, notes_text, commands(manifest, report, out, notes))
+    repeat = commands(manifest, report, out, notes, license_id=license_id)
+    content = card(manifest, report, names, notes_text, repeat, license_id=license_id)
     folder = out.parent / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         shutil.copyfile(picture, folder / picture.name)
     with replacing(out) as temporary:
         temporary.write_text(content, encoding="utf-8")
+    _record_photographs(version, report)
     return out
 
 
+def _record_photographs(version: Version, report: dict[str, Any]) -> None:
+    """Write the figures of the report's photographs into the version's manifest, for the number of views that the page takes."""
+    if measured := report.get("photographs"):
+        shown = [figures_of_the_page(each, version.manifest.gains_from_views) for each in measured]
+        update = {"metrics": version.manifest.metrics | {"photographs": shown}}
+        with replacing(version.path / MANIFEST) as temporary:
+            temporary.write_text(version.manifest.model_copy(update=update).model_dump_json(indent=2) + "\n")
+
+
 def card(
-    manifest: Manifest, report: dict[str, Any], pictures: Sequence[str], notes: str, repeat_commands: Sequence[str]
+    manifest: Manifest,
+    report: dict[str, Any],
+    pictures: Sequence[str],
+    notes: str,
+    repeat_commands: Sequence[str],
+    *,
+    license_id: str = "unknown",
 ) -> str:
-    """Return the card as Markdown.
+    """Return the card as Markdown, with the YAML front matter of Hugging Face's model cards.
 
     Args:
         manifest: the manifest of the version.
@@ -75,6 +99,7 @@ def card(
         pictures: the names of the report's PNG files.
         notes: Markdown to insert.
         repeat_commands: see `commands`.
+        license_id: see `write_card`.
     """
     environment = Environment(  # noqa: S701 - the card is Markdown, so nothing is escaped
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -84,7 +109,12 @@ def card(
         m=manifest,
         report=report,
         megabytes=sum(file.bytes for file in manifest.files.values()) / 1e6,
+        license_id=license_id,
+        trained_on=_name_of(manifest.training.get("data", {}).get("source")),
+        tested_on=_name_of(report["source"]),
         figures=text.figures(report),
+        comparison=text.comparison(report),
+        photographs=text.photographs(report),
         views=text.views(report),
         classes=text.classes(report),
         in_distribution=text.in_distribution(report),
@@ -101,7 +131,14 @@ def card(
     return re.sub(r"\n{3,}", "\n\n", content)  # a missing picture leaves an empty paragraph
 
 
-def commands(manifest: Manifest, report: dict[str, Any], out: Path, notes: Path | None) -> list[str]:
+def _name_of(source: str | None) -> str | None:
+    """Return the name of a data set, without the folders that only this machine has."""
+    return Path(source).name if source else None
+
+
+def commands(
+    manifest: Manifest, report: dict[str, Any], out: Path, notes: Path | None, *, license_id: str = "unknown"
+) -> list[str]:
     """Return the shell commands that repeat the training, the export, the evaluation and the card of a version."""
     lines = []
     training = manifest.training
@@ -114,9 +151,12 @@ def commands(manifest: Manifest, report: dict[str, Any], out: Path, notes: Path 
     measures = f" --views {report['views']['views']}" if report["views"] else ""
     if report["robustness"]:
         measures += f" --robustness {report['robustness']['images']}"
+    measures += "".join(f" --photos {quote(each['source'] + '=DIR')}" for each in report.get("photographs", []))
     folder = f"reports/{manifest.version}"
     lines.append(f"evaluate --version {manifest.version} --data {quote(report['source'])}{measures} --out {folder}")
-    lines.append(f"card {folder} --out {quote(str(out))}{f' --notes {quote(str(notes))}' if notes else ''}")
+    more = f" --notes {quote(str(notes))}" if notes else ""
+    more += f" --license {quote(license_id)}" if license_id != "unknown" else ""
+    lines.append(f"card {folder} --out {quote(str(out))}{more}")
     default = Settings.model_fields["model_name"].default
     name = [f"export CIFAR_MODEL_NAME={quote(manifest.name)}"] if manifest.name != default else []
     return name + [f".venv/bin/python -m cifar {line}" for line in lines]

@@ -152,17 +152,20 @@ def _from_views(
 
 
 def _robustness(predictor: Predictor, images: np.ndarray, labels: np.ndarray, count: int) -> dict[str, Any]:
-    """Measure accuracy and mean confidence at each strength of each disturbance, on the same images."""
+    """Measure accuracy, mean confidence and calibration error at each strength of each disturbance, on the same images."""
     count = min(count, len(images))
     chosen = np.sort(np.random.default_rng(_SEED).choice(len(images), count, replace=False))
 
     def measure_on(pixels: np.ndarray, description: str) -> dict[str, Any]:
-        probabilities = _classify(predictor, pixels, description).probabilities
-        right = int((probabilities.argmax(axis=1) == labels[chosen]).sum())
+        answers = _classify(predictor, pixels, description)
+        probabilities = answers.probabilities
+        measured = measure(probabilities, labels[chosen], predictor.class_names)
         return {
-            "accuracy": right / count,
-            "interval": wilson_interval(right, count),
+            "accuracy": measured["accuracy"],
+            "interval": measured["accuracy_interval"],
             "confidence": float(probabilities.max(axis=1).mean()),
+            "ece": measured["ece"],
+            "in_distribution": _in_distribution(answers, labels[chosen]),
         }
 
     return {

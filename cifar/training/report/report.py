@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cifar.settings import Settings
 from cifar.training.data.dataset import load_dataset
 from cifar.training.libraries import library_versions
 from cifar.training.report.evaluate import evaluate
+from cifar.training.report.photographs import find_photographs, measure_photographs
 from cifar.training.report.text import report_as_markdown
 
 REPORT = "report.json"
@@ -29,6 +31,7 @@ def make_report(
     settings: Settings,
     source: str,
     *,
+    photographs: Sequence[str] = (),
     out: Path | None,
     views: int = 1,
     disturbed_images: int = 0,
@@ -40,6 +43,7 @@ def make_report(
         version: the version to evaluate.
         settings: the engine and the limits.
         source: the data set; see `load_dataset`.
+        photographs: folders to measure besides; see `find_photographs`.
         out: a folder that does not exist yet, for `report.json`, `report.md` and PNG files. It is created when the report is
             complete. None: the report is only returned.
         views: see `evaluate`.
@@ -47,15 +51,17 @@ def make_report(
         skip_damaged: see `load_dataset`.
 
     Returns:
-        The content of `report.json`: the result of `evaluate`, and the name, version, data set, time, machine and libraries.
+        The content of `report.json`: the result of `evaluate`, `photographs` (a result of `measure_photographs` for each folder), and
+        the name, version, data set, time, machine and libraries.
 
     Raises:
-        DataError: `out` exists or cannot be created; see also `load_dataset` and `evaluate`.
+        DataError: `out` exists or cannot be created; see also `load_dataset`, `evaluate` and `find_photographs`.
         VersionUnusable: see `Predictor.load`.
     """
     if out:
         _check_output(out)
-    spec = version.manifest.image
+    spec, class_names = version.manifest.image, version.manifest.class_names
+    found = [find_photographs(folder, class_names) for folder in photographs]
     dataset = load_dataset(source, settings, image_shape=spec.shape, skip_damaged=skip_damaged)
     predictor = Predictor.load(version, engine_of(settings))
     report = {
@@ -67,6 +73,7 @@ def make_report(
         "machine": f"{platform.machine()}, {available_cpus()} processors",
         "libraries": library_versions(),
         **evaluate(predictor, dataset, views=views, disturbed_images=disturbed_images),
+        "photographs": [measure_photographs(predictor, each, settings) for each in found],
     }
     if out:
         _write(report, dataset.test_images, out)

@@ -16,6 +16,9 @@ _PICTURES = {
 }
 _VIEWS = {2: "plain and mirrored", 6: "plain and mirrored, each also moved by one pixel to two sides"}
 
+_COMPARED_STRENGTHS = {"JPEG": 30, "blur": 1, "noise": 16, "brightness": 0.5, "shift": 4}
+"""The strength of each disturbance that stands beside the undisturbed images."""
+
 Report = dict[str, Any]
 """The content of `report.json`; see `make_report`."""
 
@@ -40,6 +43,9 @@ def summary(report: Report) -> dict[str, Any]:
         shown[f"accuracy_of_{views['views']}_views"] = (
             f"{with_interval(views['accuracy'], views['accuracy_interval'])}, with {views['times_the_single_view']:g} times the processor time"
         )
+    for found in report.get("photographs", []):
+        for number, measured in found["views"].items():
+            shown[f"photographs_{found['source']}_views_{number}"] = _photographs_summary(found, measured)
     if report["robustness"]:
         shown["robustness"] = {
             name: ", ".join(f"{strength} {share}" for strength, share in points)
@@ -60,6 +66,8 @@ def report_as_markdown(report: Report, pictures: Sequence[str]) -> str:
         figures(report),
         views(report),
         in_distribution(report),
+        comparison(report),
+        photographs(report),
         "## Classes",
         classes(report),
         picture("confusion_matrix.png", pictures),
@@ -96,6 +104,94 @@ def figures(report: Report) -> str:
     rows += [(f"top-{k} accuracy", percent(share)) for k, share in report["top_k"].items() if k != "1"]
     rows += [("loss", f"{report['loss']:.4f}"), ("calibration error (15 bins)", percent(report["ece"]))]
     return markdown_table(["measure", "value"], rows)
+
+
+def comparison(report: Report) -> str:
+    """Return a table of the test images, a strength of each disturbance, and the photographs; empty if only the first were measured."""
+    found = report["robustness"] or {"images": 0, "disturbances": {}}
+    rows = [_compared("test images", report)]
+    for name, strength in _COMPARED_STRENGTHS.items():
+        points = found["disturbances"].get(name, {}).get("points", [])
+        rows += [
+            _compared(f"test images, {name} {strength:g}", point | {"images": found["images"]})
+            for point in points
+            if point["strength"] == strength
+        ]
+    for folder in report.get("photographs", []):
+        for views, measured in folder["views"].items():
+            rows.append(_compared(f"photographs: {folder['source']}, views={views}", measured))
+    head = ["pictures", "number", "accuracy", "mean over the classes", "calibration error", "in distribution"]
+    return markdown_table(head, rows) if len(rows) > 1 else ""
+
+
+def _compared(name: str, measured: dict[str, Any]) -> tuple[object, ...]:
+    accuracy = with_interval(measured["accuracy"], measured.get("accuracy_interval", measured.get("interval")))
+    has_balanced = "balanced_interval" in measured
+    balanced = with_interval(measured["balanced_accuracy"], measured["balanced_interval"]) if has_balanced else ""
+    inside = measured.get("in_distribution")
+    shown = with_interval(inside["share"], inside["interval"]) if inside else ""
+    error = percent(measured.get("ece"), missing="")
+    return name, f"{measured['images']:,}", accuracy, balanced, error, shown
+
+
+def photographs(report: Report) -> str:
+    """Return a table of the grades of the photographs, and of those of none of the classes; empty if none were measured."""
+    rows = []
+    for folder in report.get("photographs", []):
+        for views, measured in folder["views"].items():
+            caught = measured["caught"]
+            rows.append(
+                (
+                    f"{folder['source']}, views={views}",
+                    _grades(measured["grades"]),
+                    folder["others"],
+                    _grades(measured["others_grades"]) if folder["others"] else "",
+                    "" if caught is None else with_interval(caught["share"], caught["interval"]),
+                    "" if caught is None else with_decimals(measured["auroc"], measured["auroc_interval"]),
+                    f"{measured['milliseconds']:g} ms",
+                )
+            )
+    head = [
+        "photographs",
+        "grades: class / unsure / none",
+        "others",
+        "their grades",
+        "others caught",
+        "AUROC",
+        "processor time",
+    ]
+    if not rows:
+        return ""
+    return (
+        "Photographs are decoded like those of requests. *Others* show none of the classes; they are *caught* if they are not in distribution. AUROC: of "
+        f"the out-of-distribution score, classes against others (95 % bootstrap interval). Processor time includes decoding.\n\n{markdown_table(head, rows)}"
+    )
+
+
+def _grades(grades: dict[str, Any]) -> str:
+    return " / ".join(percent(grade["share"]) for grade in grades.values())
+
+
+def _photographs_summary(folder: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        "images": f"{folder['images']} of classes, {folder['others']} others, {folder['unreadable']} unreadable",
+        "accuracy": with_interval(measured["accuracy"], measured["accuracy_interval"]),
+        "balanced_accuracy": with_interval(measured["balanced_accuracy"], measured["balanced_interval"]),
+        "calibration_error": percent(measured["ece"]),
+    }
+    shown |= {f"graded_{grade}": percent(found["share"]) for grade, found in measured["grades"].items()}
+    if caught := measured["caught"]:
+        shown["auroc"] = with_decimals(measured["auroc"], measured["auroc_interval"])
+        shown["others_caught"] = with_interval(caught["share"], caught["interval"])
+        shown |= {
+            f"others_graded_{grade}": percent(found["share"]) for grade, found in measured["others_grades"].items()
+        }
+    return shown
+
+
+def with_decimals(value: float, interval: Sequence[float]) -> str:
+    """Format a value in [0, 1] with its interval, such as `0.807 (0.743 to 0.862)`."""
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def views(report: Report) -> str:
@@ -161,24 +257,27 @@ def precision(quantization: Quantization | None) -> str:
 
 
 def robustness(report: Report) -> str:
-    """Return the accuracy on undisturbed images and a table of the accuracy at each strength of each disturbance."""
+    """Return accuracy and calibration error on undisturbed images, and a table of both at each strength of each disturbance."""
     found = report["robustness"]
     undisturbed = found["undisturbed"]
     rows = [
         (f"{name}: {unit}", ", ".join(f"{strength}: {share}" for strength, share in points))
         for name, unit, points in _robustness_points(report)
     ]
-    table = markdown_table(["disturbance", "strength: accuracy"], rows)
+    table = markdown_table(["disturbance", "strength: accuracy / calibration error"], rows)
     return (
         f"On {found['images']:,} of these images (seed {found['seed']}). Undisturbed: "
-        f"{with_interval(undisturbed['accuracy'], undisturbed['interval'])}, mean confidence {percent(undisturbed['confidence'])}.\n\n{table}"
+        f"{with_interval(undisturbed['accuracy'], undisturbed['interval'])}, mean confidence {percent(undisturbed['confidence'])}, "
+        f"calibration error {percent(undisturbed['ece'])}.\n\n{table}"
     )
 
 
 def _robustness_points(report: Report) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
-    """Yield the name and the unit of each disturbance, with pairs of strength and accuracy."""
+    """Yield the name and the unit of each disturbance, with pairs of strength and result."""
     for name, found in report["robustness"]["disturbances"].items():
-        yield name, found["unit"], [(f"{each['strength']:g}", percent(each["accuracy"])) for each in found["points"]]
+        shares = [f"{percent(each['accuracy'])} / {percent(each['ece'])}" for each in found["points"]]
+        strengths = [f"{each['strength']:g}" for each in found["points"]]
+        yield name, found["unit"], list(zip(strengths, shares, strict=True))
 
 
 def mistakes(report: Report) -> str:
