@@ -102,9 +102,11 @@ def test_the_records_contain_no_address_no_key_and_no_photo(tmp_path):
         assert secret not in content
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
+def test_wrong_feedback_gets_an_error_and_changes_nothing(client, tmp_path):
+    """Earlier feedback stays."""
+    request_id = predict(client)["request_id"]
+    give_feedback(client, request_id, "frog", note="first")
+    for body, status, code in (
         ({"request_id": "never-was", "label": "dog"}, 404, "request_not_found"),
         ({"request_id": "ID", "label": "hexagon"}, 422, "bad_parameter"),
         ({"request_id": "ID", "label": "dog", "note": "x" * 1001}, 422, "bad_parameter"),
@@ -115,17 +117,12 @@ def test_the_records_contain_no_address_no_key_and_no_photo(tmp_path):
         ({"request_id": "ID", "label": "dog", "stars": 5}, 422, "bad_parameter"),
         ([], 422, "bad_parameter"),
         ({"request_id": "\ud800", "label": "\udfff", "note": "\ud800"}, 404, "request_not_found"),
-    ],
-)
-def test_wrong_feedback_gets_an_error_and_changes_nothing(client, tmp_path, body, status, code):
-    """Earlier feedback stays."""
-    request_id = predict(client)["request_id"]
-    give_feedback(client, request_id, "frog", note="first")
-    content = json.dumps(body).replace('"ID"', f'"{request_id}"')
-    response = client.post("/feedback", content=content, headers={"Content-Type": "application/json"})
-    assert (response.status_code, response.json()["code"]) == (status, code)
-    row = rows(tmp_path)[request_id]
-    assert (row["feedback_label"], row["feedback_note"]) == ("frog", "first")
+    ):
+        content = json.dumps(body).replace('"ID"', f'"{request_id}"')
+        response = client.post("/feedback", content=content, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["code"]) == (status, code), body
+        row = rows(tmp_path)[request_id]
+        assert (row["feedback_label"], row["feedback_note"]) == ("frog", "first"), body
 
 
 def test_a_client_that_uses_the_id_of_another_user_changes_neither_prediction_nor_feedback(tmp_path):

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
 from support.servers import free_port, listens, need
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -46,7 +48,9 @@ class Cluster:
 
     def new_database(self, name: str) -> str:
         """Create a database and return its URL."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "cifar", name)
+        address = f"host=127.0.0.1 port={self.port} user=cifar dbname=postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"postgresql+psycopg://cifar@127.0.0.1:{self.port}/{name}"
 
 
