@@ -43,12 +43,11 @@ def _announced_bytes(directory: ImageFileDirectory_v2, file: IO[bytes]) -> float
     entries = file.read(tags * _ENTRY_BYTES)
     complete = len(entries) // _ENTRY_BYTES * _ENTRY_BYTES
     units = {kind: unit for kind, (unit, _) in directory._load_dispatch.items()}  # noqa: SLF001
-    return sum(
-        count * units.get(kind, 0) for _, kind, count, _ in struct.iter_unpack(f"{order}HHII", entries[:complete])
-    )
+    found = struct.iter_unpack(f"{order}HHII", entries[:complete])
+    return float(sum(count * units.get(kind, 0) for _, kind, count, _ in found))
 
 
 def bound_directories() -> None:
     """From now on, Pillow reads no directory whose tags have more bytes together than its file."""
-    ImageFileDirectory_v2.load = _load_if_bounded  # type: ignore[method-assign]
+    ImageFileDirectory_v2.load = _load_if_bounded  # type: ignore[method-assign, assignment]
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_PNG_TEXT_BYTES

@@ -189,6 +189,13 @@ def tool_call(arguments: str) -> str:
         (tool_call(json.dumps({"files": "[" + "0," * 100_000 + "0]"})), "too many values"),
         (tool_call('{"files": "[' + r"0\u002c" * 100_000 + '0]"}'), "at most 3,000 values"),
         (tool_call('{"files": ' + "[" * 200 + "]" * 200 + "}"), "at most 100 levels deep"),
+        *(
+            (
+                json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}} | long),
+                "200 characters",
+            )
+            for long in ({"id": "x" * 201}, {"method": "x" * 201}, {"params": {"name": "x" * 10_000_000}})
+        ),
     ],
 )
 def test_a_call_of_very_many_values_is_refused_before_the_library_reads_it(address, body, words):

@@ -76,12 +76,12 @@ class _Messages(asyncio.Queue[Any]):
         size = _BYTES_PER_MESSAGE
         if output:
             size += _BYTES_PER_JSON_BYTE * len(orjson.dumps(output, default=str))
-        super()._put((item, size))  # type: ignore[misc] # asyncio's own subclasses override these two methods as well
+        super()._put((item, size))  # asyncio's own subclasses override these two methods as well
         self.last_bytes = size
         self._count(size)
 
     def _get(self) -> Any:
-        item, size = super()._get()  # type: ignore[misc]
+        item, size = super()._get()
         self._count(-size)
         return item
 

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/gradio_api/mcp"
 _MAX_DEPTH = 100
+_MAX_NAME_CHARACTERS = 200
 _OTHER_ITEMS = 1000
 """Values, keys and lists of a call besides its files."""
 _INSTRUCTIONS = (
@@ -103,7 +104,7 @@ def _check_form(body: bytes, max_files: int) -> None:
     """Check what a call consists of: its values, and those in its texts, since the library reads lists in texts too.
 
     Raises:
-        BadRequest: it is not JSON, too deep, or has too many values or files.
+        BadRequest: it is not JSON, too deep, or has too many values or files, or too long a name.
     """
     max_items = 2 * max_files + _OTHER_ITEMS  # the comma after a file, and the one in its data: URL
     call = parse_json(body, max_items=max_items)
@@ -119,6 +120,12 @@ def _check_form(body: bytes, max_files: int) -> None:
         if depth > _MAX_DEPTH or items > max_items:
             raise BadRequest(f"A call is at most {_MAX_DEPTH} levels deep and has at most {max_items:,} values.")
     parameters = call.get("params") if isinstance(call, dict) else None
+    names = [call.get("method"), call.get("id")] if isinstance(call, dict) else []
+    names += [parameters.get("name")] if isinstance(parameters, dict) else []
+    if any(
+        isinstance(name, str) and len(name) > _MAX_NAME_CHARACTERS for name in names
+    ):  # the library compares and repeats them
+        raise BadRequest(f"Method, id and tool name of a call have at most {_MAX_NAME_CHARACTERS} characters.")
     arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
     files = arguments.get("files") if isinstance(arguments, dict) else None
     if isinstance(files, list) and len(files) > max_files:
