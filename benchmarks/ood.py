@@ -1,19 +1,18 @@
-"""Compare out-of-distribution scores: how well they separate photographs of the classes from photographs of other things.
+"""Compare out-of-distribution scores without photographs: each is fitted on some kinds of synthetic outliers and measured on another.
 
-    python benchmarks/ood.py --run RUN --photos DIR
+    PYTHONPATH=. .venv/bin/python benchmarks/ood.py --run RUN [--photos DIR]
 
-DIR holds photographs: `DIR/in/<class>/*.jpg` of the model's classes and `DIR/ood/*.jpg` of other things. Nothing is fitted on
-them: every score is fitted on the run's training images, and at its threshold 95 % of the held-out images are in distribution.
-Prints Markdown, which docs/ood.md quotes.
+A kind that a score was fitted on says nothing of photographs, so kinds that destroy an image in a similar way are left out
+together. The images in distribution are held-out images, and copies of them that look like photographs scaled down.
+With `--photos`, the scores fitted on all kinds are measured on `DIR/in/<class>/*.jpg` and `DIR/ood/*.jpg` or `DIR/none/*.jpg`:
+to report, not to choose. Prints Markdown, which docs/ood.md quotes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,149 +23,131 @@ from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
 from cifar.settings import load_settings
 from cifar.training.data.dataset import load_dataset
-from cifar.training.data.outliers import make_outliers
+from cifar.training.data.outliers import KINDS
+from cifar.training.data.photo_views import photo_views
 from cifar.training.measures import auroc
-from cifar.training.run.calibration import calibrated, fit_score, fit_temperature, raw_score, with_features
+from cifar.training.run.calibration import fit_score, raw_score, with_features
 
-IMAGES, TEST_IMAGES, RESAMPLES = 12_000, 5_000, 2_000
+FAMILIES = (
+    ("jigsaw", "mosaic", "covered", "tiled"),
+    ("mixed",),
+    ("spectrum",),
+    ("magnified",),
+    ("swirled",),
+    ("shapes",),
+)
+"""Kinds of outliers that are left out together: the first ones all have straight edges where pieces meet."""
+_CHUNK = 32
+_SHARE = 0.95
 
 
-class Outputs(NamedTuple):
-    """The outputs of the network for a set of images."""
+class Fitted(NamedTuple):
+    """What a score is fitted on."""
 
-    features: np.ndarray
-    """The features of our score. The last `width` columns are the input of the last dense layer."""
-    probabilities: np.ndarray
+    inside: np.ndarray
+    labels: np.ndarray
+    outside: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
 
 
-Score = Callable[[Outputs], np.ndarray]
+Score = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--images", type=int, default=4000, help="training images, and about as many outliers")
     arguments = parser.parse_args()
     settings, run = load_settings(), json.loads((arguments.run / "config.json").read_text())
     dataset = load_dataset(run["data"]["source"], settings, image_shape=tuple(run["image_shape"]))
     model = keras.saving.load_model(arguments.run / "model.keras", compile=False)
     network = with_features(model)
-    if network is None:
-        sys.exit("The network has no dense layer, so there are no features to compare.")
     random = np.random.default_rng(0)
 
-    def run_network(images: np.ndarray) -> Outputs:
-        return Outputs(*network.predict(images, batch_size=500, verbose=0))
+    def features(images: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = network.predict(images, batch_size=500, verbose=0)[0]
+        return rows
 
-    def photos(files: Iterable[Path]) -> Outputs:
+    def photos(files: Iterable[Path]) -> np.ndarray:
         spec, limit = ImageSpec.from_shape(dataset.image_shape), settings.max_image_pixels
-        return run_network(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
+        return features(np.stack([preprocess(file.read_bytes(), spec, max_pixels=limit) for file in sorted(files)]))
+
+    def outliers(images: np.ndarray, count: int) -> dict[str, np.ndarray]:
+        chunks = range(max(1, count // len(KINDS) // _CHUNK))
+        made = {
+            kind.__name__: [kind(images[random.integers(0, len(images), _CHUNK)], random) for _ in chunks]
+            for kind in KINDS
+        }
+        return {name: features(np.concatenate(parts)) for name, parts in made.items()}
 
     config = run["config"]
     fit, held_out = dataset.hold_out(config["validation_split"], config["seed"])
-    fit = random.permutation(fit)[:IMAGES]
-    tested = random.permutation(len(dataset.test_labels))[:TEST_IMAGES]
-    training, labels = run_network(dataset.train_images[fit]), dataset.train_labels[fit]
-    outliers = run_network(make_outliers(dataset.train_images[fit], len(fit), random))
-    held, test = run_network(dataset.train_images[held_out]), run_network(dataset.test_images[tested])
-    classes, others = photos(arguments.photos.glob("in/*/*.jpg")), photos(arguments.photos.glob("ood/*.jpg"))
-    temperature = fit_temperature(held.probabilities, dataset.train_labels[held_out])
-    test_labels = dataset.test_labels[tested]
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {arguments.run}: {len(fit)} training images, {len(outliers.features)} synthetic outliers,"
-    )
-    print(
-        f"{len(held_out)} held out, {len(tested)} test images, {len(classes.features)} photos of classes, {len(others.features)} of other things."
-    )
-    print(
-        f"Temperature {temperature:.3f}; ECE of the test images {error(test.probabilities, test_labels):.4f} without,"
-    )
-    print(f"{error(np.asarray(calibrated(test.probabilities, temperature)), test_labels):.4f} with it.\n")
-    print(
-        "| score | photos of classes / of other things, AUROC (95 %) | test images / photos of other things | flagged: test | photos of classes | of other things |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, score in scores(model, training, labels, outliers).items():
-        limit = np.quantile(score(held), 0.95)
-        of_test, of_classes, of_others = score(test), score(classes), score(others)
-        low, high = interval(of_classes, of_others, random)
-        flagged = " | ".join(f"{np.mean(values > limit):.3f}" for values in (of_test, of_classes, of_others))
+    fit = random.permutation(fit)[: arguments.images]
+    images, held = dataset.train_images[fit], dataset.train_images[held_out]
+    half = len(images) // 2
+    inside = features(np.concatenate([images[:half], photo_views(images[half:], random)]))
+    clean, copies = features(held), features(photo_views(held, random))
+    made, made_of_held = outliers(images, len(images)), outliers(held, len(held))
+    kernel, *bias = next(each for each in reversed(model.layers) if isinstance(each, keras.layers.Dense)).get_weights()
+    rest = (dataset.train_labels[fit], kernel, bias[0] if bias else np.zeros(kernel.shape[1]))
+
+    def fitted(left_out: tuple[str, ...] = ()) -> Fitted:
+        outside = np.concatenate([rows for name, rows in made.items() if name not in left_out])
+        return Fitted(inside, rest[0], outside, *rest[1:])
+
+    found: dict[str, list[list[float]]] = {}
+    for family in FAMILIES:
+        strange = np.concatenate([made_of_held[name] for name in family])
+        for name, score in scores(fitted(family)):
+            found.setdefault(name, []).append([auroc(score(known), score(strange)) for known in (clean, copies)])
+    print("| score | held-out images | copies | mean | worst family |\n|---|---|---|---|---|")
+    for name, values in sorted(found.items(), key=lambda item: -np.mean(item[1])):
+        table = np.array(values)
         print(
-            f"| {name} | {auroc(of_classes, of_others):.3f} ({low:.3f} to {high:.3f}) | {auroc(of_test, of_others):.3f} | {flagged} |"
+            f"| {name} | {' | '.join(f'{value:.3f}' for value in (*table.mean(axis=0), table.mean(), table.mean(axis=1).min()))} |"
         )
+    if arguments.photos:
+        known, strange = (
+            photos(arguments.photos.glob("in/*/*")),
+            photos([*arguments.photos.glob("ood/*"), *arguments.photos.glob("none/*")]),
+        )
+        print("\n| score | AUROC | of the classes above the threshold | of the strange |\n|---|---|---|---|")
+        for name, score in scores(fitted()):
+            limit = np.quantile(score(clean), _SHARE)
+            above = [float((score(rows) > limit).mean()) for rows in (known, strange)]
+            print(f"| {name} | {auroc(score(known), score(strange)):.3f} | {above[0]:.2f} | {above[1]:.2f} |")
 
 
-def scores(model: keras.Model, training: Outputs, labels: np.ndarray, outliers: Outputs) -> dict[str, Score]:
-    """Fit every score; return them by name. A higher score means less like the training images."""
-    kernel, *bias = next(
-        layer for layer in reversed(model.layers) if isinstance(layer, keras.layers.Dense)
-    ).get_weights()
-    width = len(kernel)
+def scores(fitted: Fitted) -> Iterator[tuple[str, Score]]:
+    """Yield each score with its name. A higher score means less like the training images."""
+    arrays = fit_score(fitted.inside, fitted.outside, fitted.kernel, fitted.bias)
 
-    def top(outputs: Outputs) -> np.ndarray:
-        return outputs.features[:, -width:]
+    def logits(features: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = features @ fitted.kernel + fitted.bias
+        return rows
 
-    def logits(outputs: Outputs) -> np.ndarray:
-        return top(outputs) @ kernel + (bias[0] if bias else 0)
+    def shares(features: np.ndarray) -> np.ndarray:
+        rows = logits(features)
+        return np.exp(rows - np.logaddexp.reduce(rows, axis=1, keepdims=True))
 
-    all_layers = fit_score(training.features, labels, outliers.features)
-    last_layer = fit_score(top(training), labels, top(outliers))
-    near, far = gaussian(top(training), labels), gaussian(top(training), np.zeros_like(labels))
-    bank = unit(top(training))
-    return {
-        "max softmax": lambda outputs: -outputs.probabilities.max(axis=1),
-        "entropy": lambda outputs: -(outputs.probabilities * np.log(outputs.probabilities + 1e-30)).sum(axis=1),
-        "max logit": lambda outputs: -logits(outputs).max(axis=1),
-        "energy": lambda outputs: -np.logaddexp.reduce(logits(outputs), axis=1),
-        "feature norm": lambda outputs: -np.linalg.norm(top(outputs), axis=1),
-        "kNN, 10th of the bank, normalised features": lambda outputs: (
-            -np.sort(unit(top(outputs)) @ bank.T, axis=1)[:, -10]
-        ),
-        "ViM": vim(top(training), kernel, bias[0] if bias else np.zeros(kernel.shape[1]), top, logits),
-        "Mahalanobis": lambda outputs: near(top(outputs)),
-        "relative Mahalanobis": lambda outputs: near(top(outputs)) - far(top(outputs)),
-        "against synthetic outliers, last layer": lambda outputs: np.asarray(raw_score(top(outputs), last_layer)),
-        "**against synthetic outliers, three layers**": lambda outputs: np.asarray(
-            raw_score(outputs.features, all_layers)
-        ),
-    }
+    yield "**linear score plus energy** (in use)", lambda features: np.asarray(raw_score(features, arrays))
+    yield "linear score", lambda features: features @ arrays["direction"]
+    yield "energy", lambda features: -np.logaddexp.reduce(logits(features), axis=1)
+    yield "entropy", lambda features: -(shares(features) * np.log(shares(features) + 1e-30)).sum(axis=1)
+    yield "max softmax", lambda features: -shares(features).max(axis=1)
+    near, far = gaussian(fitted.inside, fitted.labels), gaussian(fitted.outside, np.zeros(len(fitted.outside), int))
+    yield "Mahalanobis to the nearest class, minus that to outliers", lambda features: near(features) - far(features)
 
 
-def gaussian(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def gaussian(features: np.ndarray, labels: np.ndarray) -> Score:
     """Return the squared Mahalanobis distance to the nearest class mean."""
     means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
     scatter = features - means[np.unique(labels, return_inverse=True)[1]]
     values, vectors = np.linalg.eigh(scatter.T @ scatter / len(scatter))
-    whiten = vectors / np.sqrt(np.maximum(values, 1e-3 * values.mean()))
-    return lambda outputs: np.stack([(((outputs - mean) @ whiten) ** 2).sum(axis=1) for mean in means]).min(axis=0)
-
-
-def vim(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, top: Score, logits: Score) -> Score:
-    """Return virtual-logit matching (Wang et al. 2022, arXiv:2203.10807)."""
-    origin = -np.linalg.pinv(kernel.T) @ bias
-    _, vectors = np.linalg.eigh((features - origin).T @ (features - origin))
-    rest = vectors[:, : len(kernel) // 2]
-    alpha = (features @ kernel + bias).max(axis=1).mean() / np.linalg.norm((features - origin) @ rest, axis=1).mean()
-    return lambda outputs: (
-        alpha * np.linalg.norm((top(outputs) - origin) @ rest, axis=1) - np.logaddexp.reduce(logits(outputs), axis=1)
-    )
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-
-
-def interval(lower: np.ndarray, higher: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the 95 % bootstrap interval of the AUROC; both sets are resampled."""
-    drawn = [auroc(random.choice(lower, len(lower)), random.choice(higher, len(higher))) for _ in range(RESAMPLES)]
-    return np.quantile(drawn, (0.025, 0.975))
-
-
-def error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error over 15 bins of equal width."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    return float(sum(abs((confidence - right)[bins == number].sum()) for number in range(15)) / len(labels))
+    whiten = vectors / np.sqrt(np.maximum(values, 3e-3 * values.mean()))
+    return lambda rows: np.stack([(((rows - mean) @ whiten) ** 2).sum(axis=1) for mean in means]).min(axis=0)
 
 
 if __name__ == "__main__":

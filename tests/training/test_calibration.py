@@ -18,6 +18,7 @@ from cifar.errors import ExportError
 from cifar.models.engines import LITERT_FILE
 from cifar.models.inspection import as_text, inspect_version
 from cifar.models.predictor import Predictor
+from cifar.training.data.photo_views import photo_views
 from cifar.training.export import write as export_module
 from cifar.training.export.source import read_source
 from cifar.training.export.write import export
@@ -88,6 +89,37 @@ def test_95_percent_of_the_held_out_images_are_in_distribution(scored_run):
     assert sum(fitted.images_by_class) == len(dataset.train_labels) - len(held_out)
 
 
+def test_changed_copies_count_as_in_distribution_if_the_network_was_trained_on_such(scored_run):
+    """Otherwise blurred and dark photographs of a class would be called none of the classes."""
+    run, dataset, held_out = scored_run
+    model = keras.saving.load_model(run / "model.keras")
+    fitted = dataset.train_images[:100], dataset.train_labels[:100]
+    part = dataset.train_images[held_out], dataset.train_labels[held_out]
+    plain, changed = (module.fit_confidence(model, fitted, part, share) for share in (0.0, 0.5))
+    network = module.with_features(model)
+    copies = photo_views(part[0], np.random.default_rng(3))
+
+    def flagged(confidence: module.Confidence) -> float:
+        features, _ = network(copies.astype(np.float32))
+        return float((np.asarray(module.ood_score(features, confidence, confidence.arrays)) > 1).mean())
+
+    assert flagged(changed) < 0.15 < flagged(plain)
+
+
+def test_the_score_adds_the_energy_of_the_logits_to_a_linear_score():
+    """Of two images that differ only in how large the logits are, the one with the smaller logits is more unlike the training images."""
+    random = np.random.default_rng(0)
+    kernel, bias = np.eye(4, 3), np.zeros(3)
+    inside, outside = random.normal([4, 0, 0, 0], 1, (200, 4)), random.normal([4, 0, 0, 3], 1, (200, 4))
+    arrays = module.fit_score(inside, outside, kernel, bias)
+    typical, small_logits, like_outliers = np.asarray(
+        module.raw_score(np.array([[4, 0, 0, 0], [1, 0, 0, 0], [4, 0, 0, 3]], np.float32), arrays)
+    )
+    assert small_logits > typical
+    assert like_outliers > typical
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+
+
 def test_a_crash_while_writing_leaves_no_confidence_file(scored_run, tmp_path, monkeypatch):
     """A half-written file would make the export fail."""
     run, dataset, held_out = scored_run
@@ -127,12 +159,13 @@ def test_too_few_held_out_images_give_no_score_and_train_and_export_say_so(
     assert (sentence in caplog.text) != scored
 
 
-def test_the_score_of_an_earlier_run_from_too_few_images_is_left_out(tmp_path, scored_run):
-    """Runs of earlier releases have one from any number of images; they are exported without it."""
+@pytest.mark.parametrize("earlier", [{"held_out_images": 20}, {"method": "Mahalanobis distance"}])
+def test_the_score_of_a_run_of_an_earlier_release_is_left_out(tmp_path, scored_run, earlier):
+    """Those have one from any number of images, or one that is computed from other arrays."""
     with np.load(scored_run[0] / CONFIDENCE_FILE) as file:
         arrays = dict(file)
     about = json.loads(str(arrays.pop("about")))
-    about["report"]["held_out_images"] = 20
+    about["report"] |= earlier
     np.savez(tmp_path / CONFIDENCE_FILE, about=np.array(json.dumps(about)), **arrays)
     assert read_confidence(tmp_path) is None
 

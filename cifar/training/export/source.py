@@ -27,7 +27,13 @@ from cifar.training.export.reading.load import load
 from cifar.training.export.reading.network import NO_OPTIONS, ReadOptions
 from cifar.training.export.task import is_multi_label
 from cifar.training.network.architectures import INPUT_RANGE
-from cifar.training.run.calibration import FEWEST_HELD_OUT, Confidence, read_confidence, without_score
+from cifar.training.run.calibration import (
+    CONFIDENCE_FILE,
+    FEWEST_HELD_OUT,
+    Confidence,
+    read_confidence,
+    without_score,
+)
 from cifar.training.run.reference import read_reference
 
 log = logging.getLogger(__name__)
@@ -125,6 +131,12 @@ def read_source(
     held_out = run.get("metrics", {}).get("validation_images", FEWEST_HELD_OUT)
     if held_out < FEWEST_HELD_OUT:
         log.warning("%s", without_score(held_out))
+    confidence = read_confidence(path) if run else None
+    if held_out >= FEWEST_HELD_OUT and confidence is None and (path / CONFIDENCE_FILE).is_file():
+        log.warning(
+            "%s has the out-of-distribution score of an earlier release: the version gets none, and uncalibrated confidence. Train again.",
+            path,
+        )
     return ExportSource(
         model=model,
         class_names=names,
@@ -132,7 +144,7 @@ def read_source(
         images=samples,
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
-        confidence=read_confidence(path) if run else None,
+        confidence=confidence,
         reference=read_reference(path) if run and class_names is None else None,
         multi_label=is_multi_label(model, network, multi_label),
         options=options,

@@ -2,7 +2,7 @@
 
 Both are fitted once, after training, and written into the run folder. The export puts them into the graph, so that every
 signature and the LiteRT file give the same answers. Dividing the logits by a temperature makes the probabilities match the
-observed accuracy (Guo et al. 2017, arXiv:1706.04599).
+observed accuracy (Guo et al. 2017, arXiv:1706.04599). docs/ood.md tells how the score was chosen.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from keras import ops
 from cifar.files import replacing
 from cifar.models.manifest import OOD_THRESHOLD
 from cifar.training.data.outliers import make_outliers
+from cifar.training.data.photo_views import photo_views as views_like_photos
 
 CONFIDENCE_FILE = "confidence.npz"
 IN_DISTRIBUTION_SHARE = 0.95
-"""Share of the held-out images whose score is at most the threshold."""
+"""Share of the held-out images, changed as the training images were, whose score is at most the threshold."""
 
 FEWEST_HELD_OUT = 50
 """With fewer held-out images neither temperature nor score is fitted: of 20 images, the threshold would rest on one."""
@@ -36,10 +37,11 @@ _MIN_PROBABILITY = 1e-37
 """Replaces zero, whose logarithm is infinite; the smallest magnitude that float32 holds at full precision."""
 FITTED_IMAGES = 12_000
 """Limit for the training images, and for the synthetic outliers, that the score is fitted on."""
-_MAX_DIRECTIONS = 256
-"""Limit for the directions that the score uses. Each needs as much memory as there are features."""
-_MIN_VARIANCE = 3e-3
-"""Smallest variance in any direction, as a share of the mean variance. With few images some directions have none."""
+_REGULARIZATION = 0.1
+"""Of the linear score, whose features have a variance of 1. 0.01 to 0.3 are equally good."""
+_ENERGY_WEIGHT = 2
+"""Spread of the energy of typical images in the score, relative to that of the linear score. 1 to 3 are equally good."""
+METHOD = "energy of the logits, plus a linear score of the last layer's features against synthetic outliers"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,9 @@ def calibrated(probabilities: Any, temperature: float) -> Any:
 
 
 def raw_score(features: Any, arrays: Mapping[str, Any]) -> Any:
-    """Return how much better the synthetic outliers explain the features than the nearest class does.
+    """Return how unlike the training images the features are: a linear score of them, plus the energy of the logits.
 
-    The squared Mahalanobis distance to the nearest class (Lee et al. 2018, arXiv:1807.03888) minus that to a background (Ren
-    et al. 2021, arXiv:2106.09022), here the synthetic outliers. In the chosen directions both covariances are diagonal.
+    The energy is the negative logarithm of the sum of the exponentials of the logits (Liu et al. 2020, arXiv:2010.03759).
 
     Args:
         features: `(n, width)`, from a model made by `with_features`.
@@ -77,38 +78,43 @@ def raw_score(features: Any, arrays: Mapping[str, Any]) -> Any:
     Returns:
         `(n,)`; higher means more unlike the training images.
     """
-    projected = ops.matmul(features, arrays["directions"]) - arrays["origin"]
-    to_classes = ops.square(ops.expand_dims(projected, 1) - ops.expand_dims(arrays["classes"], 0))
-    to_outliers = ops.square(projected - arrays["nothing"]) * arrays["precision"]
-    return ops.min(ops.sum(to_classes, axis=2), axis=1) - ops.sum(to_outliers, axis=1)
+    logits = ops.matmul(features, arrays["kernel"]) + arrays["bias"]
+    largest = ops.max(logits, axis=1)  # not ops.logsumexp, which tests for infinity; LiteRT cannot
+    energy = -largest - ops.log(ops.sum(ops.exp(logits - ops.expand_dims(largest, 1)), axis=1))
+    return ops.sum(features * arrays["direction"], axis=1) + energy
 
 
 def ood_score(features: Any, confidence: Confidence, arrays: Mapping[str, Any]) -> Any:
     """Return `raw_score` scaled for users, `(n,)`: 0 for the median held-out image, above 1 for 5 % of them."""
-    return (raw_score(features, arrays) - confidence.low) / (confidence.high - confidence.low)
+    return scaled_score(raw_score(features, arrays), confidence)
+
+
+def scaled_score(raw: Any, confidence: Confidence) -> Any:
+    """Scale raw scores as `ood_score` does."""
+    return (raw - confidence.low) / (confidence.high - confidence.low)
 
 
 def with_features(model: keras.Model) -> keras.Model | None:
-    """Return the same network with two outputs: the features for the score, `(n, width)`, and the probabilities.
-
-    The features are the input of the last dense layer and the channel means of the inputs of the second and third last
-    convolution. Earlier layers depend more on the compression of an image than on its content, and the last convolution
-    adds nothing to the dense layer.
+    """Return the same network with two outputs: the input of its last dense layer, `(n, width)`, and the probabilities.
 
     Returns:
         None if the network has no dense layer among its own layers.
     """
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    if not dense:
-        return None
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    means = [keras.layers.GlobalAveragePooling2D(dtype="float32")(layer.input) for layer in convolutions[1:][-3:-1]]
-    features = keras.layers.Concatenate(dtype="float32")([*means, dense[-1].input]) if means else dense[-1].input
-    return keras.Model(model.inputs[0], [features, model.outputs[0]])
+    dense = _dense_layers(model)
+    return keras.Model(model.inputs[0], [dense[-1].input, model.outputs[0]]) if dense else None
+
+
+def _dense_layers(model: keras.Model) -> list[keras.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
 
 
 def write_confidence(
-    run: Path, model: keras.Model, *, fitted: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
+    run: Path,
+    model: keras.Model,
+    *,
+    fitted: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
+    photo_views: float = 0.0,
 ) -> Confidence | None:
     """Fit temperature and score, write them into the folder `run`, and return them.
 
@@ -120,26 +126,35 @@ def write_confidence(
         model: from `(n, height, width, channels)` pixels in [0, 255] to `(n, classes)` probabilities.
         fitted: the training images, `(n, height, width, channels)` `uint8`, and their labels `(n,)`.
         held_out: the same of images that the network was not trained on.
+        photo_views: share of the training images that were changed; see `photo_views`.
     """
-    network = with_features(model)
-    if network is None or len(held_out[1]) < FEWEST_HELD_OUT:
+    if with_features(model) is None or len(held_out[1]) < FEWEST_HELD_OUT:
         return None
-    confidence = fit_confidence(network, fitted, held_out)
+    confidence = fit_confidence(model, fitted, held_out, photo_views)
+    save_confidence(run, confidence)
+    return confidence
+
+
+def save_confidence(run: Path, confidence: Confidence) -> None:
+    """Write what `read_confidence` reads into the run's folder."""
     names = ("temperature", "low", "high", "report", "images_by_class")
     about = np.array(json.dumps({name: getattr(confidence, name) for name in names}))
     with replacing(run / CONFIDENCE_FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, about=about, **confidence.arrays)  # type: ignore[arg-type]
-    return confidence
 
 
 def read_confidence(run: Path) -> Confidence | None:
-    """Read what `write_confidence` wrote; None if the run has no such file, or one of before 2026-11-26 from too few images."""
+    """Read what `write_confidence` wrote; None if the run has no such file.
+
+    It is also None for a file of a release before 2026-11-27, from too few images or with another score.
+    """
     if not (run / CONFIDENCE_FILE).is_file():
         return None
     with np.load(run / CONFIDENCE_FILE) as file:
         arrays = {name: file[name] for name in file.files if name != "about"}
         confidence = Confidence(arrays=arrays, **json.loads(str(file["about"])))
-    return confidence if confidence.report["held_out_images"] >= FEWEST_HELD_OUT else None
+    enough = confidence.report["held_out_images"] >= FEWEST_HELD_OUT
+    return confidence if enough and confidence.report["method"] == METHOD else None
 
 
 def without_score(held_out: int) -> str:
@@ -151,29 +166,73 @@ def without_score(held_out: int) -> str:
 
 
 def fit_confidence(
-    network: keras.Model, fitted: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
+    model: keras.Model,
+    fitted: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
+    photo_views: float = 0.0,
 ) -> Confidence:
-    """Fit temperature and score to a network made by `with_features`; see `write_confidence`."""
-    (images, labels), (held_out_images, held_out_labels) = fitted, held_out
+    """Fit temperature and score to a network with a dense layer; see `write_confidence`."""
+    network, (images, labels), (held_out_images, held_out_labels) = with_features(model), fitted, held_out
     random = np.random.default_rng(0)
     chosen = np.sort(random.permutation(len(images))[:FITTED_IMAGES])
     outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
-    features, _ = _predict(network, images[chosen])
-    held_out_features, held_out_probabilities = _predict(network, held_out_images)
-    temperature = fit_temperature(held_out_probabilities, held_out_labels)
-    arrays = fit_score(features, labels[chosen], outliers)
-    scores = ops.convert_to_numpy(raw_score(held_out_features, arrays))
+    features, _ = _predict(network, _as_trained(images[chosen], photo_views, random))
+    _, probabilities = _predict(network, held_out_images)
+    held_out_features, _ = _predict(network, _as_trained(held_out_images, photo_views, random))
+    arrays = fit_score(features, outliers, *_dense_layers(model)[-1].get_weights())
+    return make_confidence(
+        arrays,
+        scores=ops.convert_to_numpy(raw_score(held_out_features, arrays)),
+        probabilities=probabilities,
+        held_out_labels=held_out_labels,
+        labels=labels,
+        fitted_images=len(chosen),
+        outliers=len(outliers),
+    )
+
+
+def _as_trained(images: np.ndarray, photo_views: float, random: np.random.Generator) -> np.ndarray:
+    """Change the share of the images that was changed in training, so that such images count as in distribution too."""
+    changed = random.random(len(images)) < photo_views
+    if changed.any():
+        images = images.copy()
+        images[changed] = views_like_photos(images[changed], random)
+    return images
+
+
+def make_confidence(
+    arrays: dict[str, np.ndarray],
+    *,
+    scores: np.ndarray,
+    probabilities: np.ndarray,
+    held_out_labels: np.ndarray,
+    labels: np.ndarray,
+    fitted_images: int,
+    outliers: int,
+) -> Confidence:
+    """Fit temperature and threshold to answers to held-out images.
+
+    Args:
+        arrays: from `fit_score`.
+        scores: `(n,)`, raw scores of the held-out images.
+        probabilities: `(n, classes)`, the answers to them.
+        held_out_labels: `(n,)`, their classes.
+        labels: of all training images.
+        fitted_images: number of images that the score was fitted on.
+        outliers: number of synthetic outliers.
+    """
+    temperature = fit_temperature(probabilities, held_out_labels)
     low, high = np.quantile(scores, (0.5, IN_DISTRIBUTION_SHARE))
     report = {
         "temperature": round(temperature, 4),
-        "method": "Mahalanobis distance to the nearest class, minus that to synthetic outliers",
+        "method": METHOD,
         "threshold": OOD_THRESHOLD,
         "in_distribution_share": IN_DISTRIBUTION_SHARE,
-        "fitted_images": len(chosen),
-        "synthetic_outliers": len(outliers),
+        "fitted_images": fitted_images,
+        "synthetic_outliers": outliers,
         "held_out_images": len(held_out_labels),
     }
-    counts = np.bincount(labels, minlength=held_out_probabilities.shape[1]).tolist()
+    counts = np.bincount(labels, minlength=probabilities.shape[1]).tolist()
     return Confidence(temperature, arrays, float(low), float(max(high, low + 1e-6)), report, counts)
 
 
@@ -206,43 +265,35 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(min(_TEMPERATURES, key=loss))
 
 
-def fit_score(features: np.ndarray, labels: np.ndarray, outliers: np.ndarray) -> dict[str, np.ndarray]:
-    """Find the directions in which classes and synthetic outliers differ most, and the means of both along them.
+def fit_score(
+    features: np.ndarray, outliers: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Fit the linear score by least squares, and scale it so that the energy can be added to it.
 
     Args:
         features: `(n, width)`, of training images.
-        labels: `(n,)`, their classes.
         outliers: `(m, width)`, features of synthetic outliers.
+        kernel: `(width, classes)`, of the last dense layer.
+        bias: `(classes,)`, of the same.
 
     Returns:
-        The `float32` parameters of `raw_score`. Along the directions the covariance within classes is the unit matrix, and
-        that of the outliers is diagonal with the values 1 / `precision`. `nothing` is the mean of the outliers; the name
-        is part of the file format.
+        The `float32` parameters of `raw_score`.
     """
-    centre, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64) + 1e-6
-    inside, outside = (features - centre) / scale, (outliers - centre) / scale
-    means = np.stack([inside[labels == label].mean(axis=0) for label in np.unique(labels)])
-    mean_outside = outside.mean(axis=0)
-    values, vectors = _floored_eigh(inside - means[np.unique(labels, return_inverse=True)[1]])
-    whiten = vectors / np.sqrt(values)
-    values, vectors = _floored_eigh(outside - mean_outside)
-    variances, turn = np.linalg.eigh(whiten.T @ (vectors * values) @ vectors.T @ whiten)
-    directions = whiten @ turn
-    classes, mean_outliers = means @ directions, mean_outside @ directions
-    gap = (classes.mean(axis=0) - mean_outliers) ** 2
-    divergence = (variances + 1 / variances - 2 + gap * (1 + 1 / variances)) / 2 + classes.var(axis=0)
-    chosen = np.argsort(-divergence)[:_MAX_DIRECTIONS]
-    arrays = {
-        "directions": directions[:, chosen] / scale[:, None],
-        "origin": (centre / scale) @ directions[:, chosen],
-        "classes": classes[:, chosen],
-        "nothing": mean_outliers[chosen],
-        "precision": 1 / variances[chosen],
-    }
+    both = np.concatenate([features, outliers]).astype(np.float64)
+    mean, deviation = both.mean(axis=0), both.std(axis=0) + 1e-6
+    scaled = (both - mean) / deviation
+    target = np.repeat([-1.0, 1.0], [len(features), len(outliers)])
+    weight = np.repeat([0.5 / len(features), 0.5 / len(outliers)], [len(features), len(outliers)])
+    weighted = (scaled - weight @ scaled) * weight[:, None]
+    ridge = _REGULARIZATION * np.eye(scaled.shape[1])
+    direction = np.linalg.solve(weighted.T @ scaled + ridge, weighted.T @ target) / deviation
+    logits = features.astype(np.float64) @ kernel + (0 if bias is None else bias)
+    energy = -np.logaddexp.reduce(logits, axis=1)
+    direction *= _spread(energy) / (_ENERGY_WEIGHT * _spread(features @ direction))
+    arrays = {"direction": direction, "kernel": kernel, "bias": np.zeros(kernel.shape[1]) if bias is None else bias}
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _floored_eigh(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return variances and principal directions of centred rows; variances too small to be trusted are raised."""
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    return np.maximum(values, max(_MIN_VARIANCE * values.mean(), 1e-9)), vectors
+def _spread(values: np.ndarray) -> float:
+    """Return how far the 95 % quantile is above the median."""
+    return float(np.subtract(*np.quantile(values, (0.95, 0.5)))) + 1e-9

@@ -42,7 +42,9 @@ def finish(
     model = build_model(plan.config.arch, plan.classes, image_shape=dataset.image_shape)
     model.set_weights(trained.get_weights())
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (plan.fit, plan.held_out))
-    confidence = write_confidence(run, model, fitted=fitted, held_out=held_out)
+    confidence = write_confidence(
+        run, model, fitted=fitted, held_out=held_out, photo_views=plan.config.photo_views
+    )
     predicted = write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
     training_seconds = sum(row["seconds"] for row in history)
     metrics: dict[str, Any] = {

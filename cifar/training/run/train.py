@@ -163,7 +163,7 @@ def _refuse_late_start(config: TrainConfig, began: float | None) -> float:
 
 
 def make_schedule(plan: TrainingPlan, history: list[Row], *, lost_seconds: float = 0.0) -> LearningRateSchedule:
-    measured = 2 * min(len(plan.fit), FITTED_IMAGES) + 2 * len(plan.held_out) + len(plan.dataset.test_labels)
+    measured = 2 * min(len(plan.fit), FITTED_IMAGES) + 3 * len(plan.held_out) + len(plan.dataset.test_labels)
     return LearningRateSchedule(
         steps=plan.steps,
         seconds=None if plan.config.time_budget is None else plan.config.time_budget - lost_seconds,
