@@ -165,7 +165,7 @@ class Settings(BaseSettings):
         "workers and hosts. Without it, each process keeps its own.",
     )
     cache_images: int = Field(
-        1000, ge=0, description="Answers cached in one process, by the content of the image file. 0: no cache."
+        1000, ge=0, description="Answers cached in one process; one from six views counts as six. 0: no cache."
     )
     frame_ancestors: list[str] = Field(
         [],

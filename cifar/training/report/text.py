@@ -201,7 +201,7 @@ def views(report: Report) -> str:
     return (
         f"**Test-time augmentation**, the mean of {measured['views']} views ({_VIEWS[measured['views']]}): "
         f"{with_interval(measured['accuracy'], measured['accuracy_interval'])}, calibration error {percent(measured['ece'])}, "
-        f"with {measured['times_the_single_view']:g} times the processor time. The service uses a single view unless a request says otherwise (`views={measured['views']}`)."
+        f"with {measured['times_the_single_view']:g} times the processor time. The APIs use a single view unless a request says otherwise (`views={measured['views']}`)."
     )
 
 
