@@ -19,7 +19,6 @@ from support.hostile_files import zipped
 
 from cifar.models.predictor import Prediction
 from cifar.serving.inference.archives import name_in_archive
-from cifar.serving.page.grades import grade_of
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
 CAT = ("cat.jpg", FILES[3].read_bytes())
@@ -273,7 +272,9 @@ def answer_with(page: Page, **by_version: object) -> None:
         top = [{"label": "cat", "score": given["score"]}, {"label": "dog", "score": 1 - given["score"]}]
         ood = given["ood_score"]
         body = {"predicted_class": "cat", "confidence": given["score"], "top_k": top, "ood_score": ood}
-        body |= {"in_distribution": None if ood is None else ood <= 1, "model": {"name": "m", "version": version}}
+        prediction = Prediction({}, [("cat", given["score"])], ood)
+        body |= {"in_distribution": None if ood is None else ood <= 1, "grade": prediction.grade}
+        body |= {"model": {"name": "m", "version": version}}
         route.fulfill(status=200, body=json.dumps(body))
 
     page.route("**/predict?**", answer)
@@ -294,7 +295,7 @@ def test_the_table_the_counts_and_the_csv_use_the_words_of_the_tab_classify(
 ):
     """The screen used to say "none of the classes" where the CSV of the same row said "bird, 0.9566"."""
     prediction = Prediction({"cat": score, "dog": 1 - score}, [("cat", score)], ood_score, ood_score <= 1)
-    assert grade_of(prediction) == grade
+    assert prediction.grade == grade
     answer_with(page, score=score, ood_score=ood_score)
     classify_many(page, "batch", [FILES[3]], "1 of 1 done.")
     expect(page.locator("#batch tbody td").nth(1)).to_have_text(words, use_inner_text=True)

@@ -21,7 +21,6 @@ from cifar.models.registry import Registry
 from cifar.serving.inference.classify import Classification
 from cifar.serving.page.answer import answer_html, headline
 from cifar.serving.page.code_tab import SNIPPETS, code_html
-from cifar.serving.page.grades import grade_of
 from cifar.serving.page.model_tab import model_html
 from cifar.serving.page.plots import Series, curves
 from cifar.serving.page.texts import LANGUAGES, TEXTS, Text, as_html, class_name, error_text, text
@@ -198,7 +197,7 @@ def test_an_answer_has_one_grade_and_nothing_on_the_page_contradicts_it(score, o
     scores = {"cat": score, "dog": 1 - score}
     known = None if ood_score is None else ood_score <= 1
     prediction = Prediction(scores, list(scores.items())[:1], ood_score, known)
-    assert grade_of(prediction) == grade
+    assert prediction.grade == grade
     assert headline(prediction).en.startswith(sentence)
     answer = an_answer(scores, ood_score=ood_score, in_distribution=known)
     page = answer_html(answer, manifest=manifest_with(), explains=True, request_id="a")

@@ -48,7 +48,7 @@ def test_an_image_gets_its_class_with_every_score(api):
     assert len(answer["top_k"]) == 3
     assert answer["model"] == {"name": "cifar_classifier", "version": 2}
     scores = {"predicted_class", "confidence", "class_scores", "labels", "top_k", "ood_score", "in_distribution"}
-    assert set(answer) == scores | {"model", "request_id"}
+    assert set(answer) == scores | {"grade", "model", "request_id"}
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)

@@ -1,4 +1,4 @@
-"""`ood_score` and `in_distribution` in every answer: on all channels, from the cache, and in the metrics."""
+"""`ood_score`, `in_distribution` and `grade` in every answer: on all channels, from the cache, and in the metrics."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def test_the_ood_score_of_an_image_is_the_same_from_the_model_and_from_the_cache
         answer = classify(uncached, payload)
         assert answer["in_distribution"] is expected
         assert answer["ood_score"] == round(answer["ood_score"], 4)
+        assert answer["grade"] == ("class" if expected else "none")
         assert classify(cached, payload) == classify(cached, payload) == answer
 
 
@@ -97,7 +98,7 @@ def test_the_ood_score_is_stored_in_redis_with_the_answer(versions, tmp_path):
 def test_a_version_without_an_ood_score_answers_null_over_rest(api):
     """Null means that version 1 cannot tell, not that the image is in distribution."""
     answer = api.post("/predict?version=1", files={"image": UNFAMILIAR}).json()
-    assert (answer["ood_score"], answer["in_distribution"]) == (None, None)
+    assert (answer["ood_score"], answer["in_distribution"], answer["grade"]) == (None, None, "unsure")
 
 
 def test_the_documentation_of_the_api_explains_both_fields(api):
@@ -147,4 +148,5 @@ def test_the_command_line_warns_that_an_image_is_probably_none_of_the_classes(sc
     assert "familiar.png is unlike" not in table.stderr
     rows = json.loads(cifar("predict", *paths, "--json", **registry).stdout)
     assert [row["in_distribution"] for row in rows] == [True, False]
+    assert [row["grade"] for row in rows] == ["class", "none"]
     assert rows[0]["ood_score"] < 1 < rows[1]["ood_score"]

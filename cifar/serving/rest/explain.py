@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from cifar.models.grades import Grade
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
@@ -29,6 +30,7 @@ class HeatMap(BaseModel):
 
     label: str
     score: float
+    grade: Grade = Field(description="Of the answer to the image, as `POST /predict` gives it.")
     heat: list[list[float]]
     overlay: str
     model: ModelVersion

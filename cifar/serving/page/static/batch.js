@@ -35,8 +35,7 @@
     runs.get(box)?.stop.abort();
     const limit = Object.fromEntries(["files", "bytes", "each", "ratio", "classes"].map((name) => [name, Number(box.dataset[name])]));
     const versions = [...box.querySelectorAll("select:not([data-views])")].map((select) => Number(select.value));
-    const grades = JSON.parse(box.dataset.grades);
-    const run = { box, limit, grades, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
+    const run = { box, limit, rows: [], undrawn: [], stop: new AbortController(), kind: box.dataset.many, key: null, descending: false };
     run.versions = versions.length ? versions : [null];
     run.views = box.querySelector("[data-views]").value;
     runs.set(box, run);
@@ -98,7 +97,7 @@
       if (run.stop.signal.aborted) return;
       row.error = problem.en ? problem : cifar.text("problem.feedback");
     }
-    row.words = row.answers.map((each) => words(run, each));
+    row.words = row.answers.map(words);
     row.done = true;
     row.element = document.createElement("tr");
     row.element.innerHTML = cells(run, row);
@@ -173,14 +172,8 @@
     run.box.querySelector(".summary").innerHTML = "";
   }
 
-  // The grade of an answer, by the table of grades.py, and the words for it.
-  function gradeOf(run, { ood_score: ood, top_k: [{ score }] }) {
-    const met = ([, above, below]) => (above === null || (ood !== null && ood > above)) && (below === null || score < below);
-    return run.grades.find(met)?.[0] ?? "class";
-  }
-
-  function words(run, answer) {
-    const grade = gradeOf(run, answer), name = answer.predicted_class;
+  // The words for the grade of an answer.
+  function words({ grade, predicted_class: name }) {
     const text = grade === "none" ? cifar.text("grade.none") : grade === "unsure" ? cifar.text("grade.unsure", { first: cifar.withArticle(name) }) : cifar.className(name);
     return { ...text, grade, label: grade === "none" ? null : name };
   }
