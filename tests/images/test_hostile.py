@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -87,11 +86,10 @@ def png_of_size(width: int, height: int) -> bytes:
     ],
 )
 def test_a_file_with_an_excessive_structure_is_refused_before_decoding(payload, words):
-    """It takes at most 0.2 seconds of processor time; decoding would take seconds or hours."""
-    started = time.process_time()
+    """The screening finds it, which decodes nothing; decoding would take seconds or hours."""
+    assert words in excess(payload)
     with pytest.raises(UnreadableImage, match=words):
         read(payload)
-    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "HEIF", "AVIF"])
@@ -155,10 +153,9 @@ WITH_DIRECTORY = {
 
 
 @pytest.mark.parametrize("made", WITH_DIRECTORY.values(), ids=WITH_DIRECTORY)
-def test_a_directory_whose_tags_share_their_bytes_takes_neither_memory_nor_time(made):
+def test_a_directory_whose_tags_share_their_bytes_takes_no_memory(made):
     """Pillow copied them for each tag: 6 kB of a PNG took 0.9 GB in the event loop, 260 kB of a JPEG 1.3 GB. The image is taken as upright."""
     payload = made()
-    started = time.process_time()
     tracemalloc.start()
     try:
         assert read(payload).shape == (32, 32, 3)
@@ -166,7 +163,6 @@ def test_a_directory_whose_tags_share_their_bytes_takes_neither_memory_nor_time(
     finally:
         tracemalloc.stop()
     assert peak < 5_000_000 + 4 * len(payload)
-    assert time.process_time() - started < 0.3
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 50_000_000), (50_000_000, 1), (65_536, 1)])
@@ -286,17 +282,16 @@ def test_the_header_x_gradio_server_does_not_put_another_host_into_the_page(serv
     assert "evil.example" not in text
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("split", [False, True], ids=["repeated", "split"])
 def test_exif_headers_that_pillow_would_drop_one_by_one_cost_no_time(split):
-    """It copies the rest of the data each time: a JPEG of 1 MB took 2.5 seconds, and ten times as large a hundred times as long."""
+    """It copies the rest of the data each time: a JPEG of 1 MB took 2.5 seconds, and this one would take minutes."""
     photo = encoded(noise(64, 64), "JPEG")
     part = b"Exif\0\0" + (b"\0Exif\0" if split else b"Exif\0\0" * 10_000)
     segment = b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part
-    started = time.process_time()
     with pytest.raises(UnreadableImage, match="EXIF headers"):
         read(photo[:2] + segment * 100 + photo[2:])
     data = b"Exif\0\0" * 150_000
     chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
     png = encoded(noise(64, 64), "PNG")
     read(png[:33] + chunk + png[33:])
-    assert time.process_time() - started < 1
