@@ -172,8 +172,12 @@ def scored_version(tmp_path_factory: pytest.TempPathFactory, scored_run) -> Vers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need a training or a browser as slow. The longest folder comes first: no process is left with it."""
+    """Mark tests that need a training, a browser or a server of their own as slow.
+
+    Tests of training take longest. They come first, so that no process is left with them at the end.
+    """
+    expensive = {"browser", "whole", "scored_run", "scored_version", "closed_server", "two_workers"}
     items.sort(key=lambda item: item.path.parent.name != "training")
     for item in items:
-        if {"browser", "whole", "scored_run", "scored_version"} & set(getattr(item, "fixturenames", ())):
+        if expensive & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -19,7 +19,9 @@ every_set = pytest.mark.parametrize("values", VALUES)
 
 
 @every_set
-@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize(
+    "version", [KUBERNETES[-1], *(pytest.param(each, marks=pytest.mark.slow) for each in KUBERNETES[:-1])]
+)
 def test_every_manifest_is_valid_for_kubernetes(values, version):
     """Unknown fields and wrong types are found before installation."""
     documents = rendered(VALUES[values])
