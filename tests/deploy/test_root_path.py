@@ -113,17 +113,20 @@ def test_the_documentation_of_the_api_loads_under_a_path(address, browser):
     page.close()
 
 
+@pytest.mark.slow
 def test_the_path_without_its_slash_leads_to_the_page(app):
     """People type it so, and relative addresses need the slash."""
     answer = httpx2.get(f"{app.address}{PATH}?__theme=dark")
     assert (answer.status_code, answer.headers["location"]) == (308, f"{PATH}/?__theme=dark")
 
 
+@pytest.mark.slow
 def test_a_path_that_only_begins_alike_is_not_the_apps(app):
     """`/demos/cifar-old` is another program's."""
     assert httpx2.get(f"{app.address}{PATH}-old/health").status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [PATH, PATH * 2, PATH * 3])
 def test_no_repetition_of_the_path_goes_past_the_checks(app, prefix):
     """Gradio's app takes the path away once more: the checks of files, scopes and limits saw an address without a route."""

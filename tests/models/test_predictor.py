@@ -120,6 +120,7 @@ def test_serving_with_litert_imports_no_tensorflow():
     assert result.stdout.split()[1] == "cat"
 
 
+@pytest.mark.slow
 def test_serving_with_tensorflow_imports_no_keras():
     """TensorFlow imports one of the two versions of Keras unless it is kept from it. An export in the same process has both."""
     code = (

@@ -66,6 +66,7 @@ def test_the_first_line_says_who_can_reach_the_server(host, public, said, warns)
     assert ("CIFAR_PROFILE=public" in line) == warns
 
 
+@pytest.mark.slow
 def test_the_first_line_of_a_server_is_that_line(tmp_path):
     """A newcomer reads it before anything else."""
     with running(tmp_path) as server:

@@ -76,6 +76,7 @@ def test_metrics_without_a_wish_are_in_the_text_format(api):
         assert "# {" not in response.text
 
 
+@pytest.mark.slow
 def test_log_lines_carry_the_trace_and_each_worker_shows_its_exemplars(tmp_path):
     """With several workers the library keeps no exemplars."""
     with running(tmp_path, workers=2, CIFAR_LOG_FORMAT="json") as server:
