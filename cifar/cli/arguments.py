@@ -18,9 +18,8 @@ Views = Literal[1, 2, 6]
 JSON: bool = Option(False, "--json", help="Print JSON.")
 VERSION: int | None = Option(None, metavar="N", help="Default: the version in service.")
 OUT: Path = Option(..., metavar="PATH", help="The file or folder to write.")
-IMAGE_SIZE: int = Option(
-    32, min=1, max=4096, metavar="PIXELS", help="Side to which an image folder's images are resized."
-)
+_IMAGE_SIZE = "Side to which an image folder's images are resized. Default: 32; 128 for a small number of photographs."
+IMAGE_SIZE: int | None = Option(None, min=1, max=4096, metavar="PIXELS", help=_IMAGE_SIZE)
 _SOURCE = (
     "cifar10, its cifar-10-python.tar.gz, or pictures: a folder, a zip or tar archive, a table of paths and labels."
 )

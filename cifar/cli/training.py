@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from typer import Argument, BadParameter, Option, Typer
 
@@ -34,15 +34,17 @@ _PRECISION = "Number type of convolutions. auto: bfloat16 where the processor su
 _DEFAULT_SHEET = ROOT / "var" / "contact-sheet.png"
 _SHEET = "Where to write the contact sheet, a PNG. Default: var/contact-sheet.png."
 _CLASS_WEIGHTS = "Let every class count the same in the loss, however many images it has."
+_ARCH = "The network, with its recipe. Default: photo (pretrained) for a small number of photographs, otherwise fast."
 _PHOTO_VIEWS = "Share of the images that are changed to look like photographs; train twice as long with it."
 _TIME_BUDGET = "Time by the clock for the whole command, in place of --epochs."
+_PHOTOS = "Also measure photographs: DIR/CLASS/*, and DIR/none/* of none of the classes. May be repeated."
 _DISTRIBUTE = "mirrored: all GPUs of this machine. multiworker: the processes that TF_CONFIG names."
 
 
 @app.command(epilog="example: python -m cifar data cifar10")
 def data(
     source: str = SOURCE,
-    image_size: int = IMAGE_SIZE,
+    image_size: int | None = IMAGE_SIZE,
     skip_damaged: bool = SKIP_DAMAGED,
     damaged: Path | None = Option(
         None, metavar="FILE", help="Write the names of damaged pictures, and why, to this file."
@@ -55,7 +57,7 @@ def data(
     from cifar.training.data.dataset import read_dataset, refuse_damaged
     from cifar.training.data.overview import as_text, summarize, write_damaged, write_sheet
 
-    dataset = read_dataset(source, settings, image_shape=_square(image_size))
+    dataset = read_dataset(source, settings, image_shape=_square(image_size) if image_size else None)
     summary = summarize(dataset)
     if as_json:
         print_json(summary)
@@ -78,7 +80,7 @@ def data(
 def train(
     data: str = DATA,
     out: Path = Option(..., metavar="RUN", help="The run's folder, which must not exist."),
-    arch: Literal["fast", "tutorial"] = Option("fast", help="The network, with its recipe."),
+    arch: Literal["fast", "tutorial", "photo"] | None = Option(None, help=_ARCH),
     epochs: int | None = Option(None, min=1, metavar="N", help="Passes over the data. Default: the recipe's."),
     time_budget: float | None = Option(None, parser=positive, metavar="SECONDS", help=_TIME_BUDGET),
     target_accuracy: float | None = Option(
@@ -93,7 +95,7 @@ def train(
     distribute: Literal["none", "mirrored", "multiworker"] = Option("none", help=_DISTRIBUTE),
     resume: bool = Option(False, "--resume", help="Continue after the run's last epoch, if any."),
     h5: bool = Option(False, "--h5", help="Also write model.h5."),
-    image_size: int = IMAGE_SIZE,
+    image_size: int | None = IMAGE_SIZE,
     photo_views: float = Option(0.0, parser=share, metavar="SHARE", help=_PHOTO_VIEWS),
     class_weights: bool = Option(False, "--class-weights", help=_CLASS_WEIGHTS),
     skip_damaged: bool = SKIP_DAMAGED,
@@ -106,15 +108,33 @@ def train(
     settings = load_settings()
     from cifar.training.data.dataset import load_dataset
     from cifar.training.data.findings import describe_training
+    from cifar.training.data.photographs import PHOTO, choose_network
     from cifar.training.run.run_folder import CHECKPOINT, check_folder
 
     # With several workers, only the chief checks the folder, and later.
     if not resume and distribute != "multiworker":
         check_folder(out, {}, resume=False)
-    dataset = load_dataset(data, settings, image_shape=_square(image_size), skip_damaged=skip_damaged)
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "validation_split": validation_split,
+        "time_budget": time_budget,
+        "target_accuracy": target_accuracy,
+        "precision": precision,
+        "init_from": init_from,
+        "photo_views": photo_views,
+    }
+    choice = choose_network(arch, image_size, options | {"distribute": distribute})
+    dataset = load_dataset(data, settings, image_shape=choice.image_shape, skip_damaged=skip_damaged)
+    network = choice.arch_for(dataset.contents)
     fit, held_out = dataset.hold_out(validation_split, seed)
+    cross_validated = network == PHOTO and dataset.validation is None
     for sentence in describe_training(
-        dataset.class_names, dataset.train_labels[fit], len(held_out), len(dataset.test_labels)
+        dataset.class_names,
+        dataset.train_labels if cross_validated else dataset.train_labels[fit],
+        None if cross_validated else len(held_out),
+        len(dataset.test_labels),
     ):
         say(sentence)
     from cifar.training.export.silence import import_tensorflow
@@ -123,20 +143,7 @@ def train(
     from cifar.training.run.config import TrainConfig
     from cifar.training.run.train import train  # imported late: loading TensorFlow takes seconds
 
-    config = TrainConfig(
-        arch=arch,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        validation_split=validation_split,
-        seed=seed,
-        time_budget=time_budget,
-        target_accuracy=target_accuracy,
-        precision=precision,
-        init_from=init_from,
-        photo_views=photo_views,
-        class_weights=class_weights,
-    )
+    config = TrainConfig(arch=network, seed=seed, class_weights=class_weights, **options)
     try:
         if distribute != "none":
             from cifar.training.distributed.together import train_together
@@ -161,6 +168,7 @@ def train(
 def evaluate(
     data: str = DATA,
     out: Path | None = Option(None, metavar="DIR", help="Write report.json, report.md and plots to this new folder."),
+    photos: list[str] | None = Option(None, metavar="[NAME=]DIR", help=_PHOTOS),
     views: Views = Option(1, help="Also measure the mean of this many views of each image (test-time augmentation)."),
     robustness: int | None = Option(
         None, min=1, metavar="[IMAGES]", help="Also measure on this many disturbed test images (2000)."
@@ -178,6 +186,7 @@ def evaluate(
         chosen_version(version, settings),
         settings,
         data,
+        photographs=photos or (),
         out=out,
         views=views,
         disturbed_images=robustness or 0,
@@ -193,12 +202,13 @@ def card(
     report: Path = Argument(..., metavar="REPORT", help="A folder made by evaluate --out."),
     out: Path | None = Option(None, help="The file. Default: MODEL_CARD.md in the report's folder."),
     notes: Path | None = Option(None, metavar="FILE", help="Markdown of your own to insert as further notes."),
+    license_id: str = Option("unknown", "--license", metavar="ID", help="The model's licence, such as mit."),
 ) -> None:
     """Write a model card from a report of evaluate."""
     settings = load_settings()
     from cifar.training.report.card import write_card
 
-    print(write_card(report, settings, out or report / "MODEL_CARD.md", notes))
+    print(write_card(report, settings, out or report / "MODEL_CARD.md", notes, license_id=license_id))
 
 
 def _square(size: int) -> tuple[int, int, int]:

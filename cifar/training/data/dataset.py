@@ -77,14 +77,19 @@ class Dataset:
 
 
 def load_dataset(
-    source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE, skip_damaged: bool = False
+    source: str,
+    settings: Settings,
+    *,
+    image_shape: tuple[int, int, int] | None = IMAGE_SHAPE,
+    skip_damaged: bool = False,
 ) -> Dataset:
     """Load a data set, and say on stderr how it was understood, what was left out, and what is wrong with it.
 
     Args:
         source: `cifar10`, an archive, a folder, or a table of paths and labels.
         settings: the folder for the download, and the pixel limit of one image.
-        image_shape: height, width and channels that the user's own images are resized to.
+        image_shape: height, width and channels that the user's own images are resized to. None: that of `--arch photo` for a
+            small number of photographs, otherwise CIFAR's.
         skip_damaged: leave damaged pictures out instead of raising an error.
 
     Raises:
@@ -98,14 +103,14 @@ def load_dataset(
     return dataset
 
 
-def read_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> Dataset:
+def read_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] | None = IMAGE_SHAPE) -> Dataset:
     """Do the same as `load_dataset`, but leave damaged pictures out and say nothing: it is all in `Dataset.contents`."""
     path = Path(source).expanduser()
     if source != "cifar10":
         _refuse_missing(path, source)
         if not is_cifar10(path):
             return _own_pictures(path, settings, image_shape)
-    if image_shape != IMAGE_SHAPE:
+    if image_shape not in (None, IMAGE_SHAPE):
         raise DataError(f"{source} has images of {IMAGE_SHAPE}; only images of your own can have {image_shape}.")
     path = fetch_cifar10(settings.data_cache) if source == "cifar10" else path
     return Dataset(source, CLASS_NAMES, *read_batches(path))
@@ -131,7 +136,7 @@ def _refuse_missing(path: Path, source: str) -> None:
         )
 
 
-def _own_pictures(path: Path, settings: Settings, image_shape: tuple[int, int, int]) -> Dataset:
+def _own_pictures(path: Path, settings: Settings, image_shape: tuple[int, int, int] | None) -> Dataset:
     reading = read_pictures(path, image_shape, settings.max_image_pixels)
     training, validation, _ = reading.sizes
     fitted = training + validation

@@ -93,13 +93,13 @@ def imbalance(class_names: Sequence[str], labels: np.ndarray) -> list[str]:
     return sentences
 
 
-def describe_training(class_names: Sequence[str], fitted: np.ndarray, held_out: int, test: int) -> list[str]:
+def describe_training(class_names: Sequence[str], fitted: np.ndarray, held_out: int | None, test: int) -> list[str]:
     """Say what a run trains on and how many images are held out.
 
     Args:
         class_names: the classes.
         fitted: the labels of the images to train on.
-        held_out: number of images for validation.
+        held_out: number of images for validation; None for cross-validation.
         test: number of test images.
     """
     counts = np.bincount(fitted, minlength=len(class_names))
@@ -108,11 +108,12 @@ def describe_training(class_names: Sequence[str], fitted: np.ndarray, held_out: 
         if len(class_names) > 10
         else ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True))
     )
+    validation = "each is held out once" if held_out is None else f"{held_out:,} are held out for validation"
     about = (
-        f"Training on {len(fitted):,} images of {len(class_names)} classes{f' ({by_class})' if by_class else ''}; {held_out:,} are held "
-        f"out for validation, {test:,} are for testing."
+        f"Training on {len(fitted):,} images of {len(class_names)} classes{f' ({by_class})' if by_class else ''}; {validation}, {test:,} are for "
+        "testing."
     )
     sentences = [about]
-    if held_out < FEW_IMAGES:
+    if held_out is not None and held_out < FEW_IMAGES:
         sentences.append(f"Only {held_out:,} images are held out: figures from fewer than {FEW_IMAGES} mean little.")
     return sentences

@@ -10,6 +10,7 @@ import numpy as np
 from cifar.cpus import computes_bfloat16
 from cifar.errors import BadParameter
 from cifar.training.data.dataset import Dataset
+from cifar.training.data.photographs import PHOTO, refuse_epochwise
 from cifar.training.libraries import library_versions
 from cifar.training.network.architectures import ARCHITECTURES, Precision
 from cifar.training.network.recipes import RECIPES, Recipe
@@ -43,8 +44,11 @@ class TrainConfig:
     """Weight the loss of each image so that every class counts the same, however many images it has."""
 
     def __post_init__(self) -> None:
-        if self.arch not in ARCHITECTURES:
-            raise BadParameter(f"There is no architecture {self.arch!r}; there are: {', '.join(ARCHITECTURES)}.")
+        if self.arch not in (*ARCHITECTURES, PHOTO):
+            names = ", ".join((*ARCHITECTURES, PHOTO))
+            raise BadParameter(f"There is no architecture {self.arch!r}; there are: {names}.")
+        if self.arch == PHOTO:
+            refuse_epochwise(asdict(self))
         for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 1e-12), ("time_budget", 1e-12)):
             value = getattr(self, name)
             if value is not None and not low <= value < float("inf"):

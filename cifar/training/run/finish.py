@@ -11,9 +11,10 @@ import numpy as np
 from cifar.console import say
 from cifar.files import replacing
 from cifar.format import percent
+from cifar.training.data.dataset import Dataset
 from cifar.training.measures import balanced_accuracy, measure
 from cifar.training.network.architectures import build_model
-from cifar.training.run.calibration import FEWEST_HELD_OUT, calibrated, without_score, write_confidence
+from cifar.training.run.calibration import FEWEST_HELD_OUT, Confidence, calibrated, without_score, write_confidence
 from cifar.training.run.config import TrainingPlan
 from cifar.training.run.curves import save_curves
 from cifar.training.run.reference import write_reference
@@ -42,20 +43,47 @@ def finish(
     model = build_model(plan.config.arch, plan.classes, image_shape=dataset.image_shape)
     model.set_weights(trained.get_weights())
     fitted, held_out = ((dataset.train_images[part], dataset.train_labels[part]) for part in (plan.fit, plan.held_out))
-    confidence = write_confidence(
-        run, model, fitted=fitted, held_out=held_out, photo_views=plan.config.photo_views
-    )
+    confidence = write_confidence(run, model, fitted=fitted, held_out=held_out, photo_views=plan.config.photo_views)
     predicted = write_reference(run, model, confidence, held_out=held_out[0], class_names=dataset.class_names)
     training_seconds = sum(row["seconds"] for row in history)
     metrics: dict[str, Any] = {
-        "validation_accuracy": round(history[-1]["val_accuracy"], 4),
         "validation_balanced_accuracy": round(balanced_accuracy(predicted, held_out[1]), 4),
         "fitted_images": len(plan.fit),
-        "validation_images": len(plan.held_out),
-        "parameters": model.count_params(),
-        "training_seconds": round(training_seconds, 1),
         "data_wait_share": round(waited_seconds / max(1e-9, training_seconds), 4),
         "precision": plan.precision,
+    }
+    write_results(run, model, dataset, history, metrics, confidence=confidence, held_out=plan.held_out, h5=h5)
+
+
+def write_results(
+    run: Path,
+    model: keras.Model,
+    dataset: Dataset,
+    history: list[Row],
+    metrics: dict[str, Any],
+    *,
+    confidence: Confidence | None,
+    held_out: np.ndarray,
+    h5: bool,
+) -> None:
+    """Measure the final model on the test part, and write samples, plots, model and, last, `metrics.json`.
+
+    Args:
+        run: the run's folder.
+        model: from pixels in [0, 255] to probabilities, of Keras's own layers.
+        dataset: the data of the run.
+        history: the rows of all epochs, at least one.
+        metrics: what is known of the training; added to the metrics.
+        confidence: the calibration, if any.
+        held_out: positions of the images that the validation figures are from.
+        h5: also write `model.h5`.
+    """
+    metrics = {
+        "validation_accuracy": round(history[-1]["val_accuracy"], 4),
+        "validation_images": len(held_out),
+        "parameters": model.count_params(),
+        "training_seconds": round(sum(row["seconds"] for row in history), 1),
+        **metrics,
         "history": history,
     }
     if len(dataset.test_labels):
@@ -65,8 +93,8 @@ def finish(
         test = measure(probabilities, dataset.test_labels, dataset.class_names)
         metrics |= {f"test_{name}": round(test[name], 4) for name in ("accuracy", "balanced_accuracy", "loss")}
         metrics |= {"test_images": test["images"], "test": test}
-    samples = _evenly(plan.held_out, _SAMPLES)
-    judged = _evenly(plan.held_out, max(_SAMPLES, _HELD_OUT_BYTES // dataset.train_images[0].nbytes))
+    samples = _evenly(held_out, _SAMPLES)
+    judged = _evenly(held_out, max(_SAMPLES, _HELD_OUT_BYTES // dataset.train_images[0].nbytes))
     with replacing(run / SAMPLES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -81,8 +109,8 @@ def finish(
         save_model(model, run / H5_MODEL)
     write_json(run / METRICS, metrics)
     say(_figures(metrics))
-    if len(plan.held_out) < FEWEST_HELD_OUT:
-        say(without_score(len(plan.held_out)))
+    if len(held_out) < FEWEST_HELD_OUT:
+        say(without_score(len(held_out)))
 
 
 def _figures(metrics: dict[str, Any]) -> str:

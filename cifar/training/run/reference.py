@@ -12,7 +12,7 @@ from cifar.files import replacing
 from cifar.images.decode import brightness_and_contrast
 from cifar.models.manifest import OOD_THRESHOLD, Bins, Reference
 from cifar.statistics import bin_counts, bin_edges
-from cifar.training.run.calibration import Confidence, calibrated, ood_score, with_features
+from cifar.training.run.calibration import Confidence, calibrated, raw_score, scaled_score, with_features
 
 REFERENCE_FILE = "reference.json"
 _BATCH = 500
@@ -40,14 +40,23 @@ def write_reference(
         answers = model.predict(held_out, batch_size=_BATCH, verbose=0)
     else:
         features, probabilities = network.predict(held_out, batch_size=_BATCH, verbose=0)
-        score = ood_score(features, confidence, confidence.arrays)
-        columns = calibrated(probabilities, confidence.temperature), score[:, None]
-        answers = np.hstack([keras.ops.convert_to_numpy(column) for column in columns])
-    reference = make_reference(answers, held_out, class_names, source="held-out training images")
-    with replacing(run / REFERENCE_FILE) as temporary:
-        temporary.write_text(reference.model_dump_json(indent=2))
+        answers = served_answers(probabilities, raw_score(features, confidence.arrays), confidence)
+    save_reference(run, make_reference(answers, held_out, class_names, source="held-out training images"))
     predicted: np.ndarray = answers[:, : len(class_names)].argmax(axis=1)
     return predicted
+
+
+def served_answers(probabilities: np.ndarray, raw_scores: np.ndarray, confidence: Confidence) -> np.ndarray:
+    """Return `(n, classes + 1)`: calibrated probabilities, and the score as it is served."""
+    score = scaled_score(raw_scores, confidence)
+    columns = calibrated(probabilities, confidence.temperature), score[:, None]
+    return np.hstack([keras.ops.convert_to_numpy(column) for column in columns])
+
+
+def save_reference(run: Path, reference: Reference) -> None:
+    """Write what `read_reference` reads."""
+    with replacing(run / REFERENCE_FILE) as temporary:
+        temporary.write_text(reference.model_dump_json(indent=2))
 
 
 def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequence[str], *, source: str) -> Reference:

@@ -13,9 +13,11 @@ import numpy as np
 from cifar.errors import TrainingError
 from cifar.files import remove_leftovers
 from cifar.training.data.dataset import Dataset
+from cifar.training.data.photographs import PHOTO
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RECALIBRATION_BATCHES, RecalibrateBatchNorm
 from cifar.training.network.losses import WeightedCrossentropy
+from cifar.training.photo.train import train_photo
 from cifar.training.run.calibration import FITTED_IMAGES
 from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
@@ -79,7 +81,6 @@ def train(
         KeyboardInterrupt: passed on, when Ctrl-C interrupted the run. It can then be resumed. After this and after NaN,
             the complete epochs, if there are any, can be exported.
     """
-    plan = TrainingPlan.make(config, dataset, devices)
     description = describe_run(config, dataset)
     check_folder(run, description, resume=resume)
     if is_finished(run):
@@ -87,6 +88,9 @@ def train(
             save_model(keras.saving.load_model(run / MODEL), run / H5_MODEL)
         return run / MODEL
 
+    if config.arch == PHOTO:
+        return train_photo(config, dataset, run, description, h5=h5)
+    plan = TrainingPlan.make(config, dataset, devices)
     lost_seconds = _refuse_late_start(config, began)
     keras.utils.set_random_seed(config.seed)
     model, history = make_or_resume_model(plan, run, devices)

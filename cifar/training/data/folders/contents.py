@@ -45,6 +45,9 @@ class Contents:
     notes: list[str] = field(default_factory=list)
     """How the folder was understood, in sentences."""
 
+    few_photographs: bool = False
+    """Whether the pictures are photographs, and too few to train a network on them alone."""
+
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(printable(name))
 

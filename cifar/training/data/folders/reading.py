@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar import IMAGE_SHAPE
 from cifar.errors import DataError
 from cifar.training.data.folders.archive import is_archive, unpacked
 from cifar.training.data.folders.contents import (
@@ -25,6 +26,7 @@ from cifar.training.data.folders.decoding import LFS_POINTER, count, decode
 from cifar.training.data.folders.layout import Layout, find_layout, has_class_folders, part_of
 from cifar.training.data.folders.scan import Folder, Scanner
 from cifar.training.data.folders.table import TABLE_ENDINGS, read_tables
+from cifar.training.data.photographs import PHOTO_SHAPE, are_few_photographs
 from cifar.training.data.split import TEST_SHARE, split_test
 
 
@@ -40,10 +42,11 @@ class Reading:
     contents: Contents
 
 
-def read_pictures(path: Path, image_shape: tuple[int, int, int], max_pixels: int) -> Reading:
+def read_pictures(path: Path, image_shape: tuple[int, int, int] | None, max_pixels: int) -> Reading:
     """Read a folder, an archive or a table of pictures.
 
-    Pictures that cannot be decoded are left out and recorded in `contents.damaged`.
+    Pictures that cannot be decoded are left out and recorded in `contents.damaged`. Without `image_shape`, photographs get the
+    input of `--arch photo`, and other pictures that of CIFAR.
 
     Raises:
         DataError: the source cannot be understood, has fewer than two classes, or all pictures of a class are damaged.
@@ -145,7 +148,13 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _decoded(
-    source: Path, layout: Layout, root: Path, contents: Contents, *, image_shape: tuple[int, int, int], max_pixels: int
+    source: Path,
+    layout: Layout,
+    root: Path,
+    contents: Contents,
+    *,
+    image_shape: tuple[int, int, int] | None,
+    max_pixels: int,
 ) -> Reading:
     class_names = layout.class_names
     listed = [
@@ -154,7 +163,10 @@ def _decoded(
         for label, name in enumerate(class_names)
         for file in layout.parts.get(part, {}).get(name, [])
     ]
-    images, pictures = decode([file for _, _, file in listed], image_shape, max_pixels)
+    files = [file for _, _, file in listed]
+    contents.few_photographs = are_few_photographs(files, max_pixels)
+    shape = image_shape or (PHOTO_SHAPE if contents.few_photographs else IMAGE_SHAPE)
+    images, pictures = decode(files, shape, max_pixels)
     contents.formats, contents.conversions = count(pictures)
     names = [_relative(file, root) for _, _, file in listed]
     contents.damaged = {name: picture.problem for name, picture in zip(names, pictures, strict=True) if picture.problem}

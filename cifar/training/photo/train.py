@@ -1,0 +1,230 @@
+"""Fit the last layer of a pretrained network to few photographs, and measure it by cross-validation.
+
+The other layers stay as they are, so the features of each picture are computed once, and everything else takes seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from cifar.console import say
+from cifar.errors import BadParameter
+from cifar.files import remove_leftovers
+from cifar.format import percent_range
+from cifar.statistics import wilson_interval
+from cifar.training.data.dataset import Dataset
+from cifar.training.data.outliers import make_outliers
+from cifar.training.data.photographs import LEAST_SIDE
+from cifar.training.measures import balanced_accuracy
+from cifar.training.photo.head import Head, fit_head, stratified_parts
+from cifar.training.photo.network import load_backbone, photo_network
+from cifar.training.photo.weights import pretrained_weights
+from cifar.training.run.calibration import (
+    FEWEST_HELD_OUT,
+    FITTED_IMAGES,
+    fit_score,
+    make_confidence,
+    raw_score,
+    save_confidence,
+    with_features,
+)
+from cifar.training.run.config import TrainConfig
+from cifar.training.run.finish import write_results
+from cifar.training.run.reference import make_reference, save_reference, served_answers
+from cifar.training.run.run_folder import CONFIG, MODEL, Row, make_folder, write_history
+
+PARTS = 5
+"""Of the cross-validation."""
+_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+"""Of the regularization, to choose from."""
+_BATCH = 32
+_MIN_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class _Split:
+    """One division of the pictures, as positions."""
+
+    fit: np.ndarray
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The features of the training pictures, computed once."""
+
+    plain: np.ndarray
+    """`(n, width)`."""
+    mirrored: np.ndarray
+    """The same of their mirror images."""
+    labels: np.ndarray
+    weights: np.ndarray
+    """`(n,)`, of each picture in the loss."""
+
+    def head(self, positions: np.ndarray, strength: float) -> Head:
+        """Fit a last layer to the pictures at these positions, and their mirror images."""
+        labels, weights = (np.tile(each[positions], 2) for each in (self.labels, self.weights))
+        return fit_head(self._doubled(positions), labels, weights, strength)
+
+    def score(self, positions: np.ndarray, head: Head, outliers: np.ndarray) -> dict[str, np.ndarray]:
+        """Fit the OOD score of a last layer to the same pictures and their mirror images."""
+        return fit_score(self._doubled(positions), outliers, head.kernel, head.bias)
+
+    def _doubled(self, positions: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.plain[positions], self.mirrored[positions]])
+
+
+def train_photo(
+    config: TrainConfig, dataset: Dataset, run: Path, description: dict[str, Any], *, h5: bool = False
+) -> Path:
+    """Fit a classifier, and write it into a run folder.
+
+    Cross-validation chooses the strength of the regularization and gives the accuracy, the temperature and the threshold of
+    the OOD score. A validation part of the data set itself is used instead, and then not fitted on.
+
+    Args:
+        config: with `arch` "photo".
+        dataset: images of at least 64x64 pixels in RGB, at least two of each class.
+        run: the run's folder. It is made once the features are computed.
+        description: from `describe_run`.
+        h5: also write `model.h5`.
+
+    Returns:
+        The path of `model.keras`.
+
+    Raises:
+        BadParameter: the images are too small.
+        DataError: a class has one training picture.
+        TrainingError: the pretrained weights are not installed.
+    """
+    started = time.monotonic()
+    if min(dataset.image_shape[:2]) < LEAST_SIDE:
+        raise BadParameter(f"--arch photo needs --image-size {LEAST_SIDE} or more; got {dataset.image_shape[0]}.")
+    splits = _splits(dataset, config.seed)
+    model = photo_network(dataset.image_shape, len(dataset.class_names))
+    load_backbone(model, pretrained_weights())
+    network = with_features(model)
+    pictures = _read(network, dataset, class_weights=config.class_weights)
+    if not (run / CONFIG).exists():
+        make_folder(run, description)
+    remove_leftovers(run)
+
+    held_out = np.concatenate([split.held_out for split in splits])
+    truth = pictures.labels[held_out]
+    heads = {
+        strength: [pictures.head(split.fit, strength) for split in splits]
+        for strength in tqdm(_STRENGTHS, desc="cross-validation", disable=None, leave=False)
+    }
+    answers = {strength: _answers(pictures, splits, heads[strength]) for strength in _STRENGTHS}
+    strength = min(_STRENGTHS, key=lambda each: _log_loss(answers[each], truth))
+    probabilities = answers[strength]
+    fitted = splits[0].fit if len(splits) == 1 else np.arange(len(pictures.labels))
+    head = pictures.head(fitted, strength)
+    model.layers[-1].set_weights([head.kernel, head.bias])
+
+    confidence, served = None, probabilities
+    if len(held_out) >= FEWEST_HELD_OUT:
+        outliers = _outliers(network, dataset.train_images[fitted])
+        scores = [
+            raw_score(pictures.plain[split.held_out], pictures.score(split.fit, each, outliers))
+            for split, each in zip(splits, heads[strength], strict=True)
+        ]
+        raw = np.concatenate([keras.ops.convert_to_numpy(score) for score in scores])
+        confidence = make_confidence(
+            pictures.score(fitted, head, outliers),
+            scores=raw,
+            probabilities=probabilities,
+            held_out_labels=truth,
+            labels=pictures.labels,
+            fitted_images=len(fitted),
+            outliers=len(outliers),
+        )
+        save_confidence(run, confidence)
+        served = served_answers(probabilities, raw, confidence)
+    source = "training images, each answered without it"
+    save_reference(run, make_reference(served, dataset.train_images[held_out], dataset.class_names, source=source))
+    row = _row(head.probabilities(pictures.plain[fitted]), pictures.labels[fitted], probabilities, truth)
+    history = [row | {"seconds": round(time.monotonic() - started, 2)}]
+    write_history(run, history)
+    predicted = probabilities.argmax(axis=1)
+    interval = wilson_interval(int((predicted == truth).sum()), len(truth))
+    metrics = {
+        "validation_balanced_accuracy": round(balanced_accuracy(predicted, truth), 4),
+        "validation_interval": interval,
+        "cross_validation_parts": len(splits),
+        "regularization": strength,
+        "fitted_images": len(fitted),
+        "precision": "float32",
+    }
+    write_results(run, model, dataset, history, metrics, confidence=confidence, held_out=np.sort(held_out), h5=h5)
+    how = f"cross-validation in {len(splits)} parts" if len(splits) > 1 else "the validation part"
+    say(
+        f"The validation figures are from {how}: with {len(truth):,} pictures, the true accuracy on pictures like these is "
+        f"{percent_range(*interval)} (95 % interval). Several pictures of one subject flatter it."
+    )
+    return run / MODEL
+
+
+def _splits(dataset: Dataset, seed: int) -> list[_Split]:
+    everything = np.arange(len(dataset.train_labels))
+    if dataset.validation is None:
+        dataset.hold_out(0.5, seed)  # refuses a class of one picture
+        parts = stratified_parts(dataset.train_labels, PARTS, seed)
+    else:
+        parts = [dataset.validation]
+    return [_Split(np.setdiff1d(everything, part), part) for part in parts]
+
+
+def _read(network: keras.Model, dataset: Dataset, *, class_weights: bool) -> _Pictures:
+    labels = dataset.train_labels
+    weights = (1 / np.bincount(labels))[labels] if class_weights else np.ones(len(labels))
+    return _Pictures(
+        plain=_features(network, dataset.train_images, "features"),
+        mirrored=_features(network, dataset.train_images[:, :, ::-1], "features of mirror images"),
+        labels=labels,
+        weights=weights,
+    )
+
+
+def _outliers(network: keras.Model, images: np.ndarray) -> np.ndarray:
+    count = min(len(images), FITTED_IMAGES)
+    return _features(network, make_outliers(images, count, np.random.default_rng(0)), "features of synthetic outliers")
+
+
+def _features(network: keras.Model, images: np.ndarray, what: str) -> np.ndarray:
+    rows = []
+    with tqdm(total=len(images), desc=what, unit=" images", disable=None, leave=False) as bar:
+        for start in range(0, len(images), _BATCH):
+            rows.append(network.predict_on_batch(images[start : start + _BATCH])[0])
+            bar.update(len(rows[-1]))
+    return np.concatenate(rows)
+
+
+def _answers(pictures: _Pictures, splits: Sequence[_Split], heads: Sequence[Head]) -> np.ndarray:
+    """Return the probabilities of all held-out pictures, each from the last layer that was fitted without it."""
+    pairs = zip(splits, heads, strict=True)
+    return np.concatenate([head.probabilities(pictures.plain[split.held_out]) for split, head in pairs])
+
+
+def _row(fitted: np.ndarray, fitted_labels: np.ndarray, held_out: np.ndarray, labels: np.ndarray) -> Row:
+    """Return the only row of the history: there is one step."""
+    return {
+        "epoch": 1,
+        "steps": 1,
+        "accuracy": float((fitted.argmax(axis=1) == fitted_labels).mean()),
+        "loss": _log_loss(fitted, fitted_labels),
+        "val_accuracy": float((held_out.argmax(axis=1) == labels).mean()),
+        "val_loss": _log_loss(held_out, labels),
+    }
+
+
+def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _MIN_PROBABILITY)).mean())
