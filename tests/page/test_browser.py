@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, open_tab, upload, visit
-from support.pictures import encoded, png_of_100_megapixels
+from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, open_options, open_tab, upload, visit
+from support.pictures import png_of_100_megapixels
 from support.servers import running
 
 from cifar.serving.auth.api_keys import create
@@ -42,7 +41,7 @@ def test_the_components_of_the_endpoints_are_not_visible(page):
 def test_the_api_documentation_needs_no_other_host(page, server):
     """`/docs` works without access to the internet, and runs no script of another site."""
     page.goto(f"{server}/docs")
-    expect(page.locator(".opblock-summary-path", has_text="/predict").first).to_be_visible()
+    expect(page.locator(".opblock-summary-path", has_text="/predict").first).to_be_visible(timeout=WAIT_MS)
 
 
 def test_a_photo_can_be_dropped_on_the_page(page):
@@ -56,6 +55,7 @@ def test_the_number_of_labels_follows_the_slider(page):
     upload(page, EXAMPLES / "cat.jpg")
     bars = page.locator("#answer .bars li")
     expect(bars).to_have_count(3)
+    open_options(page)
     slider = page.locator("#top-k input[type=range]")
     assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("1", "10")
     slider.focus()
@@ -67,6 +67,7 @@ def test_the_number_of_labels_follows_the_slider(page):
 def test_the_number_of_labels_can_be_typed(page):
     """The field beside the slider has the same effect."""
     upload(page, EXAMPLES / "cat.jpg")
+    open_options(page)
     field = page.locator("#top-k input[type=number]")
     field.fill("10")
     field.press("Enter")
@@ -81,6 +82,7 @@ def test_the_number_of_views_can_be_chosen_and_the_answer_says_so(page):
     expect(seen).to_contain_text("Confidence is calibrated", use_inner_text=True)
     expect(seen).not_to_contain_text("views")
     alone = score.inner_text()
+    open_options(page)
     for views in ("6", "2"):
         page.locator("#views input").click()
         page.get_by_role("option", name=views).click()
@@ -147,18 +149,6 @@ def test_a_photo_from_the_camera_is_answered(page):
         "#photo .button-wrap button, #photo [aria-label='capture photo'], #photo [aria-label='Capture photo']"
     ).first.click()
     expect(page.locator("#answer .seen")).to_contain_text(re.compile(r"version \d"))
-
-
-def test_an_image_can_be_pasted_from_the_clipboard(page):
-    """People copy images in one window and paste them in another."""
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.evaluate(
-        """async bytes => { const png = new Blob([new Uint8Array(bytes)], {type: "image/png"});
-        await navigator.clipboard.write([new ClipboardItem({"image/png": png})]); }""",
-        list(encoded(Image.open(EXAMPLES / "deer.jpg"))),
-    )
-    page.get_by_role("button", name="Paste from clipboard").click()
-    expect_label(page, "deer")
 
 
 def test_the_button_why_shows_a_heat_map_for_its_class(page):
@@ -281,7 +271,7 @@ def test_the_answer_is_the_largest_text_and_everything_begins_at_one_left_edge(p
     assert answer >= 1.5 * max(others)
     edges = [
         page.locator(part).first.bounding_box()["x"]
-        for part in ("h1", "#header p", "#tabs", "#photo", "#live button", "#examples h2")
+        for part in (".top", "#header p", "#tabs", "#photo", "#live button", "#examples h2")
     ]
     assert max(edges) - min(edges) <= 1
 
@@ -314,8 +304,7 @@ def test_no_focus_ring_is_clipped(page):
 def test_the_page_says_that_predictions_are_logged_and_how_to_turn_it_off(page):
     """Without the log there is nothing that feedback could refer to, so nothing is asked."""
     note = page.locator("#record-note")
-    expect(note).to_contain_text("logged for 90 days, without the photo", use_inner_text=True)
-    expect(note).to_contain_text("record=false", use_inner_text=True)
+    expect(note).to_contain_text("Kept for 90 days, without the photo", use_inner_text=True)
     upload(page, EXAMPLES / "ship.jpg")
     expect_label(page, "ship")
     expect(page.locator(".feedback")).to_be_visible()

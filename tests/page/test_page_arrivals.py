@@ -8,7 +8,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, expect_label, open_tab, upload, visit
+from support.browser import EXAMPLES, WAIT_MS, expect_label, open_options, open_tab, upload, visit
 from support.pictures import encoded
 
 pillow_heif.register_heif_opener()
@@ -63,7 +63,7 @@ def test_the_content_of_a_file_decides_whatever_its_name_and_type_say(page, name
     expect(page.locator("#page-problem")).to_be_hidden()
 
 
-@pytest.mark.parametrize("target", ["body", "#examples", "#top-k input[type=range]"])
+@pytest.mark.parametrize("target", ["body", "#examples", "#record input"])
 def test_a_photo_can_be_pasted_anywhere_with_the_keyboard(page, target):
     """Ctrl+V used to work on one button only. The answer follows the second photo too."""
     for name in ("deer", "ship"):
@@ -120,6 +120,7 @@ def test_a_link_or_text_gets_a_sentence(browser, server, event, locale, words):
 
 def test_a_text_that_is_pasted_into_a_field_stays_there(page):
     """Only a text that would go nowhere gets the sentence."""
+    open_options(page)
     send(page, "paste", "#top-k input[type=number]", text="7")
     expect(page.locator("#page-problem")).to_be_hidden()
 

@@ -8,6 +8,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx2
 import numpy as np
@@ -18,7 +19,8 @@ from support.browser import EXAMPLES, WAIT_MS, choose_many, count_requests, open
 from support.hostile_files import zipped
 
 from cifar.models.predictor import Prediction
-from cifar.serving.inference.archives import name_in_archive
+from cifar.serving.inference.archives import Upload, entries_of
+from cifar.settings import Settings
 
 FILES = sorted(EXAMPLES.glob("*.jpg"))
 CAT = ("cat.jpg", FILES[3].read_bytes())
@@ -371,12 +373,15 @@ def test_the_same_zip_file_has_the_same_names_on_the_page_and_in_the_api(page):
         ("船船船.jpg", "utf-8", True),
         ("фото.jpg", "utf-8", False),
         ("plain-cat.jpg", "ascii", False),
+        ("马马马.jpg", "gb18030", True),
     ]
     content = named_zip(files)
-    classify_many(page, "batch", zip_file(content), "4 of 4 done.")
+    classify_many(page, "batch", zip_file(content), "5 of 5 done.")
     assert names(page) == [name for name, _, _ in files]
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert [name_in_archive(info) for info in archive.infolist()] == names(page)
+    with ExitStack() as stack:
+        entries = entries_of([Upload("a.zip", content)], Settings(), stack)
+        assert [entry.name for entry in entries] == names(page)
+        assert [entry.read() for entry in entries] == [CAT[1]] * 5
 
 
 def test_two_versions_are_compared_photo_by_photo(page):

@@ -16,6 +16,7 @@ _EXPOSED = [
     "X-Model-Version",
     "X-Model-Engine",
     "Inference-Header-Content-Length",
+    "WWW-Authenticate",
 ]
 """Headers of answers that scripts of other sites may read: those that the documents name."""
 

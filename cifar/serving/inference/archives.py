@@ -7,6 +7,7 @@ size, and the checksum is compared. Names inside an archive are only shown, neve
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,11 @@ _DIRECTORY_BYTES_PER_FILE = 1024
 _NAME_CHARACTERS = 200
 _JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 _ENCRYPTED = 1
-_UTF8 = 0x800
+_NO_UTF8 = 0xFF ^ 0x08
+"""Without the bit of the second byte of flags that says that the name is UTF-8."""
+_DIRECTORY_ENTRY = b"PK\x01\x02"
+_HEAD_BYTES = 30
+"""Length of the head of each file in an archive, without its name."""
 _EXPIRED = "The upload has expired. Choose the file again."
 
 
@@ -99,6 +104,7 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
             return
         bounded = _Bounded(stack.enter_context(upload.open()), settings)
         archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], bounded)))
+        bounded.is_open = True
     except BatchTooLarge:
         raise
     except OSError:
@@ -109,26 +115,44 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
         yield Entry(name, partial(_refuse, UnreadableArchive(sentence)))
         return
     for info in archive.infolist():
-        if not info.is_dir() and not info.filename.startswith(_JUNK) and not info.filename.endswith(_JUNK):
+        if not info.filename.startswith(_JUNK) and not info.filename.endswith(("/", *_JUNK)):
             yield Entry(
                 display_name(name_in_archive(info)), partial(_read_packed, archive, info, settings), info.file_size
             )
 
 
 class _Bounded:
-    """A file that refuses to read more than the largest central directory allowed: zipfile reads it in one piece."""
+    """A file that refuses to read more than the largest central directory allowed: zipfile reads it in one piece.
+
+    Attributes:
+        is_open: the central directory has been read.
+    """
 
     def __init__(self, file: BinaryIO, settings: Settings) -> None:
         self._file = file
         self._settings = settings
         self._max_bytes = settings.max_batch_files * _DIRECTORY_BYTES_PER_FILE + 2 * 65536  # its end and a comment
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.is_open = False
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size if 0 <= size <= self._max_bytes else self._max_bytes + 1)
         if len(content) > self._max_bytes:
             raise _too_many(self._settings)
+        if not self.is_open or (size == _HEAD_BYTES and content.startswith(_SIGNATURES)):
+            return _without_utf8_flags(content)
         return content
+
+
+def _without_utf8_flags(heads: bytes) -> bytes:
+    """Return the central directory, or the head of one file, without the flags that a name is UTF-8: `zipfile` refuses a wrong one."""
+    cleared, place = bytearray(heads), 0
+    if len(heads) == _HEAD_BYTES:
+        cleared[7] &= _NO_UTF8
+    while cleared.startswith(_DIRECTORY_ENTRY, place) and place + 46 <= len(cleared):
+        cleared[place + 9] &= _NO_UTF8
+        place += 46 + sum(struct.unpack_from("<3H", cleared, place + 28))
+    return bytes(cleared)
 
 
 def _refuse(error: CifarError) -> bytes:
@@ -176,12 +200,10 @@ def _read_packed(archive: zipfile.ZipFile, info: zipfile.ZipInfo, settings: Sett
 
 
 def name_in_archive(info: zipfile.ZipInfo) -> str:
-    """Return the name of a file in an archive: as UTF-8 if its flag says so or if it is valid UTF-8, otherwise as GB 18030.
+    """Return the name of a file in an archive: as UTF-8 if it is valid UTF-8, otherwise as GB 18030, whatever its flag says.
 
     `zip.js` has the same rule. `zipfile` reads names without the flag as code page 437, which no program of today means.
     """
-    if info.flag_bits & _UTF8:
-        return info.filename
     name = info.orig_filename.encode("cp437")
     try:
         return name.decode()

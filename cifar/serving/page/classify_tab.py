@@ -61,47 +61,22 @@ class ClassifyTab:
         self._explainer = service.explainer
         class_names = self._classifier.versions.default.manifest.class_names
         self._examples = _examples(settings.examples, class_names)
-        with gr.Row():
-            with gr.Column(min_width=300):
+        with gr.Column(elem_id="stage"):
+            with gr.Column(elem_id="photo-side"):
                 photo = Photo(
                     label=TRANSLATIONS("photo.label"),
                     placeholder=TRANSLATIONS("photo.drop"),
-                    sources=["upload", "clipboard", "webcam"],
+                    sources=["upload", "webcam"],  # a paste is taken anywhere on the page
                     height=340,
                     elem_id="photo",
                     buttons=[],
                 )
                 gr.HTML(_LIVE, elem_id="live", apply_default_css=False)
-            with gr.Column(min_width=300):
+            with gr.Column(elem_id="answer-side"):
                 gr.HTML('<div class="live-answer"></div>', elem_id="live-answer", apply_default_css=False)
                 answer = gr.HTML(_NO_ANSWER, elem_id="answer", apply_default_css=False, js_on_load=_ASK_WHY)
                 why = gr.HTML(elem_id="why", apply_default_css=False)
-                with gr.Row():
-                    top_k = Slider(
-                        1,
-                        len(class_names),
-                        value=min(settings.default_top_k, len(class_names)),
-                        step=1,
-                        label=TRANSLATIONS("answer.top_k"),
-                        elem_id="top-k",
-                        scale=3,
-                        min_width=200,
-                    )
-                    views = Choice(
-                        list(ALLOWED_VIEWS),
-                        value=1,
-                        label=TRANSLATIONS("views.label"),
-                        elem_id="views",
-                        interactive=True,
-                        min_width=100,
-                    )
-                    self.version = Choice(
-                        visible=False,
-                        label=TRANSLATIONS("version.label"),
-                        elem_id="version",
-                        interactive=True,
-                        min_width=130,
-                    )
+                top_k, views = self._add_options(settings, len(class_names))
                 record = gr.Checkbox(
                     True,
                     label=TRANSLATIONS("record.label"),
@@ -110,12 +85,12 @@ class ClassifyTab:
                     container=False,
                 )
                 gr.HTML(_record_note(settings), elem_id="record-note", apply_default_css=False)
-        examples = gr.HTML(
-            _examples_html(self._examples, settings.max_image_pixels),
-            elem_id="examples",
-            apply_default_css=False,
-            js_on_load=_CHOOSE_EXAMPLE,
-        )
+            examples = gr.HTML(
+                _examples_html(self._examples, settings.max_image_pixels),
+                elem_id="examples",
+                apply_default_css=False,
+                js_on_load=_CHOOSE_EXAMPLE,
+            )
         # Without the queue, a call is one request with one answer, so any worker can answer it.
         private = {"queue": False, "api_visibility": "private"}
         gr.on(
@@ -133,6 +108,36 @@ class ClassifyTab:
         gr.Button(visible=False).click(
             self._show_frame, [self.version, frame], gr.HTML(visible=False), api_name="live", **private
         )
+
+    def _add_options(self, settings: Settings, classes: int) -> tuple[Slider, Choice]:
+        """Add the options, which few people need, folded. Returns those for the number of labels and of views."""
+        with gr.Accordion(TRANSLATIONS("options.title"), open=False, elem_id="options"), gr.Row():
+            top_k = Slider(
+                1,
+                classes,
+                value=min(settings.default_top_k, classes),
+                step=1,
+                label=TRANSLATIONS("answer.top_k"),
+                elem_id="top-k",
+                scale=3,
+                min_width=200,
+            )
+            views = Choice(
+                list(ALLOWED_VIEWS),
+                value="auto",
+                label=TRANSLATIONS("views.label"),
+                elem_id="views",
+                interactive=True,
+                min_width=130,
+            )
+            self.version = Choice(
+                visible=False,
+                label=TRANSLATIONS("version.label"),
+                elem_id="version",
+                interactive=True,
+                min_width=130,
+            )
+        return top_k, views
 
     async def _show_answer(  # noqa: PLR0917 - Gradio passes the values by position
         self,
@@ -154,7 +159,7 @@ class ClassifyTab:
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
                 version=whole_number("version", version),
-                views=whole_number("views", views),
+                views=views,
                 record=record is not False,
             )
         except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import CifarError, MissingScope
-from cifar.format import percent
+from cifar.format import percent, percent_range
 from cifar.models.manifest import Manifest
 from cifar.serving.gradio.calls import requester_of
 from cifar.serving.gradio.components import Blocks, Choice
@@ -84,7 +84,7 @@ class Page:
             else ""
         )
         return (
-            f'<div class="top"><h1>CIFAR Space</h1>{sign_out}<div class="languages" role="group" aria-label="Language · 语言">'
+            f'<div class="top"><span class="mark"></span><h1>CIFAR Space</h1>{sign_out}<div class="languages" role="group" aria-label="Language · 语言">'
             '<button type="button" data-language="en" lang="en">English</button>'
             '<button type="button" data-language="zh-CN" lang="zh-CN">中文</button></div></div>'
             f"<p>{html_text(intro, count=len(names), names=join(shown))}</p>{_good_for(manifest)}"
@@ -140,6 +140,11 @@ class Page:
             return error_html(error)
 
 
+def _range(shares: list[float]) -> str:
+    low, high = min(shares), max(shares)
+    return percent(low) if low == high else percent_range(low, high)
+
+
 def _good_for(manifest: Manifest) -> str:
     """Return what the version is good for, from its measured accuracy; empty if its manifest has none."""
     metrics = manifest.metrics
@@ -148,5 +153,5 @@ def _good_for(manifest: Manifest) -> str:
         return ""
     photographs = metrics.get("photographs")
     key = "header.good_for" if photographs else "header.good_for_alike"
-    shown = {"photos": percent(photographs["accuracy"])} if photographs else {}
+    shown = {"photos": _range([each["accuracy"] for each in photographs])} if photographs else {}
     return f'<p class="good-for">{html_text(key, test=percent(accuracy), **shown)}</p>'

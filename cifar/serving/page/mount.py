@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI
 
+from cifar.format import data_url
 from cifar.serving.gradio.mount import mount_blocks
 from cifar.serving.inference.service import Service
 from cifar.serving.page.layout import Page
@@ -21,6 +22,7 @@ _SCRIPTS = ("page", "server", "files", "live", "feedback", "zip", "batch")
 
 def mount_page(api: FastAPI, service: Service, settings: Settings, worker: WorkerSlot | None = None) -> None:
     """Build the page for `service` and mount it at `/` of `api`."""
+    mark = data_url(_read("mark.svg").encode(), "image/svg+xml")
     mount_blocks(
         api,
         lambda: Page(service, settings).blocks,
@@ -30,7 +32,8 @@ def mount_page(api: FastAPI, service: Service, settings: Settings, worker: Worke
             primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
         css=_read("page.css"),
-        head=f"<style>{_read('phone.css')}</style>"
+        # not as Gradio's `favicon_path`: with it, Gradio would draw the icon in any size that a request asks for
+        head=f'<link rel="icon" href="{mark}"><style>:root {{ --mark: url("{mark}"); }} {_read("phone.css")}</style>'
         + "".join(f"<script>{_read(f'{name}.js')}</script>" for name in _SCRIPTS),
         i18n=TRANSLATIONS,
     )

@@ -156,7 +156,8 @@
     run.box.classList.remove("only");
     run.box.querySelector(".problems").innerHTML = "";
     run.box.querySelector(".report").innerHTML = `<p class="summary" role="status"></p>
-      <div class="downloads"><button type="button" class="plain" data-do="csv">${cifar.htmlText("batch.csv")}</button>
+      <div class="downloads"><button type="button" class="plain" data-do="retry" hidden>${cifar.htmlText("batch.retry")}</button>
+      <button type="button" class="plain" data-do="csv">${cifar.htmlText("batch.csv")}</button>
       <button type="button" class="plain" data-do="json">${cifar.htmlText("batch.json")}</button>${only}</div>
       <section><h2 class="part" id="${run.kind}-counts">${cifar.htmlText("batch.counts")}</h2><div class="counts"></div></section>
       <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows"><caption id="${run.kind}-rows">${cifar.htmlText("batch.table")}</caption>
@@ -178,7 +179,7 @@
     return { ...text, grade, label: grade === "none" ? null : name };
   }
 
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
   const agrees = ({ words: [first, second] }) => Boolean(second) && first.label === second.label;
   const verdict = (row) => !agrees(row) ? "compare.disagree" : row.words[0].grade === row.words[1].grade ? "compare.agree" : "compare.agree_unsure";
   // A long name may be broken before its ending, but not within it.
@@ -225,12 +226,11 @@
   function counts(done, run) {
     const numbers = new Map();
     for (const row of done) {
-      const shown = cifar.asHtml(row.error ? cifar.text("batch.error") : row.words[0]);
+      const shown = row.error ? `<span class="failed">${cifar.htmlText("batch.error")}</span>` : cifar.asHtml(row.words[0]);
       numbers.set(shown, (numbers.get(shown) ?? 0) + 1);
     }
-    const largest = Math.max(1, ...numbers.values());
     const bars = [...numbers].sort((a, b) => b[1] - a[1]).map(([name, number]) =>
-      `<li style="--share:${number / largest}"><span class="name">${name}</span><span class="score">${number}</span><span class="track"></span></li>`);
+      `<li style="--share:${number / done.length}"><span class="name">${name}</span><span class="score">${number}</span><span class="track"></span></li>`);
     return `<ol class="bars">${bars.join("")}</ol>`;
   }
 

@@ -60,7 +60,7 @@
         signal: AbortSignal.timeout(10_000),
         body: JSON.stringify({
           fn_index: gradio_config.dependencies.find(({ api_name }) => api_name === "live").id,
-          data: [cifar.version ?? null, { jpeg: picture(video) }],
+          data: [Number(document.querySelector("#version input")?.value) || null, { jpeg: picture(video) }],
           session_hash: "live",
         }),
       });

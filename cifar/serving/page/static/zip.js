@@ -1,6 +1,6 @@
 // Reads zip files. Each file in them is unpacked when it is needed, by the browser's own decompressor.
 (() => {
-  const END = 0x06054b50, ENTRY = 0x02014b50, LOCAL = 0x04034b50, UTF8 = 0x800;
+  const END = 0x06054b50, ENTRY = 0x02014b50, LOCAL = 0x04034b50;
   const HIDDEN = /(^|\/)(\.|__MACOSX\/)/;
 
   // Returns [{name, size, open}]; `open` returns the file as a Blob. Throws a text, as `cifar.text` returns it.
@@ -28,16 +28,16 @@
         packed: view.getUint32(place + 20, true),
         size: view.getUint32(place + 24, true),
         start: view.getUint32(place + 42, true),
-        name: decoded(new Uint8Array(view.buffer, place + 46, name), view.getUint16(place + 8, true) & UTF8),
+        name: decoded(new Uint8Array(view.buffer, place + 46, name)),
       });
       place += 46 + name + extra + comment;
     }
     return entries;
   }
 
-  // The same rule as in archives.py: UTF-8 if the flag says so or if the bytes are UTF-8, otherwise what Chinese Windows writes.
-  function decoded(bytes, isUtf8) {
-    try { return new TextDecoder("utf-8", { fatal: !isUtf8 }).decode(bytes); } catch { return new TextDecoder("gb18030").decode(bytes); }
+  // The same rule as in archives.py: UTF-8 if the bytes are UTF-8, whatever the flag says, otherwise what Chinese Windows writes.
+  function decoded(bytes) {
+    try { return new TextDecoder("utf-8", { fatal: true }).decode(bytes); } catch { return new TextDecoder("gb18030").decode(bytes); }
   }
 
   async function unpack(file, entry, { ratio, each }) {
