@@ -1,0 +1,29 @@
+"""Grades: how far an answer can be relied on. Every interface gives the same grade to the same answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cifar.models.manifest import OOD_THRESHOLD
+
+Grade = Literal["class", "unsure", "none"]
+"""`class`: the answer is the first class. `unsure`: it looks like the first class. `none`: it is none of the classes."""
+
+CERTAIN = 0.9
+"""From this score on, an image that is unlike the training images is still `unsure`, and the page says "almost certainly"."""
+CLEAR = 0.6
+"""Below this score, an answer is unsure: of the photographs in MODEL_CARD.md with such an answer, most were answered wrongly."""
+FAR = 2 * OOD_THRESHOLD
+"""Above this OOD score, an image is none of the classes, whatever the score of the first class is."""
+
+
+def grade_of(score: float, ood_score: float | None) -> Grade:
+    """Return the grade of an answer.
+
+    Args:
+        score: the probability of the first class.
+        ood_score: None for a version without this score; its answers are never `none`.
+    """
+    if ood_score is not None and ood_score > OOD_THRESHOLD:
+        return "none" if ood_score > FAR or score < CERTAIN else "unsure"
+    return "class" if score >= CLEAR else "unsure"
