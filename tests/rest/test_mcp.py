@@ -62,7 +62,7 @@ def test_the_tools_have_the_names_parameters_and_types_of_gradios_endpoints(addr
     kinds = {
         tool.name: {name: _kind(schema) for name, schema in tool.inputSchema["properties"].items()} for tool in tools
     }
-    numbers = dict.fromkeys(("top_k", "version", "views"), "integer|null")
+    numbers = {"top_k": "integer|null", "version": "integer|null", "views": "integer|string|null"}
     assert kinds == {
         "predict": {"image": "string", **numbers},
         "explain": {"image": "string", "label": "string|null", "version": "integer|null"},
@@ -125,8 +125,8 @@ def test_there_are_tools_for_batches_and_for_the_list_of_models(address):
         ("explain", {"image": DATA_URL, "label": "unicorn"}, "bad_parameter", "no label 'unicorn'"),
         ("predict_batch", {"files": []}, "missing_image", "No image came"),
         ("predict_batch", {"files": [DATA_URL], "top_k": 0}, "bad_parameter", "from 1 to 10"),
-        ("predict", {"image": DATA_URL, "views": 5}, "bad_parameter", "1, 2 or 6; got 5"),
-        ("predict_batch", {"files": [DATA_URL], "views": 5}, "bad_parameter", "1, 2 or 6; got 5"),
+        ("predict", {"image": DATA_URL, "views": 5}, "bad_parameter", "1, 2, 6 or auto; got 5"),
+        ("predict_batch", {"files": [DATA_URL], "views": 5}, "bad_parameter", "1, 2, 6 or auto; got 5"),
     ],
 )
 def test_an_error_has_the_message_and_the_code_of_rest(address, tool, arguments, code, words):
