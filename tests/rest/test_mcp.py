@@ -18,6 +18,8 @@ from support.hostile_files import zipped
 from support.identities import AUDIENCE, ISSUER, SECRET, bearer, claims
 from support.servers import CAT, DATA_URL, MCP_PATH, mcp_session, running, visited_server
 
+pytestmark = pytest.mark.slow  # each test opens a session with a server
+
 SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": ISSUER, "CIFAR_JWT_AUDIENCE": AUDIENCE}
 
 
@@ -212,7 +214,6 @@ def test_mcp_is_off_by_default(server):
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-@pytest.mark.slow
 def test_with_sign_in_an_assistant_needs_a_token(tmp_path):
     """The client sends a bearer token; without it, or without the scope, the call is refused."""
 
@@ -233,7 +234,6 @@ def test_with_sign_in_an_assistant_needs_a_token(tmp_path):
         assert httpx2.post(f"{address}/explain", files={"image": CAT}, headers=token("feedback")).status_code == 403
 
 
-@pytest.mark.slow
 def test_two_workers_answer_one_assistant(tmp_path):
     """Calls do not depend on each other, so any worker can answer each of them."""
     with running(tmp_path, workers=2, CIFAR_MCP="true") as server:
