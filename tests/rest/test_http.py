@@ -9,7 +9,7 @@ import time
 
 import httpx2
 import pytest
-from support.servers import CAT, running
+from support.servers import CAT
 
 BOUNDARY = "x0"
 FORM = (
@@ -24,12 +24,11 @@ CHUNKED = "Transfer-Encoding: chunked\r\n"
 
 
 @pytest.fixture(scope="module", params=["one process", pytest.param("gunicorn", marks=pytest.mark.slow)])
-def address(request, tmp_path_factory):
-    """Host and port of a server."""
-    folder = tmp_path_factory.mktemp("http")
-    with running(folder, workers=2 if request.param == "gunicorn" else 1) as server:
-        url = httpx2.URL(server.address)
-        yield url.host, url.port
+def address(request):
+    """Host and port of the servers that all tests share."""
+    gunicorn = request.param == "gunicorn"
+    url = httpx2.URL(request.getfixturevalue("two_workers").address if gunicorn else request.getfixturevalue("server"))
+    return url.host, url.port
 
 
 def chunks(body: bytes, size: int = 700) -> bytes:
