@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -33,6 +34,7 @@ from support.servers import (
     scores,
     wait_for_workers,
 )
+from support.shipped import NEWEST
 
 from cifar import CLASS_NAMES
 
@@ -155,7 +157,7 @@ def test_tensorflow_gives_the_same_scores_in_batches_as_alone(tmp_path):
 
 def test_every_worker_reports_the_metrics_of_all_workers(server):
     """Forty requests count as forty, not as the ten of one worker."""
-    name = 'cifar_images_total{route="rest",version="2"}'
+    name = f'cifar_images_total{{route="rest",version="{NEWEST}"}}'
     before = metric(server, name)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda i: classify(server, i), range(40)))
@@ -163,10 +165,32 @@ def test_every_worker_reports_the_metrics_of_all_workers(server):
         assert metric(server, name) == before + 40
 
 
-def test_no_process_loads_tensorflow_with_the_engine_litert(server):
-    """It would cost memory in every process, and does not survive the fork of the workers."""
+def test_no_process_loads_tensorflow_or_pandas(server):
+    """With the engine LiteRT nobody needs them. They would cost memory, and TensorFlow does not survive the fork of the workers."""
     for pid in {server.process.pid, *server.workers()}:
-        assert "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text()
+        mapped = Path(f"/proc/{pid}/maps").read_text()
+        assert not {library for library in ("libtensorflow", "/pandas/", "/pyarrow/") if library in mapped}
+
+
+def test_connections_that_open_together_are_spread_evenly_over_the_workers(server):
+    """Otherwise the first worker to wake up keeps most of them, and does most of the work."""
+    before = sockets_of_workers(server)
+    with ExitStack() as stack:
+        for _ in range(16 * WORKERS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", httpx2.URL(server.address).port)))
+        for _ in range(100):
+            held = [after - earlier for after, earlier in zip(sockets_of_workers(server), before, strict=True)]
+            if sum(held) >= 16 * WORKERS:
+                break
+            time.sleep(0.1)
+    assert sum(held) == 16 * WORKERS
+    assert max(held) <= 24
+
+
+def sockets_of_workers(server: Server) -> list[int]:
+    """Return the number of open sockets of each worker."""
+    folders = (Path(f"/proc/{pid}/fd") for pid in sorted(server.workers()))
+    return [sum(str(link.readlink()).startswith("socket:") for link in folder.iterdir()) for folder in folders]
 
 
 def test_a_reload_under_load_costs_no_request(server):

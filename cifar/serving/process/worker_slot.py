@@ -7,6 +7,7 @@ import errno
 import logging
 import mmap
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 _BURST = 100
 """Connections that are accepted in one turn of the event loop."""
 _LEAVE_SECONDS = 0.01
-"""Time for which a worker leaves new connections to one that has fewer, before it takes a few itself."""
+"""Time for which a worker leaves connections to others that have fewer, before it takes a few itself."""
+_TCP_INFO_BYTES = 28
+"""Linux' `struct tcp_info` up to `tcpi_unacked`. Of a listening socket, it is the number of connections in its queue."""
 _RETRY_SECONDS = 1.0
 """Time after which a server that had no descriptor or no memory for a connection accepts again."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -58,9 +61,20 @@ def count_connections(connections: int | None, *, slot: int | None = None) -> No
     _connections[number % _SLOTS] = 0 if connections is None else connections + 1
 
 
-def fewest_connections() -> int:
-    """Return the number of connections of the worker that has the fewest."""
-    return min(filter(None, _connections), default=1) - 1
+def fair_share(waiting: int) -> int:
+    """Return how many of the connections that wait to be accepted are for this worker: those that leave none with more than another.
+
+    Args:
+        waiting: their number.
+    """
+    own = _connections[(current.number if current else 0) % _SLOTS] - 1
+    total, level = waiting, 0
+    for count, connections in enumerate(sorted(filter(None, _connections)), 1):
+        if count > 1 and connections - 1 >= level:
+            break
+        total += connections - 1
+        level = -(-total // count)  # what each of the workers with the fewest would have, rounded up
+    return max(0, level - own)
 
 
 @cache
@@ -129,11 +143,14 @@ class _Listener:
     async def wait_closed(self) -> None:
         """For uvicorn; nothing is left to wait for."""
 
-    def _accept(self, *, most: int = _BURST, even_with_more: bool = False) -> None:
-        for _ in range(most):
-            if not even_with_more and self._open.number > fewest_connections():
-                self._pause(_LEAVE_SECONDS)
-                return
+    def _accept(self, *, at_least: int = 0) -> None:
+        self._open.count()  # during a reload, the old worker of this slot has set it to none
+        waiting = self._waiting()
+        share = max(at_least, fair_share(waiting))
+        if waiting and not share:
+            self._pause(_LEAVE_SECONDS)
+            return
+        for _ in range(min(share, _BURST)):
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -150,6 +167,13 @@ class _Listener:
             self._tasks.add(task)  # the event loop itself holds only a weak reference
             task.add_done_callback(self._connected)
 
+    def _waiting(self) -> int:
+        """Return the number of connections that nobody has accepted yet; where the system does not tell, as many as one turn takes."""
+        if not hasattr(socket, "TCP_INFO"):
+            return _BURST
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        return int.from_bytes(info[-4:], sys.byteorder)
+
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._open.accepted -= 1
@@ -164,7 +188,7 @@ class _Listener:
     def _resume(self) -> None:
         self._timer = None
         self._loop.add_reader(self._socket, self._accept)
-        self._accept(most=1 + self._open.number // 8, even_with_more=True)  # the other one may be slow, or hang
+        self._accept(at_least=1 + self._open.number // 8)  # the others may be slow, or hang
 
 
 class Server(uvicorn.Server):
