@@ -114,6 +114,12 @@ def test_a_class_named_none_is_a_class(tmp_path):
     assert find_photographs(str(tmp_path), ["cat", "none"]).labels == [1, None]
 
 
+def test_classes_that_differ_only_in_capital_letters_are_two(tmp_path):
+    """A folder that is named exactly like one of them is that one."""
+    put(tmp_path / "a" / "1.png", tmp_path / "A" / "1.png")
+    assert find_photographs(str(tmp_path), ["A", "a"]).labels == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -28,6 +28,8 @@ from cifar.training.measures import auroc, auroc_interval, mean_interval, measur
 NONE = "none"
 _NONE_FOLDERS = (NONE, "ood")
 _CLASSES_FOLDER = "in"
+_SHOWN_CLASSES = 20
+"""In a message."""
 _MEASURED = ("images", "accuracy", "accuracy_interval", "balanced_accuracy", "loss", "ece", "per_class")
 
 
@@ -62,21 +64,27 @@ def find_photographs(argument: str, class_names: Sequence[str]) -> Photographs:
             f"{root} is not a folder. --photos takes a folder with one folder of photographs for each class."
         )
     positions = {each.casefold(): position for position, each in enumerate(class_names)}
+    exact = {each: position for position, each in enumerate(class_names)}  # `a` and `A` may be two classes
     folders = _folders(root)
     if _CLASSES_FOLDER not in positions:
         within = [each for each in folders if each.name.casefold() == _CLASSES_FOLDER]
         folders = [each for one in within for each in _folders(one)] + [each for each in folders if each not in within]
     known = positions.keys() | set(_NONE_FOLDERS)
     if unknown := [each.name for each in folders if each.name.casefold() not in known]:
+        some = ", ".join([*class_names[:_SHOWN_CLASSES], *(["..."] if len(class_names) > _SHOWN_CLASSES else [])])
         raise DataError(
-            f"{root} has the folder {unknown[0]}, which is no class of the version ({', '.join(class_names)}). "
+            f"{root} has the folder {unknown[0]}, which is no class of the version ({some}). "
             f"Rename it to one of them, or to {NONE} for photographs of none of them."
         )
-    found = [(file, positions.get(folder.name.casefold())) for folder in folders for file in _files(folder)]
+    found = [
+        (file, exact.get(folder.name, positions.get(folder.name.casefold())))
+        for folder in folders
+        for file in _files(folder)
+    ]
     if all(label is None for _, label in found):
         raise DataError(f"{root} has no photograph of a class. Expected {root}/{class_names[0]}/*.jpg and so on.")
-    shown = name if root != Path(argument) else root.resolve().name
-    return Photographs(shown, [file for file, _ in found], [label for _, label in found])
+    shown = name if root != Path(argument) else ""
+    return Photographs(shown or root.resolve().name, [file for file, _ in found], [label for _, label in found])
 
 
 def _folders(root: Path) -> list[Path]:
@@ -112,23 +120,20 @@ def measure_photographs(predictor: Predictor, photographs: Photographs, settings
         DataError: no photograph of a class can be decoded.
     """
     figures: dict[str, Any] = {}
-    readable = len(photographs.files)
     for views in (1, MAX_VIEWS):
         before = time.process_time()
         answers = _classify(predictor, photographs, settings, views, quiet=bool(figures))
         milliseconds = (time.process_time() - before) * 1000 / len(photographs.files)
-        readable = len(answers)
         inside = [(prediction, label) for prediction, label in answers if label is not None]
         others = [prediction for prediction, label in answers if label is None]
         if not inside:
             raise DataError(f"No photograph of a class in {photographs.name} can be decoded.")
         figures[str(views)] = _figures(predictor.class_names, inside, others) | {"milliseconds": round(milliseconds, 2)}
-    one = figures["1"]
     return {
         "source": photographs.name,
-        "images": one["images"],
-        "others": readable - one["images"],
-        "unreadable": len(photographs.files) - readable,
+        "images": len(inside),
+        "others": len(others),
+        "unreadable": len(photographs.files) - len(answers),
         "views": figures,
     }
 
@@ -138,10 +143,10 @@ def _classify(
 ) -> list[tuple[Prediction, int | None]]:
     """Answer the photographs that can be decoded, each with its label; name the others unless `quiet`."""
 
-    def answer(file: Path) -> Prediction | CifarError:
+    def answer(file: Path) -> Prediction | Exception:
         try:
             inputs = preprocess_views(file.read_bytes(), predictor.image, views, max_pixels=settings.max_image_pixels)
-        except CifarError as error:
+        except (CifarError, OSError) as error:
             return error
         return predictor.rank(predictor.answers_of([inputs])[0], 1)
 
@@ -157,10 +162,10 @@ def _classify(
             )
         )
     for file, found in zip(photographs.files, answers, strict=True):
-        if isinstance(found, CifarError) and not quiet:
+        if isinstance(found, Exception) and not quiet:
             say(f"{file} is left out: {found}")
     labelled = zip(answers, photographs.labels, strict=True)
-    return [(found, label) for found, label in labelled if not isinstance(found, CifarError)]
+    return [(found, label) for found, label in labelled if not isinstance(found, Exception)]
 
 
 def _figures(
