@@ -159,8 +159,8 @@ def running(
 
 
 def wait_for_workers(server: Server, ready: int) -> None:
-    """Wait until the log says this many times that a worker is ready."""
-    deadline = time.monotonic() + 60
+    """Wait until the log says this many times that a worker is ready, at most two minutes."""
+    deadline = time.monotonic() + 120
     while server.log.read_text().count("is ready on") < ready:
         assert time.monotonic() < deadline, server.log.read_text()[-2000:]
         time.sleep(0.1)
