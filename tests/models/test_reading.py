@@ -216,6 +216,7 @@ def test_a_signature_is_found_or_asked_for(settings, tmp_path):
         read_source(save("none", words=(words, text)), settings, **known)
 
 
+@pytest.mark.slow
 def test_layers_that_are_not_of_keras_need_the_file_that_defines_them(settings, tmp_path):
     """The message names the class and the option; a module that fails or lacks the class has its own message."""
     (tmp_path / "own_part.py").write_text(

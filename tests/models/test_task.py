@@ -92,6 +92,7 @@ def test_what_could_be_multi_label_is_asked_and_never_called_logits(settings, tm
     np.testing.assert_allclose(answers, of_keras(file), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "folder"])
 def test_sigmoids_of_keras_2_are_recognised_too(settings, tmp_path, name):
     """Also in a SavedModel."""
