@@ -134,6 +134,7 @@ def test_the_ood_score_is_not_taken_for_the_probability_of_a_class(scored_versio
     (prediction,) = predictor.predict(pixels[None], top_k=1)
     assert row.as_json()["ood_score"] == pytest.approx(prediction.ood_score, abs=1e-4)
     assert row.as_json()["in_distribution"] is prediction.in_distribution
+    assert explanation.as_json()["grade"] == row.as_json()["grade"] == prediction.grade
 
 
 class LooksAtOneCorner:

@@ -80,6 +80,8 @@ def test_a_bad_file_among_twenty_is_a_row_with_its_error():
     assert sum(row.error is None for row in rows) == 19
     assert count_by_label(rows)[""] == 1
     assert sum(count_by_label(rows).values()) == 20
+    graded_none = [row for row in rows if row.as_json()["grade"] == "none"]
+    assert count_by_label(rows)["none"] == len(graded_none) > 0
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_ood_score_is_stored_in_redis_with_the_answer(versions, tmp_path):
 def test_a_version_without_an_ood_score_answers_null_over_rest(api):
     """Null means that version 1 cannot tell, not that the image is in distribution."""
     answer = api.post("/predict?version=1", files={"image": UNFAMILIAR}).json()
-    assert (answer["ood_score"], answer["in_distribution"], answer["grade"]) == (None, None, "unsure")
+    assert (answer["ood_score"], answer["in_distribution"], answer["grade"]) == (None, None, "class")
 
 
 def test_the_documentation_of_the_api_explains_both_fields(api):

@@ -150,7 +150,13 @@ def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
     doubts = [html_text("answer.hardly_calibrated", count=images)] if images < _CALIBRATION_IMAGES else []
     if (error := measured.get("ece") or 0) > _CALIBRATION_ERROR:
         doubts.append(html_text("answer.miscalibrated", error=f"{error * 100:.1f}", count=f"{measured['images']:,}"))
-    return doubts or ([html_text("answer.calibrated")] if grade == "class" else [])
+    if doubts or grade != "class":
+        return doubts
+    photographs = [
+        html_text("answer.photographs", error=f"{folder['ece'] * 100:.1f}", count=f"{folder['images']:,}")
+        for folder in manifest.metrics.get("photographs") or []
+    ]
+    return [html_text("answer.calibrated"), *photographs]
 
 
 def error_html(error: Exception) -> str:
