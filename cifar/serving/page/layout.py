@@ -140,9 +140,10 @@ class Page:
             return error_html(error)
 
 
-def _range(shares: list[float]) -> str:
+def _range(shares: list[float]) -> Text:
     low, high = min(shares), max(shares)
-    return percent(low) if low == high else percent_range(low, high)
+    shown = percent(low) if low == high else percent_range(low, high)
+    return Text(shown, shown.replace(" to ", " 至 "))
 
 
 def _good_for(manifest: Manifest) -> str:
