@@ -90,7 +90,9 @@ def test_a_slow_or_missing_server_is_reported_in_time_and_the_circuit_opens(base
         infer(image)
     with pytest.raises(ModelServerUnavailable, match="does not answer"):
         infer(image)
-    with pytest.raises(ModelServerUnavailable, match=r"does not answer\. Try again"):  # the circuit is open: no code of gRPC
+    with pytest.raises(
+        ModelServerUnavailable, match=r"does not answer\. Try again"
+    ):  # the circuit is open: no code of gRPC
         infer(image)
     assert told == [True]
     server = client_of(port)

@@ -145,6 +145,7 @@ def test_a_network_without_a_dense_layer_gets_no_calibration(tmp_path):
     assert not (tmp_path / CONFIDENCE_FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held_out", "scored"), [(48, False), (51, True)])
 def test_too_few_held_out_images_give_no_score_and_train_and_export_say_so(
     settings, tmp_path, capsys, caplog, held_out, scored
