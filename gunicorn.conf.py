@@ -36,6 +36,7 @@ from prometheus_client import multiprocess  # noqa: E402
 
 from cifar.cli.check import failures  # noqa: E402
 from cifar.errors import CifarError, SettingsError  # noqa: E402
+from cifar.profile import who_can_reach  # noqa: E402
 from cifar.serving.gradio.uploads import own_folder, sweep  # noqa: E402
 from cifar.serving.process import metrics, printed  # noqa: E402
 from cifar.serving.process.logs import log_config  # noqa: E402
@@ -103,9 +104,15 @@ def _reload_if_possible(server, reload):
 
 
 def when_ready(server):
-    """Log what workers print, and exclude the imported objects from garbage collection, which would write to their shared memory pages."""
+    """Log what workers print, and exclude the imported objects from garbage collection, which would write to their shared memory pages.
+
+    Say who can reach the server.
+    """
     printed.capture_prints()
     gc.freeze()
+    for listener in server.LISTENERS:
+        if isinstance(listener.cfg_addr, tuple):  # else a Unix socket
+            server.log.info(who_can_reach(*listener.cfg_addr[:2], public=_settings.profile == "public"))
 
 
 def pre_fork(server, worker):

@@ -88,6 +88,7 @@ def test_a_reload_that_could_not_serve_keeps_the_workers_and_their_settings(tmp_
     }
     with running(tmp_path, workers=2, **settings) as server:
         before = server.workers()
+        assert "Serving at http://" in server.log.read_text(), "who can reach it"
 
         def refused() -> int:
             return server.log.read_text().count("Not reloaded")

@@ -142,6 +142,12 @@ CASES = [
         for path in ("cancel", "reset", "call/v2/predict")
     ),
     Case("/gradio_api/upload", "a file of 19 MB", FORM, lambda: form('name="files"; filename="a.png"', photo())),
+    Case(
+        "/gradio_api/upload",
+        "900 files of a byte",
+        FORM,
+        lambda: form('name="files"; filename="a"', b"x")[:-9] * 900 + b"--cut--\r\n",
+    ),
     *map(Case, ("/", "/config", "/metrics", "/docs", "/openapi.json", "/readyz", "/gradio_api/info")),
     *map(Case, (MODEL, f"{MODEL}/metadata", f"{MODEL}/versions/1", f"{MODEL}/versions/1/metadata")),
 ]

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import SettingsError, UploadsFull
 from cifar.serving.asgi import header
@@ -33,6 +33,8 @@ _MARKER = ".cifar-uploads"
 _PATH = "/gradio_api/upload"
 _BYTES_PER_FILE = 8 * 1024
 """Counted for a file in addition to its blocks: it has a folder of its own."""
+_PIECE_BYTES = 16 * 1024
+"""Of a form that is read at once: up to 200 files, which Gradio creates before other requests have their turn."""
 _RESERVED_BYTES = 64 * 1024**2
 _RESERVED_SHARE = 0.05
 """What uploads leave free on their disk: the smaller one of these, for others that write there."""
@@ -138,7 +140,7 @@ class UploadQuota:
             await refuse(error, scope, receive, send)
             return
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, _in_pieces(receive), send)
         finally:
             self._arriving.give(caller, size)
             self._stored_bytes += size
@@ -155,6 +157,25 @@ class UploadQuota:
         return (
             self._stored_bytes + coming <= self._arriving.limit and disk.f_bavail * disk.f_frsize - coming >= reserved
         )
+
+
+def _in_pieces(receive: Receive) -> Receive:
+    """Return a `receive` for the same body in pieces of `_PIECE_BYTES`."""
+    rest, more = b"", True
+
+    async def receive_piece() -> Message:
+        nonlocal rest, more
+        if rest:
+            await asyncio.sleep(0)
+        else:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            rest, more = message.get("body", b""), message.get("more_body", False)
+        piece, rest = rest[:_PIECE_BYTES], rest[_PIECE_BYTES:]
+        return {"type": "http.request", "body": piece, "more_body": more or bool(rest)}
+
+    return receive_piece
 
 
 def _stored_bytes(folder: Path) -> int:
