@@ -63,7 +63,7 @@ def main() -> None:
     settings, run = load_settings(), json.loads((arguments.run / "config.json").read_text())
     dataset = load_dataset(run["data"]["source"], settings, image_shape=tuple(run["image_shape"]))
     model = keras.saving.load_model(arguments.run / "model.keras", compile=False)
-    network = with_features(model)
+    network: keras.Model = with_features(model)
     random = np.random.default_rng(0)
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -90,34 +90,40 @@ def main() -> None:
     inside = features(np.concatenate([images[:half], photo_views(images[half:], random)]))
     clean, copies = features(held), features(photo_views(held, random))
     made, made_of_held = outliers(images, len(images)), outliers(held, len(held))
-    kernel, *bias = next(each for each in reversed(model.layers) if isinstance(each, keras.layers.Dense)).get_weights()
-    rest = (dataset.train_labels[fit], kernel, bias[0] if bias else np.zeros(kernel.shape[1]))
+    kernel, bias = last_layer(model)
 
     def fitted(left_out: tuple[str, ...] = ()) -> Fitted:
         outside = np.concatenate([rows for name, rows in made.items() if name not in left_out])
-        return Fitted(inside, rest[0], outside, *rest[1:])
+        return Fitted(inside, dataset.train_labels[fit], outside, kernel, bias)
 
+    print("| score | held-out images | copies | mean | worst family |\n|---|---|---|---|---|")
     found: dict[str, list[list[float]]] = {}
     for family in FAMILIES:
         strange = np.concatenate([made_of_held[name] for name in family])
         for name, score in scores(fitted(family)):
             found.setdefault(name, []).append([auroc(score(known), score(strange)) for known in (clean, copies)])
-    print("| score | held-out images | copies | mean | worst family |\n|---|---|---|---|---|")
     for name, values in sorted(found.items(), key=lambda item: -np.mean(item[1])):
         table = np.array(values)
-        print(
-            f"| {name} | {' | '.join(f'{value:.3f}' for value in (*table.mean(axis=0), table.mean(), table.mean(axis=1).min()))} |"
-        )
+        print_row(name, *table.mean(axis=0), table.mean(), table.mean(axis=1).min())
     if arguments.photos:
-        known, strange = (
-            photos(arguments.photos.glob("in/*/*")),
-            photos([*arguments.photos.glob("ood/*"), *arguments.photos.glob("none/*")]),
-        )
+        strange_files = [*arguments.photos.glob("ood/*"), *arguments.photos.glob("none/*")]
+        of_classes, of_others = photos(arguments.photos.glob("in/*/*")), photos(strange_files)
         print("\n| score | AUROC | of the classes above the threshold | of the strange |\n|---|---|---|---|")
         for name, score in scores(fitted()):
             limit = np.quantile(score(clean), _SHARE)
-            above = [float((score(rows) > limit).mean()) for rows in (known, strange)]
-            print(f"| {name} | {auroc(score(known), score(strange)):.3f} | {above[0]:.2f} | {above[1]:.2f} |")
+            above = [float((score(rows) > limit).mean()) for rows in (of_classes, of_others)]
+            print_row(name, auroc(score(of_classes), score(of_others)), *above)
+
+
+def print_row(name: str, *values: float) -> None:
+    print(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
+
+
+def last_layer(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return kernel and bias of the last dense layer."""
+    layer = [each for each in model.layers if isinstance(each, keras.layers.Dense)][-1]
+    kernel, *bias = layer.get_weights()
+    return kernel, bias[0] if bias else np.zeros(kernel.shape[1])
 
 
 def scores(fitted: Fitted) -> Iterator[tuple[str, Score]]:
@@ -130,7 +136,8 @@ def scores(fitted: Fitted) -> Iterator[tuple[str, Score]]:
 
     def shares(features: np.ndarray) -> np.ndarray:
         rows = logits(features)
-        return np.exp(rows - np.logaddexp.reduce(rows, axis=1, keepdims=True))
+        exponentials: np.ndarray = np.exp(rows - np.logaddexp.reduce(rows, axis=1, keepdims=True))
+        return exponentials
 
     yield "**linear score plus energy** (in use)", lambda features: np.asarray(raw_score(features, arrays))
     yield "linear score", lambda features: features @ arrays["direction"]

@@ -143,7 +143,7 @@ def test_views_are_measured_as_the_server_answers_with_them(predictor, dataset, 
 
 
 def test_robustness_is_measured_on_the_same_images_every_time(predictor, dataset, reported):
-    """The seed is fixed, so that the figures repeat. Each accuracy has an interval around it."""
+    """The seed is fixed, so that the figures repeat. Each accuracy has an interval around it, and a calibration error."""
     again = evaluate(predictor, dataset, disturbed_images=12)["robustness"]
     assert again == reported[0]["robustness"]
     assert again["images"] == 12
@@ -152,7 +152,10 @@ def test_robustness_is_measured_on_the_same_images_every_time(predictor, dataset
         for point in disturbance["points"]:
             low, high = point["interval"]
             assert low <= point["accuracy"] <= high
-    assert evaluate(predictor, dataset, disturbed_images=10**6)["robustness"]["images"] == len(dataset.test_labels)
+    whole = evaluate(predictor, dataset, disturbed_images=10**6)
+    assert whole["robustness"]["images"] == len(dataset.test_labels)
+    for name in ("accuracy", "ece"):
+        assert whole["robustness"]["undisturbed"][name] == pytest.approx(whole[name])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
