@@ -145,9 +145,8 @@ class _Listener:
 
     def _accept(self, *, at_least: int = 0) -> None:
         self._open.count()  # during a reload, the old worker of this slot has set it to none
-        waiting = self._waiting()
-        share = max(at_least, fair_share(waiting))
-        if waiting and not share:
+        share = max(at_least, fair_share(self._waiting()))
+        if not share:
             self._pause(_LEAVE_SECONDS)
             return
         for _ in range(min(share, _BURST)):
@@ -168,11 +167,11 @@ class _Listener:
             task.add_done_callback(self._connected)
 
     def _waiting(self) -> int:
-        """Return the number of connections that nobody has accepted yet; where the system does not tell, as many as one turn takes."""
-        if not hasattr(socket, "TCP_INFO"):
+        """Return the number of connections that nobody has accepted yet, at least 1: not every system tells."""
+        if sys.platform != "linux" or self._socket.family not in {socket.AF_INET, socket.AF_INET6}:
             return _BURST
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        return int.from_bytes(info[-4:], sys.byteorder)
+        return max(1, int.from_bytes(info[-4:], sys.byteorder))
 
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
