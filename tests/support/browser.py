@@ -73,6 +73,11 @@ def open_tab(page: Page, name: str) -> None:
     expect(page.locator(inside)).to_be_visible(timeout=WAIT_MS)
 
 
+def open_options(page: Page) -> None:
+    """Unfold the options of the tab Classify."""
+    page.get_by_role("button", name="Options").click()
+
+
 def choose_many(page: Page, tab: str, files: list) -> None:
     """Choose files on the tab Batch or Compare."""
     page.set_input_files(f"#{tab} input[type=file]", files)
