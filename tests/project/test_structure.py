@@ -66,7 +66,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 def imports(module: str) -> set[str]:
     """Return the modules of this project that `module` imports, at its top or inside a function."""
     names = set(imported_names(MODULES[module]))
-    names |= {name.rpartition(".")[0] for name in names}  # the module of an imported function or class
+    names |= {name.rpartition(".")[0] for name in names - MODULES.keys()}  # the module of an imported function or class
     return {name for name in names & MODULES.keys() - {module} if (module, name) != FACADE}
 
 
