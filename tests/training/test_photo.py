@@ -22,10 +22,10 @@ from cifar.models.registry import Registry
 from cifar.settings import ROOT, Settings
 from cifar.training.data.dataset import Dataset, load_dataset
 from cifar.training.data.photographs import PHOTO, PHOTO_SHAPE, choose_network
-from cifar.training.photo.head import fit_head, stratified_parts
-from cifar.training.photo.network import load_backbone, photo_network
-from cifar.training.photo.weights import pretrained_weights, read_tensors
 from cifar.training.run.config import TrainConfig
+from cifar.training.run.photo.head import fit_head, stratified_parts
+from cifar.training.run.photo.network import load_backbone, photo_network
+from cifar.training.run.photo.weights import pretrained_weights, read_tensors
 from cifar.training.run.train import train
 
 KINDS = ("disc", "square", "star")

@@ -16,7 +16,7 @@ from cifar.images.spec import ImageSpec
 from cifar.training.data.folders.contents import Contents
 
 PHOTO = "photo"
-"""The architecture for photographs; see `cifar.training.photo`."""
+"""The architecture for photographs; see `cifar.training.run.photo`."""
 PHOTO_SHAPE = (128, 128, 3)
 """Its input by default."""
 LEAST_SIDE = 64

@@ -17,12 +17,12 @@ from cifar.training.data.photographs import PHOTO
 from cifar.training.network.architectures import build_model, initialize
 from cifar.training.network.batchnorm import RECALIBRATION_BATCHES, RecalibrateBatchNorm
 from cifar.training.network.losses import WeightedCrossentropy
-from cifar.training.photo.train import train_photo
 from cifar.training.run.calibration import FITTED_IMAGES
 from cifar.training.run.config import TrainConfig, TrainingPlan, describe_run
 from cifar.training.run.devices import SEED_GENERATOR_STATE, Devices
 from cifar.training.run.finish import finish
 from cifar.training.run.loader import EpochLoader
+from cifar.training.run.photo.train import train_photo
 from cifar.training.run.progress import Progress
 from cifar.training.run.run_folder import (
     CHECKPOINT,

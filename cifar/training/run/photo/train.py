@@ -24,9 +24,6 @@ from cifar.training.data.dataset import Dataset
 from cifar.training.data.outliers import make_outliers
 from cifar.training.data.photographs import LEAST_SIDE
 from cifar.training.measures import balanced_accuracy
-from cifar.training.photo.head import Head, fit_head, stratified_parts
-from cifar.training.photo.network import load_backbone, photo_network
-from cifar.training.photo.weights import pretrained_weights
 from cifar.training.run.calibration import (
     FEWEST_HELD_OUT,
     FITTED_IMAGES,
@@ -38,12 +35,15 @@ from cifar.training.run.calibration import (
 )
 from cifar.training.run.config import TrainConfig
 from cifar.training.run.finish import write_results
+from cifar.training.run.photo.head import Head, fit_head, stratified_parts
+from cifar.training.run.photo.network import load_backbone, photo_network
+from cifar.training.run.photo.weights import pretrained_weights
 from cifar.training.run.reference import make_reference, save_reference, served_answers
 from cifar.training.run.run_folder import CONFIG, MODEL, Row, make_folder, write_history
 
 PARTS = 5
 """Of the cross-validation."""
-_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Of the regularization, to choose from."""
 _BATCH = 32
 _MIN_PROBABILITY = 1e-12
@@ -58,7 +58,7 @@ class _Split:
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class Pictures:
     """The features of the training pictures, computed once."""
 
     plain: np.ndarray
@@ -112,7 +112,9 @@ def train_photo(
     model = photo_network(dataset.image_shape, len(dataset.class_names))
     load_backbone(model, pretrained_weights())
     network = with_features(model)
-    pictures = _read(network, dataset, class_weights=config.class_weights)
+    labels = dataset.train_labels
+    weights = (1 / np.bincount(labels))[labels] if config.class_weights else np.ones(len(labels))
+    pictures = read_features(network, dataset.train_images, labels, weights)
     if not (run / CONFIG).exists():
         make_folder(run, description)
     remove_leftovers(run)
@@ -121,10 +123,10 @@ def train_photo(
     truth = pictures.labels[held_out]
     heads = {
         strength: [pictures.head(split.fit, strength) for split in splits]
-        for strength in tqdm(_STRENGTHS, desc="cross-validation", disable=None, leave=False)
+        for strength in tqdm(STRENGTHS, desc="cross-validation", disable=None, leave=False)
     }
-    answers = {strength: _answers(pictures, splits, heads[strength]) for strength in _STRENGTHS}
-    strength = min(_STRENGTHS, key=lambda each: _log_loss(answers[each], truth))
+    answers = {strength: _answers(pictures, splits, heads[strength]) for strength in STRENGTHS}
+    strength = min(STRENGTHS, key=lambda each: _log_loss(answers[each], truth))
     probabilities = answers[strength]
     fitted = splits[0].fit if len(splits) == 1 else np.arange(len(pictures.labels))
     head = pictures.head(fitted, strength)
@@ -183,15 +185,10 @@ def _splits(dataset: Dataset, seed: int) -> list[_Split]:
     return [_Split(np.setdiff1d(everything, part), part) for part in parts]
 
 
-def _read(network: keras.Model, dataset: Dataset, *, class_weights: bool) -> _Pictures:
-    labels = dataset.train_labels
-    weights = (1 / np.bincount(labels))[labels] if class_weights else np.ones(len(labels))
-    return _Pictures(
-        plain=_features(network, dataset.train_images, "features"),
-        mirrored=_features(network, dataset.train_images[:, :, ::-1], "features of mirror images"),
-        labels=labels,
-        weights=weights,
-    )
+def read_features(network: keras.Model, images: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Pictures:
+    """Compute the features of pictures and of their mirror images, with a network made by `with_features`."""
+    mirrored = _features(network, images[:, :, ::-1], "features of mirror images")
+    return Pictures(_features(network, images, "features"), mirrored, labels, weights)
 
 
 def _outliers(network: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -208,7 +205,7 @@ def _features(network: keras.Model, images: np.ndarray, what: str) -> np.ndarray
     return np.concatenate(rows)
 
 
-def _answers(pictures: _Pictures, splits: Sequence[_Split], heads: Sequence[Head]) -> np.ndarray:
+def _answers(pictures: Pictures, splits: Sequence[_Split], heads: Sequence[Head]) -> np.ndarray:
     """Return the probabilities of all held-out pictures, each from the last layer that was fitted without it."""
     pairs = zip(splits, heads, strict=True)
     return np.concatenate([head.probabilities(pictures.plain[split.held_out]) for split, head in pairs])
