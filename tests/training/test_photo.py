@@ -71,10 +71,11 @@ def test_cross_validation_holds_each_picture_out_once_with_all_classes_in_every_
     assert counts.min() >= 1
 
 
-def test_the_head_is_the_minimum_of_its_loss():
-    """It is computed in the span of the features; the gradient of the plain loss must vanish at the result."""
+@pytest.mark.parametrize("width", [10, 50])
+def test_the_head_is_the_minimum_of_its_loss(width):
+    """With few pictures it is sought in the span of their features; the gradient of the plain loss must vanish at the result."""
     random = np.random.default_rng(0)
-    features, labels, weights = random.normal(size=(24, 50)), np.arange(24) % 3, random.uniform(1, 2, 24)
+    features, labels, weights = random.normal(size=(24, width)), np.arange(24) % 3, random.uniform(1, 2, 24)
     head = fit_head(features, labels, weights, strength := 0.01)
     centred = features - features.mean(axis=0)
     scale = np.sqrt(np.square(centred).sum(axis=1).mean())

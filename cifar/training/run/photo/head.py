@@ -30,8 +30,8 @@ def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, stre
     """Minimize the weighted cross-entropy plus `strength / 2` times the squared norm of the kernel.
 
     The features are centred and divided by their root mean square distance from the centre, so that one strength suits
-    networks and data of any scale. As the solution lies in the span of the features, it is sought there: there are fewer
-    pictures than features.
+    networks and data of any scale. The solution lies in the span of the pictures' features, and is sought there if there are
+    fewer pictures than features.
 
     Args:
         features: `(n, width)`.
@@ -42,8 +42,11 @@ def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, stre
     centre = features.mean(axis=0, dtype=np.float64)
     centred = features - centre
     scale = np.sqrt(np.square(centred).sum(axis=1).mean())
-    left, values, directions = np.linalg.svd(centred / scale, full_matrices=False)
-    inputs, classes = left * values, int(labels.max()) + 1
+    inputs, directions = centred / scale, np.eye(features.shape[1])
+    if len(inputs) < len(directions):
+        left, values, directions = np.linalg.svd(inputs, full_matrices=False)
+        inputs = left * values
+    classes = int(labels.max()) + 1
     truth, shares = np.eye(classes)[labels], (weights / weights.sum())[:, None]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:

@@ -120,7 +120,7 @@ def train_photo(
     remove_leftovers(run)
 
     held_out = np.concatenate([split.held_out for split in splits])
-    truth = pictures.labels[held_out]
+    truth = labels[held_out]
     heads = {
         strength: [pictures.head(split.fit, strength) for split in splits]
         for strength in tqdm(STRENGTHS, desc="cross-validation", disable=None, leave=False)
@@ -128,24 +128,20 @@ def train_photo(
     answers = {strength: _answers(pictures, splits, heads[strength]) for strength in STRENGTHS}
     strength = min(STRENGTHS, key=lambda each: _log_loss(answers[each], truth))
     probabilities = answers[strength]
-    fitted = splits[0].fit if len(splits) == 1 else np.arange(len(pictures.labels))
+    fitted = splits[0].fit if len(splits) == 1 else np.arange(len(labels))
     head = pictures.head(fitted, strength)
     model.layers[-1].set_weights([head.kernel, head.bias])
 
     confidence, served = None, probabilities
     if len(held_out) >= FEWEST_HELD_OUT:
         outliers = _outliers(network, dataset.train_images[fitted])
-        scores = [
-            raw_score(pictures.plain[split.held_out], pictures.score(split.fit, each, outliers))
-            for split, each in zip(splits, heads[strength], strict=True)
-        ]
-        raw = np.concatenate([keras.ops.convert_to_numpy(score) for score in scores])
+        raw = _raw_scores(pictures, splits, heads[strength], outliers)
         confidence = make_confidence(
             pictures.score(fitted, head, outliers),
             scores=raw,
             probabilities=probabilities,
             held_out_labels=truth,
-            labels=pictures.labels,
+            labels=labels,
             fitted_images=len(fitted),
             outliers=len(outliers),
         )
@@ -153,7 +149,7 @@ def train_photo(
         served = served_answers(probabilities, raw, confidence)
     source = "training images, each answered without it"
     save_reference(run, make_reference(served, dataset.train_images[held_out], dataset.class_names, source=source))
-    row = _row(head.probabilities(pictures.plain[fitted]), pictures.labels[fitted], probabilities, truth)
+    row = _row(head.probabilities(pictures.plain[fitted]), labels[fitted], probabilities, truth)
     history = [row | {"seconds": round(time.monotonic() - started, 2)}]
     write_history(run, history)
     predicted = probabilities.argmax(axis=1)
@@ -209,6 +205,17 @@ def _answers(pictures: Pictures, splits: Sequence[_Split], heads: Sequence[Head]
     """Return the probabilities of all held-out pictures, each from the last layer that was fitted without it."""
     pairs = zip(splits, heads, strict=True)
     return np.concatenate([head.probabilities(pictures.plain[split.held_out]) for split, head in pairs])
+
+
+def _raw_scores(
+    pictures: Pictures, splits: Sequence[_Split], heads: Sequence[Head], outliers: np.ndarray
+) -> np.ndarray:
+    """Return the raw OOD scores of all held-out pictures, each from a score that was fitted without it."""
+    scores = [
+        raw_score(pictures.plain[split.held_out], pictures.score(split.fit, head, outliers))
+        for split, head in zip(splits, heads, strict=True)
+    ]
+    return np.concatenate([keras.ops.convert_to_numpy(score) for score in scores])
 
 
 def _row(fitted: np.ndarray, fitted_labels: np.ndarray, held_out: np.ndarray, labels: np.ndarray) -> Row:
