@@ -32,7 +32,7 @@ def shapes(tmp_path_factory):
 
 def test_three_classes_of_sixty_images_are_trained_exported_and_served(tmp_path, shapes):
     """After the four commands of the README, page, REST and gradio_client answer with the names of the folders."""
-    held = json.loads(cifar("data", shapes, "--json"))
+    held = json.loads(cifar("data", shapes, "--image-size", 32, "--json"))
     assert held["image"] == "32x32x3"
     assert held["train_images_by_class"] == dict.fromkeys(KINDS, 60)
     run = tmp_path / "run"
