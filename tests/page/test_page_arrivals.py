@@ -63,7 +63,7 @@ def test_the_content_of_a_file_decides_whatever_its_name_and_type_say(page, name
     expect(page.locator("#page-problem")).to_be_hidden()
 
 
-@pytest.mark.parametrize("target", ["body", "#examples", "#record input"])
+@pytest.mark.parametrize("target", ["body", "#examples", "#live button"])
 def test_a_photo_can_be_pasted_anywhere_with_the_keyboard(page, target):
     """Ctrl+V used to work on one button only. The answer follows the second photo too."""
     for name in ("deer", "ship"):

@@ -226,7 +226,7 @@
   function counts(done, run) {
     const numbers = new Map();
     for (const row of done) {
-      const shown = row.error ? `<span class="failed">${cifar.htmlText("batch.error")}</span>` : cifar.asHtml(row.words[0]);
+      const shown = row.error ? `<span class="error">${cifar.htmlText("batch.error")}</span>` : cifar.asHtml(row.words[0]);
       numbers.set(shown, (numbers.get(shown) ?? 0) + 1);
     }
     const bars = [...numbers].sort((a, b) => b[1] - a[1]).map(([name, number]) =>

@@ -23,6 +23,7 @@
     if (type === "") return cifar.showProblem(cifar.text("batch.unreadable"));
     if (!type) return cifar.showProblem(cifar.text("photo.no_image", { name: file.name }));
     if (file.size > limit) return cifar.showProblem(cifar.text("batch.file_too_large", { each: Math.floor(limit / 1024 ** 2) }));
+    cifar.showProblem(null);
     cifar.sendAgain = () => feed(new File([file], file.name, { type }));
     cifar.sendAgain();
   }
@@ -61,6 +62,7 @@
     const example = target.closest?.("[data-example]");
     if (!example) return;
     cifar.sendAgain = () => example.click();
+    cifar.showProblem(null);
     cifar.showNote(null);
     cifar.showAnswerSoon();
   }, true);

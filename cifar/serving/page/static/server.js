@@ -19,7 +19,8 @@
     try {
       const response = await plainFetch(resource, options);
       const body = response.ok ? {} : await response.clone().json().catch(() => ({}));
-      if (response.ok) fail(null);
+      const emptied = /"data":\[null,\d/.test(options?.body); // Gradio empties the field after an upload that failed, too
+      if (response.ok) { if (!emptied) fail(null); }
       else if (cifar.isAway(response, body)) away();
       else fail(cifar.errorText(body));
       return response;
@@ -30,8 +31,10 @@
     }
   };
 
+  let failed = false; // a problem that another script shows stays until the next photo
   function fail(text) {
-    cifar.showProblem(text);
+    if (text || failed) cifar.showProblem(text);
+    failed = Boolean(text);
     document.body.classList.toggle("stale", Boolean(text));
   }
 
