@@ -11,7 +11,17 @@ from cifar.models.predictor import Prediction
 from cifar.records.values import NONE_LABEL, feedback_labels
 from cifar.serving.gradio.calls import as_cifar_error
 from cifar.serving.inference.classify import Classification
-from cifar.serving.page.texts import Text, as_html, class_name, error_text, html_text, join, text, with_article
+from cifar.serving.page.texts import (
+    Text,
+    as_html,
+    class_name,
+    error_text,
+    html_text,
+    join,
+    share_range,
+    text,
+    with_article,
+)
 
 _POSSIBLE_SCORE = 0.1
 """The sentence also names other classes with at least this score."""
@@ -152,11 +162,9 @@ def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
         doubts.append(html_text("answer.miscalibrated", error=f"{error * 100:.1f}", count=f"{measured['images']:,}"))
     if doubts or grade != "class":
         return doubts
-    photographs = [
-        html_text("answer.photographs", error=f"{folder['ece'] * 100:.1f}", count=f"{folder['images']:,}")
-        for folder in manifest.metrics.get("photographs") or []
-    ]
-    return [html_text("answer.calibrated"), *photographs]
+    photographs = manifest.metrics.get("photographs")
+    error = share_range([folder["ece"] for folder in photographs]) if photographs else None
+    return [html_text("answer.calibrated"), *([html_text("answer.photographs", error=error)] if error else [])]
 
 
 def error_html(error: Exception) -> str:

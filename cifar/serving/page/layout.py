@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cifar.errors import CifarError, MissingScope
-from cifar.format import percent, percent_range
+from cifar.format import percent
 from cifar.models.manifest import Manifest
 from cifar.serving.gradio.calls import requester_of
 from cifar.serving.gradio.components import Blocks, Choice
@@ -20,7 +20,7 @@ from cifar.serving.page.batch_tab import batch_html, compare_html
 from cifar.serving.page.classify_tab import ClassifyTab
 from cifar.serving.page.code_tab import code_html
 from cifar.serving.page.model_tab import drift_html, model_html
-from cifar.serving.page.texts import AUTOMATIC, TRANSLATIONS, Text, class_name, html_text, join
+from cifar.serving.page.texts import AUTOMATIC, TRANSLATIONS, Text, class_name, html_text, join, share_range
 from cifar.settings import Settings
 
 _MAX_NAMES = 20
@@ -140,12 +140,6 @@ class Page:
             return error_html(error)
 
 
-def _range(shares: list[float]) -> Text:
-    low, high = min(shares), max(shares)
-    shown = percent(low) if low == high else percent_range(low, high)
-    return Text(shown, shown.replace(" to ", " 至 "))
-
-
 def _good_for(manifest: Manifest) -> str:
     """Return what the version is good for, from its measured accuracy; empty if its manifest has none."""
     metrics = manifest.metrics
@@ -154,5 +148,5 @@ def _good_for(manifest: Manifest) -> str:
         return ""
     photographs = metrics.get("photographs")
     key = "header.good_for" if photographs else "header.good_for_alike"
-    shown = {"photos": _range([each["accuracy"] for each in photographs])} if photographs else {}
+    shown = {"photos": share_range([each["accuracy"] for each in photographs])} if photographs else {}
     return f'<p class="good-for">{html_text(key, test=percent(accuracy), **shown)}</p>'

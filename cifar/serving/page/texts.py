@@ -14,6 +14,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from cifar.errors import CifarError
+from cifar.format import percent, percent_range
 
 
 class Text(NamedTuple):
@@ -65,6 +66,13 @@ def with_article(name: str) -> Text:
 def join(parts: list[Text], *, en: str = ", ", zh: str = "、") -> Text:
     """Join texts with a separator for each language."""
     return Text(en.join(part.en for part in parts), zh.join(part.zh for part in parts))
+
+
+def share_range(shares: list[float]) -> Text:
+    """Return the lowest and the highest of some shares as percentages."""
+    low, high = min(shares), max(shares)
+    shown = percent(low) if low == high else percent_range(low, high)
+    return Text(shown, shown.replace(" to ", " 至 "))
 
 
 def error_text(error: CifarError) -> Text:
