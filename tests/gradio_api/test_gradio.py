@@ -12,6 +12,7 @@ import pytest
 from gradio_client import handle_file
 from starlette.routing import Mount
 from support.servers import visited_server
+from support.shipped import NEWEST
 
 from cifar.errors import BadRequest
 from cifar.serving import gradio as internals
@@ -24,7 +25,7 @@ CAT = ROOT / "examples" / "cat.jpg"
 def test_gradio_client_and_rest_give_the_same_answer(client, server):
     """For every example, labels and scores are equal to the last digit."""
     for file in sorted((ROOT / "examples").glob("*.jpg")):
-        by_gradio = client.predict(handle_file(file), top_k=4, version=2, api_name="/predict")
+        by_gradio = client.predict(handle_file(file), top_k=4, version=NEWEST, api_name="/predict")
         by_rest = httpx2.post(f"{server}/predict", files={"image": file.read_bytes()}, data={"top_k": 4}).json()
         assert by_gradio.pop("request_id") != by_rest.pop("request_id")
         assert by_gradio == by_rest

@@ -69,7 +69,7 @@ page/static/page.js
     `changeLocale` of the file `/assets/core-*.js`, and the text nodes of the tabs, for the language.
         page/test_page_access.py::test_the_page_speaks_the_browsers_language_and_can_be_switched_without_losing_the_answer
     `window.gradio_config`: `i18n_translations`, `root`, `max_file_size`; the key `common.complete` of Gradio's own texts.
-        page/test_page_access.py::test_the_chinese_page_has_no_english_sentence_on_any_tab
+        page/test_page_access.py::test_every_tab_fits_any_width_can_be_read_and_speaks_one_language
     Gradio's front end calls `window.fetch`, which is replaced to show errors on the page.
         page/test_browser.py::test_a_server_that_does_not_answer_is_reported_on_the_page
     Gradio's listeners for `change` and `drop` run in the bubbling phase, so a capturing listener can refuse a file before.
