@@ -67,6 +67,7 @@ def test_the_number_of_labels_follows_the_slider(page):
 def test_the_number_of_labels_can_be_typed(page):
     """The field beside the slider has the same effect."""
     upload(page, EXAMPLES / "cat.jpg")
+    expect_label(page, "cat")
     open_options(page)
     field = page.locator("#top-k input[type=number]")
     field.fill("10")
