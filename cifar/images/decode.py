@@ -49,7 +49,7 @@ _OTHER_PEAK_BYTES_PER_PIXEL = 12
 _COEFFICIENT_BYTES = 2
 
 _EXIF_PREFIX = b"Exif\0\0"
-_EXIF_PREFIXES = re.compile(rb"\A(?:%b)++" % _EXIF_PREFIX)
+_EXIF_PREFIXES = re.compile(rb"\A(?>(?:%b)+)" % _EXIF_PREFIX)
 """Pillow drops them one by one and copies the rest each time, which takes hours for a megabyte of them."""
 _CODED_MARGIN_PIXELS = 512 * 512
 """Encoders pad a picture to full blocks."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
+from support.shipped import NEWEST
 
 from cifar import __version__
 from cifar.settings import ROOT, Settings
@@ -238,7 +239,7 @@ def test_the_files_that_a_visitor_looks_for_say_what_they_are_for(name, words):
 
 def test_the_model_card_and_the_readme_quote_the_manifest():
     """The accuracy that a reader sees is the one that was measured for the served version."""
-    manifest = json.loads((ROOT / "saved_model/cifar_classifier/2/manifest.json").read_text())
+    manifest = json.loads((ROOT / f"saved_model/cifar_classifier/{NEWEST}/manifest.json").read_text())
     accuracy = f"{manifest['metrics']['test_accuracy'] * 100:.1f} %"
     assert accuracy in (ROOT / "MODEL_CARD.md").read_text()
     assert accuracy in README

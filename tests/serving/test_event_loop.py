@@ -26,7 +26,7 @@ from cifar.serving.process.http_protocol import HttpProtocol
 from cifar.serving.routes import ROUTES, rule_of
 from cifar.settings import Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # it measures how long a loop is held
 
 PROMISE_SECONDS = 0.05
 TRIES = 3

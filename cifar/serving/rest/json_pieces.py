@@ -25,20 +25,21 @@ _MAX_ESCAPES = 1_000_000
 _COUNTED_BYTES = 1024**2
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+# Loops over groups are atomic groups: possessive ones, `(...)*+`, go wrong before Python 3.11.5 (CPython issue 106052).
+_STRING = rb'"(?>(?:[^"\\]++|\\.)*)"'
 _ATOMS = rb'[^\[\]{}"]++'
 
 
 def _nested(depth: int) -> bytes:
     """Return a pattern for lists and objects of at most this depth. Its alternatives differ in their first byte: it never goes back."""
     inner = rb"|" + _nested(depth - 1) if depth > 1 else b""
-    return rb"[\[{](?:" + _ATOMS + rb"|" + _STRING + inner + rb")*+[\]}]"
+    return rb"[\[{](?>(?:" + _ATOMS + rb"|" + _STRING + inner + rb")*)[\]}]"
 
 
 _VALUE = rb"(?:" + _STRING + rb"|" + _nested(_MAX_DEPTH) + rb'|[^\[\]{}",\s]++)'
 _ONE_STRING = re.compile(_STRING, re.DOTALL)
 _ONE_VALUE = re.compile(_VALUE, re.DOTALL)
-_VALUES = re.compile(rb"(?:\s*+" + _VALUE + rb"\s*+,)*+", re.DOTALL)
+_VALUES = re.compile(rb"(?>(?:\s*+" + _VALUE + rb"\s*+,)*)", re.DOTALL)
 """As many elements of a list as there are, each with its comma."""
 
 
