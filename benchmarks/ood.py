@@ -42,7 +42,7 @@ _SHARE = 0.95
 
 
 class Fitted(NamedTuple):
-    """What a score is fitted on."""
+    """The measurements that a score is fitted on."""
 
     inside: np.ndarray
     labels: np.ndarray

@@ -37,7 +37,7 @@ _STYLE = (
 )
 
 _DOUBTS = {"none": "Probably none of the classes.", "unsure": "Unsure: it may be another class, or none."}
-"""What is said of an answer, by its grade."""
+"""The sentences about an answer, by its grade."""
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Quantization(BaseModel):
 
 
 class ViewsInfo(BaseModel):
-    """Whether photographs get several views where nobody chose a number (`views=auto`), and the measurement that decided it.
+    """The number of views of photographs where nobody chose one (`views=auto`), and the measurement that decided it.
 
     It is made with mirror images, on pictures that the network was not trained on: of letters or traffic signs, for example,
     the mirror image is another class.

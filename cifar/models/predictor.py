@@ -39,7 +39,7 @@ class Prediction:
 
     @property
     def grade(self) -> Grade:
-        """Whether the answer is the first class, is unsure, or is none of the classes."""
+        """`class`, `unsure`, or `none` of the classes."""
         return grade_of(self.top_k[0][1], self.ood_score)
 
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx2
@@ -111,6 +112,15 @@ def others_get_their_own_answers(front: Nginx, until_done: list[Future[None]]) -
         asked += 1
 
 
+def attack_beside_others(front, attack: Callable[[str], None], names: Iterable[str]) -> None:
+    """Make all attacks at the same time, while others ask; raise the first failure of an attack."""
+    with ThreadPoolExecutor(8) as pool:
+        attacks = [pool.submit(attack, name) for name in names]
+        others_get_their_own_answers(front, attacks)
+    for each in attacks:
+        each.result()
+
+
 def test_no_request_is_smuggled_past_nginx(front):
     """Nginx and the app agree where a request ends: the hidden request fails, and no client gets another's response."""
 
@@ -122,11 +132,7 @@ def test_no_request_is_smuggled_past_nginx(front):
         assert set(statuses[1:]) <= {404}, f"{name}: nginx refuses the second request"
         assert b"# HELP" not in received, name
 
-    with ThreadPoolExecutor(8) as pool:
-        attacks = [pool.submit(attack, name) for name in SMUGGLING]
-        others_get_their_own_answers(front, attacks)
-    for each in attacks:
-        each.result()
+    attack_beside_others(front, attack, SMUGGLING)
 
 
 HTTP2 = {
@@ -156,11 +162,7 @@ def test_no_request_is_smuggled_through_http_2(front, secure):
         assert b"# HELP" not in received, name
         assert b"evil" not in received, name
 
-    with ThreadPoolExecutor(8) as pool:
-        attacks = [pool.submit(attack, name) for name in HTTP2]
-        others_get_their_own_answers(front, attacks)
-    for each in attacks:
-        each.result()
+    attack_beside_others(front, attack, HTTP2)
 
 
 def exchange_http2(port: int, first: dict[str, str], headers: list[tuple[str, str]], body: bytes) -> bytes:

@@ -80,7 +80,7 @@ def test_photographs_are_measured_as_the_server_answers_them(folder, capsys):
 
 
 def test_a_version_without_a_score_and_a_folder_without_others_have_fewer_figures(folder, tmp_path):
-    """What cannot be measured is null, not a number that looks measured."""
+    """A figure that cannot be measured is null, not a number that looks measured."""
     scored, plain = Predictor.load(SHIPPED.get(2)), Predictor.load(SHIPPED.get(1))
     put(tmp_path / "cat" / "1.png")
     only_classes = measure_photographs(scored, find_photographs(str(tmp_path), CLASS_NAMES), Settings())

@@ -13,7 +13,7 @@ from cifar.serving.process.worker_slot import WorkerSlot, count_connections, fai
 
 @pytest.fixture
 def shares(monkeypatch):
-    """What each worker takes, by the connections that each has and the number that wait."""
+    """The connections that each worker takes, by the connections that each has and the number that wait."""
 
     def shares(held: list[int], waiting: int) -> list[int]:
         for slot in range(6):

@@ -280,7 +280,7 @@ def test_a_time_budget_is_kept_and_ends_with_a_learning_rate_near_zero(clock, st
 
 
 def test_a_time_budget_leaves_time_for_measuring_after_the_last_epoch(clock):
-    """Who gives ten minutes waits ten minutes. Measuring 20 batches takes 5 s here, and compiling as long as one batch."""
+    """A budget of ten minutes takes ten minutes. Measuring 20 batches takes 5 s here, and compiling as long as one batch."""
     schedule = LearningRateSchedule(steps=10**9, seconds=60, learning_rate=0.2, anneal=True, finish_batches=20)
     rates = run_through(schedule, clock, step=0.1, validation=1.0, steps_an_epoch=20)
     assert 60 - 5.25 - 2 * 0.1 - 1 <= schedule.spent_seconds <= 60 - 5.25 + 1e-6

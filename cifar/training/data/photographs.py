@@ -58,7 +58,7 @@ def refuse_epochwise(settings: Mapping[str, object]) -> None:
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """What the options say of the network before the pictures are known."""
+    """The choice of the network by the options, before the pictures are known."""
 
     arch: str | None
     """None: `arch_for` decides."""

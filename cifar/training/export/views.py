@@ -1,4 +1,4 @@
-"""Whether `views=auto` gives photographs several views, measured when a version is exported.
+"""The choice whether `views=auto` gives photographs several views, measured when a version is exported.
 
 The crops of a photograph show the same subject; its mirror image may be another class, such as another letter. So mirror
 images are measured, on pictures that the network was not trained on. Those are usually as small as the network's input, so

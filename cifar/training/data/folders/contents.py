@@ -46,7 +46,7 @@ class Contents:
     """How the folder was understood, in sentences."""
 
     few_photographs: bool = False
-    """Whether the pictures are photographs, and too few to train a network on them alone."""
+    """Return whether the pictures are photographs, and too few to train a network on them alone."""
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(printable(name))
