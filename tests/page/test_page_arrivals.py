@@ -23,16 +23,16 @@ def page(browser, server) -> Iterator[Page]:
 
 def send(page: Page, event: str, target: str, *files: tuple[str, str, bytes], text: str = "") -> None:
     """Dispatch a paste or drop with files, or with a text, as a browser does."""
-    page.evaluate(
-        """([event, target, files, text]) => {
+    page.locator(target).first.evaluate(
+        """(target, [event, files, text]) => {
             const data = new DataTransfer();
             for (const [name, type, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, {type}));
             if (text) { data.setData("text/plain", text); data.setData("text/uri-list", text); }
             const options = {bubbles: true, cancelable: true};
             const sent = event === "paste" ? new ClipboardEvent(event, {...options, clipboardData: data}) : new DragEvent(event, {...options, dataTransfer: data});
-            document.querySelector(target).dispatchEvent(sent);
+            target.dispatchEvent(sent);
         }""",
-        [event, target, [(name, kind, list(content)) for name, kind, content in files], text],
+        [event, [(name, kind, list(content)) for name, kind, content in files], text],
     )
 
 

@@ -25,7 +25,7 @@ from cifar.serving.asgi import header
 from cifar.serving.auth.signin import documented
 from cifar.serving.rest.json_pieces import decode_base64, parse_json
 from cifar.serving.rest.openapi import ERRORS, failures
-from cifar.serving.rest.tensors import DEFAULT_SIGNATURE, Decode, decoded_files, levels, pixels, shown
+from cifar.serving.rest.tensors import DEFAULT_SIGNATURE, Decode, decoded_files, flat_pixels, levels, pixels, shown
 from cifar.serving.rest.tfserving import Name, Number, TensorCalls, check_name
 from cifar.settings import Settings
 
@@ -322,8 +322,7 @@ def _listed(data: Any, count: int, tensor: str, dtype: str, manifest: Manifest) 
             raise BadRequest(
                 f"{tensor} of shape {[count, *shape]} has {count * math.prod(shape):,} numbers; got {len(data):,}."
             )
-        for size in reversed(shape):
-            data = [data[start : start + size] for start in range(0, len(data), size)]
+        return flat_pixels(data, tensor, dtype, shape)
     if len(data) != count:
         raise BadRequest(f"The shape announces {count} images; got {len(data)}.")
     return pixels(data, tensor, dtype, shape)

@@ -149,24 +149,44 @@ def _file(value: Any) -> bytes:
 
 def pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Return `(n, height, width, channels)` `uint8`. Numbers are converted in small parts; between them, other threads can run."""
-    expected = f"Expected {tensor} as {dtype} of shape (n, {', '.join(map(str, shape))})"
     images = np.empty((len(values), *shape), np.uint8)
     lines = max(1, _NUMBERS_AT_ONCE // (shape[1] * shape[2]))
     for image, value in zip(images, values, strict=True):
         if not isinstance(value, list) or len(value) != shape[0]:
-            raise _wrong_shape(value, len(values), expected)
+            raise _wrong_shape(value, len(values), tensor, dtype, shape)
         for top in range(0, shape[0], lines):
             part = value[top : top + lines]
-            try:
-                # Objects: in an array of strings, each number would take as much memory as the longest string.
-                array = np.asarray(part, dtype=object)
-            except ValueError:
-                array = np.empty(0, object)
-            kinds = _kinds(array)
-            if array.shape != (len(part), *shape[1:]) or not kinds <= {int, float}:
-                raise _wrong_shape(value, len(values), expected)
-            image[top : top + lines] = levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
+            converted = _converted(part, (len(part), *shape[1:]), tensor, dtype)
+            if converted is None:
+                raise _wrong_shape(value, len(values), tensor, dtype, shape)
+            image[top : top + lines] = converted
     return images
+
+
+def flat_pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Do the same for the numbers of `n` images in one list, in row-major order."""
+    flat = np.empty(len(values), np.uint8)
+    for start in range(0, len(values), _NUMBERS_AT_ONCE):
+        part = values[start : start + _NUMBERS_AT_ONCE]
+        converted = _converted(part, (len(part),), tensor, dtype)
+        if converted is None:
+            got = ", ".join(sorted({type(value).__name__ for value in part}))
+            raise BadRequest(f"Expected {tensor} as {dtype}; got {got} in one flat list.")
+        flat[start : start + len(part)] = converted
+    return flat.reshape(-1, *shape)
+
+
+def _converted(part: list[Any], shape: tuple[int, ...], tensor: str, dtype: str) -> np.ndarray | None:
+    """Return the `uint8` levels of some numbers, or nothing if they are none or have another shape."""
+    try:
+        # Objects: in an array of strings, each number would take as much memory as the longest string.
+        array = np.asarray(part, dtype=object)
+    except ValueError:
+        return None
+    kinds = _kinds(array)
+    if array.shape != shape or not kinds <= {int, float}:
+        return None
+    return levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
 
 
 def levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.ndarray:
@@ -178,8 +198,9 @@ def levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.
     return array.astype(np.uint8) if dtype == "uint8" else np.rint(array * 255).astype(np.uint8)
 
 
-def _wrong_shape(value: Any, count: int, expected: str) -> BadRequest:
+def _wrong_shape(value: Any, count: int, tensor: str, dtype: str, shape: tuple[int, int, int]) -> BadRequest:
     """Return the error about one of `count` images."""
+    expected = f"Expected {tensor} as {dtype} of shape (n, {', '.join(map(str, shape))})"
     try:
         array = np.asarray(value, dtype=object)
     except ValueError:
