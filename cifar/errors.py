@@ -122,11 +122,11 @@ class MethodNotAllowed(CifarError):
 
     status = 405
 
-    def __init__(self, sentence: str, allowed: str) -> None:
-        """Make the error for a route that accepts the methods `allowed`, such as `GET, POST`. HEAD goes with GET."""
+    def __init__(self, sentence: str, allowed: str, *, head: bool = True) -> None:
+        """Make the error for a route that accepts the methods `allowed`, such as `GET, POST`. With `head`, HEAD goes with GET."""
         super().__init__(sentence)
         methods = set(allowed.split(", "))
-        self.headers = {"Allow": ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))}
+        self.headers = {"Allow": ", ".join(sorted(methods | {"HEAD"} if head and "GET" in methods else methods))}
 
 
 class CallFailed(CifarError):

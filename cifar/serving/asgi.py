@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ _MAX_GZIP_MEMBERS = 1000
 """Of a body, which can hold a million empty ones."""
 _GZIP_PIECE_BYTES = 64 * 1024
 """Unpacked at once: each member copies what comes after it in the piece."""
+
+_WEIGHT = re.compile(r"q=[01](\.\d*)?", re.ASCII)
 
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """The id of the trace that the request's `traceparent` names; empty without one. Log lines and error bodies carry it."""
@@ -40,6 +43,24 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
 def header(scope: Scope | Message, name: bytes) -> str:
     """Return the value of a header of a request or of the head of an answer, `name` in lower case, or an empty string without that header."""
     return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
+
+
+def preferred(accept: str, offered: Sequence[str]) -> str | None:
+    """Return the media type among `offered` that an `Accept` header prefers, the first one of equals, or None if it excludes all.
+
+    The most specific entry for a type decides (RFC 9110, 12.5.1). An empty header accepts everything.
+    """
+    weights: dict[str, float] = {}
+    for entry in (accept.lower() or "*/*").split(","):
+        kind, *parameters = (part.replace(" ", "") for part in entry.split(";"))
+        weights[kind.strip()] = next((float(part[2:]) for part in parameters if _WEIGHT.fullmatch(part)), 1.0)
+
+    def weight(kind: str) -> float:
+        names = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((weights[name] for name in names if name in weights), 0.0)
+
+    best = max(offered, key=weight)
+    return best if weight(best) > 0 else None
 
 
 async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:

@@ -268,6 +268,15 @@ def test_without_the_app_nginx_answers_503_with_retry_after(tmp_path):
     assert response.json()["code"] == "not_ready"
 
 
+def test_nginx_names_the_methods_where_it_refuses_one_itself(front):
+    """It answers TRACE alone. Each 405 needs `Allow`, and a body of the usual form."""
+    refused = httpx2.request("TRACE", f"{front.address}/health")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert refused.json()["code"] == "method_not_allowed"
+    by_the_app = httpx2.put(f"{front.address}/predict")
+    assert (by_the_app.status_code, by_the_app.headers.get_list("allow")) == (405, ["POST"])
+
+
 def test_a_killed_worker_costs_at_most_a_half_sent_response(two_workers, front):
     """A request that the killed worker had not begun to answer is sent to the other worker."""
     with load_on(Server(front.address, two_workers.process, two_workers.log)) as load:

@@ -72,8 +72,13 @@ def test_gradio_client_and_rest_return_the_same_heat_map(client, server):
 
 def test_rest_returns_a_heat_map_as_png_on_request(server):
     """`curl -H 'Accept: image/png' -o why.png` saves it. A request with a raw body works too."""
-    picture = explain(server, headers={"Accept": "image/png"})
-    assert picture.headers["content-type"] == "image/png"
+    for accept, kind in (
+        ("application/json;q=0.5, IMAGE/png", "image/png"),
+        ("image/png;q=0.5, application/json", "application/json"),
+        ("image/*", "image/png"),
+    ):
+        picture = explain(server, headers={"Accept": accept})
+        assert picture.headers["content-type"] == kind
     assert Image.open(io.BytesIO(picture.content)).format == "PNG"
     raw = httpx2.post(f"{server}/explain?label=dog", content=CAT.read_bytes(), headers={"Content-Type": "image/jpeg"})
     assert raw.json()["label"] == "dog"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import re
 
 import httpx2
@@ -206,6 +207,23 @@ def test_the_field_image_needs_no_file_name(api, kind, plain):
     body = b"--x\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n" + CAT + b"\r\n--x--\r\n"
     response = api.post("/predict", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert without_id(response) == without_id(post(api))
+
+
+def test_the_content_decides_whatever_type_a_sender_gave_it(api):
+    """S3 stores files as binary/octet-stream, libraries add a default type or pack the body, and mail programs begin a form with a text."""
+    expected = without_id(post(api))
+    form = b'A form.\r\n--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + CAT + b"\r\n--x--\r\n"
+    sent = [(kind, CAT) for kind in ("binary/octet-stream", "text/plain", "application/json", "*/*")]
+    for kind, body in [*sent, ("multipart/form-data; boundary=x", form)]:
+        for encoding, packed in (("", body), ("gzip", gzip.compress(body))):
+            headers = {"Content-Type": kind, "Content-Encoding": encoding}
+            assert without_id(api.post("/predict", content=packed, headers=headers)) == expected, headers
+    response = api.post("/predict", content=CAT, headers={"Content-Type": "image/jpeg", "Content-Encoding": "br"})
+    assert_error(response, 415, "unsupported_encoding", "send the body as it is or with gzip")
+    other = api.post("/predict", content=form, headers={"Content-Type": "multipart/form-data; boundary=y"})
+    assert_error(
+        other, 400, "bad_request", "does not contain the boundary 'y'.* Let your HTTP client write this header"
+    )
 
 
 # --- Hugging Face's task -----------------------------------------------------------------------------------------------

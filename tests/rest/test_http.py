@@ -148,6 +148,13 @@ def test_a_wrong_method_is_answered_with_those_that_the_route_has(address, metho
     assert method not in allowed
 
 
+def test_a_stream_is_not_opened_by_head(address):
+    """It would take the events of a page away. `Allow` must not name HEAD then."""
+    for path in ("heartbeat/abc", "queue/data?session_hash=abc"):
+        answer = httpx2.head("http://{}:{}/gradio_api/".format(*address) + path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+
+
 def test_a_client_that_sends_before_it_reads_sees_that_its_file_is_too_large(address):
     """A server that closes a connection with unread bytes resets it, and the answer is lost."""
     connection = http.client.HTTPConnection(*address, timeout=30)

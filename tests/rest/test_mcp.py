@@ -273,3 +273,11 @@ def test_a_client_that_takes_json_by_a_wildcard_or_says_nothing_is_answered(addr
     assert answer.status_code == status, answer.text
     if status == 406:
         assert answer.json()["code"] == "not_acceptable"
+
+
+def test_a_call_names_its_type_in_any_letters_and_another_type_is_refused_in_the_shape_of_all_errors(address):
+    """A page of another site may send text/plain without asking first. The library refuses with a plain text, and capitals too."""
+    call = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+    for kind, status in (("Application/JSON; charset=utf-8", 200), ("text/plain", 400), ("", 400)):
+        answer = httpx2.post(address + MCP_PATH, content=call, headers={"Content-Type": kind})
+        assert (answer.status_code, "code" in answer.json()) == (status, status == 400)

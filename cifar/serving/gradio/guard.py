@@ -155,7 +155,8 @@ class GradioGuard:
                 log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
         if status == 405:
-            raise MethodNotAllowed(f"{scope['method']} is not a method of {scope['path'][:200]}.", allowed)
+            sentence = f"{scope['method']} is not a method of {scope['path'][:200]}."
+            raise MethodNotAllowed(sentence, allowed, head=not rule_of(scope["path"]).session)
         if failure is not None:
             raise _as_error(status, bytes(failure))
 

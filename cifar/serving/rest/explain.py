@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cifar.models.grades import Grade
+from cifar.serving.asgi import preferred
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
@@ -50,7 +51,7 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
     )
     async def explain(request: Request) -> Any:
         """Compute the regions of an image that a label's score depends on. `Accept: image/png` returns the overlay as a picture."""
-        image, parameters = await read_image(request, tuple(_PARAMETERS))
+        image, parameters = await read_image(request, tuple(_PARAMETERS), settings.max_body_bytes)
         explanation = await explainer.explain(
             image,
             channel="rest",
@@ -59,6 +60,6 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
             version=whole_number("version", parameters.get("version")),
             disconnected=partial(disconnected, request),
         )
-        if request.headers.get("accept", "").startswith(_PNG):
+        if preferred(request.headers.get("accept", ""), ("application/json", _PNG)) == _PNG:
             return Response(explanation.overlay, media_type=_PNG)
         return {**explanation.as_json(), "request_id": request.state.request_id}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PARTS = 100
+_HOW = "Let your HTTP client write this header; it chooses the boundary."
 
 _PLAIN_TYPE = re.compile(r'multipart/form-data; ?boundary="?([0-9A-Za-z_.\-]{1,70})"?')
 _PLAIN_HEAD = re.compile(
@@ -108,11 +109,16 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
         return parts
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise BadRequest("The Content-Type multipart/form-data names no boundary.")
+        raise BadRequest(f"The Content-Type multipart/form-data names no boundary. {_HOW}")
+    begin = body.find(b"--" + boundary)
+    if begin < 0:
+        raise BadRequest(
+            f"The form does not contain the boundary {boundary[:70].decode('latin-1')!r} that its Content-Type names. {_HOW}"
+        )
     collector = _Collector()
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
+        parser.write(body[begin:])  # RFC 2046 allows text before the first boundary
         parser.finalize()
     except FormParserError as error:
         raise BadRequest(f"The form cannot be read: {error}.") from error

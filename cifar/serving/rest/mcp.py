@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError, NotAcceptable
-from cifar.serving.asgi import header, read_body, replay
+from cifar.serving.asgi import header, preferred, read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
@@ -38,6 +38,7 @@ from cifar.settings import Settings
 log = logging.getLogger(__name__)
 
 PATH = "/gradio_api/mcp"
+_JSON = "application/json"
 _MAX_DEPTH = 100
 _MAX_NAME_CHARACTERS = 200
 _OTHER_ITEMS = 1000
@@ -49,8 +50,6 @@ _IMAGE = "The image file in base64, or as a data: URL. JPEG, PNG, WebP, GIF, BMP
 _READS = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
 _WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=False, idempotentHint=True, openWorldHint=False)
 _DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
-
-_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
@@ -73,7 +72,8 @@ def add_mcp(api: FastAPI, service: Service, settings: Settings) -> None:
 class _Endpoint:
     """The library's ASGI app, for calls of a form that it can check quickly.
 
-    It would answer 500 to invalid UTF-8 and to JSON nested too deeply, and take seconds for a million keys or files.
+    It knows no wildcards and no capitals in the headers Accept and Content-Type. It would answer 500 to invalid UTF-8 and to
+    JSON nested too deeply, and take seconds for a million keys or files.
     """
 
     def __init__(self, manager: StreamableHTTPSessionManager, max_files: int) -> None:
@@ -82,22 +82,15 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         accept = header(scope, b"accept")
-        if accept and not _accepts_json(accept):
+        if not preferred(accept, [_JSON]):
             raise NotAcceptable(f"The answer is application/json, which the header Accept excludes: {accept[:80]!r}.")
+        if (kind := header(scope, b"content-type")).partition(";")[0].strip().lower() != _JSON:
+            raise BadRequest(f"The header Content-Type of a call must be application/json; got {kind[:80]!r}.")
         body = await read_body(receive)
         await asyncio.to_thread(_check_form, body, self._max_files)
-        headers = [pair for pair in scope["headers"] if pair[0] != b"accept"]
-        scope["headers"] = [*headers, (b"accept", b"application/json")]  # the library knows no wildcards
+        headers = [pair for pair in scope["headers"] if pair[0] not in {b"accept", b"content-type"}]
+        scope["headers"] = [*headers, *((name, _JSON.encode()) for name in (b"accept", b"content-type"))]
         await self._manager.handle_request(scope, replay(body, receive), send)
-
-
-def _accepts_json(accept: str) -> bool:
-    """Return whether an `Accept` header allows JSON. Its most specific entry for JSON decides (RFC 9110, 12.5.1)."""
-    weights: dict[str, bool] = {}
-    for entry in accept.lower().split(","):
-        kind, *parameters = (part.replace(" ", "") for part in entry.split(";"))
-        weights[kind.strip()] = not any(_NO_WEIGHT.fullmatch(parameter) for parameter in parameters)
-    return next((weights[kind] for kind in ("application/json", "application/*", "*/*") if kind in weights), False)
 
 
 def _check_form(body: bytes, max_files: int) -> None:

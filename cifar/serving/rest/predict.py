@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,7 +23,7 @@ from starlette.routing import request_response
 from cifar.errors import BadParameter, BadRequest, MissingImage
 from cifar.images.decode import begins_like_an_image
 from cifar.models.grades import Grade
-from cifar.serving.asgi import Endpoint, read_body
+from cifar.serving.asgi import Endpoint, read_unpacked_body
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
@@ -39,6 +39,8 @@ _CLASSIFICATION_TOP_K = 5
 """Its default, which is not the setting's."""
 _HUB_CLIENTS = ("hf_hub/", "@huggingface/")
 """In the User-Agent of Hugging Face's clients, which send a file as the body when they send no parameters."""
+_NO_TYPE = ("", "application/x-www-form-urlencoded")
+"""The types of a body whose sender chose none. The second one is what `curl --data-binary` adds."""
 _THREAD_BYTES = 64 * 1024
 """Longer JSON is parsed in a thread."""
 _SEVERAL = (
@@ -55,7 +57,6 @@ _TASK = {
     },
     "description": "Hugging Face's image-classification task, which is answered with a list of labels and scores.",
 }
-OtherForms = Callable[[str, bytes], Awaitable[tuple[bytes, dict[str, str]] | None]]
 
 
 class Ranked(BaseModel):
@@ -125,7 +126,7 @@ def add_predict(api: FastAPI, classifier: RecordedClassifier, settings: Settings
     )
     async def predict(request: Request) -> Response:
         """Classify one image: a multipart field `image`, or the file itself as the body."""
-        image, values = await read_image(request, tuple(parameters), other=_read_task)
+        image, values = await read_image(request, tuple(parameters), settings.max_body_bytes, task=True)
         record = values.get("record", "true")
         if record not in {"true", "false"}:
             raise BadParameter(f"record must be true or false; got {record[:40]!r}.")
@@ -154,23 +155,26 @@ async def disconnected(request: Request) -> None:
 
 
 async def read_image(
-    request: Request, names: tuple[str, ...], *, other: OtherForms | None = None
+    request: Request, names: tuple[str, ...], max_body_bytes: int, *, task: bool = False
 ) -> tuple[bytes | None, dict[str, str]]:
     """Read the image and the parameters of a request, from a form or from a raw body, and from the query.
 
     Args:
         request: its body has not been read yet.
         names: the parameters of the route.
-        other: reads a request that is neither a form nor an image; see `_read_task`.
+        max_body_bytes: limit on an unpacked body.
+        task: also read a request of Hugging Face's image-classification task: the file from its clients, the file without a type, or
+            JSON, `{"inputs": "<base64>", "parameters": {"top_k": 3}}`. The values
+            then contain `task`.
 
     Returns:
         The image file, if there is one, and the values of the parameters that were sent.
 
     Raises:
         BadRequest, MissingImage, BadParameter: the request does not have the documented form.
-        CallerLeft: see `read_body`.
+        CifarError: see `read_unpacked_body`.
     """
-    body = await read_body(request.receive)
+    body = await read_unpacked_body(request.scope, request.receive, max_body_bytes)
     values: dict[str, str] = {}
 
     def add(name: str, value: str) -> None:
@@ -181,18 +185,22 @@ async def read_image(
         add(name, value)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("image/") or kind == "application/octet-stream":
-        if other and any(client in request.headers.get("user-agent", "") for client in _HUB_CLIENTS):
+    if kind == "multipart/form-data":
+        return _image_in_form(read_form(body, content_type), names, add), values
+    if kind.startswith("image/") or kind == "application/octet-stream" or begins_like_an_image(body):
+        if task and (
+            kind in _NO_TYPE or any(client in request.headers.get("user-agent", "") for client in _HUB_CLIENTS)
+        ):
             values["task"] = CLASSIFICATION
         return body or None, values
-    if kind != "multipart/form-data":
-        if other and (read := await other(kind, body)):
+    if task and kind == "application/json":
+        read = await asyncio.to_thread(_read_task, body) if len(body) > _THREAD_BYTES else _read_task(body)
+        if read:
             return read[0], {**values, **read[1]}
-        raise MissingImage(
-            "Expected multipart/form-data with a file field `image`, an image/* body, or JSON with a file in base64 as `inputs`; "
-            f"got {kind or 'no Content-Type'}."
-        )
-    return _image_in_form(read_form(body, content_type), names, add), values
+    raise MissingImage(
+        "Expected multipart/form-data with a file field `image`, an image/* body, or JSON with a file in base64 as `inputs`; "
+        f"got {kind or 'no Content-Type'}."
+    )
 
 
 def _image_in_form(parts: list[Part], names: tuple[str, ...], add: Callable[[str, str], None]) -> bytes | None:
@@ -212,24 +220,13 @@ def _image_in_form(parts: list[Part], names: tuple[str, ...], add: Callable[[str
     return _file(images[0]) if images else None
 
 
-async def _read_task(kind: str, body: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Read a request in the form of Hugging Face's image-classification task; None if it is not one.
-
-    It is JSON, `{"inputs": "<base64>", "parameters": {"top_k": 3}}`, or the file as a body without a type or with the one that
-    `curl --data-binary` adds.
+def _read_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
+    """Read the JSON of Hugging Face's image-classification task; None if it is another object.
 
     Raises:
         BadRequest: the JSON cannot be read, or `inputs` is not base64.
         BadParameter: `function_to_apply` is neither softmax nor sigmoid, between which the version has chosen.
     """
-    if kind in {"", "application/x-www-form-urlencoded"} and begins_like_an_image(body):
-        return body, {"task": CLASSIFICATION}
-    if kind != "application/json":
-        return None
-    return await asyncio.to_thread(_json_task, body) if len(body) > _THREAD_BYTES else _json_task(body)
-
-
-def _json_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
     call = parse_json(body, max_items=1000)
     encoded = call.get("inputs") if isinstance(call, dict) else None
     if not isinstance(encoded, str):
