@@ -1,6 +1,6 @@
-"""Bounds what Pillow reads of a TIFF directory: EXIF data of every format, the index of pictures in a JPEG, and nested directories of a TIFF.
+"""Limits how much Pillow reads of a TIFF directory: EXIF data of every format, the index of pictures in a JPEG, nested directories of a TIFF.
 
-Pillow copies the bytes of each tag as soon as it reads a directory, some of them when a file is opened. All tags may name the same bytes:
+Pillow copies the bytes of each tag when it reads a directory, sometimes already when it opens the file. All tags may refer to the same bytes:
 a JPEG of 260 kB took 1.3 GB, and one of 4 MB would take 260 GB.
 """
 
@@ -15,14 +15,14 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 MAX_TAGS = 1_000
 MAX_PNG_TEXT_BYTES = 8 * 1024**2
-"""Unpacked. Pillow's own limit is eight times as high, for each image that is decoded at the same time."""
+"""Largest size of the unpacked texts of a PNG. Pillow's own limit is eight times as high, and several images are decoded at once."""
 _ENTRY_BYTES = 12
 
 _load = ImageFileDirectory_v2.load
 
 
 def _load_if_bounded(directory: ImageFileDirectory_v2, file: IO[bytes]) -> None:
-    """Read a directory, as Pillow does. One with too much in it stays empty, like one that is cut off."""
+    """Read a directory as Pillow does. One that announces too many bytes stays empty, like one that is cut off."""
     start = file.tell()
     bounded = not directory._bigtiff and _announced_bytes(directory, file) <= file.seek(0, io.SEEK_END)  # noqa: SLF001
     file.seek(start)
@@ -48,6 +48,6 @@ def _announced_bytes(directory: ImageFileDirectory_v2, file: IO[bytes]) -> float
 
 
 def bound_directories() -> None:
-    """From now on, Pillow reads no directory whose tags have more bytes together than its file."""
+    """Make Pillow skip every directory whose tags announce more bytes than the file has."""
     ImageFileDirectory_v2.load = _load_if_bounded  # type: ignore[method-assign, assignment]
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_PNG_TEXT_BYTES

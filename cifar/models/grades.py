@@ -10,9 +10,9 @@ Grade = Literal["class", "unsure", "none"]
 """`class`: the answer is the first class. `unsure`: it looks like the first class. `none`: it is none of the classes."""
 
 CERTAIN = 0.9
-"""From this score on, an image that is unlike the training images is still `unsure`, and the page says "almost certainly"."""
+"""With at least this score, an image unlike the training images is `unsure`, not `none`; and the page says "almost certainly" of others."""
 CLEAR = 0.6
-"""Below this score, an answer is unsure: of the photographs in MODEL_CARD.md with such an answer, most were answered wrongly."""
+"""Below this score, an answer is `unsure`. Of the photographs in MODEL_CARD.md with such a score, most were answered wrongly."""
 FAR = 2 * OOD_THRESHOLD
 """Above this OOD score, an image is none of the classes, whatever the score of the first class is."""
 

@@ -156,9 +156,11 @@ def test_a_caller_has_half_of_what_is_limited():
     """What one caller gives back, another one may take; calls without a caller share the whole."""
     shares = Shares(5)
     assert [shares.take("ada") for _ in range(3)] == [True, True, False]
+    assert shares.in_use("ada") == 2, "its own share is the limit"
     assert [shares.take("bob") for _ in range(2)] == [True, True]
     assert shares.take("")
     assert not shares.take("eve"), "all are taken"
+    assert shares.in_use("eve") == 5
     shares.give("ada")
     assert shares.take("eve")
     assert shares.taken == 5

@@ -1,4 +1,4 @@
-"""What Gradio keeps of its callers: limited in number, private to each, and without the statistics that nobody reads."""
+"""Limits on what Gradio stores for its callers: uploads, unread results and usage statistics. Binds sessions to their owners."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from starlette.types import Scope
 _MAX_TRACKED_UPLOADS = 1000
 _MAX_OWNERS = 10_000
 _MAX_UNREAD_BYTES = 32 * 1024**2
-"""For the results in a process that nobody has read yet. That of a batch of 1,000 images takes 4 MB."""
+"""Memory for all unread results in one process. The result of a batch of 1,000 images takes 4 MB."""
 _BYTES_PER_JSON_BYTE = 4
+"""Memory of a result as Python objects, for each byte of its JSON."""
 _BYTES_PER_MESSAGE = 4096
+"""Memory of a message without a result."""
 
 
 class _RandomName:
-    """Takes the place of a file's SHA-256, from which Gradio makes the name of its folder."""
+    """Replaces the SHA-256 of an upload, which Gradio uses as the name of the upload's folder."""
 
     def update(self, _: bytes) -> None:
-        """Ignore the content: whoever has a photo could find out by its digest whether another caller uploaded it."""
+        """Ignore the content: from a folder named after it, anyone with the same photo could learn that another caller uploaded it."""
 
     def hexdigest(self) -> str:
         return secrets.token_hex(32)
 
 
 class _Upload(route_utils.GradioUploadFile):  # type: ignore[misc] # Gradio has no types
-    """An uploaded file, whose folder cannot be guessed."""
+    """An uploaded file in a folder whose name cannot be guessed."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -40,7 +42,7 @@ class _Upload(route_utils.GradioUploadFile):  # type: ignore[misc] # Gradio has 
 
 
 class _Progress(route_utils.FileUploadProgress):  # type: ignore[misc] # Gradio has no types
-    """The progress of the latest uploads. Gradio keeps that of each one until somebody asks for it."""
+    """The progress of the latest uploads. Gradio itself keeps the progress of every upload until a client asks for it."""
 
     def track(self, upload_id: str) -> None:
         super().track(upload_id)
@@ -65,7 +67,7 @@ class _Messages(asyncio.Queue[Any]):
     """The messages of a session that its stream has not read yet."""
 
     unread_bytes = 0
-    """Of all sessions."""
+    """Memory of the unread messages of all sessions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,10 +96,10 @@ class _Messages(asyncio.Queue[Any]):
 
 
 def bound_results(page: gr.Blocks) -> None:
-    """Limit the memory of results that nobody reads, which Gradio keeps for 2,000 sessions, and for each one without a limit.
+    """Limit the memory of unread results. Gradio keeps any number of them for each of 2,000 sessions.
 
-    Over the limit, the session with the most of them loses its own, and its stream ends with an error. The message that has just been sent
-    does not count, for a stream may be about to read it.
+    Over the limit, the session whose unread results take the most memory loses them, and its stream ends with an error. The message that
+    has just been sent does not count, because a stream may be about to read it.
     """
     queueing.AsyncQueue = _Messages
     queue = page._queue  # noqa: SLF001 - there is no public way to it
@@ -127,24 +129,24 @@ class Owners:
         self._queue = page._queue  # noqa: SLF001 - there is no public way to it
         self._owner_of: OrderedDict[str, str] = OrderedDict()
         self._push = self._queue.push
-        self._queue.push = self._push_own
+        self._queue.push = self._push_with_owner
 
     def may_use(self, scope: Scope, session: str) -> bool:
-        """Return whether a request may use a session or call: it is its caller's, or nobody's."""
+        """Return whether a request may use a session or call: its caller owns it, or it has no owner."""
         caller = _caller_of(scope)
         return not caller or self._owner_of.get(session, caller) == caller
 
-    async def _push_own(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
-        """Queue a call, and note whose it is."""
+    async def _push_with_owner(self, body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
+        """Queue a call, and make its caller the owner of the session and of the call."""
         scope = request.scope
-        self._own(scope, body.session_hash)
+        self._set_owner(scope, body.session_hash)
         accepted, event, state = await self._push(body=body, request=request, username=username)
         if accepted:
-            self._own(scope, event)
+            self._set_owner(scope, event)
         self._forget_unread()
         return accepted, event, state
 
-    def _own(self, scope: Scope, name: str | None) -> None:
+    def _set_owner(self, scope: Scope, name: str | None) -> None:
         caller = _caller_of(scope)
         if caller and name:
             self._owner_of[name] = caller
@@ -153,7 +155,7 @@ class Owners:
                 self._owner_of.popitem(last=False)
 
     def _forget_unread(self) -> None:
-        """Drop the ids of calls whose results nobody fetched and Gradio has dropped. It would keep them for ever."""
+        """Drop the ids of calls whose unread results Gradio has dropped. Gradio itself keeps these ids for ever."""
         ids, messages = self._queue.pending_event_ids_session, self._queue.pending_messages_per_session
         if len(ids) > 2 * messages.max_size:
             for session in ids.keys() - messages.keys():

@@ -32,10 +32,10 @@ _NAME_CHARACTERS = 200
 _JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 _ENCRYPTED = 1
 _NO_UTF8 = 0xFF ^ 0x08
-"""Without the bit of the second byte of flags that says that the name is UTF-8."""
+"""Mask for the second byte of the flags. It clears the bit that says that the name is UTF-8."""
 _DIRECTORY_ENTRY = b"PK\x01\x02"
 _HEAD_BYTES = 30
-"""Length of the head of each file in an archive, without its name."""
+"""Length of the header before each file in an archive, without the name."""
 _EXPIRED = "The upload has expired. Choose the file again."
 
 
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     read: Callable[[], bytes]
     """Returns the content. Blocking. Raises `CifarError` when the file cannot be read."""
     size_bytes: int = 0
-    """Size of the content, as it is announced."""
+    """Size of the content that the file system or the archive declares."""
 
 
 def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) -> list[Entry]:
@@ -122,7 +122,7 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
 
 
 class _Bounded:
-    """A file that refuses to read more than the largest central directory allowed: zipfile reads it in one piece.
+    """An archive that refuses to read more than the largest central directory allowed, which `zipfile` reads in one piece.
 
     Attributes:
         is_open: the central directory has been read.
@@ -145,13 +145,13 @@ class _Bounded:
 
 
 def _without_utf8_flags(heads: bytes) -> bytes:
-    """Return the central directory, or the head of one file, without the flags that a name is UTF-8: `zipfile` refuses a wrong one."""
-    cleared, place = bytearray(heads), 0
+    """Clear the flag "the name is UTF-8" in a central directory, or in the header of one file. `zipfile` refuses a wrong flag."""
+    cleared, start = bytearray(heads), 0
     if len(heads) == _HEAD_BYTES:
         cleared[7] &= _NO_UTF8
-    while cleared.startswith(_DIRECTORY_ENTRY, place) and place + 46 <= len(cleared):
-        cleared[place + 9] &= _NO_UTF8
-        place += 46 + sum(struct.unpack_from("<3H", cleared, place + 28))
+    while cleared.startswith(_DIRECTORY_ENTRY, start) and start + 46 <= len(cleared):
+        cleared[start + 9] &= _NO_UTF8
+        start += 46 + sum(struct.unpack_from("<3H", cleared, start + 28))
     return bytes(cleared)
 
 

@@ -42,7 +42,7 @@ MAX_BATCHES = 4
 _CONCURRENT_IMAGES = 8
 _LARGE_BYTES = 1024**2
 _CONCURRENT_LARGE_FILES = 4
-"""Files of more than a megabyte that are in memory for all batches together."""
+"""Files of more than a megabyte that all batches together hold in memory."""
 _ATTEMPTS = 5
 """Attempts to get a queue slot for an image."""
 _CALL_ERRORS = (BadParameter, VersionNotFound, VersionUnusable, NotReady)
@@ -176,7 +176,7 @@ class Batches:
         """
         if not self._places.take(caller):
             REFUSED.labels("batch", Overloaded.code).inc()
-            raise Overloaded(f"{self._places.taken_of(caller)} batches are in progress already. Try again in a moment.")
+            raise Overloaded(f"{self._places.in_use(caller)} batches are in progress already. Try again in a moment.")
         try:
             with ExitStack() as stack:
                 entries = await asyncio.to_thread(entries_of, uploads, self._settings, stack)

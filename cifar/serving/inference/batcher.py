@@ -58,7 +58,7 @@ class Batcher:
         self._max_images = max_images
         self._idle = parallel
         self._threads = ThreadPoolExecutor(parallel, "model")
-        self._lines: dict[str, deque[_Waiting]] = {}
+        self._queues: dict[str, deque[_Waiting]] = {}
 
     def at_once(self, views: np.ndarray, *, channel: str) -> Answer | None:
         """Answer one picture before returning, if the model is quick enough for the event loop; otherwise return None.
@@ -79,10 +79,10 @@ class Batcher:
 
         Args:
             views: the picture's views, which are answered in one batch: `(n, height, width, channels)` `uint8`, of the model's size.
-            channel: the way in which the request came. Each channel has a line of its own, and the lines take turns.
+            channel: the way in which the request came. Each channel has its own queue, and the queues take turns.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(channel, deque()).append(_Waiting(views, answer, time.perf_counter()))
+        self._queues.setdefault(channel, deque()).append(_Waiting(views, answer, time.perf_counter()))
         if self._idle:
             self._start()
         return answer
@@ -98,18 +98,18 @@ class Batcher:
         job.add_done_callback(partial(self._finish, batch))
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take one image of each line in turn, and skip those that were taken back."""
+        """Take one image from each queue in turn, and skip those that were taken back."""
         batch: list[_Waiting] = []
         images = 0
         now = time.perf_counter()
-        while self._lines:
-            channel, line = next(iter(self._lines.items()))
-            if batch and images + len(line[0].views) > self._max_images:
+        while self._queues:
+            channel, queue = next(iter(self._queues.items()))
+            if batch and images + len(queue[0].views) > self._max_images:
                 break
-            del self._lines[channel]
-            waiting = line.popleft()
-            if line:
-                self._lines[channel] = line  # now the last one
+            del self._queues[channel]
+            waiting = queue.popleft()
+            if queue:
+                self._queues[channel] = queue  # now the last one
             if not waiting.answer.done():
                 batch.append(waiting)
                 images += len(waiting.views)

@@ -25,7 +25,7 @@ from cifar.settings import Settings
 
 _SMALL_PIXELS = 256 * 256
 _SMALL_JPEG_PIXELS = 2_000_000
-"""Width x height in the file of a JPEG, of which fewer are decoded."""
+"""Width x height of a JPEG file. It is decoded at a reduced scale, to fewer pixels."""
 _SMALL_BYTES = 16 * 1024
 _SMALL_JPEG_BYTES = 128 * 1024
 """A JPEG has a certain number of bytes for each pixel; files in other formats can unpack a thousandfold."""

@@ -100,7 +100,7 @@ class Explainer:
         if not self._places.take(caller):
             REFUSED.labels(channel, Overloaded.code).inc()
             raise Overloaded(
-                f"{self._places.taken_of(caller)} images are being explained already. Try again in a moment."
+                f"{self._places.in_use(caller)} images are being explained already. Try again in a moment."
             )
         try:
             answer = await self._classifier.classify(

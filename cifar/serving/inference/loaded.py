@@ -92,7 +92,7 @@ class LoadedVersions:
         self._in_memory: dict[int, Served] = {}
         """By number, the least recently used first."""
         self._loading = threading.Lock()
-        """Held for seconds."""
+        """Held while a version is loaded, which takes seconds."""
         self._changing = threading.Lock()
         """Held while `_in_memory` changes."""
         self._refreshing = threading.Lock()
@@ -100,7 +100,7 @@ class LoadedVersions:
         self._stable = self.rollouts.stable_version()
         self._failure: CifarError | None = None
         self._last_attempt: tuple[Rollout, list[tuple[str, int, int]]] | None = None
-        """The rollout that was tried to serve, and the files of its versions."""
+        """The rollout of the last attempt to load its versions, and their files."""
         self._attempted_at = 0.0
         self._named_loads: list[float] = []
         """Times at which versions were loaded because requests named them."""
@@ -133,7 +133,7 @@ class LoadedVersions:
 
     @property
     def problem(self) -> str:
-        """Why this process does not serve what the registry says. Empty when it does."""
+        """The reason why this process does not serve the rollout of the registry. Empty when it does."""
         return self._problem
 
     @property
@@ -193,7 +193,7 @@ class LoadedVersions:
     def refresh(self) -> None:
         """Read the rollout. If it has changed, load its versions and switch to it at once.
 
-        When that fails, the versions of before stay; the problem is logged once, and tried again after a minute.
+        If that fails, the previous versions stay. The problem is logged once, and loading is tried again after a minute.
         """
         with self._refreshing:  # a slower thread must not bring back an older state
             self._refresh()
@@ -202,17 +202,17 @@ class LoadedVersions:
         try:
             rollout = self._wanted()
             if self._state and rollout == self._state.rollout:
-                self._set_problem(self._lost(rollout))
+                self._set_problem(self._missing(rollout))
                 return
             if not self._is_new_attempt(rollout):
                 return
         except (CifarError, OSError) as error:
-            self._set_problem(_told(error))
+            self._set_problem(_public_message(error))
             return
         try:
             state = self._state_of(rollout, [self._load_live(number) for number in rollout.live])
         except (CifarError, OSError) as error:
-            self._set_problem(f"The change to {_described(rollout)} cannot be served: {_told(error)}")
+            self._set_problem(f"The change to {_described(rollout)} cannot be served: {_public_message(error)}")
             return
         self._state = state
         WORKERS_READY.set(1)  # not yet set when loading failed at the start
@@ -221,22 +221,22 @@ class LoadedVersions:
         log.info("serving %s", _described(rollout))
 
     def _wanted(self) -> Rollout:
-        """Return the rollout in force. Before the first promotion, a version that was removed is not replaced by an older one."""
+        """Return the rollout to serve. Before the first promotion, a version that was removed is not replaced by an older one."""
         rollout, state = self.rollouts.current(), self._state
         is_older = state and rollout.revision == state.rollout.revision == 0 and rollout.stable < state.rollout.stable
         return state.rollout if state and is_older else rollout
 
-    def _lost(self, rollout: Rollout) -> str:
+    def _missing(self, rollout: Rollout) -> str:
         """Say which live versions the registry no longer has. Empty when it has all."""
-        lost = [number for number in rollout.live if not self.registry.has(number)]
+        missing = [number for number in rollout.live if not self.registry.has(number)]
         return (
-            f"The registry no longer has {self.registry.name} version {lost[0]}, which is served from memory."
-            if lost
+            f"The registry no longer has {self.registry.name} version {missing[0]}, which is served from memory."
+            if missing
             else ""
         )
 
     def _is_new_attempt(self, rollout: Rollout) -> bool:
-        """Note an attempt to serve a rollout. One that failed is repeated when files of its versions change, or after a minute."""
+        """Return whether to try this rollout. A failed attempt is repeated when files of its versions change, or after a minute."""
         attempt, now = (rollout, self.registry.files_of(rollout.live)), self._clock()
         if attempt == self._last_attempt and now - self._attempted_at < _RETRY_SECONDS:
             return False
@@ -270,7 +270,7 @@ class LoadedVersions:
         """
         state = self._ready_state()
         wanted = state.rollout.stable if number is None else number
-        if served := state.live.get(wanted) or self._used_again(wanted):
+        if served := state.live.get(wanted) or self._reused(wanted):
             return served
         version = self.registry.get(wanted)
         self._count_named_load()
@@ -302,7 +302,7 @@ class LoadedVersions:
         try:
             return self._state_of(rollout, [stable, *(self._load_live(number) for number in rollout.live[1:])])
         except (CifarError, OSError) as error:
-            self._set_problem(f"{_described(rollout)} cannot be served: {_told(error)}")
+            self._set_problem(f"{_described(rollout)} cannot be served: {_public_message(error)}")
             stable_only = rollout.model_copy(update={"traffic": {"stable": 100}, "shadow": {}})
             return self._state_of(stable_only, [stable])
 
@@ -330,15 +330,15 @@ class LoadedVersions:
 
     def _load(self, version: Version) -> Served:
         with self._loading:
-            served = self._used_again(version.number)
+            served = self._reused(version.number)
             if not served:
                 served = self._load_now(version)
                 with self._changing:
                     self._in_memory[version.number] = served
             return served
 
-    def _used_again(self, number: int) -> Served | None:
-        """Return a version that is in memory, now the most recently used one. It does not wait for one that is being loaded."""
+    def _reused(self, number: int) -> Served | None:
+        """Return a version that is in memory, and mark it as the most recently used one. Do not wait for one that is being loaded."""
         with self._changing:
             served = self._in_memory.pop(number, None)
             if served:
@@ -381,12 +381,12 @@ class LoadedVersions:
         if problem and problem != self._problem:
             log.error("%s", problem)
         elif self._problem and not problem:
-            log.info("what the registry says is served again")
+            log.info("the rollout of the registry is served again")
         self._problem = problem
 
 
-def _told(error: Exception) -> str:
-    """Return an error as callers may read it: the operating system's errors name paths of the server."""
+def _public_message(error: Exception) -> str:
+    """Return the message of an error for callers. The message of an `OSError` would show paths of the server."""
     return f"The registry cannot be read: {error.strerror}." if isinstance(error, OSError) else str(error)
 
 

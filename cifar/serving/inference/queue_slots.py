@@ -57,12 +57,12 @@ class QueueSlots:
         """
         if not self._slots.take(caller):
             REFUSED.labels(channel, Overloaded.code).inc()
-            raise Overloaded(f"{self._slots.taken_of(caller)} images are waiting already. Try again in a moment.")
+            raise Overloaded(f"{self._slots.in_use(caller)} images are waiting already. Try again in a moment.")
         if not self._bytes.take(caller, size_bytes):
             self._slots.give(caller)
             REFUSED.labels(channel, Overloaded.code).inc()
             raise Overloaded(
-                f"Files of {self._bytes.taken_of(caller):,} bytes are waiting already. Try again in a moment."
+                f"Files of {self._bytes.in_use(caller, size_bytes):,} bytes are waiting already. Try again in a moment."
             )
         watch: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()

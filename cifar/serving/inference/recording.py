@@ -42,7 +42,7 @@ class Records:
         self._recorder = Recorder(settings, flush_seconds=FLUSH_SECONDS, on_drop=RECORDS_DROPPED.inc)
         self._registry = settings.registry
         self._several_hosts = settings.database_url is not None
-        # threads of its own: while the database hangs, they block, and images must not
+        # not the threads that decode images: these ones block while the database hangs
         self._threads = ThreadPoolExecutor(2, "feedback")
         self.engine = self._recorder.engine
         self.dependency = self._recorder.dependency
@@ -162,7 +162,7 @@ class Records:
     def _is_multi_label(self, prediction: Row) -> bool:
         try:
             version = Registry(self._registry, prediction["model"]).get(prediction["version"])
-        except CifarError:  # it was removed, and with it the knowledge
+        except CifarError:  # the version was removed
             return False
         return version.manifest.is_multi_label
 

@@ -1,4 +1,4 @@
-"""Places or bytes of which a process has a limited number, and one caller gets at most half."""
+"""Limits on places or bytes that the callers of a process share. One caller gets at most half."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Shares:
         self._by_caller: dict[str, int] = {}
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Take some, and return whether there was enough. Whoever takes must `give` it back.
+        """Take some, and return whether there was enough. What was taken must be given back with `give`.
 
         Args:
             caller: see `rate_limit_key`. Empty: calls without a request, which have no limit of their own.
@@ -32,10 +32,9 @@ class Shares:
             self._by_caller[caller] = own
         return True
 
-    def taken_of(self, caller: str) -> int:
-        """Return what stands in the caller's way: what all have taken if that is the limit, else the caller's own."""
-        own = self._by_caller.get(caller, 0)
-        return own if caller and own < self.taken else self.taken
+    def in_use(self, caller: str, amount: int = 1) -> int:
+        """Return why `amount` was refused: what all callers have taken if too little is left, otherwise what this caller has."""
+        return self.taken if self.taken + amount > self.limit else self._by_caller.get(caller, 0)
 
     def give(self, caller: str, amount: int = 1) -> None:
         """Give back what was taken."""

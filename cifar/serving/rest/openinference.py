@@ -1,8 +1,8 @@
-"""The Open Inference Protocol v2 over REST, `/v2/...`: what clients of Triton, KServe and MLServer speak.
+"""The Open Inference Protocol v2 over REST, `/v2/...`, which Triton, KServe and MLServer have too.
 
-A call has one input, that of one of the version's signatures: floats, `uint8` or image files (`BYTES`). Tensors come and go as JSON or
-behind it, by the protocol's binary tensor extension. Triton's classification extension ranks classes. In JSON, where `BYTES` are texts,
-a file is written in base64. Errors have the field `error`, as the protocol wants, and our `code` and `request_id`.
+A call has one input, that of one of the version's signatures: floats, `uint8` or image files (`BYTES`). Tensors are part of the JSON or,
+by the protocol's binary tensor extension, follow it as bytes. Triton's classification extension ranks classes. In JSON, image files are
+written in base64. Errors have the field `error`, as the protocol demands, and our `code` and `request_id`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestedOutput:
 
     Attributes:
         name: an output of the signature.
-        binary: send it behind the JSON.
+        binary: send it as bytes after the JSON.
         classes: send this many of the largest probabilities as `SCORE:INDEX:LABEL`; 0 for the tensor itself.
     """
 
@@ -193,7 +193,7 @@ def read_infer(
     """Read the body of an `infer` call for one version.
 
     Args:
-        body: JSON, and behind it the input if that is binary.
+        body: JSON, followed by the input if it is binary.
         manifest: see `read_call`, as for the other arguments.
         max_images: the same.
         max_pixels: the same.

@@ -109,7 +109,7 @@ def _object(body: bytes, max_items: int) -> dict[str, Any]:
 
 
 def _by_row(instances: Any, tensor: str) -> Any:
-    """Return the rows' values of the one input, with or without its name."""
+    """Return the value of each row, which may be `{name of the input: value}` or the value itself."""
     if not isinstance(instances, list):
         return instances
     return [_named(row, tensor) for row in instances]
@@ -164,7 +164,7 @@ def pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, in
 
 
 def flat_pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """Do the same for the numbers of `n` images in one list, in row-major order."""
+    """Return the same as `pixels` for the numbers of all images in one list, in row-major order."""
     flat = np.empty(len(values), np.uint8)
     for start in range(0, len(values), _NUMBERS_AT_ONCE):
         part = values[start : start + _NUMBERS_AT_ONCE]
@@ -177,7 +177,7 @@ def flat_pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, in
 
 
 def _converted(part: list[Any], shape: tuple[int, ...], tensor: str, dtype: str) -> np.ndarray | None:
-    """Return the `uint8` levels of some numbers, or nothing if they are none or have another shape."""
+    """Return numbers as `uint8`; None if the values are not numbers, or have another shape."""
     try:
         # Objects: in an array of strings, each number would take as much memory as the longest string.
         array = np.asarray(part, dtype=object)

@@ -1,4 +1,4 @@
-"""Measure a version on folders of photographs, which are decoded like the photographs of requests."""
+"""Measure a version on folders of photographs, which are decoded as the server decodes uploads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NONE = "none"
 _NONE_FOLDERS = (NONE, "ood")
 _CLASSES_FOLDER = "in"
 _SHOWN_CLASSES = 20
-"""In a message."""
+"""Class names in an error message."""
 _MEASURED = ("images", "accuracy", "accuracy_interval", "balanced_accuracy", "loss", "ece", "per_class")
 
 
@@ -38,7 +38,7 @@ class Photographs:
     """The files of one folder."""
 
     name: str
-    """For reports; the path stays out of them."""
+    """The name in reports, which do not show the path."""
     files: list[Path]
     labels: list[int | None]
     """Position of each file's class; None for a photograph of none of the classes."""
@@ -205,7 +205,7 @@ def _share(marked: Iterable[bool]) -> dict[str, Any]:
 
 
 def figures_of_the_page(measured: dict[str, Any], gains_from_views: bool) -> dict[str, Any]:
-    """Return what a manifest says of one folder in its `metrics.photographs`: the figures for the page's number of views.
+    """Return the entry of one folder in a manifest's `metrics.photographs`: the figures for the number of views that the page uses.
 
     Args:
         measured: from `measure_photographs`.
