@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits on what a client sends and on how slowly it sends and reads, and without its trouble with `Upgrade`."""
+"""uvicorn's HTTP protocol with limits on the size of heads and on slow clients. It also reads the body of a request that offers an upgrade."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar.errors import BadRequest, CifarError, HeadTooLarge, RequestTooSlow
 from cifar.serving.asgi import error_response
+from cifar.serving.process.worker_slot import Connections
 
 MAX_HEAD_BYTES = 32 * 1024
 """Largest request line and headers together. Browsers and proxies keep below 16 kB."""
@@ -22,31 +23,32 @@ HEAD_SECONDS = 10.0
 """Time in which a new connection, or one that has begun a request, must send the whole head."""
 BODY_SECONDS = 20.0
 BODY_BYTES = 64 * 1024
-"""In each `BODY_SECONDS`, an unfinished body must bring this much."""
+"""Bytes of an unfinished body that must arrive in each `BODY_SECONDS`."""
 READ_SECONDS = 30.0
-"""Time in which a client must read the part of an answer that waits for it."""
+"""Time in which a client must read the part of a response that is waiting to be sent."""
 MAX_PIPELINED = 64
-"""Requests of a connection that wait for the answer to the one before. One packet can hold 10,000."""
+"""Pipelined requests of one connection that wait for the response to an earlier one. One packet can hold 10,000."""
 _FRAMING = 8
-"""Bytes of chunk sizes and line ends for each byte of a body."""
+"""Allowed bytes of chunk sizes and line ends for each byte of a body."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Answers a request that is too slow, or whose head is too large, with an error, and ignores an offer to change the protocol.
+    """Refuses a request that is too slow or whose head is too large, and ignores an offer to upgrade to another protocol.
 
-    httptools ends a request with `Upgrade` at its head. Java's client offers HTTP/2 with its first request, and the server
-    may ignore that (RFC 9110, 7.8); so its body is read by a new parser.
+    httptools takes a request with the header `Upgrade` as complete after its head. Java's client offers HTTP/2 in its first request,
+    which may have a body. A server may ignore the offer (RFC 9110, 7.8), so a new parser reads that body.
     """
 
     _head_bytes = 0
     _reading_head = True
-    _continuing = False
+    _repeating_head = False
+    """A new parser reads a head that stands for the one that was read already."""
     _body_bytes = 0
     _framing_bytes = 0
     """Bytes of the request after its head that are no body: chunk sizes and trailers."""
     _trailer_bytes = 0
-    _earlier_bytes = 0
-    """Of the body, at the last look at its progress."""
+    _checked_bytes = 0
+    """Bytes of the body at the last check of its progress."""
     _timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
 
@@ -91,48 +93,50 @@ class HttpProtocol(HttpToolsProtocol):
                 self._continue_without_upgrade(data[cast("int", upgrade.args[0]) :])
 
     def _continue_without_upgrade(self, rest: bytes) -> None:
-        """Let a new parser read the body and what follows it. Its own events for the head are ignored."""
+        """Let a new parser read the body and what follows it. The parser gets a head first, whose events are ignored."""
         framing = [pair for pair in self.headers if pair[0] in {b"content-length", b"transfer-encoding"}]
         head = b"POST / HTTP/1.1\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in framing) + b"\r\n"
         self.headers[:] = [pair for pair in self.headers if pair[0] not in {b"connection", b"upgrade"}]
         self.cycle.more_body = True  # the first parser has ended the request
         self._reading_head = False
         self.parser = httptools.HttpRequestParser(self)
-        self._continuing = True
+        self._repeating_head = True
         self._feed(head)
-        self._continuing = False
+        self._repeating_head = False
         self._feed(rest)
 
     def on_message_begin(self) -> None:
-        if not self._continuing:
+        if not self._repeating_head:
             self._reading_head = True
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        if not self._continuing:
+        if not self._repeating_head:
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._continuing:
+        if self._repeating_head:
             return
         if self._reading_head:
             super().on_header(name, value)
             return
-        self._trailer_bytes += len(name) + len(value)  # a trailer, which nobody here reads, must not join the headers
+        self._trailer_bytes += len(name) + len(value)  # a trailer: it must not be added to the headers
         if self._trailer_bytes > MAX_HEAD_BYTES:
             raise _too_large()
 
     def on_headers_complete(self) -> None:
-        if self._continuing:
+        if self._repeating_head:
             return
         self._stop_timer()
         self._reading_head = False
-        self._head_bytes = self._body_bytes = self._framing_bytes = self._trailer_bytes = self._earlier_bytes = 0
+        self._head_bytes = self._body_bytes = self._framing_bytes = self._trailer_bytes = self._checked_bytes = 0
         if len(self.pipeline) >= MAX_PIPELINED:
             raise BadRequest("There are too many requests that wait for their turn on this connection.")
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             raise _too_large()
         super().on_headers_complete()
+        if isinstance(self.connections, Connections) and not self.pipeline and self.connections.gives_one_away():
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -184,8 +188,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _end_slow_body(self) -> None:
         """End a request whose body makes no progress, unless the server itself has paused reading it."""
-        if self.flow.read_paused or self._body_bytes - self._earlier_bytes >= BODY_BYTES:
-            self._earlier_bytes = self._body_bytes
+        if self.flow.read_paused or self._body_bytes - self._checked_bytes >= BODY_BYTES:
+            self._checked_bytes = self._body_bytes
             self._timer = self.loop.call_later(BODY_SECONDS, self._end_slow_body)
             return
         self._refuse(
@@ -195,7 +199,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: CifarError) -> None:
-        """Answer a request that cannot be passed on, and close the connection: only that where an earlier answer is due first."""
+        """Answer with an error and close the connection. If an earlier request still waits for its response, only close it."""
         self._stop_timer()
         unanswered = self.cycle is not None and not self.cycle.response_complete
         is_of_body = not self._reading_head and unanswered and not self.pipeline and not self.cycle.response_started
@@ -219,9 +223,9 @@ def _too_large() -> HeadTooLarge:
 
 @contextmanager
 def hanging_up(server: Server, *, after_seconds: float) -> Iterator[None]:
-    """Close the connections that are still open after this time, while `server` shuts down. A page's stream never ends by itself.
+    """While `server` shuts down, close the connections that are still open after this time. The stream of a page never ends by itself.
 
-    Each request ends as if its client had left: a task that uvicorn's own timeout cancels would end with a trace.
+    Each request ends as if its client had disconnected. uvicorn's own timeout would cancel its task, which logs a traceback.
     """
 
     def hang_up() -> None:

@@ -21,10 +21,12 @@ log = logging.getLogger(__name__)
 
 _BURST = 100
 """Connections that are accepted in one turn of the event loop."""
-_LEAVE_SECONDS = 0.01
+_LEAVE_SECONDS = 0.05
 """Time for which a worker leaves connections to others that have fewer, before it takes a few itself."""
 _TCP_INFO_BYTES = 28
-"""Linux' `struct tcp_info` up to `tcpi_unacked`. Of a listening socket, it is the number of connections in its queue."""
+"""Linux' `struct tcp_info` up to `tcpi_unacked`, which for a listening socket is the number of connections in its queue."""
+_LEAST_SURPLUS = 3
+"""A worker gives connections away if it has more than this above the mean, and a quarter more than it."""
 _RETRY_SECONDS = 1.0
 """Time after which a server that had no descriptor or no memory for a connection accepts again."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -46,26 +48,26 @@ current: WorkerSlot | None = None
 
 _SLOTS = 256
 _connections = memoryview(mmap.mmap(-1, 4 * _SLOTS)).cast("i")
-"""1 + the number of open connections of the worker in each slot; 0 without a worker. The workers share this memory, since the master
+"""For each slot, 1 + the number of open connections of its worker; 0 without a worker. The workers share this memory, because the master
 imports this module before it forks them."""
 
 
 def count_connections(connections: int | None, *, slot: int | None = None) -> None:
-    """Tell the other workers how many connections a worker has; None when it accepts no more.
+    """Tell the other workers how many connections a worker has.
 
     Args:
-        connections: their number.
-        slot: of the worker; None for this process.
+        connections: their number; None when the worker accepts no more.
+        slot: the worker's; None for this process.
     """
     number = slot if slot is not None else current.number if current else 0
     _connections[number % _SLOTS] = 0 if connections is None else connections + 1
 
 
 def fair_share(waiting: int) -> int:
-    """Return how many of the connections that wait to be accepted are for this worker: those that leave none with more than another.
+    """Return how many of the waiting connections this worker may accept, so that all workers get equally many.
 
     Args:
-        waiting: their number.
+        waiting: number of connections that wait to be accepted.
     """
     own = _connections[(current.number if current else 0) % _SLOTS] - 1
     total, level = waiting, 0
@@ -83,15 +85,20 @@ def shared_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="cifar-workers-"))
 
 
-class _Connections(set[Any]):
-    """The open connections of a server. The other workers of the host see their number."""
+class Connections(set[Any]):
+    """The open connections of a server. Their number is published to the other workers of the host."""
 
-    accepted = 0
-    """Connections that are not open yet."""
     closed = False
+    surplus = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accepted: set[object] = set()
+        """Accepted connections that are not open yet."""
 
     def add(self, connection: object) -> None:
         super().add(connection)
+        self.accepted.discard(connection)
         self.count()
 
     def discard(self, connection: object) -> None:
@@ -100,21 +107,38 @@ class _Connections(set[Any]):
 
     @property
     def number(self) -> int:
-        return len(self) + self.accepted
+        return len(self) + len(self.accepted)
 
     def count(self) -> None:
         if not self.closed:
             count_connections(self.number)
 
+    def rebalance(self) -> None:
+        """Set how many connections end with their next answer, so that their clients connect again and others may accept them.
+
+        A client may use a connection for hours, and the workers' numbers of such connections can differ by chance.
+        """
+        counts = [count - 1 for count in _connections if count]
+        mean = -(-sum(counts) // max(1, len(counts)))
+        surplus = self.number - mean
+        self.surplus = surplus if surplus > max(_LEAST_SURPLUS, mean // 4) else 0
+
+    def gives_one_away(self) -> bool:
+        """Return whether the connection that asks ends with its answer."""
+        if not self.surplus:
+            return False
+        self.surplus -= 1
+        return True
+
 
 class _Listener:
-    """Accepts the connections of a socket, from which other workers may accept too.
+    """Accepts the connections of a socket that this worker shares with others.
 
     uvloop accepts one connection in each turn of its loop. Under load, a turn takes tens of milliseconds: the last of 64 new
     connections would wait for most of a second, and the first worker to wake up would get most of them for good.
     """
 
-    def __init__(self, listening: socket.socket, connect: Callable[[], asyncio.Protocol], open_: _Connections) -> None:
+    def __init__(self, listening: socket.socket, connect: Callable[[], asyncio.Protocol], open_: Connections) -> None:
         """Begin to accept.
 
         Args:
@@ -160,22 +184,26 @@ class _Listener:
                 log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400
                 self._pause(_RETRY_SECONDS)
                 return
-            self._open.accepted += 1
+            protocol = self._connect()
+            self._open.accepted.add(protocol)
             self._open.count()
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connect, connection))
+            task = self._loop.create_task(self._open_connection(protocol, connection))
             self._tasks.add(task)  # the event loop itself holds only a weak reference
-            task.add_done_callback(self._connected)
+            task.add_done_callback(partial(self._connected, protocol))
 
     def _waiting(self) -> int:
-        """Return the number of connections that nobody has accepted yet, at least 1: not every system tells."""
+        """Return the length of the socket's queue, at least 1. Systems that do not report it count as having a long one."""
         if sys.platform != "linux" or self._socket.family not in {socket.AF_INET, socket.AF_INET6}:
             return _BURST
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return max(1, int.from_bytes(info[-4:], sys.byteorder))
 
-    def _connected(self, task: asyncio.Task[Any]) -> None:
+    async def _open_connection(self, protocol: asyncio.Protocol, connection: socket.socket) -> None:
+        await self._loop.connect_accepted_socket(lambda: protocol, connection)
+
+    def _connected(self, protocol: asyncio.Protocol, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        self._open.accepted -= 1
+        self._open.accepted.discard(protocol)
         self._open.count()
         if not task.cancelled() and (error := task.exception()):
             log.debug("a connection was lost before it was open: %s", error)
@@ -195,8 +223,15 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the app, then accept connections."""
-        self.server_state.connections = open_ = _Connections()
+        self.server_state.connections = open_ = Connections()
         await super().startup([])
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         connect = partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self._open = open_
         self.servers = [_Listener(listening, connect, open_) for listening in sockets or []]  # type: ignore[misc]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether to end, and once at the other workers."""
+        if counter % 10 == 0:
+            self._open.rebalance()
+        return await super().on_tick(counter)
