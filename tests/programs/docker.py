@@ -6,7 +6,7 @@
 - `.../once@...` becomes ready in the trial, but not after the switch.
 - `.../cut@...` does too, and its start after the switch kills the deployment script.
 - `.../absent@...` cannot be pulled.
-- `.../app-good@...` and `.../app-once@...` behave like these two, but serve with `python app.py` of this checkout.
+- `.../app-good@...` and `.../app-cut@...` behave like these two, but serve with `python app.py` of this checkout.
 
 The state is stored in files under $ENGINE_STATE; its file `images` has lines of a name and a digest.
 """
@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def kind(image: str) -> str:
     return image.split("@", maxsplit=1)[0].rsplit("/", 1)[-1]
+
+
+def behaviour(image: str) -> str:
+    return kind(image).removeprefix("app-")
 
 
 def images() -> list[str]:
@@ -55,7 +59,7 @@ def run(words: list[str]) -> None:
     assert words[words.index("--restart") + 1] == ("no" if trial else "always"), "after a reboot a container is started"
     if (STATE / name).exists():
         sys.exit(f"the name {name} is taken")
-    if kind(image) == "cut" and not trial:
+    if behaviour(image) == "cut" and not trial:
         os.kill(os.getppid(), signal.SIGKILL)
         sys.exit("the script was killed")
     if kind(image) == "slow":
@@ -74,13 +78,12 @@ def variables(words: list[str]) -> list[str]:
 
 def launch(name: str, image: str, port: str, *given: str) -> None:
     assert not Path("/proc/self/fd/9").exists(), "the container would keep the lock"
-    behaviour = kind(image).removeprefix("app-")
     command = ["-c", "import time; time.sleep(600)"]
-    if behaviour in {"good", "slow"} or (behaviour in {"once", "cut"} and name.endswith("-try")):
+    if behaviour(image) in {"good", "slow"} or (behaviour(image) in {"once", "cut"} and name.endswith("-try")):
         (STATE / "site").mkdir(exist_ok=True)
         (STATE / "site" / "readyz").touch()
         command = ["-m", "http.server", port, "--bind", "127.0.0.1", "--directory", str(STATE / "site")]
-        if behaviour != kind(image):
+        if behaviour(image) != kind(image):
             command = ["app.py"]
     folders = {f"CIFAR_{each.upper()}": str(STATE / f"{name}-{each}") for each in ("uploads", "records_folder")}
     environment = {**os.environ, **folders, "CIFAR_PORT": port, **dict(each.split("=", 1) for each in given)}

@@ -23,7 +23,7 @@ def unchecked(_: object) -> None:
     """Accept every version as loadable."""
 
 
-PROMOTES, ROLLBACKS, PAUSE_SECONDS = 4, 2, 2.5
+PROMOTES, ROLLBACKS, PAUSE_SECONDS = 3, 2, 2.5
 WINDOW_SECONDS = 2.0
 """Time within which every worker follows a change, on a busy machine."""
 
@@ -74,12 +74,13 @@ def test_under_load_no_request_fails_and_none_is_answered_by_a_version_that_is_n
         time.sleep(WINDOW_SECONDS)
         users = [f"{i:032x}" for i in range(1000, 1600)]
 
-        def versions_of(user: str) -> set[int]:
-            cookie = visitor_cookie(int(user, 16), secret)
-            with httpx2.Client(base_url=server.address, timeout=60, headers={"Cookie": cookie}) as client:
-                return {client.post("/predict", files={"image": CAT}).json()["model"]["version"] for _ in range(3)}
+        with httpx2.Client(base_url=server.address, timeout=60) as client, ThreadPoolExecutor(16) as pool:
 
-        with ThreadPoolExecutor(16) as pool:
+            def versions_of(user: str) -> set[int]:
+                cookie = {"Cookie": visitor_cookie(int(user, 16), secret)}
+                answers = [client.post("/predict", files={"image": CAT}, headers=cookie) for _ in range(3)]
+                return {answer.json()["model"]["version"] for answer in answers}
+
             met = list(pool.map(versions_of, users))
     assert all(len(versions) == 1 for versions in met), "stickiness"
     counts = Counter(versions.pop() for versions in met)

@@ -134,13 +134,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tmp_
 
 
 class Clock:
-    """A clock that advances by a tenth of a second whenever it is read."""
+    """A clock that advances by `step` seconds whenever it is read."""
+
+    step = 0.1
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def monotonic(self) -> float:
-        self.now += 0.1
+        self.now += self.step
         return self.now
 
 
@@ -152,10 +154,10 @@ def clock(monkeypatch) -> Clock:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("clock")
 @both
-def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_path, arch):
+def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_path, clock, arch):
     """The epochs use most of the budget and no more. Where the recipe lowers the learning rate, it ends near zero."""
+    clock.step = 0.3
     train(config(arch, epochs=None, time_budget=60.0), colours(120), tmp_path / "run")
     spent = rows(tmp_path / "run")["seconds"].sum()
     assert 50 < spent <= 60
@@ -198,15 +200,24 @@ def test_reading_the_data_counts_in_a_time_budget():
     assert make_schedule(plan, [], lost_seconds=60.0).seconds_left(0) == pytest.approx(30, abs=1)
 
 
+class EndOfTest(Exception):
+    """Ends a training whose further epochs do not matter."""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("clock")
 def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path):
     """If the time allows one pass only, more and smaller steps learn more. A batch size that the user sets is kept."""
-    dataset = colours(240)
     steps = {}
     for name, batch_size in (("default", None), ("chosen", 32)):
-        train(config("fast", epochs=None, time_budget=40.0, batch_size=batch_size), dataset, tmp_path / name)
-        steps[name] = rows(tmp_path / name)["steps"][0]
+
+        def stop_after_one_epoch(history, name=name):
+            steps[name] = history[0]["steps"]
+            raise EndOfTest
+
+        few = config("fast", epochs=None, time_budget=40.0, batch_size=batch_size)
+        with pytest.raises(EndOfTest):
+            train(few, colours(240), tmp_path / name, on_epoch=stop_after_one_epoch)
     fitted = 240 * 0.8
     assert steps["chosen"] == fitted // 32
     assert steps["default"] == fitted // 8
