@@ -6,17 +6,19 @@ import asyncio
 import hashlib
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
-from redis.asyncio import Redis
 
 from cifar import __version__
 from cifar.images.spec import Views
 from cifar.models.predictor import Predictor
 from cifar.serving.process.metrics import CACHE
 from cifar.serving.process.redis import SharedRedis
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 _LIFETIME_SECONDS = 3600
 """Time for which Redis keeps an answer."""

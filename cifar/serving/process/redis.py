@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.asyncio import Redis
-
 from cifar.dependency import Dependency
 
 T = TypeVar("T")
@@ -20,6 +18,8 @@ class SharedRedis:
 
     def __init__(self, url: str) -> None:
         """Make the client. It connects with the first call."""
+        from redis.asyncio import Redis  # 7 MB, for the services that have a Redis
+
         self.client = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self.dependency = Dependency(
             "redis", impact="Each process keeps its own rate limits and cache until it is back."
