@@ -1,4 +1,4 @@
-"""What the benchmarks of serving share: distinct pictures, `wrk` that sends them, and servers with default settings."""
+"""The parts that the benchmarks of serving share: distinct pictures, `wrk` that sends them, and servers with default settings."""
 
 from __future__ import annotations
 

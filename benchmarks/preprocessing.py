@@ -1,4 +1,4 @@
-"""Which way of bringing a photo to the model's size scores best, and what reduced-scale JPEG decoding changes.
+"""Compares ways to bring a photo to the model's size, and measures what reduced-scale JPEG decoding changes.
 
     python benchmarks/preprocessing.py --photos DIR
 

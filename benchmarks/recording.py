@@ -1,4 +1,4 @@
-"""What recording costs, and what it does to the requests beside it: `python -m benchmarks.recording [--rounds 15] [--seconds 2]`.
+"""Measures the cost of recording, for a request and for those beside it: `python -m benchmarks.recording [--rounds 15] [--seconds 2]`.
 
 Two workers serve the default version with default settings. `wrk` sends distinct pictures to the same processes, alternately recorded
 and with `record=false`. Prints requests per second at 64 connections, the 99th percentile at one, and the ratios within the rounds.

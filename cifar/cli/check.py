@@ -1,4 +1,4 @@
-"""What would stop a server that starts, or reloads, with these settings."""
+"""Checks that find what would stop a server that starts, or reloads, with these settings."""
 
 from __future__ import annotations
 

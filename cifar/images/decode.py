@@ -27,7 +27,7 @@ pillow_heif.register_heif_opener()
 bound_directories()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
-"""The formats that uploads may have. Pillow's dozens of other decoders stay out of an attacker's reach."""
+"""The formats that uploads may have. Pillow has dozens of other decoders, which an attacker cannot reach."""
 
 _RESAMPLE = Image.Resampling.BILINEAR
 _DRAFT_MARGIN = 4

@@ -76,7 +76,7 @@ class Reference(BaseModel):
 
 
 class PixelsInfo(BaseModel):
-    """How the exported graph prepares pixels for the Keras model, and how this was found out."""
+    """The way in which the exported graph prepares pixels for the Keras model, and how it was found."""
 
     model_config = ConfigDict(frozen=True)
 

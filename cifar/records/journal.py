@@ -59,7 +59,7 @@ class Journal:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether the file has lost its name: somebody deleted it or its folder. It can still be read and written here."""
+        """True if somebody deleted the file or its folder. This process can still read and write it."""
         return os.fstat(self._file).st_nlink == 0
 
     def lines(self, size: int) -> Iterator[list[bytes]]:

@@ -27,7 +27,7 @@ class Swept(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether no old rows are left."""
+        """True if no old rows are left."""
         return max(self.predictions, self.comparisons) < _ROWS_PER_STATEMENT
 
 

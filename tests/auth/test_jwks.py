@@ -164,7 +164,7 @@ def test_one_redirect_of_the_address_is_followed(provider):
 
 @pytest.mark.parametrize("target", ["/twice", "http://127.0.0.2:9/jwks", "ftp://127.0.0.1/jwks"])
 def test_further_redirects_and_those_to_other_hosts_without_tls_are_not_followed(provider, target, caplog):
-    """Who can change an answer without TLS could sign in as anybody. The log says what the host answered."""
+    """An attacker who can change an answer without TLS could sign in as anybody. The log says what the host answered."""
     moved(provider, "/o/jwks", target)
     moved(provider, "/twice", "/jwks")
     keys = PublicKeys(f"{provider.address}/o/jwks", Dependency("jwks", impact=""))

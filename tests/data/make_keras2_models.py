@@ -1,4 +1,4 @@
-"""How the Keras 2 files beside this script were made: `pip install tf-keras` in an environment of its own, then run it.
+"""Makes the Keras 2 files beside this script: `pip install tf-keras` in an environment of its own, then run it.
 
 They stand for the `.h5` files people have lying about: inputs in [0, 1], no rescaling layer, layer names of their own.
 """

@@ -1,4 +1,4 @@
-"""How the models in old_models.zip were made, each by the TensorFlow and Keras that were new in its time.
+"""Makes the models in old_models.zip, each by the TensorFlow and Keras that were new in its time.
 
 Run it once with each writer, then zip the folder OUT: `python make_old_models.py OUT`, in an environment of its own with
 

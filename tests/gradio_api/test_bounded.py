@@ -1,4 +1,4 @@
-"""What Gradio keeps of its callers is private, limited, and out of caches."""
+"""The data that Gradio keeps of its callers: private, limited in size, and never in caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding costs: the estimate is above the measured peak, and no file can hide how large its picture is."""
+"""Memory of decoding: the estimate is above the measured peak, and no file can hide how large its picture is."""
 
 from __future__ import annotations
 

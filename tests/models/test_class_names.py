@@ -158,7 +158,7 @@ def model_of(tmp_path):
 
 
 def test_a_wrong_number_of_names_is_refused_in_a_line(model_of, tmp_path, monkeypatch, capsys):
-    """What was expected, what came, and no list of a thousand names."""
+    """The message says what was expected and what came, without a list of a thousand names."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(tmp_path / "registry"))
     (tmp_path / "labels.txt").write_text("\n".join(f"a rather long name of class {number}" for number in range(999)))
     assert main(["export", model_of(1000), "--name", "x", "--classes", str(tmp_path / "labels.txt")]) == 1

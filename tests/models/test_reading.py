@@ -1,4 +1,4 @@
-"""What is no model, or no whole one: recognised by its content, and refused with a true sentence and the way out."""
+"""Files that are no complete model: recognised by their content, and refused with the reason and the way out."""
 
 from __future__ import annotations
 

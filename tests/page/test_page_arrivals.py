@@ -1,4 +1,4 @@
-"""How a photo comes to the page: chosen with any name, dropped or pasted anywhere, from a camera that may be missing."""
+"""The ways in which a photo comes to the page: chosen with any name, dropped or pasted anywhere, from a camera that may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/operations.md promises to operators, held against the code."""
+"""The promises of docs/operations.md to operators, compared with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger without sign-in can make of the A/B test: no more than the feedback of a few users."""
+"""The influence of a stranger without sign-in on the A/B test: no more than the feedback of a few users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What records survive: a folder or a database file that is deleted under way, odd journals, a wrong key, a wrong clock."""
+"""Failures that records survive: a folder or a database file that is deleted under way, odd journals, a wrong key, a wrong clock."""
 
 from __future__ import annotations
 

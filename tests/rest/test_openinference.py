@@ -211,7 +211,7 @@ def test_a_binary_text_that_is_cut_off_is_a_400(api, tail):
     ],
 )
 def test_a_wrong_call_is_a_400_with_the_reason(api, rest, words):
-    """What can be asked for is in the message."""
+    """The message lists what can be asked for."""
     call = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": PIXEL}], **rest}
     response = api.post(INFER, json=call)
     assert response.status_code == 400, response.text

@@ -1,4 +1,4 @@
-"""What libraries print becomes events of the log, in text and in JSON."""
+"""Lines that libraries print become events of the log, in text and in JSON."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_one_caller_cannot_take_all_places_for_heat_maps(tmp_path):
 
 
 def test_a_caller_has_half_of_what_is_limited():
-    """What one caller gives back, another one may take; calls without a caller share the whole."""
+    """Another caller may take what one gives back; calls without a caller share the whole."""
     shares = Shares(5)
     assert [shares.take("ada") for _ in range(3)] == [True, True, False]
     assert shares.in_use("ada") == 2, "its own share is the limit"

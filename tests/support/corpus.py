@@ -47,11 +47,11 @@ class Kind:
     shape: tuple[int, int, int] = SHAPE
     """Of the images that are served."""
     prepare: Callable[[Array], Any] = unchanged
-    """What the author does with images from 0 to 1 before `predict`."""
+    """The author's preparation of images from 0 to 1 before `predict`."""
     finish: Callable[[Any], Array] = unchanged
-    """What the author does with the answer of `predict` to have probabilities."""
+    """The author's conversion of the answer of `predict` to probabilities."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What the exporter must say: fields of `ReadOptions`."""
+    """The options that an export of the model needs: fields of `ReadOptions`."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `read_source`."""
     asks: str = ""

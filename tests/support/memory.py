@@ -21,7 +21,7 @@ class Memory:
 
     peak_bytes: int = 0
     limited: bool = False
-    """Whether the system holds the group to the limit. False where this process may not create control groups."""
+    """True if the system holds the group to the limit. False where this process may not create control groups."""
 
     def enter(self) -> None:
         """Move this process into the group. Its children will be in it too."""

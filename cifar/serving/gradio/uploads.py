@@ -34,10 +34,10 @@ _PATH = "/gradio_api/upload"
 _BYTES_PER_FILE = 8 * 1024
 """Counted for a file in addition to its blocks: it has a folder of its own."""
 _PIECE_BYTES = 16 * 1024
-"""Of a form that is read at once: up to 200 files, which Gradio creates before other requests have their turn."""
+"""Bytes of a form that are read in one turn of the event loop. They hold up to 200 files, which Gradio creates in that turn."""
 _RESERVED_BYTES = 64 * 1024**2
 _RESERVED_SHARE = 0.05
-"""What uploads leave free on their disk: the smaller one of these, for others that write there."""
+"""Space that uploads leave free on their disk for other writers: the smaller one of these two."""
 
 
 def own_folder(settings: Settings, shared: Path | None = None) -> Path:

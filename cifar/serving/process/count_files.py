@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _INITIAL_BYTES = 64 * 1024
 _ENTRY_BYTES = 64
-"""What an entry takes besides its key: two lengths, two numbers and padding."""
+"""Size of an entry without its key: two lengths, two numbers and padding."""
 
 
 class CountFile(MmapedDict):

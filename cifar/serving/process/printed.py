@@ -1,7 +1,7 @@
-"""What libraries print: it becomes events of the log, each line one.
+"""Turns each line that libraries print into an event of the log.
 
-Gradio prints tracebacks that quote the caller's text, and libraries in C write to the file descriptors. Both would go past the
-formatter of the log, which escapes control characters and marks where an event begins.
+Gradio prints tracebacks that quote the caller's text, and libraries in C write to the file descriptors. Without this
+module, neither would pass the formatter of the log, which escapes control characters and marks where an event begins.
 """
 
 from __future__ import annotations

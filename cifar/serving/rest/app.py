@@ -63,7 +63,7 @@ class Api(FastAPI):
 
 
 class _Direct(ServerErrorMiddleware):
-    """FastAPI's middleware, which requests of the routes in `direct` pass by, unless they are traced.
+    """FastAPI's middleware. Requests of the routes in `direct` bypass it, unless they are traced.
 
     OpenTelemetry's instrumentation of FastAPI expects this base class, and wraps the app in it.
     """

@@ -36,7 +36,7 @@ from cifar.settings import Settings
 CLASSIFICATION = "image-classification"
 """Hugging Face's task. A request in its form is answered in its form: a list of labels and scores."""
 _CLASSIFICATION_TOP_K = 5
-"""Its default, which is not the setting's."""
+"""Number of labels that the task returns by default, whatever the setting `default_top_k` says."""
 _HUB_CLIENTS = ("hf_hub/", "@huggingface/")
 """In the User-Agent of Hugging Face's clients, which send a file as the body when they send no parameters."""
 _NO_TYPE = ("", "application/x-www-form-urlencoded")
@@ -164,8 +164,7 @@ async def read_image(
         names: the parameters of the route.
         max_body_bytes: limit on an unpacked body.
         task: also read a request of Hugging Face's image-classification task: the file from its clients, the file without a type, or
-            JSON, `{"inputs": "<base64>", "parameters": {"top_k": 3}}`. The values
-            then contain `task`.
+            JSON, `{"inputs": "<base64>", "parameters": {"top_k": 3}}`. The values then contain `task`.
 
     Returns:
         The image file, if there is one, and the values of the parameters that were sent.

@@ -41,7 +41,7 @@ class Dataset:
     validation: np.ndarray | None = None
     """Positions of the training images that the source itself holds out for validation, if it does."""
     contents: Contents = field(default_factory=Contents)
-    """What was found besides the pixels; empty for CIFAR-10."""
+    """The record of reading the source; empty for CIFAR-10."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What a person should know about a data set before training on it: what was left out, copies, and imbalance."""
+"""Warnings about a data set before training: pictures that were left out, copies, and imbalance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command `data` shows of a data set: counts, what was left out, and a sheet of pictures."""
+"""The output of the command `data`: counts, pictures that were left out, and a sheet of pictures."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ExportSource:
     model: Classifier
     class_names: tuple[str, ...]
     pixels: FoundPreparation
-    """What is done to the pixels before they enter the model."""
+    """The preparation of the pixels before they enter the model."""
     images: dict[str, np.ndarray]
     """Real images on which the export is compared with the model: `(height, width, channels)` `uint8`, by name."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class ExportSource:
     reference: Reference | None = None
     """The reference distribution for drift, from the run's held-out images; None for a model without a run."""
     multi_label: bool = False
-    """Whether each class has a probability of its own. Otherwise those of an image add up to 1."""
+    """True if each class has a probability of its own. Otherwise those of an image add up to 1."""
     options: ReadOptions = NO_OPTIONS
     """Those that the model was read with."""
 
@@ -67,7 +67,7 @@ class ExportSource:
 
     @property
     def logits(self) -> bool:
-        """Whether the model returns logits, so that the export must add a softmax or, for a multi-label model, a sigmoid."""
+        """True if the model returns logits, so that the export must add a softmax or, for a multi-label model, a sigmoid."""
         return self.model.logits
 
 

@@ -13,7 +13,7 @@ from cifar.training.export.reading.network import Network
 log = logging.getLogger(__name__)
 
 _MAX_ROUNDING = 1e-3
-"""How far the sum of an image's probabilities may be from 1."""
+"""Largest accepted distance between 1 and the sum of an image's probabilities."""
 
 
 def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What was found in a folder of pictures besides the pixels: names, what was left out and why, and what a reader should know."""
+"""The record of reading a folder of pictures: names, files that were left out and why, and notes for the user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Contents:
     names: list[str] = field(default_factory=list)
     """The path of each training picture and then of each test picture, relative to the source."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """By reason, the relative paths of what was passed over."""
+    """The relative paths of what was passed over, by reason."""
     damaged: dict[str, str] = field(default_factory=dict)
     """The reason why a picture could not be decoded, by its relative path."""
     formats: dict[str, int] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Contents:
     conversions: dict[str, int] = field(default_factory=dict)
     """Number of pictures that lose something on the way to 8-bit RGB, by what it is."""
     notes: list[str] = field(default_factory=list)
-    """How the folder was understood, in sentences."""
+    """Sentences that say how the folder was understood."""
 
     few_photographs: bool = False
-    """Return whether the pictures are photographs, and too few to train a network on them alone."""
+    """True if the pictures are photographs, and too few to train a network on them alone."""
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(printable(name))

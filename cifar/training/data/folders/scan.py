@@ -70,7 +70,7 @@ class Folder:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it at all that could explain why it has no pictures."""
+        """True if the folder and those in it have no files at all."""
         return not (self.pictures or self.side_files) and all(folder.is_empty for folder in self.folders)
 
 

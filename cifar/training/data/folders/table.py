@@ -38,7 +38,7 @@ Row = list[str]
 
 @dataclass(frozen=True)
 class _Columns:
-    """How to read a row."""
+    """The columns of a table, by their meaning."""
 
     path: int
     label: Callable[[Row], str]

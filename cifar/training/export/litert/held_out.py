@@ -25,7 +25,7 @@ class HeldOut:
     labels: np.ndarray | None
     """`(n,)`, positions of the true classes; None if they are unknown."""
     source: str
-    """Where the images come from, for the manifest."""
+    """The origin of the images, for the manifest."""
 
     def some(self, count: int) -> HeldOut:
         """Return at most `count` images, evenly spaced: data sets are often ordered by class."""

@@ -35,21 +35,21 @@ _ENDS = {
     UNIT: ((-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5), (1, 0)),
     SYMMETRIC: ((0, 1), (0, 255)),
 }
-"""What black and white become in the conversions in common use. None of them makes sense for another range."""
+"""The values of black and white after the usual conversions of each range. None of them makes sense for another range."""
 
 
 @dataclass(frozen=True)
 class Derived:
-    """What the layers say of the range."""
+    """The preparation that the layers imply, and the reason."""
 
     preparation: Preparation | None
-    """None where the layers do not tell."""
+    """None if the layers do not tell."""
     reason: str
 
 
 @dataclass(frozen=True)
 class _Mapping:
-    """What a layer makes of flat images: for each number that it returns and that depends on the image."""
+    """The outputs of a layer for images of one colour: all numbers that depend on the image."""
 
     layer: str
     results: dict[float, np.ndarray]
@@ -137,7 +137,7 @@ def _mapping(step: Step) -> _Mapping | None:
 
 
 def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
-    """Whether a layer turns this range, and not by accident, into one that networks are trained on."""
+    """Return whether a layer turns this range, and not by accident, into one that networks are trained on."""
     black, middle, white = mapping.at(preparation)
     span = np.abs(white - black)
     if not _is_linear(black, middle, white):
@@ -166,7 +166,7 @@ def _close(values: np.ndarray, expected: Any, span: np.ndarray) -> bool:
 
 
 def _is_imagenet(black: np.ndarray, white: np.ndarray, channel: np.ndarray) -> bool:
-    """Whether red, green and blue are shifted and scaled by ImageNet's means: alone ("caffe") or with deviations ("torch")."""
+    """Return whether red, green and blue are shifted and scaled by ImageNet's means: alone ("caffe") or with deviations ("torch")."""
     means, stds = np.asarray(IMAGENET_MEAN)[channel], np.asarray(IMAGENET_STD)[channel]
     caffe = np.asarray(CAFFE_MEAN)[channel]
     span = np.abs(white - black)
@@ -175,7 +175,7 @@ def _is_imagenet(black: np.ndarray, white: np.ndarray, channel: np.ndarray) -> b
 
 
 def _expects_bgr(mapping: _Mapping) -> bool:
-    """Whether red is shifted by ImageNet's mean of blue, and blue by that of red: such a model was trained on BGR images."""
+    """Return whether red is shifted by ImageNet's mean of blue, and blue by that of red: such a model was trained on BGR images."""
     if mapping.channels != 3:
         return False
     black, _, white = mapping.at(BYTES)

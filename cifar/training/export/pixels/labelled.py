@@ -28,7 +28,7 @@ class Labelled:
     labels: np.ndarray
     """`(n,)`, numbers of classes."""
     files: tuple[str, ...] = ()
-    """Where each picture lies."""
+    """The file of each picture."""
     left_out: str = ""
     """A sentence on the pictures that fit no class or are damaged, if there are any."""
 

@@ -30,7 +30,7 @@ _OF_A_VARIABLE = "ReadVariableOp"
 
 @dataclass(frozen=True)
 class Step:
-    """What one operation made of the images."""
+    """The output of one operation for the images."""
 
     name: str
     results: np.ndarray

@@ -15,7 +15,7 @@ SEVERAL_INPUTS = "Export a model that takes an image alone."
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user says about a file that the file does not say itself."""
+    """Options of the user for what a file does not say itself."""
 
     image_size: tuple[int, int] | None = None
     """Height and width, for a model that takes images of any size, or flat ones."""
@@ -26,7 +26,7 @@ class ReadOptions:
     imports: tuple[str, ...] = ()
     """Python files or modules that define the model's own layers. They are run."""
     allow_lambda: bool = False
-    """Whether code inside the file may be run."""
+    """True if code inside the file may be run."""
 
 
 NO_OPTIONS = ReadOptions()
@@ -44,9 +44,9 @@ class Network:
     layers: Any = None
     """The Keras 3 or `tf_keras` model, for those who look at its layers. None for a SavedModel without them."""
     from_logits: bool = False
-    """Whether the loss that the model was trained with takes logits."""
+    """True if the loss that the model was trained with takes logits."""
     binary_loss: bool = False
-    """Whether that loss compares each class by itself, as multi-label models do."""
+    """True if that loss compares each class by itself, as for multi-label models."""
     input_range: tuple[float, float] | None = None
     """The values of a black and a white pixel, where the file says so."""
     class_names: tuple[str, ...] = ()
@@ -76,5 +76,5 @@ def chosen(names: list[str], wanted: str | None, shapes: list[tuple[int | None, 
 
 
 def calls_its_graph(model: Any) -> bool:
-    """Whether a Functional or Sequential model is called as Keras does it. A subclass may do more than its graph shows."""
+    """Return whether a Functional or Sequential model is called as Keras does it. A subclass may do more than its graph shows."""
     return type(model).call.__module__.partition(".")[0] in {"keras", "tf_keras"}
