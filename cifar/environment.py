@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, ValidationError
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 from cifar.errors import SettingsError
 
 PREFIX = "CIFAR_"
+_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _OF_SERVICES = re.compile(r"CIFAR_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _PORT = re.compile(r"CIFAR_(\w+_)?PORT")
 _ADDRESS = re.compile("(tcp|udp|sctp)://")
@@ -96,6 +98,40 @@ def require(beginning: str, values: Mapping[str, object]) -> None:
     """Raise ValueError with the names of the variables that have no value."""
     if missing := [name for name, value in values.items() if not value]:
         raise ValueError(f"{beginning} {' and '.join(missing)} too.")
+
+
+def secure_address(url: str) -> str:
+    """Return an address with HTTPS. With plain HTTP, an attacker who can change the answers could sign in as any user.
+
+    Raises:
+        ValueError: it is another address, and not one of this machine.
+    """
+    parts = urlsplit(url)
+    if not (parts.hostname and (parts.scheme == "https" or parts.hostname in _LOOPBACK_HOSTS)):
+        raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
+    return url
+
+
+def refuse_wrong_redis_address(url: str) -> None:
+    """Raise ValueError if the client cannot read the address. The client's own message can quote a part of it, and so the password."""
+    from redis.connection import parse_url
+
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call] # redis is half typed
+    except ValueError:
+        raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS") from None
+
+
+def web_origin(text: str) -> str:
+    """Return a web origin as browsers send it: in lower case, without the scheme's own port and a slash at the end.
+
+    Raises:
+        ValueError: the text is neither an origin nor `*` or `null`.
+    """
+    origin = text.strip().lower().rstrip("/")
+    if origin not in {"*", "null"} and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+        raise ValueError("expected origins such as https://a.example, without a path")
+    return re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin)
 
 
 def _read_secret(variable: str, variables: Mapping[str, str | None]) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from cifar.environment import read_secrets, read_variables, refuse_unknown, require, wrong_value
+from cifar import environment
 from cifar.errors import SettingsError
 from cifar.profile import with_profile
 
@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `app.py`, `saved_model/` and `examples/`."""
 
 _MIN_SECRET_CHARACTERS = 32
-_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 class Settings(BaseSettings):
@@ -191,7 +190,6 @@ class Settings(BaseSettings):
     )
     root_path: str = Field(
         "",
-        pattern=r"^((/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/?|/)?$",
         description="Path of the page on its host, such as `/cifar`, where a proxy serves it beside other things. The proxy "
         "may leave the path in requests or take it away. Default: the path of `CIFAR_PUBLIC_URL`.",
     )
@@ -292,16 +290,23 @@ class Settings(BaseSettings):
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and path.expanduser()
 
+    @field_validator("root_path")
+    @classmethod
+    def _check_path(cls, path: str) -> str:
+        if not re.fullmatch(r"((/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/?|/)?", path):
+            raise ValueError("expected a path such as /cifar")
+        return path
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: list[str]) -> list[str]:
+        return [environment.web_origin(origin) for origin in origins]
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url:
-            from redis.connection import parse_url
-
-            try:
-                parse_url(url.get_secret_value())  # type: ignore[no-untyped-call] # redis is half typed
-            except ValueError:  # its message can quote a part of the address, and so the password
-                raise ValueError("expected redis://HOST:6379/0, or rediss:// for TLS") from None
+            environment.refuse_wrong_redis_address(url.get_secret_value())
         return url
 
     @field_validator("jwt_secret", "oidc_client_secret", "records_key")
@@ -312,19 +317,10 @@ class Settings(BaseSettings):
             raise ValueError(f"expected at least {_MIN_SECRET_CHARACTERS} characters; got {len(secret)}")
         return secret
 
-    @field_validator("oidc_provider_url", "public_url")
-    @classmethod
-    def _drop_last_slash(cls, url: str | None) -> str | None:
-        return url and url.rstrip("/")
-
     @field_validator("jwks_url", "oidc_provider_url", "public_url")
     @classmethod
-    def _refuse_plain_http(cls, url: str | None) -> str | None:
-        """Refuse plain HTTP: an attacker who can change the answers could sign in as any user."""
-        parts = urlsplit(url or "")
-        if url and not (parts.hostname and (parts.scheme == "https" or parts.hostname in _LOOPBACK_HOSTS)):
-            raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
-        return url
+    def _check_address(cls, url: str | None, field: ValidationInfo) -> str | None:
+        return url and environment.secure_address(url if field.field_name == "jwks_url" else url.rstrip("/"))
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
@@ -343,14 +339,14 @@ class Settings(BaseSettings):
         if any(tokens.values()) and not (self.jwt_secret or self.jwks_url):
             raise ValueError("Bearer tokens need CIFAR_JWT_SECRET or CIFAR_JWKS_URL.")
         if self.jwt_secret or self.jwks_url:
-            require("Bearer tokens need", tokens)
+            environment.require("Bearer tokens need", tokens)
         people = {
             "CIFAR_OIDC_PROVIDER_URL": self.oidc_provider_url,
             "CIFAR_OIDC_CLIENT_ID": self.oidc_client_id,
             "CIFAR_OIDC_CLIENT_SECRET": self.oidc_client_secret,
         }
         if any(people.values()):
-            require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
+            environment.require("Sign-in to the page needs", {**people, "CIFAR_PUBLIC_URL": self.page_url})
         return self
 
     @model_validator(mode="after")
@@ -382,13 +378,13 @@ def load_settings() -> Settings:
         SettingsError: a variable is unknown or its value is wrong. The message names the first such variable, its
             value (unless it is a secret) and what was expected.
     """
-    variables = read_variables()
-    refuse_unknown(variables, Settings.model_fields, _secrets())
-    secrets = read_secrets(variables, _secrets())
+    variables = environment.read_variables()
+    environment.refuse_unknown(variables, Settings.model_fields, _secrets())
+    secrets = environment.read_secrets(variables, _secrets())
     try:
         return Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise wrong_value(error, variables, Settings.model_fields, _secrets()) from error
+        raise environment.wrong_value(error, variables, Settings.model_fields, _secrets()) from error
     except SourceError as error:  # a list that is not JSON; only the message names the field
         field = str(error).partition('"')[2].partition('"')[0].upper()
         raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error

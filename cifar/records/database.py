@@ -26,7 +26,7 @@ _JSON: dict[str, Any] = {
     "json_serializer": lambda value: orjson.dumps(value).decode(),
     "json_deserializer": orjson.loads,
 }
-_POSTGRESQL = re.compile(r"^postgres(?:ql)?://(.*)", re.DOTALL)
+_POSTGRESQL = re.compile(r"^postgres(?:ql)?(?:\+\w+)?(?=://)", re.IGNORECASE)
 _SEVERAL_HOSTS = re.compile(
     r"(?P<before>postgres[\w+]*://(?:.*@)?)(?P<hosts>[^@/?]*,[^@/?]*)/(?P<database>[^?]*)(?:\?(?P<query>.*))?",
     re.DOTALL,
@@ -39,7 +39,7 @@ _POSTGRESQL_LOCK = 0x0C1FA2
 
 
 def database_url(settings: Settings) -> URL:
-    """Return the address of the database. `postgres://` and `postgresql://`, which platforms give, mean psycopg.
+    """Return the address of the database. `postgres://` and `postgresql://`, which platforms give, and other drivers' mean psycopg.
 
     Raises:
         SettingsError: `database_url` is no address of a SQLite or PostgreSQL database.
@@ -48,7 +48,7 @@ def database_url(settings: Settings) -> URL:
         return URL.create("sqlite", database=str(settings.records_folder / "records.sqlite"))
     address = settings.database_url.get_secret_value().strip()
     try:
-        url = make_url(_POSTGRESQL.sub(r"postgresql+psycopg://\1", _with_one_host(address)))
+        url = make_url(_with_one_host(_POSTGRESQL.sub("postgresql+psycopg", address, count=1)))
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         url = None
     if url is None or url.drivername not in {"sqlite", "postgresql+psycopg"} or not url.database:

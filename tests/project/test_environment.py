@@ -68,3 +68,13 @@ def test_the_job_of_training_gets_no_variables_of_services():
     """As the pods of the chart."""
     _, job = yaml.safe_load_all((ROOT / "deploy/kubernetes/train.yaml").read_text())
     assert job["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+def test_a_web_origin_is_compared_as_browsers_send_it(monkeypatch):
+    """With a slash at the end, as in an address bar, it used to match no origin, and nothing said why."""
+    monkeypatch.setenv("CIFAR_CORS_ORIGINS", '["https://A.example/", "http://b:8080", "https://c:443", "app://x", "*"]')
+    assert load_settings().cors_origins == ["https://a.example", "http://b:8080", "https://c", "app://x", "*"]
+    for wrong in ("a.example", "https://a.example/path", "https://", ""):
+        monkeypatch.setenv("CIFAR_CORS_ORIGINS", f'["{wrong}"]')
+        with pytest.raises(SettingsError, match=r"CIFAR_CORS_ORIGINS=.* without a path"):
+            load_settings()

@@ -21,7 +21,6 @@ from cifar.settings import Settings
         "postgresql+psycopg://cifar:hunter2@db:x/x",
         "postgresql://cifar:hunter2@db:5432,other:x/x",
         "postgresql://cifar:hunter2@db",
-        "postgresql+psycopg2://cifar:hunter2@db/x",
     ],
 )
 def test_an_unsupported_database_is_refused_without_showing_its_password(url):
@@ -40,6 +39,8 @@ def test_an_unsupported_database_is_refused_without_showing_its_password(url):
         ("postgres://ann:a%40b@one:1,two:2/x?target_session_attrs=read-write", "one,two", "1,2"),
         ("postgresql://ann:a%40b@one,two/x", "one,two", "5432,5432"),
         ("postgresql://ann:a%40b@[::1]:5432,[fe80::2]/x", "::1,fe80::2", "5432,5432"),
+        ("POSTGRESQL+asyncpg://ann:a%40b@db/x", "db", None),
+        ("postgresql+psycopg2://ann:a%40b@one:1,two:2/x", "one,two", "1,2"),
         (" postgresql:///x?host=/var/run/postgresql\n", "/var/run/postgresql", None),
     ],
 )

@@ -17,6 +17,8 @@ _EXPOSED = [
     "X-Model-Engine",
     "Inference-Header-Content-Length",
     "WWW-Authenticate",
+    "Accept-Encoding",
+    "Allow",
 ]
 """Headers of answers that scripts of other sites may read: those that the documents name."""
 
