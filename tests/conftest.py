@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
+from support.node import install_js_client
 from support.samples import open_records, write_a_day, write_two_versions
 from support.servers import Server, need, running, wait_until_ready
 
@@ -101,10 +102,16 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
         folder = folder.parent
     with locked(folder / f"{name}.lock"):
         if not (folder / f"{name}.done").exists():
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)  # it exists if the first attempt failed
             make(folder / name)
             (folder / f"{name}.done").touch()
     return folder / name
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Gradio's JavaScript client."""
+    return once(tmp_path_factory, "node", install_js_client)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser
-from support.servers import CAT, need, running
+from support.servers import CAT, running
 
 from app import create_app
 from cifar.settings import ROOT, Settings
 
 ORIGIN = "https://a.example"
-JS_CLIENT = "@gradio/client@2.7.0"
 PROGRAM = """
 import { Client } from "./browser.js";
 const photo = await (await fetch("cat.jpg")).blob();
@@ -76,15 +73,9 @@ def test_an_allowed_origin_may_read_every_header_that_the_documents_name(client)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
-    """A folder that a web server of another origin serves, with Gradio's JavaScript client. Without a network the test is skipped."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [need("npm"), "install", "--no-audit", "--no-fund", "--prefix", str(folder), JS_CLIENT]
-    installed = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=200)
-    if installed.returncode and os.environ.get("CI") != "true":
-        pytest.skip("npm cannot fetch the client")
-    assert installed.returncode == 0, installed.stderr
-    dist = folder / "node_modules/@gradio/client/dist"
+def site(node_folder) -> Iterator[tuple[Path, str]]:
+    """A folder that a web server of another origin serves, with Gradio's JavaScript client."""
+    dist = node_folder / "node_modules/@gradio/client/dist"
     (dist / "cat.jpg").write_bytes(CAT)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(dist))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

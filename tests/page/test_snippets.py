@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from support.servers import DATA_URL, need, running
 
 from cifar.serving.page import code_tab
 from cifar.settings import ROOT
-
-JS_CLIENT = "@gradio/client@2.7.0"
 
 
 @pytest.fixture
@@ -65,18 +62,6 @@ def test_the_snippet_for_requests_prints_the_error_message_of_the_server(server,
     )
     assert done.returncode == 1
     assert "whatever its name says" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def node_folder(tmp_path_factory) -> Path:
-    """A folder with Gradio's JavaScript client, from npm. Without a network the test is skipped; with CI=true it fails."""
-    folder = tmp_path_factory.mktemp("node")
-    command = [need("npm"), "install", "--no-audit", "--no-fund", "--prefix", str(folder), JS_CLIENT]
-    installed = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=200)
-    if installed.returncode and os.environ.get("CI") != "true":
-        pytest.skip("npm cannot fetch the client")
-    assert installed.returncode == 0, installed.stderr
-    return folder
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from cifar.training.network.architectures import ARCHITECTURES, build_model, ini
 from cifar.training.network.batchnorm import FusedBatchNormalization, batch_normalization
 from cifar.training.network.muon import Muon, orthogonalize
 from cifar.training.network.recipes import RECIPES
-from cifar.training.run import schedule as schedule_module
 from cifar.training.run.schedule import LearningRateSchedule
 from cifar.training.run.transfer import copy_weights
 
@@ -226,24 +225,7 @@ def test_small_data_sets_get_smaller_batches_and_more_epochs_and_large_images_sm
 # --- the learning rate schedule ---------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(schedule_module, "time", clock)
-    return clock
-
-
-def run_through(schedule: LearningRateSchedule, clock: Clock, *, step: float, validation: float, steps_an_epoch: int):
+def run_through(schedule: LearningRateSchedule, clock, *, step: float, validation: float, steps_an_epoch: int):
     """Return the learning rates of a run whose steps and validations take this long. Compiling adds 5 s to the first step."""
     optimizer = SimpleNamespace(iterations=0, learning_rate=None)
     model = SimpleNamespace(optimizer=optimizer, stop_training=False)
