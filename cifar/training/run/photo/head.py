@@ -36,8 +36,8 @@ def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, stre
     Args:
         features: `(n, width)`.
         labels: `(n,)`; each class from 0 to the highest has at least one.
-        weights: `(n,)`, of each picture in the loss.
-        strength: of the regularization.
+        weights: `(n,)`, the weight of each picture in the loss.
+        strength: strength of the regularization.
     """
     centre = features.mean(axis=0, dtype=np.float64)
     centred = features - centre
@@ -63,7 +63,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, stre
 
 
 def stratified_parts(labels: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
-    """Deal the pictures of each class evenly to so many parts; fewer parts if the smallest class has fewer pictures.
+    """Divide the pictures of each class evenly between `parts` parts, or as many as the smallest class has pictures.
 
     Returns:
         The positions in each part. Each position is in one of them.

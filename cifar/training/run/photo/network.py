@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946, in its edition for phones) with a last layer of one's own."""
+"""EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946, in its edition for phones) with a new last layer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage: number of blocks, side of the kernel, stride of the first block, expansion, and channels."""
+"""For each stage: number of blocks, side of the kernel, stride of the first block, expansion, and channels."""
 _STEM, _HEAD = 32, 1280
 _EPSILON = 1e-3
-"""Of the batch normalization that the weights were trained with."""
+"""Epsilon of the batch normalization that the weights were trained with."""
 
 
 def photo_network(image_shape: Shape, classes: int) -> keras.Model:
     """Build the network with random weights, from Keras's own layers only. `load_backbone` sets all but the last layer.
 
-    Batch normalization is part of the convolutions' weights. The features, `(n, 1280)`, have length 1.
+    There is no batch normalization: `load_backbone` makes it a part of the convolutions. The features, `(n, 1280)`, have length 1.
 
     Args:
         image_shape: height, width and 3 channels.
@@ -61,7 +61,7 @@ def _activated(layer: keras.Layer, x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def load_backbone(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
-    """Set the weights of all convolutions, with the batch normalization that follows each in the original."""
+    """Set the weights of all convolutions, multiplied with the batch normalization that follows each one in the original."""
     arrays = iter([array for name, array in weights.items() if not name.endswith("num_batches_tracked")])
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):

@@ -42,9 +42,9 @@ from cifar.training.run.reference import make_reference, save_reference, served_
 from cifar.training.run.run_folder import CONFIG, MODEL, Row, make_folder, write_history
 
 PARTS = 5
-"""Of the cross-validation."""
+"""Number of parts of the cross-validation."""
 STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-"""Of the regularization, to choose from."""
+"""Strengths of the regularization that are tried."""
 _BATCH = 32
 _MIN_PROBABILITY = 1e-12
 
@@ -64,10 +64,10 @@ class Pictures:
     plain: np.ndarray
     """`(n, width)`."""
     mirrored: np.ndarray
-    """The same of their mirror images."""
+    """The features of their mirror images, `(n, width)`."""
     labels: np.ndarray
     weights: np.ndarray
-    """`(n,)`, of each picture in the loss."""
+    """`(n,)`, the weight of each picture in the loss."""
 
     def head(self, positions: np.ndarray, strength: float) -> Head:
         """Fit a last layer to the pictures at these positions, and their mirror images."""
@@ -82,18 +82,29 @@ class Pictures:
         return np.concatenate([self.plain[positions], self.mirrored[positions]])
 
 
+@dataclass(frozen=True)
+class _Validated:
+    """The result of the cross-validation with the best strength of the regularization."""
+
+    strength: float
+    heads: list[Head]
+    """The last layer that was fitted for each split."""
+    probabilities: np.ndarray
+    """`(n, classes)`, of all held-out pictures, each from the last layer that was fitted without it."""
+
+
 def train_photo(
     config: TrainConfig, dataset: Dataset, run: Path, description: dict[str, Any], *, h5: bool = False
 ) -> Path:
     """Fit a classifier, and write it into a run folder.
 
     Cross-validation chooses the strength of the regularization and gives the accuracy, the temperature and the threshold of
-    the OOD score. A validation part of the data set itself is used instead, and then not fitted on.
+    the OOD score. If the data set has a validation part, that part is used instead, and is not fitted on.
 
     Args:
         config: with `arch` "photo".
         dataset: images of at least 64x64 pixels in RGB, at least two of each class.
-        run: the run's folder. It is made once the features are computed.
+        run: the run's folder. It is created after the features have been computed.
         description: from `describe_run`.
         h5: also write `model.h5`.
 
@@ -121,21 +132,16 @@ def train_photo(
 
     held_out = np.concatenate([split.held_out for split in splits])
     truth = labels[held_out]
-    heads = {
-        strength: [pictures.head(split.fit, strength) for split in splits]
-        for strength in tqdm(STRENGTHS, desc="cross-validation", disable=None, leave=False)
-    }
-    answers = {strength: _answers(pictures, splits, heads[strength]) for strength in STRENGTHS}
-    strength = min(STRENGTHS, key=lambda each: _log_loss(answers[each], truth))
-    probabilities = answers[strength]
+    validated = _cross_validate(pictures, splits, truth)
+    probabilities = validated.probabilities
     fitted = splits[0].fit if len(splits) == 1 else np.arange(len(labels))
-    head = pictures.head(fitted, strength)
+    head = pictures.head(fitted, validated.strength)
     model.layers[-1].set_weights([head.kernel, head.bias])
 
     confidence, served = None, probabilities
     if len(held_out) >= FEWEST_HELD_OUT:
         outliers = _outliers(network, dataset.train_images[fitted])
-        raw = _raw_scores(pictures, splits, heads[strength], outliers)
+        raw = _raw_scores(pictures, splits, validated.heads, outliers)
         confidence = make_confidence(
             pictures.score(fitted, head, outliers),
             scores=raw,
@@ -158,14 +164,14 @@ def train_photo(
         "validation_balanced_accuracy": round(balanced_accuracy(predicted, truth), 4),
         "validation_interval": interval,
         "cross_validation_parts": len(splits),
-        "regularization": strength,
+        "regularization": validated.strength,
         "fitted_images": len(fitted),
         "precision": "float32",
     }
     write_results(run, model, dataset, history, metrics, confidence=confidence, held_out=np.sort(held_out), h5=h5)
-    how = f"cross-validation in {len(splits)} parts" if len(splits) > 1 else "the validation part"
+    origin = f"cross-validation in {len(splits)} parts" if len(splits) > 1 else "the validation part"
     say(
-        f"The validation figures are from {how}: with {len(truth):,} pictures, the true accuracy on pictures like these is "
+        f"The validation figures are from {origin}: with {len(truth):,} pictures, the true accuracy on pictures like these is "
         f"{percent_range(*interval)} (95 % interval). Several pictures of one subject flatter it."
     )
     return run / MODEL
@@ -192,19 +198,30 @@ def _outliers(network: keras.Model, images: np.ndarray) -> np.ndarray:
     return _features(network, make_outliers(images, count, np.random.default_rng(0)), "features of synthetic outliers")
 
 
-def _features(network: keras.Model, images: np.ndarray, what: str) -> np.ndarray:
+def _features(network: keras.Model, images: np.ndarray, title: str) -> np.ndarray:
     rows = []
-    with tqdm(total=len(images), desc=what, unit=" images", disable=None, leave=False) as bar:
+    with tqdm(total=len(images), desc=title, unit=" images", disable=None, leave=False) as bar:
         for start in range(0, len(images), _BATCH):
             rows.append(network.predict_on_batch(images[start : start + _BATCH])[0])
             bar.update(len(rows[-1]))
     return np.concatenate(rows)
 
 
-def _answers(pictures: Pictures, splits: Sequence[_Split], heads: Sequence[Head]) -> np.ndarray:
-    """Return the probabilities of all held-out pictures, each from the last layer that was fitted without it."""
-    pairs = zip(splits, heads, strict=True)
-    return np.concatenate([head.probabilities(pictures.plain[split.held_out]) for split, head in pairs])
+def _cross_validate(pictures: Pictures, splits: Sequence[_Split], truth: np.ndarray) -> _Validated:
+    """Try each strength of the regularization; return the one with the smallest loss.
+
+    Args:
+        pictures: the training pictures.
+        splits: the divisions.
+        truth: labels of the held-out pictures, in the order of the splits.
+    """
+    tried = []
+    for strength in tqdm(STRENGTHS, desc="cross-validation", disable=None, leave=False):
+        heads = [pictures.head(split.fit, strength) for split in splits]
+        pairs = zip(splits, heads, strict=True)
+        answers = np.concatenate([head.probabilities(pictures.plain[split.held_out]) for split, head in pairs])
+        tried.append(_Validated(strength, heads, answers))
+    return min(tried, key=lambda each: _log_loss(each.probabilities, truth))
 
 
 def _raw_scores(

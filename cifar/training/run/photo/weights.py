@@ -53,7 +53,7 @@ def _tensor(storage: tuple[str, str], offset: int, shape: Any, strides: Any, *_:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads descriptions of tensors; anything else, which could run code, is refused."""
+    """Reads descriptions of tensors, and refuses everything else, because a pickle can run code."""
 
     _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
