@@ -48,7 +48,8 @@ class VisitorCookie:
 
     def _new_cookie(self, *, https: bool) -> str:
         value = self.signed(secrets.token_hex(16))
-        value = f"{COOKIE}={value}; Path=/; Max-Age={_LIFETIME_SECONDS}; HttpOnly; SameSite=Lax"
+        path = self._settings.path or "/"
+        value = f"{COOKIE}={value}; Path={path}; Max-Age={_LIFETIME_SECONDS}; HttpOnly; SameSite=Lax"
         return value + ("; Secure" if https else "")
 
     def signed(self, visitor: str) -> str:
