@@ -24,7 +24,7 @@ _MEANINGS = {
 
 
 def can_ask() -> bool:
-    """Whether a person sees what is asked, and can answer."""
+    """Return whether a user at a terminal can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -42,7 +42,8 @@ def ask_preparation(question: Question) -> Preparation:
         _print(f"  {number}  {candidate.name:<7} {_MEANINGS[candidate.name]}.{warning}")
     while True:
         _print(
-            f"\nA number from 1 to {len(candidates)}; or LOW,HIGH; or bgr:LOW,HIGH for a model that was trained on images from OpenCV: ",
+            f"\nA number from 1 to {len(candidates)}; or LOW,HIGH; or bgr:LOW,HIGH for a model that was trained on images from OpenCV; "
+            "or MEANS/DEVIATIONS: ",
             end="",
         )
         text = sys.stdin.readline()

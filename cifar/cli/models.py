@@ -46,8 +46,8 @@ app.add_typer(models, name="models", epilog="example: python -m cifar models pro
 
 _CLASSES = "Class names in the order of the outputs, a file of them, or an image folder. Default: the run's; CIFAR's for 10 outputs at 32x32."
 _INPUT_RANGE = (
-    "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1 (bgr:0,255 for BGR); or caffe, tf or torch, "
-    "as preprocess_input of keras.applications prepares them."
+    "The model's values of a black and a white pixel, such as 0,1 or 0,255 or -1,1 (bgr:0,255 for BGR); caffe, tf or torch, "
+    "as preprocess_input of keras.applications prepares them; or MEANS/DEVIATIONS of the pixels."
 )
 _SOURCE = "A run folder, a .keras or .h5 file of Keras 2 or 3, a SavedModel folder, or the folder of a version."
 _IMAGE_SIZE = "Height and width of the images, for a model that takes any size or a vector of pixels."

@@ -40,6 +40,7 @@ def answers_of(source: ExportSource, images: np.ndarray, registry: Path | None =
     ("name", "form"), [pytest.param(*case, id="-".join(case).replace(" ", "_")) for case in cases()]
 )
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_a_model_is_served_with_its_authors_answers_or_refused_in_three_lines(
     settings, tmp_path, monkeypatch, name, form
 ):
@@ -48,11 +49,12 @@ def test_a_model_is_served_with_its_authors_answers_or_refused_in_three_lines(
     path, model, own_layers = saved(name, form, tmp_path / "saved")
     (tmp_path / "own.py").write_text(own_layers)
     monkeypatch.syspath_prepend(tmp_path)
-    options = kind.options | {"imports": tuple(str(tmp_path / file) for file in kind.options.get("imports", ()))}
+    modules = (str(tmp_path / each) if each.endswith(".py") else each for each in kind.options.get("imports", ()))
+    options = kind.options | {"imports": tuple(modules)}
     images = np.random.default_rng(1).integers(0, 256, (4, *kind.shape), np.uint8)
     if kind.refused:
         with pytest.raises(ExportError, match=kind.refused) as refusal:
-            read(path, settings, options, **kind.arguments)
+            answers_of(read(path, settings, options, **kind.arguments), images, settings.registry)
         assert len(str(refusal.value)) <= 400
         return
     prepared = kind.prepare(images / np.float32(255))

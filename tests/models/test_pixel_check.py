@@ -153,6 +153,21 @@ def test_a_tie_of_the_labels_is_broken_by_the_confidences_where_they_tell(settin
     assert len(str(refusal.value).splitlines()) <= 3
 
 
+@pytest.mark.parametrize(("exchanged", "found"), [(True, "bgr:0,1"), (False, "0,1")])
+def test_labelled_pictures_show_that_a_model_was_trained_on_bgr(settings, tmp_path, exchanged, found):
+    """Images that OpenCV read have blue first. A model served without that exchange still answers, and mostly wrongly."""
+    model = without_biases(8)
+    kernel = model.layers[1].get_weights()[0]
+    model.layers[1].set_weights([kernel[::-1] if exchanged else kernel])
+    source = read_source(
+        saved(model, tmp_path),
+        settings,
+        class_names=("blue", "pink"),
+        check=coloured_pictures(tmp_path / "pictures", wrong=1),
+    )
+    assert source.pixels.preparation.name == found
+
+
 @pytest.mark.parametrize("folder", ["T-shirt_top", "t shirt top", "T-SHIRT-TOP", "T-shirt - top"])
 def test_folders_of_check_match_class_names_that_no_folder_can_have(tmp_path, folder):
     """Fashion-MNIST has a class T-shirt/top; on a disk it is written with another sign."""
@@ -278,4 +293,4 @@ def test_the_command_line_names_a_preparation_and_warns_of_one_label(tmp_path, m
         in caplog.text
     )
     assert main([*command, "--preprocessing", "vgg"]) == 2
-    assert "expected caffe, tf, torch, LOW,HIGH or bgr:LOW,HIGH; got 'vgg'" in capsys.readouterr().err
+    assert "expected caffe, tf, torch, LOW,HIGH, bgr:LOW,HIGH or MEANS/DEVIATIONS; got 'vgg'" in capsys.readouterr().err

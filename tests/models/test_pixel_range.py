@@ -156,7 +156,7 @@ def test_answers_are_those_of_predict_and_a_model_that_differs_from_itself_has_a
     assert version.manifest.parity["tolerance"] == pytest.approx(5e-4, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["caffe", "torch", "bgr:0,1", "tf"])
+@pytest.mark.parametrize("name", ["caffe", "torch", "bgr:0,1", "tf", "125.3,123,113.9/63,62.1,66.7"])
 def test_a_named_preparation_is_part_of_the_exported_graph(settings, tmp_path, name):
     """Serving sends uint8 RGB pixels for every version, so no client can get the means or the order of channels wrong."""
     model = sequential()

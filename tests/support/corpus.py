@@ -260,6 +260,27 @@ def dictionary_of_outputs(k: Any) -> Any:
     return k.Model(pixels, {"zeros": head(k, pixels, None, 4), "label": head(k, pixels)})
 
 
+@kind(
+    "Losses in a list, of which another output's takes logits",
+    finish=lambda answer: answer[1],
+    options={"output": "label"},
+    asks="--output NAME",
+    forms=(ALL[0], ALL[4]),
+)
+def losses_in_a_list(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    label = k.layers.Average(name="label")([head(k, pixels), head(k, pixels)])
+    outputs = [k.layers.Dense(4, name="tags")(k.layers.Flatten()(pixels)), label]
+    return compiled(
+        k.Model(pixels, outputs), [k.losses.BinaryCrossentropy(from_logits=True), "categorical_crossentropy"]
+    )
+
+
+@kind("A loss that is a Python lambda", forms=ALL[:1])
+def lambda_as_loss(k: Any) -> Any:
+    return compiled(functional(k), lambda _, answer: k.ops.mean(answer))
+
+
 @kind("A dictionary with one input", prepare=lambda images: {"image": images})
 def dictionary_of_inputs(k: Any) -> Any:
     pixels = k.Input(SHAPE, name="image")
@@ -330,6 +351,20 @@ def lambda_layer(k: Any) -> Any:
     )
 
 
+@kind(
+    "A Lambda layer of a `preprocess_input`",
+    prepare=lambda images: images * 255,
+    options={"allow_lambda": True, "imports": ("keras.applications.mobilenet_v2",)},
+    arguments={"input_range": None},
+    asks="--import keras.applications.mobilenet_v2",
+    forms=ALL[:1],
+)
+def lambda_of_keras(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    prepared = k.layers.Lambda(k.applications.mobilenet_v2.preprocess_input, output_shape=SHAPE)(pixels)
+    return k.Model(pixels, head(k, prepared))
+
+
 @kind("Operations between layers, as `preprocess_input` makes them", forms=(ALL[0], *ALL[2:3], *ALL[4:]))
 def operations(k: Any) -> Any:
     pixels = k.Input(SHAPE)
@@ -356,6 +391,28 @@ def video(k: Any) -> Any:
 def many_channels(k: Any) -> Any:
     pixels = k.Input((12, 12, 5))
     return k.Model(pixels, head(k, pixels))
+
+
+@kind("One number from -1 to 1 (tanh)", arguments={"class_names": ("a", "b")}, refused="neither a probability")
+def one_tanh(k: Any) -> Any:
+    return functional(k, "tanh", 1)
+
+
+@kind("Dropout that is called with `training=True`, of Keras 2", refused="differently each time", forms=ALL[4:5])
+def random_answers(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    return k.Model(pixels, head(k, k.layers.Dropout(0.5)(pixels, training=True)))
+
+
+@kind(
+    "A layer that calls Python (`tf.numpy_function`, `tf.py_function`)",
+    options={"imports": ("own.py",)},
+    refused="Python code outside TensorFlow",
+    forms=ALL[:1],
+)
+def python_code(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    return k.Model(pixels, head(k, own_module(k)["OfNumPy"]()(pixels)))
 
 
 @kind("A model that was saved before it was built", refused="before it was built", forms=ALL[:1])

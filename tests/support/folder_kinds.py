@@ -105,6 +105,11 @@ def train_valid_and_test_as_label_tools_export_them(root):
     return root
 
 
+@kind(validation=8)
+def numbered_parts_by_other_names(root):
+    return parts(root, "01_train", "02_dev", "03 eval")
+
+
 @kind(says="no test part, so the validation part is used for testing")
 def train_and_validation(root):
     return parts(root, "train", "validation")

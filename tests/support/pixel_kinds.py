@@ -215,6 +215,9 @@ def as_the_author_prepared(images: np.ndarray, name: str) -> np.ndarray:
     pixels = images.astype(np.float32)
     if name in {"caffe", "torch"}:
         return preprocess_input(pixels.copy(), mode=name)
+    if "/" in name:
+        means, deviations = (np.float32(numbers.split(",")) for numbers in name.split("/"))
+        return (pixels - means) / deviations
     low, high = map(float, name.removeprefix("bgr:").split(","))
     return (pixels[..., ::-1] if name.startswith("bgr:") else pixels) / 255 * (high - low) + low
 

@@ -62,10 +62,12 @@ def a_folder_of_other_files(root):
     return root
 
 
-@refused("has 3 pictures but no class folders. .* a CSV file of paths and labels")
+@refused(r"has 3 pictures but no class folders. .* a CSV file of paths and labels. labels\.json may hold labels")
 def pictures_with_the_class_in_their_name(root):
     for name in ("cat.0", "cat.1", "dog.0"):
         put(root / "train" / f"{name}.png")
+    put(root / "test1" / "1.png")
+    (root / "labels.json").write_text("{}")
     return root
 
 
@@ -124,6 +126,21 @@ def two_data_sets_side_by_side(root):
 @refused("has fold_1, fold_2, each with the folders cat, dog. If they are parts, call them train")
 def folds_of_a_cross_validation(root):
     return parts(root, "fold_1", "fold_2")
+
+
+@refused("has cats_test, cats_train, dogs_test and 1 more. If each is a part of a class")
+def parts_of_each_class_side_by_side(root):
+    return flat(root, cats_train=3, cats_test=3, dogs_train=3, dogs_test=3)
+
+
+@refused(r"has color, gray, and below them again and again cat, dog: either can be the classes")
+def the_same_classes_in_two_forms(root):
+    return parts(root, "color", "gray")
+
+
+@refused(r"is a table of a kind that is not read. Save it as a \.csv file")
+def a_table_of_another_kind(root):
+    return put(root.with_suffix(".parquet"), b"PAR1")
 
 
 @refused("has no training picture of class dog that can be read. Add some")

@@ -16,9 +16,9 @@ TOLERANCE = 5e-5
 """Largest accepted difference of a probability: half of the last digit that answers show. A `Comparison` may accept more."""
 
 _SPREADS = 5
-"""How many times the model's own spread is accepted."""
+"""Largest accepted difference, as a multiple of the model's own spread."""
 
-_MOST = 1e-3
+MOST = 1e-3
 """No spread makes more than this acceptable: a model that differs more from itself answers by chance."""
 
 SCORE_TOLERANCE = 1e-3
@@ -78,7 +78,7 @@ def tolerance_for(expected: np.ndarray, *again: np.ndarray) -> float:
     Deep networks enlarge the rounding of their first layers, and no other program rounds in the same order.
     """
     spread = max(float(np.abs(each - expected).max()) for each in again)
-    return min(max(TOLERANCE, _SPREADS * spread), _MOST)
+    return min(max(TOLERANCE, _SPREADS * spread), MOST)
 
 
 def compare_signatures(comparison: Comparison, signatures: Any) -> dict[str, Any]:

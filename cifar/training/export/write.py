@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from cifar.errors import ExportError
 from cifar.files import temporary_folder
 from cifar.models.manifest import ConfidenceInfo, Manifest, PixelsInfo, SignatureInfo, TensorInfo
 from cifar.models.registry import Registry, Version
-from cifar.training.export.compare import Comparison, compare_signatures, tolerance_for
+from cifar.training.export.compare import MOST, Comparison, compare_signatures, tolerance_for
 from cifar.training.export.formats.write import check_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
@@ -63,6 +64,7 @@ def export(
     with temporary_folder(base) as folder:
         write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
+        _refuse_python_code(reloaded.signatures["serving_uint8"])
         parity = compare_signatures(comparison, reloaded.signatures)
         manifest = Manifest(
             format=2 if source.multi_label else 1,
@@ -115,6 +117,12 @@ def _comparison(source: ExportSource) -> Comparison:
     graph = tf.function(network)
     outputs = {name: keras.ops.convert_to_numpy(value) for name, value in graph(tf.constant(unit)).items()}
     probabilities = outputs["probabilities"]
+    random = float(np.abs(graph(tf.constant(unit))["probabilities"] - probabilities).max())
+    if random > MOST:
+        raise ExportError(
+            f"The model answers the same picture differently each time, by up to {random:.2g}: a layer acts at random, such as Dropout "
+            "that is called with training=True. Save the model without that."
+        )
     if not all(np.isfinite(value).all() for value in outputs.values()):
         raise ExportError("The model returns NaN or infinity: its training failed, or --input-range is wrong.")
     check_probabilities(probabilities, multi_label=source.multi_label, activation=source.model.activation)
@@ -187,7 +195,25 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
         "serving_bytes": (from_files, tf.TensorSpec((None,), tf.string, "image_bytes")),
     }
     signatures = {name: tf.function(function, input_signature=[spec]) for name, (function, spec) in endpoints.items()}
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    except AssertionError as error:  # a tensor that is none of the variables
+        name = re.search(r"Trackable referencing this tensor = <tf.Variable '([^':]*)", str(error))
+        raise ExportError(
+            f"The model uses a variable that is none of its weights{f' ({name[1]})' if name else ''}, so a file does not hold it. In your "
+            "layer, create it with self.add_weight or keras.random.SeedGenerator, and save the model again."
+        ) from error
+
+
+def _refuse_python_code(signature: Any) -> None:
+    """Refuse a network that calls back into this process: in another one it would fail at each request."""
+    graph = signature.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    if called := next((node.name for node in nodes if node.op in {"PyFunc", "PyFuncStateless", "EagerPyFunc"}), None):
+        raise ExportError(
+            f"The model runs Python code outside TensorFlow ({called.rpartition('/')[0] or called}: tf.py_function or tf.numpy_function), which no file can "
+            "hold. Write that layer with operations of TensorFlow or Keras, and save the model again."
+        )
 
 
 def _signatures(signatures: Any) -> dict[str, SignatureInfo]:

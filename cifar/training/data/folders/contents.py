@@ -27,6 +27,9 @@ UNLISTED = "pictures that the table does not list"
 OTHER_ROWS = "rows of no known part"
 REPEATED_ROWS = "rows that repeat another row"
 
+OTHER_TABLES = (".json", ".jsonl", ".parquet", ".feather", ".xls", ".xlsx", ".ods")
+"""Endings of tables that are not read."""
+
 
 @dataclass
 class Contents:
@@ -47,6 +50,12 @@ class Contents:
 
     few_photographs: bool = False
     """True if the pictures are photographs, and too few to train a network on them alone."""
+
+    @property
+    def hint(self) -> str:
+        """A sentence that begins with a space, on files that may hold the labels."""
+        tables = [name for name in self.left_out.get(SIDE_FILES, []) if name.lower().endswith(OTHER_TABLES)]
+        return f" {some(tables, 1)} may hold labels: save it as a .csv file, with a column of paths." if tables else ""
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(printable(name))

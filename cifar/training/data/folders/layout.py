@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,8 @@ from cifar.training.data.folders.contents import (
 from cifar.training.data.folders.scan import Folder
 
 _PART = re.compile(
-    r"(?:seg[ _-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))"
-    r"(?:[ _-]?(?:set|data|dataset|split|images|imgs))?"
+    r"(?:\d+[ ._-]*|seg[ _-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?|holdout))"
+    r"(?:[ _-]?(?:set|data|dataset|split|images|imgs))?(?:[ _-]?\d+)?"
 )
 _WORD_OF_PART = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])")
 """Finds the part in a longer name: pets_train, train_small."""
@@ -43,7 +44,7 @@ class Layout:
 
     parts: dict[str, Classes] = field(default_factory=dict)
     unsplit: bool = False
-    """Whether the source has no parts, so that test pictures have to be chosen from `parts["train"]`."""
+    """True if the source has no parts, so that test pictures have to be chosen from `parts["train"]`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
     elif _has_parts_in_classes(folder):
         layout = _parts_in_classes(folder)
     else:
-        _refuse_unclear_folders(folder)
+        _refuse_unclear_folders(folder, contents)
         layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
         if not _are_classes(folder.filled):
             contents.notes.append(
@@ -114,7 +115,7 @@ def check_layout(layout: Layout, where: str, contents: Contents) -> Layout:
         found = f" ({next(iter(classes))})" if classes else ""
         raise DataError(
             f"{where} has {len(classes)} class{'' if found else 'es'}{found} with pictures; at least two are needed: "
-            "one folder for each class, or a table of paths and labels."
+            f"one folder for each class, or a table of paths and labels.{contents.hint}"
         )
     for part in (VALIDATION, TEST):
         if part in parts:
@@ -177,7 +178,7 @@ def _parts(folder: Folder) -> dict[str, Folder]:
     if TRAIN not in named:
         named = _parts_with_a_common_name(folder) or named
     others = [sub for sub in folder.filled if not any(sub in subs for subs in named.values())]
-    if others and not any(sub.folders for subs in named.values() for sub in subs):
+    if others and len(named) == 1 and not any(sub.folders for subs in named.values() for sub in subs):
         return {}
     parts = {}
     for part, subs in named.items():
@@ -198,14 +199,20 @@ def _parts_with_a_common_name(folder: Folder) -> dict[str, list[Folder]]:
             rest = f"{sub.name[: found.start()]}*{sub.name[found.end() :]}".casefold()
             part = (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1]
             by_rest.setdefault(rest, {}).setdefault(part, []).append(sub)
-    return next((parts for parts in by_rest.values() if TRAIN in parts and len(parts) > 1), {})
+    pairs = [parts for parts in by_rest.values() if TRAIN in parts and len(parts) > 1]
+    if len(pairs) > 1:
+        names = [sub.name for parts in pairs for subs in parts.values() for sub in subs]
+        raise DataError(
+            f"{folder.path} has {some(names)}. If each is a part of a class, sort them as train/CLASS and test/CLASS."
+        )
+    return pairs[0] if pairs else {}
 
 
 def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents: Contents) -> Layout:
     train = _class_level(parts[TRAIN])
     classes = _classes(train, top, contents)
     if not classes and train.pictures:
-        raise DataError(_without_classes(train.path, len(train.pictures)))
+        raise DataError(_without_classes(train, contents))
     layout = Layout({TRAIN: classes})
     _leave_out(train.pictures, OUTSIDE_CLASSES, top, contents)
     for part in (VALIDATION, TEST):
@@ -233,6 +240,7 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
 def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
     """Return the pictures of each sub-folder."""
     refuse_twins([sub.name for sub in folder.folders], str(folder.path))
+    _refuse_two_levels(folder)
     found: Classes = {}
     nested = 0
     for sub in folder.folders:
@@ -254,7 +262,7 @@ def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
 
 
 def _has_parts_in_classes(folder: Folder) -> bool:
-    """Whether every class folder has its own train/ and test/: cat/train, cat/test, dog/train, dog/test."""
+    """Return whether every class folder has its own train/ and test/: cat/train, cat/test, dog/train, dog/test."""
     classes = folder.filled
     return len(classes) > 1 and all(
         not sub.pictures
@@ -272,13 +280,13 @@ def _parts_in_classes(folder: Folder) -> Layout:
     return layout
 
 
-def _refuse_unclear_folders(folder: Folder) -> None:
+def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
     if sets := [sub.name for sub in folder.filled if TRAIN in _parts(sub)]:
         raise DataError(
             f"{folder.path} holds more than one data set ({some(sets)} and others beside it). Name one of them."
         )
     if not folder.filled and folder.pictures:
-        raise DataError(_without_classes(folder.path, len(folder.pictures)))
+        raise DataError(_without_classes(folder, contents))
     like_parts = [sub for sub in folder.filled if _LIKE_PART.search(re.sub(r"\d", "", sub.name.casefold()))]
     below = [{inner.name for inner in sub.filled} for sub in like_parts]
     if len(below) > 1 and set.intersection(*below):
@@ -288,10 +296,21 @@ def _refuse_unclear_folders(folder: Folder) -> None:
         )
 
 
-def _without_classes(path: Path, count: int) -> str:
+def _refuse_two_levels(folder: Folder) -> None:
+    """Refuse folders that most have the same folders below them, such as those of two cameras: either can be the classes."""
+    counts = Counter(inner.name for sub in folder.filled for inner in sub.filled if not sub.pictures)
+    shared = [name for name, count in counts.items() if count > 1 and 2 * count > len(folder.filled)]
+    if len(shared) > 1 and not all(_PIECE.search(name.casefold()) for name in shared):
+        raise DataError(
+            f"{folder.path} has {some([sub.name for sub in folder.filled])}, and below them again and again {some(shared)}: either can be the "
+            "classes. Name one of the outer folders, or move the pictures out of the inner ones, or name a CSV file of paths and labels."
+        )
+
+
+def _without_classes(folder: Folder, contents: Contents) -> str:
     return (
-        f"{path} has {count:,} pictures but no class folders. If they are all of one class, name the folder above; otherwise "
-        "sort them into a folder for each class, or name a CSV file of paths and labels."
+        f"{folder.path} has {len(folder.pictures):,} pictures but no class folders. If they are all of one class, name the folder above; "
+        f"otherwise sort them into a folder for each class, or name a CSV file of paths and labels.{contents.hint}"
     )
 
 

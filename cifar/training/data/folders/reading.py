@@ -13,6 +13,7 @@ from cifar import IMAGE_SHAPE
 from cifar.errors import DataError
 from cifar.training.data.folders.archive import is_archive, unpacked
 from cifar.training.data.folders.contents import (
+    OTHER_TABLES,
     SIDE_FILES,
     TEST,
     TRAIN,
@@ -25,7 +26,7 @@ from cifar.training.data.folders.contents import (
 from cifar.training.data.folders.decoding import LFS_POINTER, count, decode
 from cifar.training.data.folders.layout import Layout, find_layout, has_class_folders, part_of
 from cifar.training.data.folders.scan import Folder, Scanner
-from cifar.training.data.folders.table import TABLE_ENDINGS, read_tables
+from cifar.training.data.folders.table import TABLE_ENDINGS, has_labels, read_tables
 from cifar.training.data.photographs import PHOTO_SHAPE, are_few_photographs
 from cifar.training.data.split import TEST_SHARE, split_test
 
@@ -63,6 +64,11 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
         yield _folder_layout(path, contents, contained=False), path
     elif path.suffix.lower() in TABLE_ENDINGS:
         yield read_tables({TRAIN: path}, str(path), contents, contained=False), path.parent
+    elif path.name.lower().endswith(OTHER_TABLES):
+        raise DataError(
+            f"{path} is a table of a kind that is not read. Save it as a .csv file with a column of paths and a column of labels; pictures "
+            "inside the table must become files first."
+        )
     elif is_archive(path):
         with unpacked(path, contents) as folder:
             try:
@@ -94,7 +100,10 @@ def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout
         raise DataError(f"{path} cannot be opened: {top.error}.")
     if not top.has_pictures:
         others = [name for names in contents.left_out.values() for name in names]
-        raise DataError(f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}.")
+        raise DataError(
+            f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}. Unpack archives in it, and convert other files to "
+            "JPEG or PNG, in a folder for each class."
+        )
     if scanner.links_outside:
         contents.notes.append(f"Links that lead out of the folder and are followed: {scanner.links_outside:,}.")
     if not has_class_folders(top) and (tables := _tables(top)):
@@ -130,7 +139,8 @@ def _tables(top: Folder) -> dict[str, Path]:
     if not tables:
         parts = {part_of(sub.name) or "": table for sub in top.folders for table in _tables_in(sub.path)[:1]}
     if TRAIN in parts and len(tables) != 1:
-        return {part: parts[part] for part in (TRAIN, VALIDATION, TEST) if part in parts}
+        others = {part: parts[part] for part in (VALIDATION, TEST) if part in parts and has_labels(parts[part])}
+        return {TRAIN: parts[TRAIN]} | others
     readable = tables if len(tables) == 1 else [table for table in tables if _is_readable(table)]
     return {TRAIN: readable[0]} if len(readable) == 1 else {}
 

@@ -72,6 +72,15 @@ def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, c
     return check_layout(Layout(parts, unsplit=len(parts) == 1), where, contents)
 
 
+def has_labels(table: Path) -> bool:
+    """Return whether a table has a column of pictures and one of labels, unlike a list of the pictures of a competition's test part."""
+    try:
+        _recognise(table, _rows(table), Files(table.parent, contained=True))
+    except DataError:
+        return False
+    return True
+
+
 def _by_number(name: str) -> tuple[bool, int, str]:
     """Sort 10 behind 9, and names behind numbers."""
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from cifar.errors import ExportError
 from cifar.training.export.pixels.derive import Derived, derive
 from cifar.training.export.pixels.labelled import Labelled
-from cifar.training.export.pixels.preparation import Preparation, candidates
+from cifar.training.export.pixels.preparation import Preparation, candidates, range_of
 from cifar.training.export.reading.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _BATCH = 32
 _SMALLEST = 1e-37
 """Replaces a probability of zero, whose logarithm is infinite."""
 _SHOWN = 12
-"""So many pictures of `--check` are shown to a person."""
+"""Number of pictures of `--check` that are shown to the user."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class FoundPreparation:
 
     @property
     def record(self) -> dict[str, str]:
-        """What the manifest holds of it."""
+        """The entry in the manifest."""
         return {"preparation": self.preparation.name, "found_by": self.found_by, "evidence": self.evidence}
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a person sees who is asked for the preparation."""
+    """The answers of the model with each candidate, from which the user chooses the preparation."""
 
     reason: str
-    """Why the layers do not tell."""
+    """The reason why the layers do not tell."""
     images: tuple[str, ...]
     answers: Mapping[Preparation, tuple[tuple[str, float], ...]]
     """For each candidate, label and probability of each image."""
     familiar: bool = True
-    """Whether the images may be expected to show several of the classes."""
+    """True if the images may be expected to show several of the classes."""
 
     def gives_one_label(self, preparation: Preparation) -> bool:
-        """Whether a candidate gives all images the same label, which a wrong range usually does."""
+        """Return whether a candidate gives all images the same label, as a wrong range usually does."""
         return self.familiar and len(self.images) > 1 and len({label for label, _ in self.answers[preparation]}) == 1
 
 
@@ -115,7 +115,7 @@ def find_preparation(
 
 def _how_to_name(model: Classifier) -> str:
     named = (
-        "; or --preprocessing=caffe (ResNet50, VGG), torch (DenseNet) or bgr:LOW,HIGH (cv2.imread)"
+        "; or --preprocessing=caffe (ResNet50, VGG), torch (DenseNet), bgr:LOW,HIGH (cv2.imread) or MEANS/DEVIATIONS"
         if model.image.channels == 3
         else ""
     )
@@ -158,7 +158,7 @@ def warn_if_one_label(
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of the labelled pictures are right with each preparation."""
+    """Number of labelled pictures that each preparation answers rightly."""
 
     right: dict[Preparation, int]
     total: int
@@ -185,7 +185,7 @@ class Counts:
         return [each for each in self.right if not any(self.clearly_better(other, each) for other in self.right)]
 
     def clearly_better(self, one: Preparation, other: Preparation) -> bool:
-        """Whether one preparation is right for half of the pictures, and for two and a tenth of them more than the other."""
+        """Return whether one preparation is right for at least half of the pictures, and leads the other by two and by a tenth of them."""
         lead = self.right[one] - self.right[other]
         return 2 * self.right[one] >= self.total and lead >= max(2, self.total / 10)
 
@@ -198,7 +198,7 @@ class Counts:
         return first if all(self._clearly_surer(first, other) for other in others) else None
 
     def _clearly_surer(self, one: Preparation, other: Preparation) -> bool:
-        """Whether the losses tell two preparations with much the same labels apart.
+        """Return whether the losses tell two preparations with much the same labels apart.
 
         If all labels are right, a network that gets too large pixels has the lower loss, as it is too sure of everything. Only
         wrong labels show that, or answers of the other one that are little better than chance.
@@ -208,18 +208,28 @@ class Counts:
 
 
 def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Labelled) -> Counts:
-    """Return how well each preparation fits the pictures."""
+    """Return how well each preparation fits the pictures: also with red and blue exchanged, where that is much better."""
     labels = labelled.labels
-    rows = {each: probabilities(model, each, labelled.images) for each in tried}
+    plain = [each for each in tried if each.input_range and not each.bgr and model.image.channels == 3]
+    exchanged = {range_of(*each.input_range, bgr=True): each for each in plain if each.input_range}
+    rows = {each: probabilities(model, each, labelled.images) for each in (*tried, *exchanged)}
     right = {each: int((answers.argmax(axis=1) == labels).sum()) for each, answers in rows.items()}
     of_label = {each: answers[np.arange(len(labels)), labels] for each, answers in rows.items()}
     loss = {each: float(-np.log(np.maximum(values, _SMALLEST)).mean()) for each, values in of_label.items()}
-    return Counts(right, len(labels), loss, math.log(model.classes))
+    counts = Counts(right, len(labels), loss, math.log(model.classes))
+    for bgr, rgb in exchanged.items():
+        # Colours matter little to many models, so a small lead would be chance.
+        better = counts.clearly_better(bgr, rgb) and right[bgr] - right[rgb] >= max(3, len(labels) / 5)
+        if bgr not in tried and not better:
+            del right[bgr], loss[bgr]
+    return counts
 
 
 def _named(model: Classifier, named: Preparation, derived: Derived, labelled: Labelled | None) -> FoundPreparation:
     """Take what the user named, and warn if the layers or the user's pictures say otherwise."""
     own = derived.preparation
+    if len(named.scale) not in {1, model.image.channels}:
+        raise ExportError(f"{named.option} is for images in colour; the model takes {model.image.channels} channel.")
     if own and model.integer and named.input_range != own.input_range:
         raise ExportError(
             f"{named.option} does not fit: {derived.reason}, so its pixels are 0 to 255. Leave the option out."

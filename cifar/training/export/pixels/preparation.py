@@ -1,4 +1,4 @@
-"""What is done to an image's pixels before they enter the network, as the model's author did it in training."""
+"""The preparation of an image's pixels before they enter the network, as the model's author did it in training."""
 
 from __future__ import annotations
 
@@ -80,18 +80,38 @@ def parse_preparation(text: str) -> Preparation:
     """Return the preparation that the option `--preprocessing` names.
 
     Args:
-        text: `caffe`, `tf`, `torch`, `LOW,HIGH` or `bgr:LOW,HIGH`.
+        text: `caffe`, `tf`, `torch`, `LOW,HIGH`, `bgr:LOW,HIGH` or `MEANS/DEVIATIONS`.
 
     Raises:
         ValueError: it is none of these.
     """
     if text in _NAMED:
         return _NAMED[text]
+    if "/" in text:
+        return _standardised(text)
     numbers = text.removeprefix("bgr:")
     try:
         low, high = map(float, numbers.split(","))
     except ValueError:
-        raise ValueError(f"expected caffe, tf, torch, LOW,HIGH or bgr:LOW,HIGH; got {text!r}") from None
+        raise ValueError(
+            f"expected caffe, tf, torch, LOW,HIGH, bgr:LOW,HIGH or MEANS/DEVIATIONS; got {text!r}"
+        ) from None
     if not (math.isfinite(high - low) and low < high):
         raise ValueError(f"LOW must be below HIGH; got {text!r}")
     return range_of(low, high, bgr=numbers != text)
+
+
+def _standardised(text: str) -> Preparation:
+    """Return the preparation that subtracts means of the pixels 0 to 255 and divides by deviations: one, or one a channel."""
+    try:
+        means, deviations = (tuple(map(float, numbers.split(","))) for numbers in text.split("/"))
+    except ValueError:
+        means, deviations = (), ()
+    if len(means) not in {1, 3} or len(means) != len(deviations):
+        raise ValueError(f"expected MEANS/DEVIATIONS such as 33.3/78.6 or 125.3,123,113.9/63,62.1,66.7; got {text!r}")
+    if not all(map(math.isfinite, means)) or not all(0 < each < math.inf for each in deviations):
+        raise ValueError(f"deviations must be above 0; got {text!r}")
+    if max(map(abs, means)) <= 1:
+        raise ValueError(f"means and deviations are those of pixels from 0 to 255: multiply them by 255; got {text!r}")
+    pairs = list(zip(means, deviations, strict=True))
+    return Preparation(text, tuple(255 / std for _, std in pairs), tuple(-mean / std for mean, std in pairs))

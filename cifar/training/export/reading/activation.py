@@ -37,16 +37,19 @@ def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int
     functions = {each.signature.name: each for each in graph.library.function}
     nodes: dict[str, Any] = {node.name: node for node in graph.node}
     reference = traced.graph.outputs[0].name
+    added = False
     for _ in range(len(nodes) + 1000):
         name, *output = reference.split(":")
         node = nodes.get(name)
         if node is None or not node.input:  # an argument of the function, or a constant
             return None
         if node.op in _ACTIVATIONS:
-            return _ACTIVATIONS[node.op]
-        if node.op in {"AddV2", "Add"}:  # the bias of a dense layer of Keras 3
-            return "linear"
-        if node.op in {"PartitionedCall", "StatefulPartitionedCall"}:
+            found = _ACTIVATIONS[node.op]
+            return found if found == "linear" or not added else None
+        if node.op in {"AddV2", "Add"}:  # perhaps the bias of a dense layer of Keras 3
+            added = True
+            reference = node.input[0]
+        elif node.op in {"PartitionedCall", "StatefulPartitionedCall"}:
             called = functions[node.attr["f"].func.name]
             nodes = {each.name: each for each in called.node_def}
             position = int(output[-1]) if output else 0

@@ -36,7 +36,7 @@ class Classifier:
     activation: str | None
     """The last activation: softmax, sigmoid, linear, ...; None where it cannot be seen."""
     integer: bool = False
-    """Whether the input of the network is of an integer type, so that its range is (0, 255)."""
+    """True if the input of the network is of an integer type, so that its range is (0, 255)."""
     alpha: float | None = None
     """The value of an opaque pixel in the fourth channel, for a model that takes RGBA."""
     logits: bool = False
@@ -117,11 +117,27 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
         added = "sigmoid" if network.binary_loss or model.columns == 1 else "softmax"
         log.warning("The file says that the model was trained with from_logits=True: a %s is added.", added)
     logits = asked or trained_on_logits or model.activation == "log_softmax"  # the softmax of log(p) is p
-    if model.columns == 1 and not logits and model.activation not in {"sigmoid", None}:
+    if model.columns == 1 and model.activation not in {"sigmoid", "linear", None}:
         raise ExportError(
-            f"The model returns one number that comes from no sigmoid ({model.activation}). If it is a logit, add --logits."
+            f"The model returns one number that comes from a {model.activation}: neither a probability (sigmoid) nor a logit. Add layers "
+            "that turn it into a probability, such as Rescaling(0.5, 0.5) for tanh, and save it again."
+        )
+    if model.columns == 1 and not logits and (model.activation == "linear" or _leaves_0_to_1(model)):
+        raise ExportError(
+            "The model returns one number that comes from no sigmoid. If it is a logit, add --logits; a model that estimates a "
+            "quantity cannot be exported."
         )
     return replace(model, logits=logits)
+
+
+def _leaves_0_to_1(model: Classifier) -> bool:
+    """Whether pixels of any size drive the one output out of the range of a probability."""
+    if model.activation == "sigmoid":
+        return False
+    images = np.random.default_rng(0).uniform(size=(4, *model.image.shape)).astype(np.float32)
+    scales = (1, 255) if model.integer else (1, 255, 1e4, -1e4)
+    answers = np.concatenate([model(images * scale)[:, 1] for scale in scales])
+    return bool(((answers < 0) | (answers > 1)).any())
 
 
 def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ def read_definition(path: Path) -> tuple[Any, Any]:
     else:
         with h5py.File(path, "r") as file:
             return json.loads(file.attrs["model_config"]), json.loads(file.attrs.get("training_config", "{}"))
-    return config, config.get("compile_config") or {}
+    training = config.pop("compile_config", None) or {}  # its losses and metrics are not loaded, whatever they are
+    return config, training
 
 
 def _metadata(path: Path) -> list[str]:
@@ -59,24 +60,31 @@ def custom_classes(architecture: Any) -> dict[str, str]:
     }
 
 
-def takes_logits(training: Any, output: str | None) -> bool:
-    """Return whether the loss of a training configuration takes logits.
+def takes_logits(loss: Any) -> bool:
+    """Return whether a loss, from `loss_of`, takes logits."""
+    return any(node.get("from_logits") is True for node in _nodes(loss))
+
+
+def is_binary(loss: Any) -> bool:
+    """Return whether a loss, from `loss_of`, compares each class by itself."""
+    return any(str(node.get("class_name")).startswith("Binary") for node in _nodes(loss))
+
+
+def loss_of(training: Any, output: str | None, names: Sequence[str] = ()) -> Any:
+    """Return the loss of one output in a training configuration, or None if there is none or it cannot be told.
 
     Args:
         training: a training configuration, from `read_definition`.
-        output: the name of the output, if the model has several, each with its own loss.
+        output: the name of the output.
+        names: the names of all outputs in order, for losses in a list. Empty: unknown.
     """
-    return any(node.get("from_logits") is True for node in _nodes(_loss(training, output)))
-
-
-def is_binary(training: Any, output: str | None) -> bool:
-    """Return whether the loss compares each class by itself, for arguments as those of `takes_logits`."""
-    return any(str(node.get("class_name")).startswith("Binary") for node in _nodes(_loss(training, output)))
-
-
-def _loss(training: Any, output: str | None) -> Any:
     loss = training.get("loss") if isinstance(training, dict) else None
-    return loss[output] if output is not None and isinstance(loss, dict) and output in loss else loss
+    if not isinstance(loss, dict | list) or "class_name" in loss:
+        return loss  # of the only output, or of all
+    by_name = loss if isinstance(loss, dict) else dict(zip(names, loss, strict=False))
+    only = len(loss) == 1 and len(names) < 2
+    (alone,) = (loss.values() if isinstance(loss, dict) else loss) if only else (None,)
+    return by_name.get(output, alone)
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,17 @@ _UNKNOWN = re.compile(
 )
 """The ways in which both versions of Keras say that they do not know a class or function."""
 
+_COMPILED_CODE = (
+    "has a Lambda layer whose code another version of Python compiled. In the Python that wrote the file, save a "
+    "SavedModel instead: model.export(FOLDER), or with Keras 2 model.save(FOLDER, save_format='tf')."
+)
+_KNOWN = {
+    "bad marshal data": _COMPILED_CODE,
+    "unknown opcode": _COMPILED_CODE,
+    "`TFSMLayer`": "only wraps a SavedModel folder (TFSMLayer). Export that folder in its place.",
+}
+"""The rest of the sentence about a file, by words of the exception."""
+
 
 def short(error: BaseException) -> str:
     """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
@@ -43,11 +54,8 @@ def explained(source: object, error: Exception, *, custom: Mapping[str, str], im
     text = str(error)
     if "Lambda" in text and ("safe_mode" in text or "unsafe" in text):
         return lambda_refused(source)
-    if "bad marshal data" in text or "unknown opcode" in text:
-        return ExportError(
-            f"{source} has a Lambda layer whose code another version of Python compiled. In the Python that wrote the file, save a "
-            "SavedModel instead: model.export(FOLDER), or with Keras 2 model.save(FOLDER, save_format='tf')."
-        )
+    if known := next((sentence for words, sentence in _KNOWN.items() if words in text), None):
+        return ExportError(f"{source} {known}")
     unknown = _UNKNOWN.search(text)
     name = next(iter(custom), None) or (
         unknown and next(group for group in unknown.groups() if group).rpartition(">")[2]
@@ -58,6 +66,11 @@ def explained(source: object, error: Exception, *, custom: Mapping[str, str], im
     if imports:
         return ExportError(
             f"{source} uses {name}, which {', '.join(imports)} does not define. Name the file that does: --import FILE.py"
+        )
+    if name == "preprocess_input":
+        return ExportError(
+            f"{source} calls a function preprocess_input, but does not say whose. Name the module of its network, such as "
+            "--import keras.applications.mobilenet_v2, or a file that defines it: --import FILE.py"
         )
     module = f" (the file calls it {custom[name]})" if name in custom else ""
     return ExportError(

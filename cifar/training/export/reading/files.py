@@ -32,10 +32,15 @@ _KERAS_CAN = "Expected a Keras model: a .keras file, an .h5 file or a SavedModel
 _NO_ARCHITECTURE = "holds weights without the architecture. Build the model in Python, call load_weights on it, and save it whole: model.save('model.keras')"
 _PYTORCH = f"is a PyTorch file. {_KERAS_CAN} PyTorch models cannot be exported here."
 _PICKLE = f"is a Python pickle, which runs code when it is loaded and is therefore never read. {_KERAS_CAN}"
-_JSON_ALONE = f"is JSON: at most the architecture without the weights, or a TensorFlow.js model. {_KERAS_CAN}"
+_JSON_ALONE = (
+    "is JSON: at most the architecture without the weights. In Python: model_from_json(text), load_weights(FILE), "
+    "model.save('model.keras'). TensorFlow.js models cannot be exported here."
+)
 _PAGE = (
     "is a web page, not a model: the download answered with a page, such as a sign-in. Download the file in a browser."
 )
+_WEIGHTS = ".weights.h5"
+"""How the name of a file of weights must end in Keras 3."""
 _LFS_START = b"version https://git-lfs"
 _LFS = "is a Git LFS pointer of a few lines; the model itself was not downloaded. Fetch it: git lfs pull"
 
@@ -61,6 +66,8 @@ _OTHERS = (
 _BY_SUFFIX = {
     ".onnx": f"is an ONNX file. {_KERAS_CAN}",
     ".pb": "is a TensorFlow graph. Name the folder of a SavedModel, which holds saved_model.pb and variables/.",
+    ".index": _NO_ARCHITECTURE,
+    ".data-00000-of-00001": _NO_ARCHITECTURE,
     ".pt": _PYTORCH,
     ".pth": _PYTORCH,
 }
@@ -103,13 +110,14 @@ def _folder(path: Path) -> Format:
     inside = [
         entry
         for entry in sorted(path.iterdir())
-        if entry.suffix in {".keras", ".h5", ".hdf5"} or (entry / "saved_model.pb").is_file()
+        if (entry.suffix in {".keras", ".h5", ".hdf5"} and not entry.name.endswith(_WEIGHTS))
+        or (entry / "saved_model.pb").is_file()
     ]
     if inside:
         raise ExportError(
             f"{path} is a folder of models. Name one: {', '.join(str(entry) for entry in inside[:3])}{', ...' if len(inside) > 3 else ''}"
         )
-    if (path / "checkpoint").is_file() or list(path.glob("*.index")):
+    if (path / "checkpoint").is_file() or any(path.glob("*.index")) or any(path.glob(f"*{_WEIGHTS}")):
         raise ExportError(f"{path} {_NO_ARCHITECTURE}")
     raise ExportError(
         f"{path} is neither a run (it has no config.json of one) nor a SavedModel (it has no saved_model.pb). {_KERAS_CAN}"

@@ -19,6 +19,9 @@ from cifar.training.export.reading.failures import short
 
 log = logging.getLogger(__name__)
 
+_PREPROCESSING = "preprocess_input"
+"""A function of Keras that each network of `keras.applications` has one of: a file tells its name alone."""
+
 
 def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
     """Run Python modules, and return the classes and functions that they define, by name.
@@ -37,7 +40,8 @@ def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
             found |= {
                 key: value
                 for key, value in vars(_imported(name)).items()
-                if (inspect.isclass(value) or inspect.isfunction(value)) and not _is_of_library(value.__module__)
+                if (inspect.isclass(value) or inspect.isfunction(value))
+                and (key == _PREPROCESSING or not _is_of_library(value.__module__))
             }
     return found
 

@@ -16,6 +16,7 @@ from cifar.training.export.reading.definition import (
     custom_classes,
     holds_code,
     is_binary,
+    loss_of,
     read_definition,
     takes_logits,
 )
@@ -107,6 +108,7 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         )
     names = _output_names(model)
     output = chosen(names, options.output, [tuple(each.shape) for each in model.outputs])
+    loss = loss_of(training, output, names)
     # A model may take and return lists or dictionaries; this one takes and returns one tensor.
     model = library.Model(model.inputs[0], model.outputs[names.index(output)])
     return Network(
@@ -115,8 +117,8 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         input_dtype=_name(model.inputs[0].dtype),
         variables=_variables(model),
         layers=model,
-        from_logits=takes_logits(training, output),
-        binary_loss=is_binary(training, output),
+        from_logits=takes_logits(loss),
+        binary_loss=is_binary(loss),
     )
 
 
@@ -146,13 +148,14 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
         outputs = answer if isinstance(answer, dict) else {f"output_{i}": each for i, each in enumerate(answer)}
         return outputs[chosen(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
 
+    loss = loss_of(training, options.output)
     return Network(
         call=call,
         input_shape=tuple(shape) if isinstance(shape, list | tuple) else None,
         input_dtype="float32",
         variables=_variables(model),
-        from_logits=takes_logits(training, options.output),
-        binary_loss=is_binary(training, options.output),
+        from_logits=takes_logits(loss),
+        binary_loss=is_binary(loss),
     )
 
 
