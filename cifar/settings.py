@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     max_uploads_bytes: int = Field(
         256 * 1024**2,
         ge=1024,
-        description="Size of all files uploaded to the page that are stored at the same time. They are deleted after an hour.",
+        description="Size of all files uploaded to the page that are stored at the same time. Half of it is for one caller. They are deleted after an hour.",
     )
     max_image_pixels: int = Field(
         25_000_000,

@@ -6,10 +6,12 @@ import asyncio
 import re
 import socket
 import ssl
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -17,6 +19,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, StreamReset
 from support.nginx import Nginx
+from support.pictures import encoded, noise
 from support.servers import classify
 
 from cifar import CLASS_NAMES
@@ -263,7 +266,7 @@ async def send_slowly(port: int, address: str, head: bytes, seconds: float) -> b
 
 
 def test_two_hundred_slow_clients_do_not_delay_others(front):
-    """Half send the header slowly and are disconnected, half send the body slowly and never reach the app."""
+    """Half send the header slowly and are disconnected, half send the body slowly and never hold up the app."""
     header = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
     body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     quick: list[bool] = []
@@ -289,6 +292,36 @@ def test_two_hundred_slow_clients_do_not_delay_others(front):
     assert all(quick)
     assert set(ends[:100]) == {b"closed"}
     assert classify(front, 0)
+
+
+def test_bodies_that_do_not_end_take_no_disk(front):
+    """A hundred of them, from one address, used to fill /tmp. Then nobody's photo reached the app, since it had to lie there first."""
+    folder = str(front.log.parent / "bodies")
+
+    def files() -> list[str]:  # nginx removes their names at once
+        pids = subprocess.run(["pgrep", "-P", str(front.process.pid)], capture_output=True, text=True, check=True)
+        links = [link for pid in pids.stdout.split() for link in Path(f"/proc/{pid}/fd").iterdir()]
+        return [file for link in links if link.is_symlink() and (file := str(link.readlink())).startswith(folder)]
+
+    def body(path: str, framing: str) -> bytes:
+        return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n{framing}\r\n\r\n".encode()
+
+    async def attack() -> None:
+        heads = [
+            body(path, "Content-Length: 900000") + b"x" * 800_000
+            for path in ("/predict", "/explain", "/gradio_api/call/predict")
+        ]
+        heads.append(body("/predict", "Transfer-Encoding: chunked") + b"c3500\r\n" + b"x" * 700_000)
+        heads.append(body("/predict", "Content-Length: 99999") + b"x" * 90_000)
+        slow = asyncio.gather(*[send_slowly(front.port, "127.0.1.9", head, 3) for head in heads * 2])
+        await asyncio.sleep(1.5)
+        assert files() == []
+        await slow
+
+    asyncio.run(attack())
+    photo = encoded(noise(400, 400))
+    assert len(photo) > 100_000
+    assert httpx2.post(f"{front.address}/predict", files={"image": photo}).status_code == 200
 
 
 def test_slow_clients_of_one_address_do_not_affect_other_addresses(front):

@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -204,10 +203,9 @@ def test_without_the_setting_uploads_lie_in_a_private_folder_that_all_workers_fi
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-@contextmanager
-def api_with_quota(folder: Path, quota_bytes: int) -> Iterator[TestClient]:
-    """Serve the upload route alone: it stores each body as a file."""
-    settings = Settings(uploads=folder, max_uploads_bytes=quota_bytes)
+def api_with_quota(folder: Path, quota_bytes: int, clock: Callable[[], float]) -> Callable[[str, int], int]:
+    """Serve the upload route alone, which stores each body as a file; return a function that uploads bytes from an address."""
+    settings = Settings(uploads=folder, max_uploads_bytes=quota_bytes, max_body_bytes=200_000)
     uploads = own_folder(settings)
 
     async def store(request: Request) -> PlainTextResponse:
@@ -217,31 +215,38 @@ def api_with_quota(folder: Path, quota_bytes: int) -> Iterator[TestClient]:
 
     app = Starlette(routes=[Route("/gradio_api/upload", store, methods=["POST"])])
 
-    quota = UploadQuota(app, uploads, settings)
+    quota = UploadQuota(app, uploads, settings, clock=clock)
 
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"] = {"request_id": "r"}
         await quota(scope, receive, send)
 
-    yield TestClient(entry)
+    def upload(address: str, size: int) -> int:
+        pieces = iter([b"x" * size]) if address == "192.0.2.2" else b"x" * size  # chunked from one of them
+        answer = TestClient(entry, client=(address, 1)).post("/gradio_api/upload", content=pieces)
+        if answer.status_code != 200:
+            assert (answer.json()["code"], int(answer.headers["retry-after"]) > 0) == ("uploads_full", True)
+        return answer.status_code
+
+    return upload
 
 
 def test_uploads_over_the_quota_are_refused_before_they_are_read(tmp_path):
-    """A stranger used to be able to fill the disk. When old uploads are deleted, there is room again."""
-    with api_with_quota(tmp_path, 1_000_000) as client:
-        answers = [client.post("/gradio_api/upload", content=b"x" * 200_000) for _ in range(8)]
-        codes = [answer.status_code for answer in answers]
-        assert codes == sorted(codes)
-        assert set(codes) == {200, 507}
-        assert answers[-1].json()["code"] == "uploads_full"
-        assert int(answers[-1].headers["retry-after"]) > 0
-        assert sum(file.stat().st_size for file in tmp_path.rglob("*")) < 1_000_000 + 8192
-        for file in (tmp_path / "cifar-uploads").iterdir():
-            os.utime(file, (1, 1))
-        sweep(tmp_path / "cifar-uploads")
-        time.sleep(0.5)  # the size was measured just before
-        assert client.post("/gradio_api/upload", content=b"x" * 200_000).status_code == 200
-        assert client.post("/gradio_api/upload", content=b"x" * 600_000).status_code == 507, "more than half, for one"
+    """A stranger used to be able to fill the disk, and to keep others from the page. When old uploads are deleted, there is room again."""
+    now = 1e6
+    upload = api_with_quota(tmp_path, 1_000_000, lambda: now)
+    for address in ("192.0.2.1", "192.0.2.2"):
+        assert [upload(address, 140_000) for _ in range(4)] == [200, 200, 200, 507], "half of the quota for one"
+    assert upload("192.0.2.3", 140_000) == 507, "all of it is taken"
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*")) < 1_000_000
+    for file in (tmp_path / "cifar-uploads").iterdir():
+        os.utime(file, (1, 1))
+    sweep(tmp_path / "cifar-uploads")
+    assert upload("192.0.2.3", 140_000) == 200
+    now += UPLOAD_LIFETIME_SECONDS / 2
+    assert upload("192.0.2.1", 140_000) == 507
+    now += UPLOAD_LIFETIME_SECONDS
+    assert upload("192.0.2.1", 140_000) == 200
 
 
 async def by_mcp(address: str) -> None:

@@ -11,6 +11,8 @@ import os
 import stat
 import tempfile
 import time
+from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,10 @@ from cifar.serving.asgi import header
 from cifar.serving.auth.principal import rate_limit_key
 from cifar.serving.front.body_limit import refuse
 from cifar.serving.process.lifespan import repeat_while_serving
-from cifar.serving.process.shares import Shares
 from cifar.settings import Settings
 
 UPLOAD_LIFETIME_SECONDS = 3600
+_SWEEPS_IN_LIFETIME = 4
 _NAME = "cifar-uploads"
 _MARKER = ".cifar-uploads"
 """A file in each folder that was made for uploads. Nothing is deleted in a folder without it."""
@@ -112,17 +114,25 @@ def _delete_if_older(path: Path, oldest: float) -> None:
 def sweep_while_serving(api: FastAPI, folder: Path, *, max_age_seconds: float = UPLOAD_LIFETIME_SECONDS) -> None:
     """Sweep when the server starts, and then every quarter of `max_age_seconds` until it stops."""
     work = partial(sweep, folder, max_age_seconds=max_age_seconds)
-    repeat_while_serving(api, work, seconds=max_age_seconds / 4, at_start=True)
+    repeat_while_serving(api, work, seconds=max_age_seconds / _SWEEPS_IN_LIFETIME, at_start=True)
 
 
 class UploadQuota:
-    """Refuses an upload before its body is read when the folder, or its disk, has no room for it."""
+    """Refuses an upload before its body is read when the folder, or its disk, has no room for it, or when its caller has half of the quota."""
 
-    def __init__(self, app: ASGIApp, folder: Path, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, folder: Path, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.app = app
+        self._clock = clock
         self._folder = folder
         self._max_body_bytes = settings.max_body_bytes
-        self._arriving = Shares(settings.max_uploads_bytes)
+        self._quota = settings.max_uploads_bytes
+        self._share = max(self._quota // 2 // settings.workers, self._max_body_bytes)
+        self._of_callers: deque[Counter[str]] = deque([Counter()], maxlen=_SWEEPS_IN_LIFETIME + 1)
+        """Bytes by caller in each time between two sweeps, the last one at the end. Those of earlier times have been deleted."""
+        self._period = 0
+        self._arriving_bytes = 0
         self._stored_bytes = 0
         self._measured_at = -float("inf")
         self._measuring_took = 0.0
@@ -135,47 +145,61 @@ class UploadQuota:
         announced, caller = header(scope, b"content-length"), rate_limit_key(scope)
         size = int(announced) if announced.isdecimal() else self._max_body_bytes
         has_room = await asyncio.to_thread(self._has_room, size)
-        if not has_room or not self._arriving.take(caller, size):
+        own = self._now()
+        if not has_room or sum(period[caller] for period in self._of_callers) + size > self._share:
             error = UploadsFull("There is no room for more uploads at the moment. Try again in a few minutes.")
             await refuse(error, scope, receive, send)
             return
+        own[caller] += size
+        self._arriving_bytes += size
+        body = _Pieces(receive)
         try:
-            await self.app(scope, _in_pieces(receive), send)
+            await self.app(scope, body.receive, send)
         finally:
-            self._arriving.give(caller, size)
-            self._stored_bytes += size
+            own[caller] -= size - body.received_bytes
+            self._arriving_bytes -= size
+            self._stored_bytes += body.received_bytes
+
+    def _now(self) -> Counter[str]:
+        """Return the bytes by caller since the last sweep."""
+        period = int(self._clock() * _SWEEPS_IN_LIFETIME / UPLOAD_LIFETIME_SECONDS)
+        while self._period < period:
+            self._of_callers.append(Counter())
+            self._period = max(self._period + 1, period - _SWEEPS_IN_LIFETIME)
+        return self._of_callers[-1]
 
     def _has_room(self, size: int) -> bool:
-        began = time.monotonic()
-        if began - self._measured_at > 20 * self._measuring_took:  # so that measuring takes at most 5 % of the time
+        began = self._clock()
+        if began - self._measured_at >= 20 * self._measuring_took:  # so that measuring takes at most 5 % of the time
             self._stored_bytes = _stored_bytes(self._folder)
-            self._measured_at = time.monotonic()
+            self._measured_at = self._clock()
             self._measuring_took = self._measured_at - began
         disk = os.statvfs(self._folder)
         reserved = min(_RESERVED_BYTES, int(_RESERVED_SHARE * disk.f_blocks * disk.f_frsize))
-        coming = self._arriving.taken + size
-        return (
-            self._stored_bytes + coming <= self._arriving.limit and disk.f_bavail * disk.f_frsize - coming >= reserved
-        )
+        coming = self._arriving_bytes + size
+        return self._stored_bytes + coming <= self._quota and disk.f_bavail * disk.f_frsize - coming >= reserved
 
 
-def _in_pieces(receive: Receive) -> Receive:
-    """Return a `receive` for the same body in pieces of `_PIECE_BYTES`."""
-    rest, more = b"", True
+class _Pieces:
+    """A body in pieces of `_PIECE_BYTES`."""
 
-    async def receive_piece() -> Message:
-        nonlocal rest, more
-        if rest:
+    def __init__(self, receive: Receive) -> None:
+        self.received_bytes = 0
+        self._receive = receive
+        self._rest, self._more = b"", True
+
+    async def receive(self) -> Message:
+        """Return the next piece."""
+        if self._rest:
             await asyncio.sleep(0)
         else:
-            message = await receive()
+            message = await self._receive()
             if message["type"] != "http.request":
                 return message
-            rest, more = message.get("body", b""), message.get("more_body", False)
-        piece, rest = rest[:_PIECE_BYTES], rest[_PIECE_BYTES:]
-        return {"type": "http.request", "body": piece, "more_body": more or bool(rest)}
-
-    return receive_piece
+            self._rest, self._more = message.get("body", b""), message.get("more_body", False)
+            self.received_bytes += len(self._rest)
+        piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
+        return {"type": "http.request", "body": piece, "more_body": self._more or bool(self._rest)}
 
 
 def _stored_bytes(folder: Path) -> int:
