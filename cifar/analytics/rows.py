@@ -9,8 +9,6 @@ from sqlalchemy import Connection, Select
 
 MAX_ROWS = 100_000
 """The largest number of rows that a report reads; of more rows, it reads the newest."""
-
-
 _ROWS_AT_ONCE = 1000
 """Rows that are made into arrays while no other thread can run: about a millisecond."""
 

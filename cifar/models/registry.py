@@ -97,7 +97,7 @@ class Registry:
         return (path / MANIFEST).is_file() and not self._is_copy(path)
 
     def files_of(self, numbers: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Return path, size and time of the files of some versions. While it stays the same, so does whether they can be loaded."""
+        """Return path, size and time of the files of some versions. If it has not changed, loading them would have the same result."""
         files = [file for number in numbers for file in sorted((self.base / str(number)).rglob("*"))]
         return [(str(file), file.lstat().st_size, file.stat().st_mtime_ns) for file in files]
 

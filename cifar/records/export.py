@@ -21,9 +21,9 @@ from cifar.errors import RecordsError
 from cifar.files import new_folder, replacing
 from cifar.images.decode import FORMATS
 from cifar.records.images import image_path
-from cifar.records.reader import Row, read_predictions
+from cifar.records.reader import read_predictions
 from cifar.records.tables import predictions
-from cifar.records.values import NONE_LABEL
+from cifar.records.values import NONE_LABEL, Row
 from cifar.settings import Settings
 
 COLUMNS = (*(column.name for column in predictions.columns), "feedback_label", "feedback_note", "feedback_at")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
@@ -12,11 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from cifar.errors import BadParameter, RequestNotFound
 from cifar.records.database import insert
 from cifar.records.tables import feedback
-from cifar.records.values import REQUEST_ID, feedback_labels
+from cifar.records.values import REQUEST_ID, Row, feedback_labels
 
 MAX_NOTE_CHARACTERS = 1000
-
-Row = dict[str, Any]
 
 
 def store_feedback(

@@ -79,7 +79,7 @@ def journals(folder: Path) -> Iterator[Path]:
 
 
 def set_aside_odd_ones(folder: Path) -> list[Path]:
-    """Rename what has the name of a journal and cannot be one: folders, devices, pipes, and files that are too large.
+    """Rename everything that has the name of a journal but cannot be one: folders, devices, pipes, and files that are too large.
 
     Returns:
         The new paths, `*.bad`.
@@ -115,7 +115,7 @@ def adopted(path: Path) -> Iterator[bool]:
     """Take over the journal of a dead process, and delete it when the block succeeds.
 
     Yields:
-        Whether it is one. False: its process lives, or another process was faster.
+        True if the journal was taken over. False: its process lives, or another process was faster.
     """
     try:
         file = path.open("rb")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sqlalchemy import Engine, select
 
 from cifar.records.tables import feedback, predictions
+from cifar.records.values import Row
 
 _ROWS_IN_MEMORY = 1000
-
-Row = dict[str, Any]
 
 
 def read_predictions(engine: Engine) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The recorder of one process: it writes records into a journal at once, and a thread has the database take them from there.
+"""The recorder of one process: it writes records into a journal at once, and a thread moves them into the database.
 
 Requests never wait for the database. A record is in the journal before the answer is sent, so a process that is killed loses nothing.
 While the database is down the journal grows to its limit; further records are dropped and counted.
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 from sqlalchemy import select, text
@@ -29,14 +28,13 @@ from cifar.records.key import records_key
 from cifar.records.retention import sweep_daily
 from cifar.records.tables import predictions
 from cifar.records.transfer import insert_lines, line_of, rounded
+from cifar.records.values import Row
 from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _BYTES_PER_TRANSACTION = 1024**2
 """About 2,000 rows, which take some 20 ms: far from the time limit of a statement."""
-
-Row = dict[str, Any]
 
 
 class Recorder:

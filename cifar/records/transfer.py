@@ -1,4 +1,4 @@
-"""Moves journal lines into the database: one statement for each table, in which the database takes the lines apart itself.
+"""Moves journal lines into the database: one statement for each table, in which the database parses the lines itself.
 
 Reading the lines in Python would hold the interpreter lock, for which the event loop of the same process waits up to 5 ms at a time.
 Inside the statement, the lock is free. Only when the database refuses the lines does Python look at them.
@@ -73,7 +73,7 @@ def _insert(engine: Engine, lines: list[bytes]) -> None:
 def _statement(dialect: str, table: str) -> Any:
     """Return the statement that inserts the rows of one table from `lines`, a JSON array of objects `{table: row}`.
 
-    What is no comparison is taken for a prediction, so that nothing is left out in silence: the database refuses a row without columns.
+    A line that is not a comparison counts as a prediction, so that none is lost silently: the database refuses a row without columns.
     """
     columns = TABLES[table].columns
     values: list[Any]

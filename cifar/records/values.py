@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
+Row = dict[str, Any]
+"""A row of a table, by column."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """The form of a request id."""
 NONE_LABEL = "none"

@@ -19,7 +19,8 @@ from cifar.errors import CifarError, MissingScope, RecordsUnavailable, RequestNo
 from cifar.images.decode import brightness_and_contrast
 from cifar.models.registry import Registry
 from cifar.records.feedback import store_feedback
-from cifar.records.recorder import Recorder, Row
+from cifar.records.recorder import Recorder
+from cifar.records.values import Row
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.classify import Classification
 from cifar.serving.inference.shadow import ShadowComparison
