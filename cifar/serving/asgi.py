@@ -16,9 +16,9 @@ from cifar.errors import BadRequest, BodyTooLarge, CallerLeft, CifarError, Unsup
 
 CALLER_LEFT = "The client disconnected before the request was complete."
 _MAX_GZIP_MEMBERS = 1000
-"""Of a body, which can hold a million empty ones."""
+"""Limit on the members of a gzip body. A small body can hold a million empty ones."""
 _GZIP_PIECE_BYTES = 64 * 1024
-"""Unpacked at once: each member copies what comes after it in the piece."""
+"""Bytes that are unpacked at once. Each member copies the rest of its piece, so pieces are short."""
 
 _WEIGHT = re.compile(r"q=[01](\.\d*)?", re.ASCII)
 
@@ -61,6 +61,12 @@ def preferred(accept: str, offered: Sequence[str]) -> str | None:
 
     best = max(offered, key=weight)
     return best if weight(best) > 0 else None
+
+
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client disconnects. The body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:

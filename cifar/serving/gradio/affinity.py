@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
-from cifar.serving.asgi import read_body, replay
+from cifar.serving.asgi import disconnected, read_body, replay
 from cifar.serving.process.http_protocol import hanging_up
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.routes import rule_of
@@ -147,8 +147,7 @@ async def _pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await disconnected(receive)
     scope.cancel()
 
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Analytics:
-    """Queries the records. A query takes up to a second, so call it in a thread. One query answers all who ask meanwhile and soon after."""
+    """Queries the records. A query takes up to a second, so call it in a thread. One query serves all callers that ask while it runs and shortly after."""
 
     def __init__(
         self, engine: Engine, registry: Registry, settings: Settings, *, clock: Callable[[], float] = time.monotonic

@@ -1,7 +1,7 @@
 """Decoding within one budget of memory, which predictions, heat maps, batches and tensor calls share.
 
-An image is weighed by its pixels and its format before it is decoded (`decoding_bytes`). Ordinary ones are decoded in several threads as
-long as the budget of the process lasts. One that exceeds this budget is decoded alone: one at a time in all workers of a host.
+The memory that an image needs is estimated from its pixels and its format (`decoding_bytes`). Several threads decode images as long as
+their sum is within the budget of the process. An image that exceeds this budget is decoded alone: one at a time in all workers of a host.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Decoder:
         self._host_lock = host_lock.open("ab") if host_lock else None
 
     async def preprocess(self, payload: bytes, spec: ImageSpec, views: Views) -> np.ndarray:
-        """Do what `cifar.images.decode.preprocess_views` does."""
+        """Return what `cifar.images.decode.preprocess_views` returns."""
         opened = partial(open_image, payload, spec, max_pixels=self._max_pixels)
         return await self._run(opened, payload, partial(to_views, spec=spec, views=views))
 
     async def picture(self, payload: bytes, *, longest_side: int) -> np.ndarray:
-        """Do what `cifar.images.decode.picture` does."""
+        """Return what `cifar.images.decode.picture` returns."""
         opened = partial(open_picture, payload, longest_side=longest_side, max_pixels=self._max_pixels)
         return await self._run(opened, payload, partial(to_picture, longest_side=longest_side))
 

@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cifar.models.grades import Grade
-from cifar.serving.asgi import preferred
+from cifar.serving.asgi import disconnected, preferred
 from cifar.serving.auth.principal import Requester
 from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.heatmaps import Explainer
 from cifar.serving.rest.openapi import VERSION, ModelVersion, failures, image_request
-from cifar.serving.rest.predict import disconnected, read_image
+from cifar.serving.rest.predict import read_image
 from cifar.settings import Settings
 
 _PARAMETERS = {
@@ -58,7 +58,7 @@ def add_explain(api: FastAPI, explainer: Explainer, settings: Settings) -> None:
             requester=Requester.of(request.scope),
             label=parameters.get("label"),
             version=whole_number("version", parameters.get("version")),
-            disconnected=partial(disconnected, request),
+            disconnected=partial(disconnected, request.receive),
         )
         if preferred(request.headers.get("accept", ""), ("application/json", _PNG)) == _PNG:
             return Response(explanation.overlay, media_type=_PNG)

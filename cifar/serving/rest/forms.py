@@ -1,7 +1,7 @@
 """A parser for a multipart form from an in-memory body.
 
-FastAPI's own form reader writes each file into a temporary file object. Forms as common clients write them are cut up without
-the callbacks of the general parser, which reads all others.
+FastAPI's own form reader writes each file into a temporary file object. Forms as common clients write them are read without the
+general parser, whose callbacks take most of the time.
 """
 
 from __future__ import annotations
