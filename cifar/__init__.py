@@ -14,7 +14,7 @@ IMAGE_SHAPE = (32, 32, 3)
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The ten classes in CIFAR-10's order: a label is an index into this tuple."""
 
-# What fails is raised as an exception too; the rest alarms without need, such as an optimizer of graphs that skips one.
+# TensorFlow's errors are raised as exceptions too. Its other messages, such as a graph optimizer's, only look alarming.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads this when it is imported
 
 

@@ -1,4 +1,4 @@
-"""Reading the environment: no other module does, and all of it that is about this project goes into `cifar.settings`."""
+"""Reads the environment for `cifar.settings`. No other module reads it."""
 
 from __future__ import annotations
 
