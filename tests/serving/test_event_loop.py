@@ -106,6 +106,7 @@ CASES = [
     Case(
         "/predict", "lines that nearly end the form", FORM, lambda: image_form(b"\r\n--cu" * (LARGEST // 6 - 100)), 415
     ),
+    Case("/predict", "a parameter of 19 MB", FORM, lambda: form('name="top_k"', b"\xff" * (LARGEST - 100)), 422),
     Case("/predict", "a photo of 19 MB in base64", JSON, lambda: json.dumps({"inputs": text()}).encode()),
     Case("/explain", "a photo of 19 MB", FORM, lambda: image_form(photo())),
     Case("/explain", "a form of many parts", FORM, lambda: b"--cut\r\n\r\n\r\n" * (LARGEST // 11), 400),

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import html
+import json
 import logging
 import re
 import secrets
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 _OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
 """Printable ASCII without a backslash or a second slash: browsers take `//host` and `/\\host` for another site."""
-_MAX_PENDING = 4
-"""Unfinished sign-ins of one browser. Each is kept in the cookie, and browsers drop a cookie larger than 4 kB."""
+_MAX_PENDING_CHARACTERS = 1600
+"""Of the unfinished sign-ins of one browser as JSON. They are kept in the cookie, and browsers drop a cookie larger than 4 kB."""
 _MAX_NEXT_CHARACTERS = 512
 _AGAIN = "Please sign in again."
 _UNAVAILABLE = "Sign-in is not possible now, because the provider does not answer. Try again later."
@@ -104,7 +105,9 @@ class PageSignIn:
             )
         started = {"nonce": nonce, "verifier": verifier, "next": own_path(request.query_params.get("next", "/"))}
         pending = {**request.session.get("pending", {}), state: started}
-        request.session["pending"] = dict(list(pending.items())[-_MAX_PENDING:])
+        while len(json.dumps(pending)) > _MAX_PENDING_CHARACTERS:
+            del pending[next(iter(pending))]
+        request.session["pending"] = pending
         return RedirectResponse(address, status_code=303)
 
     async def finish(self, request: Request) -> Response:
@@ -222,8 +225,8 @@ def _for_browsers(handler: Handler) -> Handler:
 
 
 def own_path(target: str) -> str:
-    """Return the page to open after the sign-in: `target` if it is a path on this server, else `/`."""
-    return target if len(target) <= _MAX_NEXT_CHARACTERS and _OWN_PATH.fullmatch(target) else "/"
+    """Return the page to open after the sign-in: `target` if it is a short path on this server, else `/`."""
+    return target if len(json.dumps(target)) <= _MAX_NEXT_CHARACTERS and _OWN_PATH.fullmatch(target) else "/"
 
 
 def _page(text: str, html_content: str) -> HTMLResponse:

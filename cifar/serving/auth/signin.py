@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar.dependency import Dependency
+from cifar.environment import web_origin
 from cifar.errors import CifarError, InvalidCredentials, MissingScope, NotSignedIn
 from cifar.serving.asgi import error_response, header
 from cifar.serving.auth.api_keys import PREFIX, ApiKeys, id_in
@@ -27,7 +28,7 @@ MAX_TOKEN_CHARACTERS = 8192
 """Longest API key or bearer token that is checked."""
 _REALM = 'Bearer realm="CIFAR Space"'
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-_OWN_SITES = {"", "same-origin", "none"}
+_OWN_SITES = {"same-origin", "none"}
 
 _DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
@@ -47,6 +48,7 @@ class SignIn:
         api_keys: ApiKeys | None,
         bearer_token: Callable[[str], Awaitable[Principal]] | None,
         people_scopes: list[str] | None,
+        page_origin: str = "",
     ) -> None:
         """Guard `app`.
 
@@ -55,11 +57,13 @@ class SignIn:
             api_keys: checks API keys. None: they are refused.
             bearer_token: checks JWT bearer tokens. None: they are refused.
             people_scopes: the scopes of people who signed in to the page. None: there is no such sign-in.
+            page_origin: where they signed in, such as `https://cifar.example`.
         """
         self.app = app
         self._api_keys = api_keys
         self._bearer_token = bearer_token
         self._people_scopes = people_scopes
+        self._page_origin = page_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 403."""
@@ -108,10 +112,16 @@ class SignIn:
         """Return the person of the session cookie, or None if the page of another site sent a request that may change data."""
         if self._people_scopes is None:
             return None
-        if scope.get("method", "POST") not in _SAFE_METHODS and header(scope, b"sec-fetch-site") not in _OWN_SITES:
+        if scope.get("method", "POST") not in _SAFE_METHODS and self._is_of_another_site(scope):
             return None
         subject = scope["session"].get("subject")
         return make_principal("oidc", subject, self._people_scopes) if subject else None
+
+    def _is_of_another_site(self, scope: Scope) -> bool:
+        """Return whether the page of another site sent a request. Without https, browsers name only its origin."""
+        if site := header(scope, b"sec-fetch-site"):
+            return site not in _OWN_SITES
+        return header(scope, b"origin") not in {"", self._page_origin}
 
     async def _refuse(self, error: CifarError, needed: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -149,6 +159,7 @@ def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp
         api_keys=ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
         bearer_token=tokens.principal if tokens else None,
         people_scopes=list(settings.oidc_scopes) if settings.oidc_provider_url else None,
+        page_origin=web_origin((settings.page_url or "").removesuffix(settings.path) or "null"),
     )
     if settings.oidc_provider_url:
         from cifar.serving.auth.oidc import PageSignIn
