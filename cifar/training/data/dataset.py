@@ -67,7 +67,7 @@ class Dataset:
         return np.setdiff1d(np.arange(len(self.train_labels)), self.validation), self.validation
 
     def findings(self) -> list[str]:
-        """Return what a person should know before training on it, in sentences."""
+        """Return warnings about the data set, in sentences."""
         training, test = (self.train_images, self.train_labels), (self.test_images, self.test_labels)
         return [
             *describe(self.contents),
@@ -104,7 +104,7 @@ def load_dataset(
 
 
 def read_dataset(source: str, settings: Settings, *, image_shape: tuple[int, int, int] | None = IMAGE_SHAPE) -> Dataset:
-    """Do the same as `load_dataset`, but leave damaged pictures out and say nothing: it is all in `Dataset.contents`."""
+    """Load a data set without messages. Damaged pictures are left out, and `Dataset.contents` lists them."""
     path = Path(source).expanduser()
     if source != "cifar10":
         _refuse_missing(path, source)

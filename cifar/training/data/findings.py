@@ -10,9 +10,9 @@ import numpy as np
 from cifar.training.data.folders.contents import Contents, some
 
 IMBALANCE = 10
-"""From this ratio between the largest and the smallest class on, it is said."""
+"""Ratio of the largest to the smallest class from which the imbalance is reported."""
 FEW_IMAGES = 100
-"""Below this number of held-out images, figures are said to mean little: the 95 % interval of 90 % spans 12 points."""
+"""With fewer held-out images, a warning says that figures mean little: the 95 % interval of 90 % spans 12 points."""
 
 LEFT_OUT = "Left out:"
 """Sentences that begin with this are about what was left out."""
@@ -88,7 +88,7 @@ def imbalance(class_names: Sequence[str], labels: np.ndarray) -> list[str]:
     if counts[most] >= IMBALANCE * counts[least]:
         sentences.append(
             f"{class_names[most]} has {counts[most]:,} training images, {class_names[least]} only {counts[least]:,}: a ratio of "
-            f"{counts[most] / counts[least]:.0f} (said from {IMBALANCE} on). Look at the balanced accuracy, and try train --class-weights."
+            f"{counts[most] / counts[least]:.0f} (reported from {IMBALANCE} on). Look at the balanced accuracy, and try train --class-weights."
         )
     return sentences
 

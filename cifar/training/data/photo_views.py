@@ -1,4 +1,4 @@
-"""Training images changed so that they look like photographs which somebody scaled down, so that a network knows these too.
+"""Augmentation that makes training images look like photographs that were scaled down, so that a network learns such pictures too.
 
 CIFAR's pictures are sharp, well lit and of one subject that fills the frame. Pictures that people send differ in all of this:
 zoom and shape, scaling filter, light, blur, noise and compression (after Hendrycks and Dietterich 2019, arXiv:1903.12261, whose

@@ -17,7 +17,7 @@ _PICTURES = {
 _VIEWS = {2: "plain and mirrored", 6: "plain and mirrored, each also moved by one pixel to two sides"}
 
 _COMPARED_STRENGTHS = {"JPEG": 30, "blur": 1, "noise": 16, "brightness": 0.5, "shift": 4}
-"""The strength of each disturbance that stands beside the undisturbed images."""
+"""The strength of each disturbance that is compared with the undisturbed images."""
 
 Report = dict[str, Any]
 """The content of `report.json`; see `make_report`."""
@@ -163,7 +163,7 @@ def photographs(report: Report) -> str:
     if not rows:
         return ""
     return (
-        "Photographs are decoded like those of requests. *Others* show none of the classes; they are *caught* if they are not in distribution. AUROC: of "
+        "Photographs are decoded as the server decodes uploads. *Others* show none of the classes; they are *caught* if they are not in distribution. AUROC: of "
         f"the out-of-distribution score, classes against others (95 % bootstrap interval). Processor time includes decoding.\n\n{markdown_table(head, rows)}"
     )
 
