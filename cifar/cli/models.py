@@ -97,6 +97,7 @@ def export(
     from cifar.training.export.write import export
 
     check_formats(also or ())
+    source = source.parent if source.name == "saved_model.pb" else source
     read = read_source(
         source,
         settings,

@@ -104,7 +104,6 @@ def read_source(
         ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, the number of class
             names is wrong, or the preparation of the pixels is unknown.
     """
-    path = path.parent if path.name == "saved_model.pb" else path
     run = _read_run(path) if recognise(path) is Format.RUN else {}
     network = load(path, options)
     model = with_logits(adapt(network, options), network, logits)

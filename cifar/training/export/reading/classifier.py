@@ -118,9 +118,11 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
         log.warning("The file says that the model was trained with from_logits=True: a %s is added.", added)
     logits = asked or trained_on_logits or model.activation == "log_softmax"  # the softmax of log(p) is p
     if model.columns == 1 and model.activation not in {"sigmoid", "linear", None}:
+        way_out = "Add layers that turn it into a probability, such as Rescaling(0.5, 0.5) for tanh, and save it again."
+        if model.activation == "softmax":
+            way_out = "A softmax of one number is always 1: train again with a sigmoid."
         raise ExportError(
-            f"The model returns one number that comes from a {model.activation}: neither a probability (sigmoid) nor a logit. Add layers "
-            "that turn it into a probability, such as Rescaling(0.5, 0.5) for tanh, and save it again."
+            f"The model returns one number that comes from a {model.activation}: neither a probability (sigmoid) nor a logit. {way_out}"
         )
     if model.columns == 1 and not logits and (model.activation == "linear" or _leaves_0_to_1(model)):
         raise ExportError(

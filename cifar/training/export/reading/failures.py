@@ -18,10 +18,11 @@ _UNKNOWN = re.compile(
 )
 """The ways in which both versions of Keras say that they do not know a class or function."""
 
-_COMPILED_CODE = (
-    "has a Lambda layer whose code another version of Python compiled. In the Python that wrote the file, save a "
-    "SavedModel instead: model.export(FOLDER), or with Keras 2 model.save(FOLDER, save_format='tf')."
+_AS_SAVED_MODEL = (
+    "In the Python that wrote the file, save a SavedModel instead: model.export(FOLDER), or with Keras 2 "
+    "model.save(FOLDER, save_format='tf')."
 )
+_COMPILED_CODE = f"has a Lambda layer whose code another version of Python compiled. {_AS_SAVED_MODEL}"
 _KNOWN = {
     "bad marshal data": _COMPILED_CODE,
     "unknown opcode": _COMPILED_CODE,
@@ -30,10 +31,20 @@ _KNOWN = {
 """The rest of the sentence about a file, by words of the exception."""
 
 
+_HOMES = {
+    "preprocess_input": "keras.applications.mobilenet_v2",
+    "KerasLayer": "tensorflow_hub",
+    "FixedDropout": "efficientnet.tfkeras",
+    "CastToFloat32": "autokeras",
+}
+"""Modules that define what many published models use."""
+
+
 def short(error: BaseException) -> str:
     """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
     log.debug("The whole message:", exc_info=error)
-    lines = [line.strip() for line in str(error).splitlines()]
+    innermost = str(error).rpartition("Exception encountered: ")[2]
+    lines = [line.strip() for line in innermost.splitlines()]
     lines = [
         line for line in lines if line and not line.startswith(("Exception encountered", "Arguments received", "•"))
     ]
@@ -61,21 +72,17 @@ def explained(source: object, error: Exception, *, custom: Mapping[str, str], im
         unknown and next(group for group in unknown.groups() if group).rpartition(">")[2]
     )
     if not name or name.startswith(("keras.", "tf_keras.")):
-        return ExportError(f"Keras cannot load {source}: {short(error)}")
+        return ExportError(f"Keras cannot load {source}: {short(error)}\n{_AS_SAVED_MODEL}")
     log.debug("The whole message:", exc_info=error)
     if imports:
         return ExportError(
             f"{source} uses {name}, which {', '.join(imports)} does not define. Name the file that does: --import FILE.py"
         )
-    if name == "preprocess_input":
-        return ExportError(
-            f"{source} calls a function preprocess_input, but does not say whose. Name the module of its network, such as "
-            "--import keras.applications.mobilenet_v2, or a file that defines it: --import FILE.py"
-        )
     module = f" (the file calls it {custom[name]})" if name in custom else ""
+    home = f" or, if it is that of {_HOMES[name]}, --import {_HOMES[name]}" if name in _HOMES else ""
     return ExportError(
-        f"{source} uses {name}, which is not part of Keras. Name the Python file or module that defines it{module}, whose code "
-        "is then run: --import FILE.py"
+        f"{source} uses {name}, whose code is not in the file. Name the Python file or module that defines it{module}, whose code "
+        f"is then run: --import FILE.py{home}"
     )
 
 

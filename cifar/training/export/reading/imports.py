@@ -23,6 +23,10 @@ _PREPROCESSING = "preprocess_input"
 """A function of Keras that each network of `keras.applications` has one of: a file tells its name alone."""
 
 
+TENSORFLOWS_OWN = {function.__name__: function for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu)}
+"""Functions of TensorFlow that tutorials name as activations, and that Keras 3 writes under names that it cannot read."""
+
+
 def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
     """Run Python modules, and return the classes and functions that they define, by name.
 
