@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from cifar.training.data.dataset import Dataset
 from cifar.training.distributed.workers import Workers
 from cifar.training.run.config import TrainConfig, TrainingPlan
 from cifar.training.run.loader import EpochLoader
-from cifar.training.run.run_folder import Row, is_finished
+from cifar.training.run.run_folder import is_finished
 from cifar.training.run.train import compile_model, fit_epochs, make_schedule, train
 
 
@@ -26,7 +25,6 @@ def train_together(
     *,
     resume: bool = False,
     h5: bool = False,
-    on_epoch: Callable[[Sequence[Row]], None] | None = None,
     began: float | None = None,
 ) -> Path | None:
     """Train one model with all workers. The chief calls `train`; the others compute, but read and write no run folder.
@@ -51,7 +49,7 @@ def train_together(
         finished = workers.from_chief(workers.is_chief and is_finished(run))
         result = None
         if workers.is_chief:
-            result = train(config, dataset, run, resume=resume, h5=h5, on_epoch=on_epoch, devices=workers, began=began)
+            result = train(config, dataset, run, resume=resume, h5=h5, devices=workers, began=began)
         elif not finished:
             _compute(plan, workers)
         workers.from_chief(None)  # wait until the chief has written everything
