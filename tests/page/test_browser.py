@@ -155,10 +155,12 @@ def test_a_photo_from_the_camera_is_answered(page):
 def test_the_button_why_shows_a_heat_map_for_its_class(page):
     """The next photo removes it."""
     upload(page, EXAMPLES / "cat.jpg")
-    page.locator("#answer [data-why=airplane]").click()
+    second = page.locator("#answer [data-why]").nth(1)  # it appears under the pointer, or with the focus
+    name = second.get_attribute("data-why", timeout=WAIT_MS)
+    second.click()
     heat = page.locator("#why img")
     expect(heat).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator("#why h2")).to_have_text("Why airplane?", use_inner_text=True)
+    expect(page.locator("#why h2")).to_have_text(f"Why {name}?", use_inner_text=True)
     assert heat.evaluate("image => image.naturalWidth") == 32
     page.locator("#examples button").nth(9).click()
     expect_label(page, "truck")
@@ -226,6 +228,19 @@ def test_the_live_camera_sends_one_frame_at_a_time(page):
     page.wait_for_timeout(800)
     assert (frames["at_once"], frames["sent"]) == (1, after_stop)
     assert frames["sent"] >= 2
+
+
+def test_the_live_camera_uses_the_chosen_version(browser, two_version_server):
+    """It used to send every frame to the default one."""
+    with visit(browser, two_version_server) as page:
+        page.context.grant_permissions(["camera"])
+        open_options(page)
+        page.locator("#version input").click()
+        page.get_by_role("option", name="2", exact=True).click()
+        with page.expect_request(lambda request: '"jpeg"' in (request.post_data or "")) as frame:
+            page.locator("[data-live=start]").click()
+        assert frame.value.post_data_json["data"][0] == 2
+        expect(page.locator(".live-answer")).to_contain_text("version 2", timeout=WAIT_MS, use_inner_text=True)
 
 
 def test_a_camera_without_permission_gets_an_error_message(page):

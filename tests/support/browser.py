@@ -84,6 +84,36 @@ def choose_many(page: Page, tab: str, files: list) -> None:
     page.set_input_files(f"#{tab} input[type=file]", files)
 
 
+def saved(page: Page, tab: str, kind: str) -> str:
+    """Download a table as `csv` or `json`, and return the text."""
+    with page.expect_download() as download:
+        page.locator(f"#{tab} [data-do={kind}]").click()
+    assert download.value.suggested_filename == f"cifar-{tab}.{kind}"
+    return download.value.path().read_text(encoding="utf-8")
+
+
+def finished(page: Page, tab: str, summary: str) -> None:
+    """Wait until the summary of a batch contains `summary`."""
+    expect(page.locator(f"#{tab} .summary")).to_contain_text(summary, use_inner_text=True, timeout=WAIT_MS)
+
+
+def classify_many(page: Page, tab: str, files: list, summary: str) -> None:
+    """Open a tab, choose files there, and wait until the summary contains `summary`."""
+    open_tab(page, tab)
+    choose_many(page, tab, files)
+    finished(page, tab, summary)
+
+
+def names(page: Page) -> list[str]:
+    """Return the names of the files in the table of the tab Batch."""
+    return page.locator("#batch tbody th").all_inner_texts()
+
+
+def zip_file(content: bytes) -> list[dict]:
+    """Return what a browser's file field takes for a zip of this content."""
+    return [{"name": "photos.zip", "mimeType": "application/zip", "buffer": content}]
+
+
 def drop(page: Page, name: str, media_type: str, content: bytes) -> None:
     """Drop a file on the field for a photo."""
     transfer = page.evaluate_handle(

@@ -99,7 +99,7 @@
     }
     row.words = row.answers.map(words);
     row.done = true;
-    row.element = document.createElement("tr");
+    row.element = Object.assign(document.createElement("tr"), { role: "row" }); // roles, since the cards of a phone are no table to browsers
     row.element.innerHTML = cells(run, row);
     row.element.classList.toggle("same", agrees(row));
     run.undrawn.push(row.element);
@@ -151,7 +151,7 @@
     : [["name", cifar.htmlText("batch.name")], ["label0", cifar.htmlText("batch.answer")], ["score0", cifar.htmlText("batch.score")]];
 
   function layOut(run) {
-    const head = columns(run).map(([key, text]) => `<th scope="col" aria-sort="none"><button type="button" data-do="sort" data-key="${key}">${text}</button></th>`).join("");
+    const head = columns(run).map(([key, text]) => `<th scope="col" role="columnheader" aria-sort="none"><button type="button" data-do="sort" data-key="${key}">${text}</button></th>`).join("");
     const only = run.kind === "compare" ? `<label class="choice"><input type="checkbox" data-only>${cifar.htmlText("compare.only")}</label>` : "";
     run.box.classList.remove("only");
     run.box.querySelector(".problems").innerHTML = "";
@@ -160,8 +160,8 @@
       <button type="button" class="plain" data-do="csv">${cifar.htmlText("batch.csv")}</button>
       <button type="button" class="plain" data-do="json">${cifar.htmlText("batch.json")}</button>${only}</div>
       <section><h2 class="part" id="${run.kind}-counts">${cifar.htmlText("batch.counts")}</h2><div class="counts"></div></section>
-      <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows"><caption id="${run.kind}-rows">${cifar.htmlText("batch.table")}</caption>
-      <thead><tr><th scope="col">${cifar.htmlText("batch.thumbnail")}</th>${head}</tr></thead><tbody></tbody></table></div>`;
+      <div class="wide" tabindex="0" role="region" aria-labelledby="${run.kind}-rows"><table class="rows" role="table"><caption id="${run.kind}-rows">${cifar.htmlText("batch.table")}</caption>
+      <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">${cifar.htmlText("batch.thumbnail")}</th>${head}</tr></thead><tbody role="rowgroup"></tbody></table></div>`;
     run.body = run.box.querySelector("tbody");
     run.progress = run.box.querySelector(".progress");
     start(run);
@@ -191,15 +191,15 @@
 
   function cells(run, row) {
     const picture = row.thumbnail ? `<img src="${row.thumbnail}" alt="">` : `<small>${cifar.htmlText("batch.no_preview")}</small>`;
-    const start = `<td>${picture}</td><th scope="row">${nameHtml(row.name)}</th>`;
-    if (row.error) return `${start}<td colspan="${columns(run).length - 1}" class="failed">${cifar.asHtml(row.error)}</td>`;
+    const start = `<td role="cell">${picture}</td><th scope="row" role="rowheader">${nameHtml(row.name)}</th>`;
+    if (row.error) return `${start}<td role="cell" colspan="${columns(run).length - 1}" class="failed">${cifar.asHtml(row.error)}</td>`;
     if (run.kind !== "compare") {
       const [answer] = row.answers;
-      return `${start}<td>${cifar.asHtml(row.words[0])}</td><td class="number">${row.words[0].label === null ? "–" : percent(answer.confidence)}</td>`;
+      return `${start}<td role="cell">${cifar.asHtml(row.words[0])}</td><td role="cell" class="number">${row.words[0].label === null ? "–" : percent(answer.confidence)}</td>`;
     }
     const ranked = ({ label: name, score }) => `<li>${cifar.asHtml(cifar.className(name))} ${percent(score)}</li>`;
-    const answers = row.answers.map((answer, at) => `<td><b>${cifar.asHtml(row.words[at])}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
-    return `${start}${answers.join("")}<td>${cifar.htmlText(verdict(row))}</td>`;
+    const answers = row.answers.map((answer, at) => `<td role="cell"><small class="of">${cifar.htmlText("compare.version", { number: run.versions[at] })}</small><b>${cifar.asHtml(row.words[at])}</b><ol>${answer.top_k.map(ranked).join("")}</ol></td>`);
+    return `${start}${answers.join("")}<td role="cell">${cifar.htmlText(verdict(row))}</td>`;
   }
 
   function progressHtml(key, run, done) {
