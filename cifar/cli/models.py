@@ -129,13 +129,17 @@ def export(
         read, settings.registry, name or settings.model_name, precision=precision, held_out=held_out, also=also or ()
     )
     print(version.path)
-    quantization = version.manifest.quantization
-    if quantization and (
-        quantization.speedup or quantization.images or precision != "auto"
-    ):  # too few images are no news
-        say(f"Precision of the LiteRT file: {quantization.reason}")
-    rollout = log.current()
-    other = f"CIFAR_MODEL_NAME={name} " if name and name != settings.model_name else ""
+    found = version.manifest.quantization
+    if found and (found.speedup or found.images or precision != "auto"):  # too few images are no news
+        say(f"Precision of the LiteRT file: {found.reason}")
+    _say_what_is_served(version, log.current(), settings)
+    if before and (sentence := _if_less_accurate(version, before)):
+        say(sentence)
+
+
+def _say_what_is_served(version: Version, rollout: Rollout, settings: Settings) -> None:
+    """Say whether the exported version is served now, and how to serve another one."""
+    other = f"CIFAR_MODEL_NAME={version.name} " if version.name != settings.model_name else ""
     if version.number != rollout.stable:
         command = f"{other}{'python -m cifar ' if other else ''}models promote {version.number}"
         say(f"Version {rollout.stable} stays in service. To serve this one, run `{command}`.")
@@ -143,8 +147,6 @@ def export(
         say(f"Serve it: {other}make run")
     else:
         say("It is the stable version and serves all users. To serve another one, run `models promote N`.")
-    if before and (sentence := _if_less_accurate(version, before)):
-        say(sentence)
 
 
 def _if_less_accurate(version: Version, before: Version) -> str | None:
@@ -188,7 +190,7 @@ def predict(
     images: list[Path] | None = Argument(None, metavar="IMAGE", help="Image files."),
     source: Path | None = Option(None, "--input", metavar="SOURCE", help="A folder, or a .txt or .csv file of paths."),
     output: Path | None = Option(None, metavar="OUT.parquet", help="With --input: a new folder of Parquet files."),
-    runner: Literal["local", "ray"] = Option("local", help="With --input: what computes."),
+    runner: Literal["local", "ray"] = Option("local", help="With --input: this machine or a Ray cluster."),
     resume: bool = Option(False, "--resume", help="With --input: continue an interrupted run, if there is one."),
     top_k: int | None = Option(None, help="Labels to print. Default: CIFAR_DEFAULT_TOP_K."),
     version: int | None = VERSION,

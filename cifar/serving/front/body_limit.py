@@ -34,7 +34,7 @@ class BodyLimit:
         Args:
             app: the app behind it.
             max_body_bytes: largest body of one request.
-            waiting_bytes: what all of them may take together.
+            waiting_bytes: limit on all arriving bodies together.
         """
         self.app = app
         self.max_body_bytes = max_body_bytes

@@ -24,7 +24,7 @@ _EXPOSED = [
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's CORS. Where no other site is allowed, requests without an `Origin` pass by it, since their answers do not vary."""
+    """Starlette's CORS. Where no other site is allowed, requests without an `Origin` bypass it, because their answers do not vary."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         super().__init__(

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class UnderPath:
     """Takes `prefix` away from the paths of requests and puts it before those of redirects.
 
-    All of it: Gradio's app, which knows the prefix too, would take away another one behind the checks of the path.
+    A repeated prefix is removed completely: Gradio, which knows the prefix too, would remove one more after our checks of the path.
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:

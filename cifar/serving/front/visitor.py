@@ -18,7 +18,7 @@ COOKIE = "cifar_user"
 _LIFETIME_SECONDS = 90 * 24 * 3600
 _SIGNED_ID = re.compile(rf"(?:^|; ?){COOKIE}=(([0-9a-f]{{32}})\.[0-9a-f]{{32}})(?:;|$)")
 _KEY_OF_THIS_SERVER = secrets.token_bytes(32)
-"""Without a lasting key. gunicorn imports this module before it forks, so its workers share it."""
+"""The key if there is no lasting one. gunicorn imports this module before it forks, so its workers share it."""
 
 
 class VisitorCookie:

@@ -1,4 +1,4 @@
-"""Streams of events that exist and are the caller's: Gradio would begin a stream for any id, and break it off."""
+"""Refuses streams that do not exist or belong to another caller. Gradio would begin a stream for any id, and break it off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STREAM_OF_SESSION = "/gradio_api/queue/data"
 
 
 class KnownEvents:
-    """Refuses streams of unknown events and sessions, and all uses of another caller's. It stands in the worker that holds them."""
+    """Refuses streams of unknown events and sessions, and any use of another caller's session. It runs in the worker that holds the session."""
 
     def __init__(self, gradio: ASGIApp, page: gr.Blocks) -> None:
         self.gradio = gradio
