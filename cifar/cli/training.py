@@ -36,6 +36,7 @@ _SHEET = "Where to write the contact sheet, a PNG. Default: var/contact-sheet.pn
 _CLASS_WEIGHTS = "Let every class count the same in the loss, however many images it has."
 _ARCH = "The network, with its recipe. Default: photo (pretrained) for a small number of photographs, otherwise fast."
 _PHOTO_VIEWS = "Share of the images that are changed to look like photographs; train twice as long with it."
+_TEACHER = "A run or .keras file whose answers to learn instead of the labels. May be repeated, for their mean."
 _TIME_BUDGET = "Time by the clock for the whole command, in place of --epochs."
 _PHOTOS = "Also measure photographs: DIR/CLASS/*, and DIR/none/* of none of the classes. May be repeated."
 _DISTRIBUTE = "mirrored: all GPUs of this machine. multiworker: the processes that TF_CONFIG names."
@@ -80,7 +81,7 @@ def data(
 def train(
     data: str = DATA,
     out: Path = Option(..., metavar="RUN", help="The run's folder, which must not exist."),
-    arch: Literal["fast", "tutorial", "photo"] | None = Option(None, help=_ARCH),
+    arch: Literal["fast", "deep", "large", "tutorial", "photo"] | None = Option(None, help=_ARCH),
     epochs: int | None = Option(None, min=1, metavar="N", help="Passes over the data. Default: the recipe's."),
     time_budget: float | None = Option(None, parser=positive, metavar="SECONDS", help=_TIME_BUDGET),
     target_accuracy: float | None = Option(
@@ -96,6 +97,7 @@ def train(
     resume: bool = Option(False, "--resume", help="Continue after the run's last epoch, if any."),
     h5: bool = Option(False, "--h5", help="Also write model.h5."),
     image_size: int | None = IMAGE_SIZE,
+    teacher: list[str] | None = Option(None, metavar="PATH", help=_TEACHER),
     photo_views: float = Option(0.0, parser=share, metavar="SHARE", help=_PHOTO_VIEWS),
     class_weights: bool = Option(False, "--class-weights", help=_CLASS_WEIGHTS),
     skip_damaged: bool = SKIP_DAMAGED,
@@ -123,6 +125,7 @@ def train(
         "target_accuracy": target_accuracy,
         "precision": precision,
         "init_from": init_from,
+        "teacher": tuple(teacher or ()),
         "photo_views": photo_views,
     }
     choice = choose_network(arch, image_size, options | {"distribute": distribute})

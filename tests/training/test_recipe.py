@@ -188,10 +188,11 @@ def test_the_fused_layer_computes_the_same_as_the_layer_of_keras(dtype, toleranc
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-def test_the_fast_network_has_the_documented_parameters_and_scales_pixels_itself():
+@pytest.mark.parametrize("arch", ["fast", "deep", "large"])
+def test_the_networks_have_the_documented_parameters_and_scale_pixels_themselves(arch):
     """Serving cannot scale pixels differently: black and white become -2 and 2 inside the graph."""
-    model = build_model("fast", 10)
-    assert f"{model.count_params():,} parameters for CIFAR" in ARCHITECTURES["fast"].__doc__
+    model = build_model(arch, 10)
+    assert f"{model.count_params():,} parameters for CIFAR" in ARCHITECTURES[arch].__doc__
     inside = keras.Model(model.inputs[0], model.get_layer("to_unit_spread").output)
     black_and_white = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
     np.testing.assert_allclose(np.unique(inside(black_and_white)), [-2, 2], atol=1e-5)
@@ -341,7 +342,7 @@ def test_a_source_without_usable_weights_is_refused(source, words):
 @pytest.mark.parametrize(
     ("arch", "classes", "shape", "words"),
     [
-        ("resnet", 10, (32, 32, 3), "no architecture 'resnet'; there are: fast, tutorial"),
+        ("resnet", 10, (32, 32, 3), "no architecture 'resnet'; there are: fast, deep, large, tutorial"),
         ("tutorial", 1, (32, 32, 3), "at least 2 classes"),
         ("tutorial", 10, (8, 8, 3), "cannot take images"),
         ("fast", 10, (4, 4, 3), "cannot take images"),

@@ -42,7 +42,7 @@ def test_the_tutorial_network_has_122570_parameters_and_scales_pixels_itself():
         ({"target_accuracy": 90.0}, "a share, such as 0.9; got 90"),
         ({"photo_views": 1.5}, "a share, such as 0.5; got 1.5"),
         ({"validation_split": 1.0}, "a share between 0 and 1"),
-        ({"arch": "resnet"}, "there are: fast, tutorial"),
+        ({"arch": "resnet"}, "there are: fast, deep, large, tutorial"),
         ({"epochs": 3, "time_budget": 60.0}, "Set epochs or a time budget, not both"),
     ],
 )

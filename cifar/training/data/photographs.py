@@ -33,6 +33,7 @@ _EPOCHWISE: dict[str, object] = {
     "target_accuracy": None,
     "precision": "auto",
     "init_from": None,
+    "teacher": (),
     "photo_views": 0,
     "validation_split": 0.05,
     "distribute": "none",

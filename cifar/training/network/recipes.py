@@ -43,19 +43,23 @@ class Recipe:
         return max(self.epochs, -(-self.min_steps * batch_size // images))
 
 
+# After cifar10-airbench94 with Muon (https://github.com/KellerJordan/cifar10-airbench), which has 8 epochs.
+_FAST = Recipe(
+    optimizer=lambda rate, precision: Muon(rate, dtype=precision),
+    learning_rate=0.24,
+    transfer_ratio=0.1,
+    batch_size=1000,
+    epochs=24,
+    min_steps=400,
+    anneal=True,
+    label_smoothing=0.2,
+    max_shift=4,
+)
+
 RECIPES: dict[str, Recipe] = {
-    # After cifar10-airbench94 with Muon (https://github.com/KellerJordan/cifar10-airbench), which has 8 epochs.
-    "fast": Recipe(
-        optimizer=lambda rate, precision: Muon(rate, dtype=precision),
-        learning_rate=0.24,
-        transfer_ratio=0.1,
-        batch_size=1000,
-        epochs=24,
-        min_steps=400,
-        anneal=True,
-        label_smoothing=0.2,
-        max_shift=4,
-    ),
+    "fast": _FAST,
+    "deep": _FAST,
+    "large": _FAST,
     # TensorFlow's CIFAR tutorial.
     "tutorial": Recipe(
         optimizer=lambda rate, _: keras.optimizers.Adam(rate),

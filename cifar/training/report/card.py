@@ -165,6 +165,8 @@ def commands(
 def _option(name: str, value: object) -> str:
     if value is None or value is False:
         return ""
+    if isinstance(value, list):
+        return "".join(_option(name, each) for each in value)
     return f" --{name.replace('_', '-')}" + ("" if value is True else f" {quote(str(value))}")
 
 
@@ -182,7 +184,7 @@ def _worst_classes(report: dict[str, Any]) -> list[tuple[str, float]]:
 
 def _settings_table(manifest: Manifest) -> str:
     config = manifest.training.get("config", {})
-    rows = [(name.replace("_", " "), "default" if value is None else value) for name, value in config.items()]
+    rows = [(name.replace("_", " "), "default" if value in (None, []) else value) for name, value in config.items()]
     if seconds := manifest.metrics.get("training_seconds"):
         rows.append(("training time", f"{seconds:,.0f} s"))
     rows += [("exported", manifest.created), ("libraries", text.libraries(manifest.libraries))]

@@ -24,7 +24,7 @@ from cifar.training.data.photo_views import photo_views as views_like_photos
 
 CONFIDENCE_FILE = "confidence.npz"
 IN_DISTRIBUTION_SHARE = 0.95
-"""Share of the held-out images, changed as the training images were, whose score is at most the threshold."""
+"""Share of the held-out images whose score is at most the threshold."""
 
 FEWEST_HELD_OUT = 50
 """With fewer held-out images neither temperature nor score is fitted: of 20 images, the threshold would rest on one."""
@@ -177,8 +177,7 @@ def fit_confidence(
     chosen = np.sort(random.permutation(len(images))[:FITTED_IMAGES])
     outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
     features, _ = _predict(network, _as_trained(images[chosen], photo_views, random))
-    _, probabilities = _predict(network, held_out_images)
-    held_out_features, _ = _predict(network, _as_trained(held_out_images, photo_views, random))
+    held_out_features, probabilities = _predict(network, held_out_images)
     arrays = fit_score(features, outliers, *_dense_layers(model)[-1].get_weights())
     return make_confidence(
         arrays,
@@ -192,7 +191,7 @@ def fit_confidence(
 
 
 def _as_trained(images: np.ndarray, photo_views: float, random: np.random.Generator) -> np.ndarray:
-    """Change the share of the images that was changed in training, so that such images count as in distribution too."""
+    """Change the share of the images that was changed in training, so that the score does not take such for outliers."""
     changed = random.random(len(images)) < photo_views
     if changed.any():
         images = images.copy()

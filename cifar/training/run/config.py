@@ -16,6 +16,7 @@ from cifar.training.network.architectures import ARCHITECTURES, Precision
 from cifar.training.network.recipes import RECIPES, Recipe
 from cifar.training.run.devices import Devices
 from cifar.training.run.run_folder import Row
+from cifar.training.run.transfer import Teachers, teacher_digests
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainConfig:
     """Number format of the convolutions. `auto` chooses bfloat16 if the processor has instructions for it."""
     init_from: str | None = None
     """A version's folder, a run folder or a `.keras` file whose weights to start from."""
+    teacher: tuple[str, ...] = ()
+    """Run folders or `.keras` files whose mean answer to learn instead of the labels; see `Teachers`."""
     photo_views: float = 0.0
     """Share of each epoch's images, in [0, 1], that are changed to look like photographs scaled down; see `photo_views`."""
     class_weights: bool = False
@@ -79,6 +82,7 @@ class TrainingPlan:
     batch_size: int
     small_batch_size: int
     """Batch size while a time budget allows few steps."""
+    teachers: Teachers | None
 
     @classmethod
     def make(cls, config: TrainConfig, dataset: Dataset, devices: Devices) -> Self:
@@ -86,10 +90,12 @@ class TrainingPlan:
 
         Raises:
             DataError: a class has too few images to hold one out.
+            TrainingError: a teacher cannot be used.
         """
         recipe = RECIPES[config.arch]
         fit, held_out = dataset.hold_out(config.validation_split, config.seed)
-        batch_size = config.batch_size or devices.evenly(recipe.batch_size_for(len(fit), dataset.image_shape))
+        names, shape = dataset.class_names, dataset.image_shape
+        batch_size = config.batch_size or devices.evenly(recipe.batch_size_for(len(fit), shape))
         return cls(
             config=config,
             dataset=dataset,
@@ -100,6 +106,7 @@ class TrainingPlan:
             images_per_epoch=devices.evenly(len(fit)),
             batch_size=batch_size,
             small_batch_size=devices.evenly(max(8, batch_size // 4)),
+            teachers=Teachers(config.teacher, names, shape) if config.teacher else None,
         )
 
     @property
@@ -160,12 +167,13 @@ def choose_precision(config: TrainConfig) -> Precision:
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Return everything that determines the result of a run, as `config.json` holds it."""
     return {
-        "config": asdict(config),
+        "config": {**asdict(config), "teacher": list(config.teacher)},
         "data": {
             "source": dataset.source,
             "fingerprint": dataset.fingerprint(),
             "train_images": len(dataset.train_labels),
             "test_images": len(dataset.test_labels),
+            "teachers": teacher_digests(config.teacher),
         },
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),

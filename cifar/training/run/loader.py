@@ -17,7 +17,7 @@ from cifar.training.run.run_folder import Row
 
 @dataclass(frozen=True)
 class Epoch:
-    """Shuffled and augmented images, their labels, and the settings to train on them with."""
+    """Shuffled and augmented images, their labels or the teachers' answers, and the settings to train on them with."""
 
     pairs: Pairs
     batch_size: int
@@ -62,6 +62,9 @@ def make_epoch(plan: TrainingPlan, number: int, *, few_steps: bool) -> Epoch:
         random = np.random.default_rng((seed, number, 2))
         chosen = random.random(len(images)) < plan.config.photo_views
         images[chosen] = photo_views(images[chosen], random)
+    targets = plan.one_hot(order)
+    if plan.teachers:
+        targets = plan.teachers.targets(images, targets)
     batch_size = plan.small_batch_size if few_steps else plan.batch_size
     learning_rate = plan.learning_rate * (batch_size / plan.batch_size) ** 0.5
-    return Epoch((images, plan.one_hot(order)), batch_size, learning_rate)
+    return Epoch((images, targets), batch_size, learning_rate)

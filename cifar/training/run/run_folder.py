@@ -69,10 +69,15 @@ def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> Non
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     # A setting that is newer than the run was off.
     pairs = [
-        (f"--{key.replace('_', '-')}", before["config"].get(key, False if isinstance(value, bool) else None), value)
+        (
+            f"--{key.replace('_', '-')}",
+            before["config"].get(key, type(value)() if isinstance(value, bool | list) else None),
+            value,
+        )
         for key, value in now["config"].items()
     ]
     pairs += [(f"data {key}", before["data"].get(key), now["data"][key]) for key in ("train_images", "fingerprint")]
+    pairs += [("the teachers' files", before["data"].get("teachers", []), now["data"]["teachers"])]
     pairs += [(key, before.get(key), now[key]) for key in ("class_names", "image_shape")]
     return [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
 

@@ -140,7 +140,7 @@ def make_or_resume_model(plan: TrainingPlan, run: Path, devices: Devices) -> tup
 
 def compile_model(plan: TrainingPlan) -> keras.Model:
     model = build_model(plan.config.arch, plan.classes, image_shape=plan.dataset.image_shape, precision=plan.precision)
-    smoothing = plan.recipe.label_smoothing
+    smoothing = 0.0 if plan.teachers else plan.recipe.label_smoothing  # their answers are smooth
     weighted = plan.config.class_weights
     model.compile(
         plan.recipe.optimizer(plan.learning_rate, plan.precision),

@@ -1,17 +1,25 @@
-"""Transfer learning: start from the weights of another trained model, which helps most when there are few images."""
+"""Learning from other trained models: start from the weights of one, or learn the answers of larger ones (distillation)."""
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from cifar.errors import TrainingError
+from cifar.files import sha256
 from cifar.models.registry import MANIFEST, Registry
+from cifar.training.run.calibration import calibrated, read_confidence
 from cifar.training.run.devices import SEED_GENERATOR_STATE
-from cifar.training.run.run_folder import MODEL
+from cifar.training.run.run_folder import CONFIG, MODEL
+
+_LABEL_SHARE = 0.1
+"""Weight of the label in what a network learns; the teachers' answers have the rest."""
+_BATCH = 500
 
 
 def copy_weights(source: str, model: keras.Model) -> None:
@@ -31,7 +39,7 @@ def copy_weights(source: str, model: keras.Model) -> None:
     if (path / MANIFEST).is_file():
         weights = _version_weights(path)
     else:
-        weights = _keras_weights(path / MODEL if path.is_dir() else path)
+        weights = list(_load(model_file(source), "Name a version's folder, a run or a .keras file.").get_weights())
     copied_convolution = False
     if len(weights) == len(model.weights):
         for variable, values in zip(model.weights, weights, strict=True):
@@ -56,10 +64,77 @@ def _version_weights(folder: Path) -> list[np.ndarray]:
     return [variable.numpy() for variable in variables if SEED_GENERATOR_STATE not in variable.name]
 
 
-def _keras_weights(file: Path) -> list[np.ndarray]:
+class Teachers:
+    """Trained networks whose mean answer another network learns instead of the labels (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    def __init__(self, sources: Sequence[str], class_names: Sequence[str], image_shape: tuple[int, int, int]) -> None:
+        """Load the networks.
+
+        Args:
+            sources: run folders or `.keras` files, of networks that take pixels in [0, 255].
+            class_names: of the images to answer, in the order of the labels.
+            image_shape: height, width, channels of the same.
+
+        Raises:
+            TrainingError: there is no network, or it has other classes or takes images of another size.
+        """
+        self._networks = [_teacher(source, list(class_names), image_shape) for source in sources]
+
+    def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return what to learn: the mean of the calibrated answers, and a tenth of the label.
+
+        Args:
+            images: `(n, height, width, channels)` `uint8`.
+            labels: `(n, classes)`, one-hot.
+
+        Returns:
+            `(n, classes)` `float32` probabilities.
+        """
+        answers = [
+            keras.ops.convert_to_numpy(calibrated(network.predict(images, _BATCH, verbose=0), temperature))
+            for network, temperature in self._networks
+        ]
+        targets: np.ndarray = (1 - _LABEL_SHARE) * np.mean(answers, axis=0) + _LABEL_SHARE * labels
+        return targets.astype(np.float32)
+
+
+def teacher_digests(sources: Sequence[str]) -> list[str]:
+    """Return the SHA-256 of each teacher's file, to recognise the same teachers."""
+    digests = []
+    for source in sources:
+        try:
+            digests.append(sha256(model_file(source)))
+        except OSError as error:
+            raise TrainingError(
+                f"--teacher {source}: {error.strerror}. Name a finished run or a .keras file."
+            ) from error
+    return digests
+
+
+def model_file(source: str) -> Path:
+    """Return the `.keras` file of a run folder, or the file itself."""
+    path = Path(source)
+    return path / MODEL if path.is_dir() else path
+
+
+def _teacher(source: str, class_names: list[str], image_shape: tuple[int, int, int]) -> tuple[keras.Model, float]:
+    """Return a network and the temperature that was fitted to it, if any."""
+    file = model_file(source)
+    network = _load(file, "Name a finished run or a .keras file with --teacher.")
+    of_run = file.name == MODEL and (file.parent / CONFIG).is_file()
+    confidence = read_confidence(file.parent) if of_run else None
+    names = json.loads((file.parent / CONFIG).read_text())["class_names"] if of_run else None
+    shape, classes = network.input_shape[1:], network.output_shape[-1]
+    if classes != len(class_names) or names not in (None, class_names):
+        has = ", ".join(names or [f"{classes} outputs"])
+        raise TrainingError(f"--teacher {source} has other classes ({has}) than the data ({', '.join(class_names)}).")
+    if shape != image_shape:
+        raise TrainingError(f"--teacher {source} takes images of {shape}; those of this run have {image_shape}.")
+    return network, confidence.temperature if confidence else 1.0
+
+
+def _load(file: Path, advice: str) -> keras.Model:
     try:
-        return list(keras.saving.load_model(file, compile=False).get_weights())
+        return keras.saving.load_model(file, compile=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TrainingError(
-            f"No model could be loaded from {file} ({error}). Name a version's folder, a run or a .keras file."
-        ) from error
+        raise TrainingError(f"No model could be loaded from {file} ({error}). {advice}") from error
