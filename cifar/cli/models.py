@@ -150,7 +150,7 @@ def _say_what_is_served(version: Version, rollout: Rollout, settings: Settings) 
 
 
 def _if_less_accurate(version: Version, before: Version) -> str | None:
-    """Say that a version is measured to be less accurate than the stable one before it; None if it is not, or nobody knows."""
+    """Say that a version is measured to be less accurate than the stable one before it; None if it is not, or was not measured."""
     for name, what in (("test_accuracy", "test"), ("validation_accuracy", "held-out")):
         new, old = version.manifest.metrics.get(name), before.manifest.metrics.get(name)
         if isinstance(new, int | float) and isinstance(old, int | float):

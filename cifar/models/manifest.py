@@ -129,7 +129,7 @@ class Quantization(BaseModel):
 
 
 class ViewsInfo(BaseModel):
-    """The number of views of photographs where nobody chose one (`views=auto`), and the measurement that decided it.
+    """The number of views of photographs for `views=auto`, and the measurement that decided it.
 
     It is made with mirror images, on pictures that the network was not trained on: of letters or traffic signs, for example,
     the mirror image is another class.
@@ -184,7 +184,7 @@ class Manifest(BaseModel):
 
     @property
     def gains_from_views(self) -> bool:
-        """True if photographs get several views where nobody chose a number."""
+        """True if photographs get several views for `views=auto`."""
         return self.views is not None and self.views.automatic > 1
 
     @property

@@ -116,7 +116,7 @@ class Classifier:
             caller: see `Shares.take`.
             top_k: number of classes to rank; None for the setting `default_top_k`.
             version: number of the version to ask; None for the user's version.
-            views: number of views to average, as it came: see `checked_views`.
+            views: number of views to average, not yet checked: see `checked_views`.
             disconnected: see `Disconnected`.
 
         Raises:

