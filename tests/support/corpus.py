@@ -190,6 +190,13 @@ def softmax_with_from_logits(k: Any) -> Any:
     return compiled(functional(k), k.losses.SparseCategoricalCrossentropy(from_logits=True))
 
 
+@kind("The mean of several softmaxes, compiled with `from_logits=True` by mistake", forms=ALL[:1])
+def ensemble(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    mean = k.layers.Average()([head(k, pixels), head(k, pixels)])
+    return compiled(k.Model(pixels, mean), k.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
 @kind("log_softmax", finish=np.exp, forms=ALL[:1])
 def log_softmax(k: Any) -> Any:
     return functional(k, "log_softmax")

@@ -236,9 +236,15 @@ def a_folder_of_pictures_with_a_table_for_each_part(root):
     return table(root, "filename,label", rows[5:7], "test.csv").parent
 
 
-@kind(8, 2, left_out={"files that are no pictures": 1, "pictures that the table does not list": 3})
+@kind(
+    8,
+    2,
+    classes=("cat", "cat dog"),
+    says="Labels that look like several in one cell are read as classes of their own: cat dog",
+    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
+)
 def a_competition_whose_test_table_has_no_labels(root):
-    rows = [(put(root / "train" / f"{i}.jpg").stem, "dog" if i % 2 else "cat") for i in range(10)]
+    rows = [(put(root / "train" / f"{i}.jpg").stem, "cat dog" if i % 2 else "cat") for i in range(10)]
     table(root, "id", [(put(root / "test" / f"t{i}.jpg").stem,) for i in range(3)], "test.csv")
     return table(root, "id,breed", rows, "train.csv").parent
 

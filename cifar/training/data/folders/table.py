@@ -68,6 +68,11 @@ def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, c
     for own_part, table in tables.items():
         for path, (label, part) in _read(table, contents, contained=contained).items():
             parts.setdefault(part or own_part, {}).setdefault(label, []).append(path)
+    labels = parts[TRAIN].keys()
+    if several := [label for label in labels if ({*re.split(r"[\s,;|]+", label)} - {label}) & labels]:
+        contents.notes.append(
+            f"Labels that look like several in one cell are read as classes of their own: {some(several)}. Each picture has one class."
+        )
     parts[TRAIN] = dict(sorted(parts[TRAIN].items(), key=lambda item: _by_number(item[0])))
     return check_layout(Layout(parts, unsplit=len(parts) == 1), where, contents)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cifar.errors import ExportError
 from cifar.training.export.reading.classifier import Classifier, adapt
+from cifar.training.export.reading.failures import short
 from cifar.training.export.reading.load import load
 from cifar.training.export.reading.network import ReadOptions
 
@@ -43,6 +44,11 @@ def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifi
         ExportError: the model has no layers that Keras could write, or the file cannot be loaded again.
     """
     check_layers(model)
-    model.layers.save(file)
+    try:
+        model.layers.save(file)
+    except Exception as error:  # a layer may raise anything, and Keras 2 cannot write all that its .h5 files hold
+        raise ExportError(
+            f"This network cannot be written as a .keras file: {short(error).rstrip('.')}. Leave out keras."
+        ) from error
     own = replace(options, output=None, signature=None, allow_lambda=True)  # the code in this file has run already
     return replace(adapt(load(file, own), own), logits=model.logits, alpha=model.alpha)

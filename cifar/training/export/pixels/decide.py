@@ -78,7 +78,7 @@ def find_preparation(
         images: pictures by name, `(height, width, channels)` `uint8`, whose answers a person is shown.
         named: the preparation that the user named.
         labelled: pictures that decide, or that are compared with what the user named.
-        ask: asks a person. Default: nobody can be asked.
+        ask: asks the user. None: there is no user to ask.
         familiar: whether `images` may be expected to show several of the classes.
 
     Raises:

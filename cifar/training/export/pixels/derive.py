@@ -90,7 +90,8 @@ def derive(classifier: Classifier) -> Derived:
         # All the arithmetic counts: `/ 127.5` is followed by `- 1`. A branch that does nothing does not.
         after = [_shown(each, only) for each in mappings if _is_linear(*each.at(only)) and not _keeps(each)]
         return Derived(only, after[-1] if after else found[only])
-    nothing = f"no layer before {stopped_at} shows it{_published(classifier.layers)}"
+    before = f"before {stopped_at} " if stopped_at else ""
+    nothing = f"no layer {before}shows it{_published(classifier.layers)}"
     return Derived(None, f"its layers contradict each other: {'; '.join(found.values())}" if found else nothing)
 
 

@@ -108,9 +108,10 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     Raises:
         ExportError: they cannot be logits, or a single output is neither a logit nor a probability.
     """
-    squashed = model.activation in {"softmax", "sigmoid"}
+    squashed = _returns_probabilities(model)
     if asked and squashed:
-        raise ExportError(f"The model ends in a {model.activation}, so its outputs are no logits. Leave out --logits.")
+        ends = f"ends in a {model.activation}" if model.activation else "returns probabilities"
+        raise ExportError(f"The model {ends}, so its outputs are no logits. Leave out --logits.")
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
     trained_on_logits = network.from_logits and not squashed
     if trained_on_logits and not asked:
@@ -124,7 +125,7 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
         raise ExportError(
             f"The model returns one number that comes from a {model.activation}: neither a probability (sigmoid) nor a logit. {way_out}"
         )
-    if model.columns == 1 and not logits and (model.activation == "linear" or _leaves_0_to_1(model)):
+    if model.columns == 1 and not logits and not squashed:
         raise ExportError(
             "The model returns one number that comes from no sigmoid. If it is a logit, add --logits; a model that estimates a "
             "quantity cannot be exported."
@@ -132,14 +133,19 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     return replace(model, logits=logits)
 
 
-def _leaves_0_to_1(model: Classifier) -> bool:
-    """Whether pixels of any size drive the one output out of the range of a probability."""
-    if model.activation == "sigmoid":
-        return False
+def _returns_probabilities(model: Classifier) -> bool:
+    """Judge by the last activation or, where it cannot be seen, by whether pixels of any size give probabilities."""
+    if model.activation is not None:
+        return model.activation in {"softmax", "sigmoid"}
     images = np.random.default_rng(0).uniform(size=(4, *model.image.shape)).astype(np.float32)
     scales = (1, 255) if model.integer else (1, 255, 1e4, -1e4)
-    answers = np.concatenate([model(images * scale)[:, 1] for scale in scales])
-    return bool(((answers < 0) | (answers > 1)).any())
+    rows = np.concatenate([model(images * scale) for scale in scales])
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    within = len(rows) > 0 and rows.min() >= 0 and rows.max() <= 1
+    return bool(within and np.abs(rows.sum(axis=1) - 1).max() < _ROUNDING_OF_16_BITS)
+
+
+_ROUNDING_OF_16_BITS = 0.02
 
 
 def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:

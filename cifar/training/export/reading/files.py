@@ -40,7 +40,7 @@ _PAGE = (
     "is a web page, not a model: the download answered with a page, such as a sign-in. Download the file in a browser."
 )
 _WEIGHTS = ".weights.h5"
-"""How the name of a file of weights must end in Keras 3."""
+"""The end of the name of a file of weights in Keras 3."""
 _LFS_START = b"version https://git-lfs"
 _LFS = "is a Git LFS pointer of a few lines; the model itself was not downloaded. Fetch it: git lfs pull"
 
