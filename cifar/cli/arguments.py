@@ -13,7 +13,7 @@ from cifar.errors import ExportError
 from cifar.training.export.class_names import read_class_names
 from cifar.training.export.pixels.preparation import Preparation, parse_preparation
 
-Views = Literal[1, 2, 6]
+MeasuredViews = Literal[1, 2, 6]
 
 JSON: bool = Option(False, "--json", help="Print JSON.")
 VERSION: int | None = Option(None, metavar="N", help="Default: the version in service.")

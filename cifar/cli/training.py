@@ -16,7 +16,7 @@ from cifar.cli.arguments import (
     SKIP_DAMAGED,
     SOURCE,
     VERSION,
-    Views,
+    MeasuredViews,
     accuracy,
     fraction,
     positive,
@@ -172,7 +172,9 @@ def evaluate(
     data: str = DATA,
     out: Path | None = Option(None, metavar="DIR", help="Write report.json, report.md and plots to this new folder."),
     photos: list[str] | None = Option(None, metavar="[NAME=]DIR", help=_PHOTOS),
-    views: Views = Option(1, help="Also measure the mean of this many views of each image (test-time augmentation)."),
+    views: MeasuredViews = Option(
+        1, help="Also measure the mean of this many views of each image (test-time augmentation)."
+    ),
     robustness: int | None = Option(
         None, min=1, metavar="[IMAGES]", help="Also measure on this many disturbed test images (2000)."
     ),
