@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging.config
 import socket
 import sys
@@ -109,9 +110,10 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
-        sys.exit(
-            f"cifar: cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another: PORT=7861"
-        )
+        reason = (error.strerror or "").partition(" (while")[0]
+        other_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+        advice = "Choose another: PORT=7861" if other_port else "CIFAR_HOST must be an address of this machine."
+        sys.exit(f"cifar: cannot listen on {settings.host}:{settings.port}: {reason}. {advice}")
 
 
 if __name__ == "__main__":

@@ -193,6 +193,8 @@ def test_a_folder_that_others_could_have_prepared_is_not_used(tmp_path, monkeypa
     (named / "cifar-uploads").symlink_to(treasure)
     with pytest.raises(SettingsError, match="set CIFAR_UPLOADS to another folder"):
         own_folder(Settings(uploads=named))
+    with pytest.raises(SettingsError, match=r"CIFAR_UPLOADS='.*' cannot be written: Not a directory\."):
+        own_folder(Settings(uploads=treasure / "a.txt" / "uploads"))
 
 
 def test_without_the_setting_uploads_lie_in_a_private_folder_that_all_workers_find(tmp_path, monkeypatch):

@@ -226,7 +226,7 @@ def test_a_port_in_use_ends_the_start():
         port = taken.getsockname()[1]
         result = cifar_process("serve", "--host", "127.0.0.1", "--port", port)
     assert result.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}: " in result.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another: PORT=7861\n" in result.stderr
     assert "Serving at" not in result.stderr
 
 

@@ -49,12 +49,18 @@ def own_folder(settings: Settings, shared: Path | None = None) -> Path:
     temporary files, with the user's number in its name; if another user has taken that name, it is in `shared` or has a random name.
 
     Raises:
-        SettingsError: the folder in `settings.uploads` is a link, or belongs to another user.
+        SettingsError: the folder in `settings.uploads` cannot be written, is a link, or belongs to another user.
     """
     if settings.uploads:
-        settings.uploads.mkdir(parents=True, exist_ok=True)
         folder = settings.uploads / _NAME
-        if not _claim(folder):
+        try:
+            settings.uploads.mkdir(parents=True, exist_ok=True)
+            claimed = _claim(folder)
+        except OSError as error:
+            raise SettingsError(
+                f"CIFAR_UPLOADS={str(settings.uploads)!r} cannot be written: {error.strerror}."
+            ) from error
+        if not claimed:
             raise SettingsError(
                 f"{folder} cannot hold uploads: it is a link, is open to other users, or was not made for them. "
                 "Remove it, or set CIFAR_UPLOADS to another folder."
