@@ -184,7 +184,8 @@ def _worst_classes(report: dict[str, Any]) -> list[tuple[str, float]]:
 
 def _settings_table(manifest: Manifest) -> str:
     config = manifest.training.get("config", {})
-    rows = [(name.replace("_", " "), "default" if value in (None, []) else value) for name, value in config.items()]
+    values = {name: ", ".join(value) if isinstance(value, list) else value for name, value in config.items()}
+    rows = [(name.replace("_", " "), "default" if value in (None, "") else value) for name, value in values.items()]
     if seconds := manifest.metrics.get("training_seconds"):
         rows.append(("training time", f"{seconds:,.0f} s"))
     rows += [("exported", manifest.created), ("libraries", text.libraries(manifest.libraries))]

@@ -94,8 +94,8 @@ class TrainingPlan:
         """
         recipe = RECIPES[config.arch]
         fit, held_out = dataset.hold_out(config.validation_split, config.seed)
-        names, shape = dataset.class_names, dataset.image_shape
-        batch_size = config.batch_size or devices.evenly(recipe.batch_size_for(len(fit), shape))
+        batch_size = config.batch_size or devices.evenly(recipe.batch_size_for(len(fit), dataset.image_shape))
+        teachers = Teachers(config.teacher, dataset, config.validation_split, config.seed) if config.teacher else None
         return cls(
             config=config,
             dataset=dataset,
@@ -106,7 +106,7 @@ class TrainingPlan:
             images_per_epoch=devices.evenly(len(fit)),
             batch_size=batch_size,
             small_batch_size=devices.evenly(max(8, batch_size // 4)),
-            teachers=Teachers(config.teacher, names, shape) if config.teacher else None,
+            teachers=teachers,
         )
 
     @property

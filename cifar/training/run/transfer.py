@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from cifar.errors import TrainingError
 from cifar.files import sha256
 from cifar.models.registry import MANIFEST, Registry
+from cifar.training.data.dataset import Dataset
 from cifar.training.run.calibration import calibrated, read_confidence
 from cifar.training.run.devices import SEED_GENERATOR_STATE
 from cifar.training.run.run_folder import CONFIG, MODEL
@@ -67,18 +69,20 @@ def _version_weights(folder: Path) -> list[np.ndarray]:
 class Teachers:
     """Trained networks whose mean answer another network learns instead of the labels (Hinton et al. 2015, arXiv:1503.02531)."""
 
-    def __init__(self, sources: Sequence[str], class_names: Sequence[str], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, sources: Sequence[str], dataset: Dataset, validation_split: float, seed: int) -> None:
         """Load the networks.
 
         Args:
             sources: run folders or `.keras` files, of networks that take pixels in [0, 255].
-            class_names: of the images to answer, in the order of the labels.
-            image_shape: height, width, channels of the same.
+            dataset: the data of the run.
+            validation_split: of the run.
+            seed: of the run. Together they choose the held-out images, which a teacher may not have seen.
 
         Raises:
-            TrainingError: there is no network, or it has other classes or takes images of another size.
+            TrainingError: there is no network, it has other classes, takes images of another size, or was trained on images
+                that this run holds out.
         """
-        self._networks = [_teacher(source, list(class_names), image_shape) for source in sources]
+        self._networks = [_teacher(source, dataset, validation_split, seed) for source in sources]
 
     def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return what to learn: the mean of the calibrated answers, and a tenth of the label.
@@ -117,19 +121,28 @@ def model_file(source: str) -> Path:
     return path / MODEL if path.is_dir() else path
 
 
-def _teacher(source: str, class_names: list[str], image_shape: tuple[int, int, int]) -> tuple[keras.Model, float]:
+def _teacher(source: str, dataset: Dataset, validation_split: float, seed: int) -> tuple[keras.Model, float]:
     """Return a network and the temperature that was fitted to it, if any."""
     file = model_file(source)
     network = _load(file, "Name a finished run or a .keras file with --teacher.")
-    of_run = file.name == MODEL and (file.parent / CONFIG).is_file()
+    classes, names = network.output_shape[-1], list(dataset.class_names)
+    shape, of_run = network.input_shape[1:], file.name == MODEL and (file.parent / CONFIG).is_file()
+    about: dict[str, Any] = json.loads((file.parent / CONFIG).read_text()) if of_run else {"class_names": names}
+    if classes != len(names) or about["class_names"] != names:
+        has = ", ".join(about["class_names"]) if of_run else f"{classes} outputs"
+        raise TrainingError(f"--teacher {source} has other classes ({has}) than the data ({', '.join(names)}).")
+    if shape != dataset.image_shape:
+        raise TrainingError(
+            f"--teacher {source} takes images of {shape}; those of this run have {dataset.image_shape}."
+        )
+    if of_run and dataset.validation is None and about["data"]["fingerprint"] == dataset.fingerprint():
+        its = about["config"]
+        if (its["validation_split"], its["seed"]) != (validation_split, seed):
+            raise TrainingError(
+                f"--teacher {source} was trained on images that this run holds out: it had --seed {its['seed']} and "
+                f"--validation-split {its['validation_split']}. Use the same here; for other teachers, vary --batch-size."
+            )
     confidence = read_confidence(file.parent) if of_run else None
-    names = json.loads((file.parent / CONFIG).read_text())["class_names"] if of_run else None
-    shape, classes = network.input_shape[1:], network.output_shape[-1]
-    if classes != len(class_names) or names not in (None, class_names):
-        has = ", ".join(names or [f"{classes} outputs"])
-        raise TrainingError(f"--teacher {source} has other classes ({has}) than the data ({', '.join(class_names)}).")
-    if shape != image_shape:
-        raise TrainingError(f"--teacher {source} takes images of {shape}; those of this run have {image_shape}.")
     return network, confidence.temperature if confidence else 1.0
 
 
