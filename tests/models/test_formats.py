@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
+import tf_keras
 from support.cli import cifar_process
 from tensorflow.core.framework import tensor_pb2
 
@@ -157,6 +158,12 @@ def test_a_keras_file_needs_a_model_with_layers_and_is_copied_with_its_version(s
     plain = exported(saved(tmp_path, L.Dense(2)), settings, ())
     assert main(["export", str(plain.path), "--name", "net", "--also", "keras"]) == 1
     assert "--also keras needs a Sequential or Functional model" in capsys.readouterr().err
+    pixels = tf_keras.Input((8, 8, 3))
+    top = tf_keras.layers.Dense(2, activation="softmax")(tf_keras.layers.Flatten()(pixels[..., ::-1]))
+    tf_keras.Model(pixels, top).save(tmp_path / "sliced.h5")
+    options = ["--name", "sliced", "--classes", "a,b", "--input-range", "0,1", "--also", "keras"]
+    assert main(["export", str(tmp_path / "sliced.h5"), *options]) == 1
+    assert "cannot be written as a .keras file: Cannot serialize object Ellipsis" in capsys.readouterr().err
     with_keras = exported(saved(tmp_path, L.Dense(2)), settings, ("keras",))
     assert main(["export", str(with_keras.path), "--name", "net", "--also", "onnx,keras"]) == 0
     copy = Registry(settings.registry, "net").get(3)

@@ -101,6 +101,11 @@ def class_names_that_differ_in_case(root):
     return flat(root, Cat=3, cat=3, dog=3)
 
 
+@refused(r"has a class 'cat\\n', whose name holds a line break")
+def a_class_name_with_a_line_break(root):
+    return flat(root, **{"cat\n": 3, "dog": 3})
+
+
 @refused("test part of .* has the classes bird, which the training part lacks")
 def a_test_part_with_another_class(root):
     parts(root)

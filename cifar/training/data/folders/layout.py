@@ -108,9 +108,13 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
 
 
 def check_layout(layout: Layout, where: str, contents: Contents) -> Layout:
-    """Refuse fewer than two classes; use a validation part without a test part for testing, and say so."""
+    """Refuse fewer than two classes and unusable names; use a validation part without a test part for testing, and say so."""
     classes, parts = layout.parts[TRAIN], layout.parts
     refuse_twins(classes, where)
+    if odd := next((name for name in classes if any(unicodedata.category(sign) == "Cc" for sign in name)), None):
+        raise DataError(
+            f"{where} has a class {odd!r}, whose name holds a line break or another control character: rename it."
+        )
     if len(classes) < 2:
         found = f" ({next(iter(classes))})" if classes else ""
         raise DataError(
