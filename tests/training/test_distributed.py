@@ -29,7 +29,7 @@ from cifar.training.export.write import export
 from cifar.training.run.config import TrainConfig
 from cifar.training.run.train import train
 
-EPOCHS = 4
+EPOCHS = 3
 OPTIONS = ["--epochs", str(EPOCHS), "--batch-size", "32", "--validation-split", "0.2"]
 CONFIG = TrainConfig(epochs=EPOCHS, batch_size=32, validation_split=0.2)
 CURVES = ["loss", "accuracy", "val_loss", "val_accuracy"]

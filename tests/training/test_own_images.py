@@ -13,6 +13,8 @@ from support import cli
 from support.pictures import shapes_folder
 from support.servers import running
 
+from cifar.cli.main import main
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 KINDS = ["disc", "square", "star"]
 
@@ -66,7 +68,9 @@ def test_a_run_can_start_from_another_run_or_version(tmp_path, whole, shapes):
     version = cifar("export", whole("fast"), **registry).strip()
     for name, source in (("of-run", whole("fast")), ("of-version", version)):
         run = tmp_path / name
-        cifar("train", "--data", shapes, "--out", run, "--epochs", 1, "--init-from", source)
+        assert (
+            main(["train", "--data", str(shapes), "--out", str(run), "--epochs", "1", "--init-from", str(source)]) == 0
+        )
         assert json.loads((run / "config.json").read_text())["config"]["init_from"] == str(source)
         kernel = keras.saving.load_model(run / "model.keras").get_layer("whiten").kernel
         np.testing.assert_array_equal(

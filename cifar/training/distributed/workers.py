@@ -131,9 +131,10 @@ class Workers(Devices):
         Raises:
             TrainingError: they were not. The message names the first difference.
         """
-        for index, others in enumerate(self._gather(facts)):
-            for name, value in facts.items():
-                if others[name] != json.loads(json.dumps(value)):
+        own = json.loads(json.dumps(facts))  # a tuple arrives as a list
+        for index, others in enumerate(self._gather(own)):
+            for name, value in own.items():
+                if others[name] != value:
                     raise TrainingError(
                         f"Worker {self.index} has {name} {value}, worker {index} has {others[name]}. "
                         "Start all workers with the same command and the same data."
