@@ -8,6 +8,8 @@ PYTHON ?= $(shell \
 	fits 13 || fits 14)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes
+FAILED = { echo "The packages were not installed. If pip found no version of one, it does not reach the package index: check the network (HTTPS_PROXY, PIP_INDEX_URL), then run make again."; exit 1; }
 COMPILE := uv pip compile --universal --python-version 3.11
 # Whole files are given to the processes, because the tests of a file share expensive fixtures. Three processes keep two cores busy: tests of
 # servers mostly wait.
@@ -79,7 +81,7 @@ clean: ## remove .venv and caches, keep data, runs and models
 
 $(VENV)/serving-ready: requirements-serve.txt | $(VENV)/bin/pip
 	@echo "==> Installing the packages for serving (0.7 GB on disk, a minute or two, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-serve.txt
+	@$(INSTALL) -r requirements-serve.txt || $(FAILED)
 	@touch $@
 
 $(VENV)/training-ready: requirements-train.txt requirements-keras2.txt | $(VENV)/bin/pip
@@ -87,13 +89,13 @@ $(VENV)/training-ready: requirements-train.txt requirements-keras2.txt | $(VENV)
 		{ echo "Training needs Python 3.11, 3.12 or 3.13, because TensorFlow has no release for $$($(BIN)/python --version)."; \
 		echo "Install one of them, then run: make clean && make training PYTHON=python3.13"; exit 1; }
 	@echo "==> Installing the packages for training (1.5 GB on disk, a few minutes, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-train.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-keras2.txt
+	@$(INSTALL) -r requirements-train.txt || $(FAILED)
+	@$(INSTALL) --no-deps -r requirements-keras2.txt || $(FAILED)
 	@touch $(VENV)/serving-ready $@
 
 $(VENV)/development-ready: requirements-dev.txt $(VENV)/training-ready
 	@echo "==> Installing the packages for tests and checks"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.txt || $(FAILED)
 	@touch $@
 
 $(VENV)/bin/pip:

@@ -87,6 +87,18 @@ def test_without_a_python_that_fits_make_names_those_that_do(clone, pythons):
     assert not (clone / ".venv").exists()
 
 
+def test_without_the_package_index_make_says_what_to_check(clone):
+    """pip says only that it found no version of the first package."""
+    pip = clone / ".venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("#!/bin/sh\nexit 1\n")
+    pip.chmod(0o755)
+    done = make(clone, "run")
+    assert done.returncode != 0
+    assert "it does not reach the package index: check the network" in done.stdout
+    assert not (clone / ".venv/serving-ready").exists()
+
+
 def test_training_with_python_3_14_says_which_ones_tensorflow_has(clone):
     """The .venv that serves was made with it, and pip would end in `No matching distribution found`."""
     (clone / ".venv/bin").mkdir(parents=True)
