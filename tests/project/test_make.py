@@ -88,7 +88,7 @@ def test_without_a_python_that_fits_make_names_those_that_do(clone, pythons):
 
 
 def test_without_the_package_index_make_says_what_to_check(clone):
-    """pip says only that it found no version of the first package."""
+    """Of itself pip says only that it found no version of the first package."""
     pip = clone / ".venv/bin/pip"
     pip.parent.mkdir(parents=True)
     pip.write_text("#!/bin/sh\nexit 1\n")
