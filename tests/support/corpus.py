@@ -372,6 +372,18 @@ def lambda_of_keras(k: Any) -> Any:
     return k.Model(pixels, head(k, prepared))
 
 
+@kind(
+    "Activations and layers that Keras writes and cannot read by itself: `tf.nn.softmax`, those of ConvNeXt",
+    forms=ALL[:2],
+)
+def unreadable_by_keras(k: Any) -> Any:
+    import tensorflow as tf
+    from keras.src.applications.convnext import LayerScale
+
+    pixels = k.Input(SHAPE)
+    return k.Model(pixels, head(k, LayerScale(0.5, 3)(pixels), tf.nn.softmax))
+
+
 @kind("Operations between layers, as `preprocess_input` makes them", forms=(ALL[0], *ALL[2:3], *ALL[4:]))
 def operations(k: Any) -> Any:
     pixels = k.Input(SHAPE)

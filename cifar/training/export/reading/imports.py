@@ -23,8 +23,19 @@ _PREPROCESSING = "preprocess_input"
 """A function of Keras that each network of `keras.applications` has one of: a file tells its name alone."""
 
 
-TENSORFLOWS_OWN = {function.__name__: function for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu)}
+_ACTIVATIONS = {function.__name__: function for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu)}
 """Functions of TensorFlow that tutorials name as activations, and that Keras 3 writes under names that it cannot read."""
+
+_LAYERS = {"convnext": ("LayerScale", "StochasticDepth"), "inception_resnet_v2": ("CustomScaleLayer",)}
+"""Layers of `keras.applications` that Keras itself does not know when it reads an .h5 file."""
+
+
+def known_objects(library: ModuleType) -> dict[str, Any]:
+    """Return by name what Keras (`keras` or `tf_keras`) writes and cannot read by itself."""
+    networks = {name: importlib.import_module(f"{library.__name__}.src.applications.{name}") for name in _LAYERS}
+    return _ACTIVATIONS | {
+        layer: getattr(networks[name], layer) for name, layers in _LAYERS.items() for layer in layers
+    }
 
 
 def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cifar.training.export.reading.definition import (
 )
 from cifar.training.export.reading.failures import explained, lambda_refused, short
 from cifar.training.export.reading.files import HDF5
-from cifar.training.export.reading.imports import TENSORFLOWS_OWN, custom_objects
+from cifar.training.export.reading.imports import custom_objects, known_objects
 from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, calls_its_graph, chosen
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _keras2(path: Path) -> Any:
 def _load(library: Any, path: Path, own: dict[str, Any], options: ReadOptions) -> Any:
     def load(file: Path) -> Any:
         return library.models.load_model(
-            str(file), custom_objects=TENSORFLOWS_OWN | own, compile=False, safe_mode=not options.allow_lambda
+            str(file), custom_objects=known_objects(library) | own, compile=False, safe_mode=not options.allow_lambda
         )
 
     if path.is_dir() or path.suffix == (suffix := _suffix(path)):
