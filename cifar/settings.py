@@ -93,11 +93,11 @@ class Settings(BaseSettings):
         description="Size of all files uploaded to the page that are stored at the same time. Half of it is for one caller. They are deleted after an hour.",
     )
     max_image_pixels: int = Field(
-        25_000_000,
+        25_500_000,
         ge=1024,
         le=89_000_000,
         description="Largest number of pixels that are decoded of one image. A JPEG is decoded at up to 1/8 scale, so it "
-        "may have up to 200,000,000; a progressive one twice this limit.",
+        "may have up to 200,000,000; a progressive one, and HEIF, twice this limit.",
     )
     max_decoding_bytes: int = Field(
         64 * 1024**2,
