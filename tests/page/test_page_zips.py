@@ -93,11 +93,13 @@ def test_the_same_zip_file_has_the_same_names_on_the_page_and_in_the_api(page):
         ("фото.jpg", "utf-8", False),
         ("plain-cat.jpg", "ascii", False),
         ("马马马.jpg", "gb18030", True),
+        ("./under-here.jpg", "ascii", False),
     ]
-    content = named_zip(files)
-    classify_many(page, "batch", zip_file(content), "5 of 5 done.")
+    hidden = ["pets/.cat.jpg", ".git/cat.jpg", "pets/THUMBS.DB", "desktop.ini", "a/__MACOSX/cat.jpg"]
+    content = named_zip([*files, *((name, "ascii", False) for name in hidden)])
+    classify_many(page, "batch", zip_file(content), "6 of 6 done.")
     assert names(page) == [name for name, _, _ in files]
     with ExitStack() as stack:
         entries = entries_of([Upload("a.zip", content)], Settings(), stack)
         assert [entry.name for entry in entries] == names(page)
-        assert [entry.read() for entry in entries] == [CAT[1]] * 5
+        assert [entry.read() for entry in entries] == [CAT[1]] * 6

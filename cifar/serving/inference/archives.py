@@ -7,6 +7,7 @@ size, and the checksum is compared. Names inside an archive are only shown, neve
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zipfile
 import zlib
@@ -29,7 +30,8 @@ _ANY_RATIO_BYTES = 64 * 1024
 _DIRECTORY_BYTES_PER_FILE = 1024
 """Allowed size of an archive's central directory for each file."""
 _NAME_CHARACTERS = 200
-_JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+_HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/|(?:thumbs\.db|desktop\.ini|icon\r)\Z)", re.IGNORECASE)
+"""In the names of hidden files, and of those that operating systems add; `./cat.jpg` is neither. The page's zip.js has the same rule."""
 _ENCRYPTED = 1
 _NO_UTF8 = 0xFF ^ 0x08
 """Mask for the second byte of the flags. It clears the bit that says that the name is UTF-8."""
@@ -115,10 +117,9 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
         yield Entry(name, partial(_refuse, UnreadableArchive(sentence)))
         return
     for info in archive.infolist():
-        if not info.filename.startswith(_JUNK) and not info.filename.endswith(("/", *_JUNK)):
-            yield Entry(
-                display_name(name_in_archive(info)), partial(_read_packed, archive, info, settings), info.file_size
-            )
+        name = name_in_archive(info)
+        if not name.endswith("/") and not _HIDDEN.search(name):
+            yield Entry(display_name(name), partial(_read_packed, archive, info, settings), info.file_size)
 
 
 class _Bounded:

@@ -1,7 +1,7 @@
 // Reads zip files. Each file in them is unpacked when it is needed, by the browser's own decompressor.
 (() => {
   const END = 0x06054b50, ENTRY = 0x02014b50, LOCAL = 0x04034b50;
-  const HIDDEN = /(^|\/)(\.|__MACOSX\/)/;
+  const HIDDEN = /(^|\/)(\.(?!\.?\/)|__MACOSX\/|(thumbs\.db|desktop\.ini|icon\r)$)/i; // as in archives.py
 
   // Returns [{name, size, open}]; `open` returns the file as a Blob. Throws a text, as `cifar.text` returns it.
   cifar.unzip = async (file, { ratio, each }) => {
