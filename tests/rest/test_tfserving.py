@@ -139,6 +139,7 @@ IMAGE = np.zeros((32, 32, 3), int).tolist()
         ({"instances": [(np.array(IMAGE) + 0.5).tolist()], "signature_name": "serving_uint8"}, "whole numbers"),
         ({"instances": [IMAGE], "signature_name": "serving_bytes"}, 'comes as {"b64"'),
         ({"instances": [{"b64": "?"}], "signature_name": "serving_bytes"}, "not base64"),
+        ({"instances": [{"b64": "aaaa"}]}, "Files in base64 belong to .*serving_bytes"),
         ({"instances": [0] * 300}, "at most 256 images; got 300"),
     ],
 )

@@ -208,6 +208,8 @@ def _wrong_shape(value: Any, count: int, tensor: str, dtype: str, shape: tuple[i
     kinds = _kinds(array)
     if list in kinds:
         return BadRequest(f"{expected}; got lists of different lengths.")
+    if kinds == {dict}:
+        return BadRequest(f'{expected}; got objects. Files in base64 belong to `"signature_name": "serving_bytes"`.')
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
     return BadRequest(f"{expected}; got {names} of shape {(count, *array.shape)}.")
 
