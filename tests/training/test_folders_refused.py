@@ -140,7 +140,9 @@ def parts_of_each_class_side_by_side(root):
 
 @refused(r"has color, gray, and below them again and again cat, dog: either can be the classes")
 def the_same_classes_in_two_forms(root):
-    return parts(root, "color", "gray")
+    parts(root, "color")
+    parts(root / "gray", "images")
+    return root
 
 
 @refused(r"is a table of a kind that is not read. Save it as a \.csv file")

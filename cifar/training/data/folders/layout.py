@@ -302,12 +302,13 @@ def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
 
 def _refuse_two_levels(folder: Folder) -> None:
     """Refuse folders that most have the same folders below them, such as those of two cameras: either can be the classes."""
-    counts = Counter(inner.name for sub in folder.filled for inner in sub.filled if not sub.pictures)
+    counts = Counter(inner.name for sub in folder.filled for inner in _class_level(sub).filled if not sub.pictures)
     shared = [name for name, count in counts.items() if count > 1 and 2 * count > len(folder.filled)]
     if len(shared) > 1 and not all(_PIECE.search(name.casefold()) for name in shared):
         raise DataError(
             f"{folder.path} has {some([sub.name for sub in folder.filled])}, and below them again and again {some(shared)}: either can be the "
-            "classes. Name one of the outer folders, or move the pictures out of the inner ones, or name a CSV file of paths and labels."
+            "classes. If the outer ones are parts, call them train, val and test; otherwise name one of them, move the pictures out of the "
+            "inner ones, or name a CSV file of paths and labels."
         )
 
 
