@@ -301,7 +301,7 @@ def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
 
 
 def _refuse_two_levels(folder: Folder) -> None:
-    """Refuse folders that most have the same folders below them, such as those of two cameras: either can be the classes."""
+    """Refuse folders below which the same folders come again, such as color/rose and gray/rose: either can be the classes."""
     counts = Counter(inner.name for sub in folder.filled for inner in _class_level(sub).filled if not sub.pictures)
     shared = [name for name, count in counts.items() if count > 1 and 2 * count > len(folder.filled)]
     if len(shared) > 1 and not all(_PIECE.search(name.casefold()) for name in shared):

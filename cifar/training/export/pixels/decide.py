@@ -210,8 +210,11 @@ class Counts:
 def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Labelled) -> Counts:
     """Return how well each preparation fits the pictures: also with red and blue exchanged, where that is much better."""
     labels = labelled.labels
-    plain = [each for each in tried if each.input_range and not each.bgr and model.image.channels == 3]
-    exchanged = {range_of(*each.input_range, bgr=True): each for each in plain if each.input_range}
+    exchanged = {
+        range_of(*each.input_range, bgr=True): each
+        for each in tried
+        if each.input_range and not each.bgr and model.image.channels == 3
+    }
     rows = {each: probabilities(model, each, labelled.images) for each in (*tried, *exchanged)}
     right = {each: int((answers.argmax(axis=1) == labels).sum()) for each, answers in rows.items()}
     of_label = {each: answers[np.arange(len(labels)), labels] for each, answers in rows.items()}

@@ -139,7 +139,11 @@ def _returns_probabilities(model: Classifier) -> bool:
         return model.activation in {"softmax", "sigmoid"}
     images = np.random.default_rng(0).uniform(size=(4, *model.image.shape)).astype(np.float32)
     scales = (1, 255) if model.integer else (1, 255, 1e4, -1e4)
-    rows = np.concatenate([model(images * scale) for scale in scales])
+    answers = []
+    for scale in scales:
+        with contextlib.suppress(tf.errors.OpError):  # a table of an embedding ends somewhere
+            answers.append(model(images * scale))
+    rows = np.concatenate(answers)
     rows = rows[np.isfinite(rows).all(axis=1)]
     within = len(rows) > 0 and rows.min() >= 0 and rows.max() <= 1
     return bool(within and np.abs(rows.sum(axis=1) - 1).max() < _ROUNDING_OF_16_BITS)
