@@ -260,12 +260,13 @@ def test_concurrent_requests_of_one_address_are_limited(upstream, tmp_path):
 
 
 def test_without_the_app_nginx_answers_503_with_retry_after(tmp_path):
-    """The response has the app's JSON shape."""
+    """The response has the app's JSON shape, also for a body that is not kept for another worker."""
     with running_nginx(tmp_path, "127.0.0.1:9") as nginx:
-        response = httpx2.post(f"{nginx.address}/predict", content=CAT)
-    assert response.status_code == 503
-    assert response.headers["Retry-After"] == "1"
-    assert response.json()["code"] == "not_ready"
+        responses = [httpx2.post(f"{nginx.address}/predict", content=CAT * times) for times in (1, 200)]
+    for response in responses:
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "1"
+        assert response.json()["code"] == "not_ready"
 
 
 def test_nginx_names_the_methods_where_it_refuses_one_itself(front):

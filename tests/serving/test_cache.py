@@ -135,18 +135,21 @@ def test_an_answer_of_one_process_is_found_by_another_in_redis(versions, models,
         assert second.prediction == first.prediction
         assert np.array_equal(second.seen, first.seen)
         assert 0 < await redis.client.ttl(key) <= 3600
-        await redis.client.set(key, b"nonsense")
-        third = await three.classify(PHOTO, channel="rest")
-        assert third.prediction == first.prediction
-        await until(partial(is_replaced, redis.client, key))
+        content = await redis.client.get(key)
+        for nonsense in (b"nonsense", b"\xff" * len(content), content + second.seen.tobytes() * 1000):
+            await redis.client.set(key, nonsense)
+            third = await three.classify(PHOTO, channel="rest")
+            assert third.prediction == first.prediction
+            await until(partial(is_replaced, redis.client, key, nonsense))
+            three = Classifier(versions, Settings(), AnswerCache(images=10, redis=redis))
         await redis.client.aclose()
         return [answer.inference_ms for answer in (first, second, third)]
 
     with real_redis(tmp_path) as url:
         milliseconds = asyncio.run(run(url))
     assert [ms is None for ms in milliseconds] == [False, True, False]
-    assert models[1].calls == 2
+    assert models[1].calls == 4
 
 
-async def is_replaced(redis: Redis, key: bytes) -> bool:
-    return await redis.get(key) != b"nonsense"
+async def is_replaced(redis: Redis, key: bytes, nonsense: bytes) -> bool:
+    return await redis.get(key) != nonsense

@@ -46,6 +46,7 @@ class Case:
     kind: str = ""
     body: Callable[[], bytes] = bytes
     status: int = 200
+    accept: str = "application/json, text/event-stream"
 
 
 def form(field_head: str, content: bytes) -> bytes:
@@ -109,6 +110,7 @@ CASES = [
     Case("/predict", "a parameter of 19 MB", FORM, lambda: form('name="top_k"', b"\xff" * (LARGEST - 100)), 422),
     Case("/predict", "a photo of 19 MB in base64", JSON, lambda: json.dumps({"inputs": text()}).encode()),
     Case("/explain", "a photo of 19 MB", FORM, lambda: image_form(photo())),
+    Case("/explain", "an Accept of 30,000 commas", FORM, lambda: image_form(CAT), accept="," * 30_000),
     Case("/explain", "a form of many parts", FORM, lambda: b"--cut\r\n\r\n\r\n" * (LARGEST // 11), 400),
     Case("/feedback", "keys", JSON, lambda: keys(16_000), 422),
     *(
@@ -187,7 +189,7 @@ class Watched:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         self.worst = 0.0
         headers = {
-            "Accept": "application/json, text/event-stream",
+            "Accept": case.accept,
             **({"Content-Type": case.kind} if case.kind else {}),
         }
         connection.request("POST" if case.kind else "GET", case.path, body or None, headers)

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from cifar import __version__
 from cifar.images.spec import Views
+from cifar.images.views import MAX_VIEWS
 from cifar.models.predictor import Predictor
 from cifar.serving.process.metrics import CACHE
 from cifar.serving.process.redis import SharedRedis
@@ -113,7 +114,10 @@ async def _get(redis: Redis, key: bytes) -> bytes:
 def _unpack(content: bytes, predictor: Predictor) -> CachedAnswer | None:
     """Decode an answer; None if the content is no answer of this version."""
     numbers, shape = len(predictor.class_names) + predictor.has_ood_score, predictor.image.shape
-    if len(content) <= 4 * numbers or (len(content) - 4 * numbers) % math.prod(shape):
+    views, rest = divmod(len(content) - 4 * numbers, math.prod(shape))
+    if rest or not 0 < views <= MAX_VIEWS:
         return None
     answer = np.frombuffer(content, np.float32, numbers)
+    if not np.isfinite(answer).all():
+        return None
     return CachedAnswer(np.frombuffer(content, np.uint8, offset=4 * numbers).reshape(-1, *shape), answer)
