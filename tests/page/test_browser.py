@@ -73,7 +73,7 @@ def test_the_number_of_labels_can_be_typed(page):
     field.fill("10")
     field.press("Enter")
     field.blur()
-    expect(page.locator("#answer .bars li")).to_have_count(10)
+    expect(page.locator("#answer .bars li")).to_have_count(10, timeout=WAIT_MS)
 
 
 def test_the_number_of_views_can_be_chosen_and_the_answer_says_so(page):
