@@ -95,7 +95,7 @@ def test_the_apis_work_under_a_path(address):
     answer = httpx2.post(f"{address}/predict", files={"image": CAT}, timeout=60)
     assert answer.json()["predicted_class"] == "cat"
     assert httpx2.head(f"{address}/health").status_code == 200
-    assert f"; Path={PATH};" in httpx2.get(f"{address}/").headers["set-cookie"], "another program on the host has its own"
+    assert f"; Path={PATH};" in httpx2.get(f"{address}/").headers["set-cookie"]
     assert httpx2.get(f"{address}/v1/models/cifar_classifier").status_code == 200
     client = Client(address, verbose=False)
     assert client.predict(handle_file(EXAMPLES / "cat.jpg"), api_name="/predict")["predicted_class"] == "cat"
