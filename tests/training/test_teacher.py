@@ -46,6 +46,7 @@ def test_the_targets_are_the_mean_calibrated_answers_to_the_changed_images_and_a
     np.testing.assert_allclose(targets, 0.9 * mean + 0.1 * labels, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_its_teacher_also_if_resumed_and_only_from_the_same_one(tmp_path, whole):
     """The labels here are worthless, so what it knows came from the teacher; a resumed run has the same weights to the last bit."""
     teacher = tmp_path / "teacher"
