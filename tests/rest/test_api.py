@@ -121,7 +121,7 @@ def test_a_bad_file_gets_its_status_and_a_message(api, content, name, status, co
         ({"top_k": "11"}, 422, "bad_parameter", "from 1 to 10"),
         ({"top_k": "abc"}, 422, "bad_parameter", "whole number; got 'abc'"),
         ({"top_k": "1.5"}, 422, "bad_parameter", "whole number"),
-        ({"top_k": "9" * 5000}, 422, "bad_parameter", "whole number"),
+        ({"top_k": "9" * 5000}, 422, "bad_parameter", "top_k must have at most 200 bytes"),
         ({"version": "99"}, 404, "version_not_found", "no version 99; there are: 1"),
         ({"version": "-1"}, 404, "version_not_found", "no version -1"),
         ({"version": "latest"}, 422, "bad_parameter", "version must be a whole number"),

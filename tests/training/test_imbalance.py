@@ -68,6 +68,7 @@ def test_a_run_of_before_there_were_class_weights_can_be_resumed_without_them(tm
         "image_shape": [],
     }
     (tmp_path / "config.json").write_text(json.dumps(before))
-    check_folder(tmp_path, {**before, "config": {"seed": 0, "class_weights": False}}, resume=True)
+    now = {**before, "data": {**before["data"], "teachers": []}}
+    check_folder(tmp_path, {**now, "config": {"seed": 0, "class_weights": False}}, resume=True)
     with pytest.raises(TrainingError, match="--class-weights was False, is True"):
-        check_folder(tmp_path, {**before, "config": {"seed": 0, "class_weights": True}}, resume=True)
+        check_folder(tmp_path, {**now, "config": {"seed": 0, "class_weights": True}}, resume=True)
