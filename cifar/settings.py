@@ -88,9 +88,9 @@ class Settings(BaseSettings):
         20 * 1024**2, ge=1024, description="Largest request body. Uploads to the page have the same limit."
     )
     max_uploads_bytes: int = Field(
-        256 * 1024**2,
+        1024**3,
         ge=1024,
-        description="Size of all files uploaded to the page that are stored at the same time. Half of it is for one caller. They are deleted after an hour.",
+        description="Size of all files uploaded to the page that are stored at the same time, also limited by the free space. Half of it is for one caller. They are deleted after an hour. The container has 268435456, since its /tmp is memory.",
     )
     max_image_pixels: int = Field(
         25_500_000,
