@@ -112,6 +112,7 @@ def test_versions_count_up_and_none_is_overwritten(settings, tutorial):
     assert (first.path / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_get_different_numbers(settings, tutorial, monkeypatch):
     """An export whose number was taken in the meantime uses the next one."""
     numbers = iter([1, 1, 2])

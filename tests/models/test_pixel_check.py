@@ -275,6 +275,7 @@ def test_export_asks_at_a_terminal_and_takes_a_number(tmp_path):
     assert manifest["pixels"]["found_by"] == "answer"
 
 
+@pytest.mark.slow
 def test_the_command_line_names_a_preparation_and_warns_of_one_label(tmp_path, monkeypatch, capsys, caplog):
     """Exit status 0 with one answer to everything is what a wrong range looks like."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(tmp_path / "registry"))

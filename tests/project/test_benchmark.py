@@ -47,6 +47,7 @@ def bodies(monkeypatch):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_no_jpeg_is_sent_twice_and_each_can_be_decoded(bodies, tmp_path):
     """A cache would answer a repeated file, and a damaged one would be refused: neither measures the model."""
     jpeg = Load("JPEG", 48, 40, "JPEG", 3)
@@ -62,6 +63,7 @@ def test_no_jpeg_is_sent_twice_and_each_can_be_decoded(bodies, tmp_path):
         assert not excess(image)
 
 
+@pytest.mark.slow
 def test_a_png_is_sent_again_only_after_all_others(bodies, tmp_path):
     """A PNG has no serial number: the pictures in between, across runs of wrk too, push its answer out of a cache for 1,000 images."""
     png = Load("PNG", 8, 8, "PNG", 300)

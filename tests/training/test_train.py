@@ -148,6 +148,7 @@ def test_a_time_budget_ends_a_run_in_time_with_a_learning_rate_near_zero(tmp_pat
         np.testing.assert_allclose(rates, 1e-3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_history_counts_all_the_time_that_a_run_has_spent(tmp_path, clock):
     """A resumed run starts from the sum of the rows, so the time for writing results must be in them."""
     clock.step = 0.1
@@ -296,6 +297,7 @@ def test_resuming_a_finished_run_changes_nothing(short):
     assert (short / "model.h5").exists()
 
 
+@pytest.mark.slow
 def test_progress_shows_each_epoch_and_its_accuracy(tmp_path, capfd):
     """One line per epoch is written to stderr, and `on_epoch` gets the rows."""
     seen = []
