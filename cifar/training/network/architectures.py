@@ -20,6 +20,8 @@ INPUT_RANGE = (0.0, 255.0)
 """The pixel values that these networks take for black and white."""
 
 _HEAD_SCALE = 1 / 9
+_WHITEN = "whiten"
+"""Name of the first convolution of the networks after airbench."""
 
 
 @keras.saving.register_keras_serializable("cifar")
@@ -94,7 +96,7 @@ def _blocks(
     x = layers.Rescaling(1 / 255, name="to_unit_range")(x)
     x = layers.Normalization(mean=[0.5] * image_shape[2], variance=[0.25**2] * image_shape[2], name="to_unit_spread")(x)
     convolution = layers.Conv2D if precision is None else FixedConv2D
-    x = convolution(8 * image_shape[2], 2, dtype=policy, name="whiten")(x)
+    x = convolution(8 * image_shape[2], 2, dtype=policy, name=_WHITEN)(x)
     first = x = layers.LeakyReLU(0.1, dtype=policy)(x)
     for width in widths:
         for position in range(convolutions):
@@ -143,7 +145,7 @@ def build_model(
 
 
 def initialize(model: keras.Model, images: np.ndarray) -> None:
-    """Set the initial weights of `fast`, `deep` and `large`. Other networks keep those that Keras gave them.
+    """Set the initial weights of a network that begins by whitening. Other networks keep those that Keras gave them.
 
     The first layer whitens 2x2 patches: its kernel holds the eigenvectors of their covariance and the negatives
     of these (Page 2019, "How to train your ResNet, 8"). The other convolutions start with the identity in as many output
@@ -153,7 +155,7 @@ def initialize(model: keras.Model, images: np.ndarray) -> None:
         model: a new network.
         images: training images, `(n, height, width, channels)` `uint8`.
     """
-    if model.name not in ("fast", "deep", "large"):
+    if all(layer.name != _WHITEN for layer in model.layers):
         return
     first, *others = (layer for layer in model.layers if isinstance(layer, layers.Conv2D))
     _whiten(first, keras.Model(model.inputs[0], first.input), images[:: max(1, len(images) // 2000)])
