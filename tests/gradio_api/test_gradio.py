@@ -97,7 +97,7 @@ def test_gradios_own_check_of_file_paths_is_switched_on():
     from cifar.settings import Settings
 
     *_, mount = [route for route in create_app(Settings()).routes if isinstance(route, Mount)]
-    assert mount.app.app.gradio.gradio.get_blocks().has_launched
+    assert mount.app.app.gradio.gradio.app.get_blocks().has_launched
 
 
 def test_the_server_fetches_no_url_for_a_caller(server):

@@ -14,6 +14,7 @@ from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_worker
 from cifar.serving.gradio.bounded import bound_results, bound_uploads, leave_out_statistics
 from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
+from cifar.serving.gradio.upload_loop import UploadLoop
 from cifar.serving.gradio.uploads import UploadQuota, own_folder, sweep_while_serving
 from cifar.serving.process.worker_slot import WorkerSlot
 from cifar.settings import Settings
@@ -29,7 +30,8 @@ def mount_blocks(
 ) -> None:
     """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
-    A request for Gradio passes `UploadQuota`, `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`.
+    A request for Gradio passes `UploadQuota`, `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`
+    and `UploadLoop`.
 
     Args:
         api: the app, to which all of its own routes have been added.
@@ -64,7 +66,7 @@ def mount_blocks(
     )
     bound_results(page)
     mounted = next(route for route in reversed(api.routes) if isinstance(route, Mount))
-    mounted.app = KnownEvents(mounted.app, page)
+    mounted.app = KnownEvents(UploadLoop(mounted.app), page)
     if worker and worker.workers > 1:
         slot, sockets = worker.number, worker.folder
         mounted.app = SessionRouter(mounted.app, slot=slot, workers=worker.workers, sockets=sockets)

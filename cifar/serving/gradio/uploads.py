@@ -35,8 +35,6 @@ _MARKER = ".cifar-uploads"
 _PATH = "/gradio_api/upload"
 _BYTES_PER_FILE = 8 * 1024
 """Counted for a file in addition to its blocks: it has a folder of its own."""
-_PIECE_BYTES = 16 * 1024
-"""Bytes of a form that are read in one turn of the event loop. They hold up to 200 files, which Gradio creates in that turn."""
 _RESERVED_BYTES = 64 * 1024**2
 _RESERVED_SHARE = 0.05
 """Space that uploads leave free on their disk for other writers: the smaller one of these two."""
@@ -158,13 +156,20 @@ class UploadQuota:
             return
         own[caller] += size
         self._arriving_bytes += size
-        body = _Pieces(receive)
+        received_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            return message
+
         try:
-            await self.app(scope, body.receive, send)
+            await self.app(scope, counted, send)
         finally:
-            own[caller] -= size - body.received_bytes
+            own[caller] -= size - received_bytes
             self._arriving_bytes -= size
-            self._stored_bytes += body.received_bytes
+            self._stored_bytes += received_bytes
 
     def _now(self) -> Counter[str]:
         """Return the bytes by caller since the last sweep."""
@@ -184,28 +189,6 @@ class UploadQuota:
         reserved = min(_RESERVED_BYTES, int(_RESERVED_SHARE * disk.f_blocks * disk.f_frsize))
         coming = self._arriving_bytes + size
         return self._stored_bytes + coming <= self._quota and disk.f_bavail * disk.f_frsize - coming >= reserved
-
-
-class _Pieces:
-    """A body in pieces of `_PIECE_BYTES`."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.received_bytes = 0
-        self._receive = receive
-        self._rest, self._more = b"", True
-
-    async def receive(self) -> Message:
-        """Return the next piece."""
-        if self._rest:
-            await asyncio.sleep(0)
-        else:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                return message
-            self._rest, self._more = message.get("body", b""), message.get("more_body", False)
-            self.received_bytes += len(self._rest)
-        piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
-        return {"type": "http.request", "body": piece, "more_body": self._more or bool(self._rest)}
 
 
 def _stored_bytes(folder: Path) -> int:
