@@ -6,12 +6,14 @@ import base64
 import json
 import random
 
+import numpy as np
 import orjson
 import pytest
 
 from cifar.errors import BadRequest
 from cifar.serving.rest import json_pieces
 from cifar.serving.rest.json_pieces import decode_base64, parse_json
+from cifar.serving.rest.tensors import as_arrays
 
 TEXTS = ["", "a", 'quote " and \\ backslash', "[{,:}]", "\u00e9\u4e2d\U0001f600", "x" * 300, "\\" * 41, '"' * 60, "a/b"]
 
@@ -66,6 +68,31 @@ def test_a_text_that_the_other_parser_refuses_is_refused():
             seen[True] += 1
             assert parse_json(broken, max_items=10**6) == expected
     assert min(seen.values()) > 300
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_lists_of_numbers_become_arrays_of_the_same_numbers_and_nothing_else_changes():
+    """The check of shape and kind that follows must see what the caller sent: `true` and "1" are no numbers."""
+    random_ = random.Random(9)
+
+    def element(depth: int) -> object:
+        if depth:
+            row = [element(depth - 1) for _ in range(random_.choice([2, 2, 2, 3]))]
+            return {"image": row} if random_.random() < 0.1 else row
+        return random_.choice([0, 255, 0.5, -1, 2**64 - 1, 1e300] * 20 + [True, None, "1", {}, []])
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        return [plain(each) for each in value] if isinstance(value, list | np.ndarray) else value
+
+    arrays = 0
+    for _ in range(500):
+        made = [element(random_.randrange(4)) for _ in range(30)]
+        read = parse_json(json.dumps(made).encode(), max_items=10**6, shrink=as_arrays)
+        arrays += sum(isinstance(each, np.ndarray) for each in read)
+        assert plain(read) == made
+    assert arrays > 1000
 
 
 @pytest.mark.parametrize("body", [b"[" + b"0," * 3000 + b"0]", b"[" * 3000, b"{" * 3000, b"[" + b"{}," * 3000 + b"0]"])

@@ -25,7 +25,16 @@ from cifar.serving.asgi import header
 from cifar.serving.auth.signin import documented
 from cifar.serving.rest.json_pieces import decode_base64, parse_json
 from cifar.serving.rest.openapi import ERRORS, failures
-from cifar.serving.rest.tensors import DEFAULT_SIGNATURE, Decode, decoded_files, flat_pixels, levels, pixels, shown
+from cifar.serving.rest.tensors import (
+    DEFAULT_SIGNATURE,
+    Decode,
+    as_arrays,
+    decoded_files,
+    flat_pixels,
+    levels,
+    pixels,
+    shown,
+)
 from cifar.serving.rest.tfserving import Name, Number, TensorCalls, check_name
 from cifar.settings import Settings
 
@@ -209,7 +218,8 @@ def read_infer(
     ):
         raise BadRequest(f"{_HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body):,} bytes.")
     end = int(header_length) if header_length else len(body)
-    call = parse_json(body[:end], max_items=2 * max_images * math.prod(manifest.image.shape) + _OTHER_ITEMS)
+    max_items = 2 * max_images * math.prod(manifest.image.shape) + _OTHER_ITEMS
+    call = parse_json(body[:end], max_items=max_items, shrink=as_arrays)
     inputs = call.get("inputs") if isinstance(call, dict) else None
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest("Expected a JSON object with `inputs`, a list of one input.")
@@ -317,7 +327,7 @@ def _listed(data: Any, count: int, tensor: str, dtype: str, manifest: Manifest) 
     if not isinstance(data, list) or not data:
         raise BadRequest(f"`data` must be a list of numbers; got {shown(data)}.")
     shape = manifest.image.shape
-    if not isinstance(data[0], list):
+    if not isinstance(data[0], list | np.ndarray):
         if len(data) != count * math.prod(shape):
             raise BadRequest(
                 f"{tensor} of shape {[count, *shape]} has {count * math.prod(shape):,} numbers; got {len(data):,}."

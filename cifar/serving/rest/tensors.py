@@ -20,11 +20,13 @@ from cifar.errors import BadRequest, ImageTooLarge
 from cifar.images.decode import open_image, to_input
 from cifar.images.spec import ImageSpec
 from cifar.models.manifest import Manifest, SignatureInfo
-from cifar.serving.rest.json_pieces import decode_base64, parse_json
+from cifar.serving.rest.json_pieces import decode_base64, let_others_run, parse_json
 
 DEFAULT_SIGNATURE = "serving_default"
 _NUMBERS_AT_ONCE = 16_384
 """Numbers that are converted while no other thread can run: about a millisecond."""
+_MAX_OBJECTS = 100
+"""Objects in a piece of JSON whose lists become arrays. The lists in more of them are short."""
 _OTHER_ITEMS = 10_000
 """Values, keys and lists of a call besides its numbers."""
 Decode = Callable[[list[Image.Image], bytes, Callable[[Image.Image], np.ndarray]], np.ndarray]
@@ -102,7 +104,7 @@ def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> 
 
 
 def _object(body: bytes, max_items: int) -> dict[str, Any]:
-    call = parse_json(body, max_items=max_items)
+    call = parse_json(body, max_items=max_items, shrink=as_arrays)
     if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
         raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
     return call
@@ -152,7 +154,7 @@ def pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, int, in
     images = np.empty((len(values), *shape), np.uint8)
     lines = max(1, _NUMBERS_AT_ONCE // (shape[1] * shape[2]))
     for image, value in zip(images, values, strict=True):
-        if not isinstance(value, list) or len(value) != shape[0]:
+        if not isinstance(value, list | np.ndarray) or len(value) != shape[0]:
             raise _wrong_shape(value, len(values), tensor, dtype, shape)
         for top in range(0, shape[0], lines):
             part = value[top : top + lines]
@@ -173,28 +175,61 @@ def flat_pixels(values: list[Any], tensor: str, dtype: str, shape: tuple[int, in
             got = ", ".join(sorted({type(value).__name__ for value in part}))
             raise BadRequest(f"Expected {tensor} as {dtype}; got {got} in one flat list.")
         flat[start : start + len(part)] = converted
+        if start:
+            let_others_run()
     return flat.reshape(-1, *shape)
 
 
-def _converted(part: list[Any], shape: tuple[int, ...], tensor: str, dtype: str) -> np.ndarray | None:
-    """Return numbers as `uint8`; None if the values are not numbers, or have another shape."""
+def as_arrays(values: list[Any]) -> list[Any]:
+    """Return nested lists of numbers among the elements as arrays of `int64` or `float64`, and others as they are.
+
+    In a few objects of one key, its value becomes an array too.
+    """
+    if len(values) > _MAX_OBJECTS or not any(isinstance(each, dict) for each in values):
+        return list(_smaller(values))
+    return [
+        {key: _smaller(each[key]) for key in each} if isinstance(each, dict) and len(each) == 1 else each
+        for each in values
+    ]
+
+
+def _smaller(value: Any) -> Any:
+    array = _array(value) if isinstance(value, list) else None
+    return value if array is None or array.ndim == 1 else array
+
+
+def _array(values: Any) -> np.ndarray | None:
+    """Return an array of `int64`, or of `float64` if a decimal is among the numbers; None if there is something else, or lists of different lengths."""
+    if isinstance(values, np.ndarray):
+        return values
     try:
         # Objects: in an array of strings, each number would take as much memory as the longest string.
-        array = np.asarray(part, dtype=object)
+        array = np.asarray(values, dtype=object)
     except ValueError:
         return None
     kinds = _kinds(array)
-    if array.shape != shape or not kinds <= {int, float}:
+    if not kinds <= {int, float}:
         return None
-    return levels(array.astype(np.float64), tensor, dtype, decimals=float in kinds)
+    try:
+        return array.astype(np.float64 if float in kinds else np.int64)
+    except OverflowError:  # out of every range, so the difference does not matter
+        return array.astype(np.float64)
+
+
+def _converted(part: Any, shape: tuple[int, ...], tensor: str, dtype: str) -> np.ndarray | None:
+    """Return numbers as `uint8`; None if the values are not numbers, or have another shape."""
+    array = _array(part)
+    if array is None or array.shape != shape:
+        return None
+    return levels(array, tensor, dtype, decimals=array.dtype == np.float64)
 
 
 def levels(array: np.ndarray, tensor: str, dtype: str, *, decimals: bool) -> np.ndarray:
     top = 255 if dtype == "uint8" else 1
-    if dtype == "uint8" and decimals:
-        raise BadRequest(f"Expected {tensor} as whole numbers from 0 to 255; got decimal ones.")
     if not (array.min() >= 0 and array.max() <= top):
         raise BadRequest(f"Expected {tensor} in [0, {top}]; got {array.min():g} to {array.max():g}.")
+    if dtype == "uint8" and decimals:
+        raise BadRequest(f"Expected {tensor} as whole numbers from 0 to 255; got decimal ones.")
     return array.astype(np.uint8) if dtype == "uint8" else np.rint(array * 255).astype(np.uint8)
 
 
