@@ -23,26 +23,16 @@ from cifar.errors import BadRequest
 from cifar.models.manifest import Manifest, SignatureInfo
 from cifar.serving.asgi import header
 from cifar.serving.auth.signin import documented
-from cifar.serving.rest.json_pieces import decode_base64, parse_json
+from cifar.serving.rest import tensors
+from cifar.serving.rest.json_pieces import decode_base64
 from cifar.serving.rest.openapi import ERRORS, failures
-from cifar.serving.rest.tensors import (
-    DEFAULT_SIGNATURE,
-    Decode,
-    as_arrays,
-    decoded_files,
-    flat_pixels,
-    levels,
-    pixels,
-    shown,
-)
+from cifar.serving.rest.tensors import DEFAULT_SIGNATURE, Decode, decoded_files, parse_call, shown
 from cifar.serving.rest.tfserving import Name, Number, TensorCalls, check_name
 from cifar.settings import Settings
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8", "string": "BYTES"}
 _NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
-_OTHER_ITEMS = 1000
-"""Values, keys and lists of a call besides its numbers."""
 
 _SCHEMA = {
     "type": "object",
@@ -218,8 +208,7 @@ def read_infer(
     ):
         raise BadRequest(f"{_HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body):,} bytes.")
     end = int(header_length) if header_length else len(body)
-    max_items = 2 * max_images * math.prod(manifest.image.shape) + _OTHER_ITEMS
-    call = parse_json(body[:end], max_items=max_items, shrink=as_arrays)
+    call = parse_call(body[:end], manifest, max_images)
     inputs = call.get("inputs") if isinstance(call, dict) else None
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest("Expected a JSON object with `inputs`, a list of one input.")
@@ -319,7 +308,7 @@ def _binary(data: bytes, count: int, tensor: str, dtype: str, manifest: Manifest
             f"{tensor} of shape {list(shape)} has {math.prod(shape) * _NUMPY[dtype].itemsize:,} bytes; got {len(data):,}."
         )
     array = np.frombuffer(data, _NUMPY[dtype]).reshape(shape)
-    return array if dtype == "uint8" else levels(array, tensor, dtype, decimals=True)
+    return array if dtype == "uint8" else tensors.levels(array, tensor, dtype, decimals=True)
 
 
 def _listed(data: Any, count: int, tensor: str, dtype: str, manifest: Manifest) -> np.ndarray:
@@ -332,10 +321,10 @@ def _listed(data: Any, count: int, tensor: str, dtype: str, manifest: Manifest) 
             raise BadRequest(
                 f"{tensor} of shape {[count, *shape]} has {count * math.prod(shape):,} numbers; got {len(data):,}."
             )
-        return flat_pixels(data, tensor, dtype, shape)
+        return tensors.flat_pixels(data, tensor, dtype, shape)
     if len(data) != count:
         raise BadRequest(f"The shape announces {count} images; got {len(data)}.")
-    return pixels(data, tensor, dtype, shape)
+    return tensors.pixels(data, tensor, dtype, shape)
 
 
 def _outputs(call: dict[str, Any], signature: SignatureInfo, classes: int) -> list[RequestedOutput]:

@@ -57,8 +57,7 @@ def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: i
         BadRequest: the body does not follow TensorFlow Serving's API, or its tensor has the wrong shape or range.
         UnsupportedImage, UnreadableImage, ImageTooLarge: see `preprocess`.
     """
-    numbers = max_images * math.prod(manifest.image.shape)
-    call = _object(body, 2 * numbers + _OTHER_ITEMS)  # for each number a comma, and for one channel a bracket too
+    call = _object(body, manifest, max_images)
     name = call.get("signature_name") or DEFAULT_SIGNATURE
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
@@ -103,8 +102,15 @@ def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> 
     return {"outputs": outputs}
 
 
-def _object(body: bytes, max_items: int) -> dict[str, Any]:
-    call = parse_json(body, max_items=max_items, shrink=as_arrays)
+def parse_call(body: bytes, manifest: Manifest, max_images: int) -> Any:
+    """Return the JSON of a call with at most `max_images` images; lists of numbers in a large one are arrays."""
+    numbers = max_images * math.prod(manifest.image.shape)
+    # For each number a comma, and for one channel a bracket too.
+    return parse_json(body, max_items=2 * numbers + _OTHER_ITEMS, shrink=as_arrays)
+
+
+def _object(body: bytes, manifest: Manifest, max_images: int) -> dict[str, Any]:
+    call = parse_call(body, manifest, max_images)
     if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
         raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
     return call
