@@ -19,8 +19,6 @@ _PHOTOGRAPH = 2
 """A picture is treated as a photograph if both sides have at least this many times the pixels of the model's input."""
 _LARGER = 1.25
 """The crops are cut from the picture at this many times the input's size: each shows 80 % of its width and height."""
-_WHOLE = 2
-"""The first two views show the whole picture. `mean_of_views` says why only they count for the out-of-distribution score."""
 _ONE_PIXEL = ((1, 1), (1, 1), (0, 0))
 _MIN_PROBABILITY = 1e-30
 """Replaces a probability of zero before its logarithm is taken; close to the smallest float32."""
@@ -89,8 +87,7 @@ def views_of(image: np.ndarray, views: int) -> np.ndarray:
 def mean_of_views(rows: np.ndarray, classes: int, *, multi_label: bool = False) -> np.ndarray:
     """Return the mean of the answers to the views of an image: the mean of the logits, and of the out-of-distribution score.
 
-    The mean of the probabilities is right as often, but underconfident. The score is that of the image and its mirror image:
-    its threshold was fitted on whole pictures, and a crop resembles them less (docs/decisions.md has the figures).
+    The mean of the probabilities is right as often, but underconfident (docs/decisions.md has the figures).
 
     Args:
         rows: `(..., views, columns)` `float32`, rows of `Predictor.answers`.
@@ -105,7 +102,7 @@ def mean_of_views(rows: np.ndarray, classes: int, *, multi_label: bool = False) 
     probabilities = rows[..., :classes]
     likely = _geometric_mean(probabilities)
     total = likely + _geometric_mean(1 - probabilities) if multi_label else likely.sum(axis=-1, keepdims=True)
-    return np.concatenate([likely / total, rows[..., :_WHOLE, classes:].mean(axis=-2)], axis=-1)
+    return np.concatenate([likely / total, rows[..., classes:].mean(axis=-2)], axis=-1)
 
 
 def _geometric_mean(probabilities: np.ndarray) -> np.ndarray:
