@@ -80,7 +80,7 @@ def test_several_views_are_averaged_on_request_and_one_is_the_default(api):
     one, two, six = (without_id(post(api, views=views)) for views in ("1", "2", "6"))
     assert without_id(post(api)) == one
     assert len({answer["class_scores"][3] for answer in (one, two, six)}) == 3
-    assert one["ood_score"] != two["ood_score"] == six["ood_score"], "the mean of the image and its mirror image"
+    assert len({answer["ood_score"] for answer in (one, two, six)}) == 3
     assert sum(six["class_scores"]) == pytest.approx(1, abs=1e-4)
     for kind in ("image/jpeg", "application/octet-stream"):
         assert without_id(api.post("/predict?views=6", content=CAT, headers={"Content-Type": kind})) == six
