@@ -271,7 +271,7 @@ def test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end(serv
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)
         time.sleep(2)
-        assert not any(stream.done() for stream in streams.values())
+        assert [stream.result() for stream in streams.values() if stream.done()] == [], "none has ended yet"
         ready = server.log.read_text().count("is ready on")
         os.kill(pid, signal.SIGKILL)
         heard = [streams[session].result(timeout=10) for session in theirs]
