@@ -31,6 +31,7 @@ from cifar.errors import (
     TooLarge,
 )
 from cifar.serving.asgi import CALLER_LEFT, body_pieces, error_response, header, replay, with_headers
+from cifar.serving.gradio.uploads import UPLOAD_PATH
 from cifar.serving.routes import rule_of
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 MAX_CALL_BYTES = 64 * 1024
 """Largest JSON body of a call; images are uploaded first."""
 _PREFIX = "/gradio_api/"
-_UPLOAD = "/gradio_api/upload"
 _FILE_BY_URL = re.compile(r"/gradio_api/file=\s*[a-zA-Z][\w+.-]*:")
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
 _MAX_PATH_CHARACTERS = 1024
@@ -85,7 +85,7 @@ class GradioGuard:
         headers = MutableHeaders(scope=scope)
         del headers["x-gradio-server"]  # with it, a caller could set the address in Gradio's answers
         del headers["origin"]  # Gradio would allow every origin, with credentials; `create_api` has answered CORS
-        if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == _UPLOAD:
+        if scope["method"] != "POST" or not path.startswith(_PREFIX) or path.rstrip("/") == UPLOAD_PATH:
             return receive
         body = await _read_call(receive)
         scope["state"]["gradio_session"] = self.check_call(body)
@@ -111,7 +111,7 @@ class GradioGuard:
             raise BadRequest("The image came as text. In Python, wrap its path: handle_file('photo.jpg').")
         if not all(map(self._is_upload, _named_files(call))):
             raise BadRequest(
-                f"A file must be uploaded to {_UPLOAD} first: a path on the server or a URL is not accepted."
+                f"A file must be uploaded to {UPLOAD_PATH} first: a path on the server or a URL is not accepted."
             )
         return session
 
@@ -166,7 +166,7 @@ async def _read_call(receive: Receive) -> bytes:
     async for piece in body_pieces(receive):
         body += piece
         if len(body) > MAX_CALL_BYTES:
-            raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {_UPLOAD} first.")
+            raise TooLarge(f"A call has at most {MAX_CALL_BYTES:,} bytes; images go to {UPLOAD_PATH} first.")
     return body
 
 

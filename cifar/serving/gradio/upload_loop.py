@@ -14,7 +14,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_PATHS = {"/gradio_api/upload", "/gradio_api/upload_progress"}
+from cifar.serving.gradio.uploads import UPLOAD_PATH
+
+_PATHS = {UPLOAD_PATH, f"{UPLOAD_PATH}_progress"}
 """An upload tells its progress by an `asyncio.Event`, so both run in the same loop."""
 
 

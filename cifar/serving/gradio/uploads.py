@@ -32,7 +32,7 @@ _SWEEPS_IN_LIFETIME = 4
 _NAME = "cifar-uploads"
 _MARKER = ".cifar-uploads"
 """A file in each folder that was made for uploads. Nothing is deleted in a folder without it."""
-_PATH = "/gradio_api/upload"
+UPLOAD_PATH = "/gradio_api/upload"
 _BYTES_PER_FILE = 8 * 1024
 """Counted for a file in addition to its blocks: it has a folder of its own."""
 _RESERVED_BYTES = 64 * 1024**2
@@ -143,7 +143,7 @@ class UploadQuota:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != _PATH:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != UPLOAD_PATH:
             await self.app(scope, receive, send)
             return
         announced, caller = header(scope, b"content-length"), rate_limit_key(scope)
