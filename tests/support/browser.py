@@ -75,8 +75,13 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def open_options(page: Page) -> None:
-    """Unfold the options of the tab Classify."""
+    """Unfold the options of the tab Classify, and wait until they keep what is typed.
+
+    Gradio gives the fields their values once more some milliseconds after they appear, sooner than a person can type.
+    """
     page.get_by_role("button", name="Options").click()
+    expect(page.locator("#top-k input[type=number]")).to_be_visible()
+    page.evaluate("new Promise(done => requestIdleCallback(() => setTimeout(() => requestIdleCallback(done), 100)))")
 
 
 def choose_many(page: Page, tab: str, files: list) -> None:
