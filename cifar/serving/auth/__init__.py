@@ -1,1 +1,1 @@
-"""Authentication: API keys, bearer tokens, sign-in to the page."""
+"""Authentication: API keys, bearer tokens, and sign-in to the page."""

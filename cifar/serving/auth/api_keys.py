@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 RELOAD_SECONDS = 1
 """Interval at which a running worker checks whether the file has changed."""
 PREFIX = "cifar_"
-"""Start of every key, by which people and secret scanners recognise it."""
+"""Prefix of every key, so that people and secret scanners recognise it."""
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([\w-]{{43}})", re.ASCII)
 _NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
 
@@ -50,7 +50,7 @@ _Entries = TypeAdapter(list[Entry])
 
 
 class ApiKeys:
-    """Finds the owner of a key. The file is read again when it has changed, within `RELOAD_SECONDS`."""
+    """Finds the owner of a key. A change of the file takes effect within `RELOAD_SECONDS`."""
 
     def __init__(self, file: Path) -> None:
         """Read the file. A file that does not exist yet holds no keys.
@@ -77,7 +77,7 @@ class ApiKeys:
         return make_principal("key", entry.name, entry.scopes)
 
     def _reload(self) -> None:
-        """Read the file again if it has changed. While it is damaged, the keys that were read before stay valid."""
+        """Read the file again if it has changed. If it is damaged, the keys of the last valid file stay valid."""
         now = time.monotonic()
         if now - self._checked_at < RELOAD_SECONDS:
             return
@@ -95,7 +95,7 @@ class ApiKeys:
 
 
 def id_in(text: str) -> str:
-    """Return the id of the API key in a header; empty without one. Anybody can write such a key, so it proves nothing."""
+    """Return the id of the API key in a header, or an empty string. The key is not checked, so the id proves nothing."""
     found = _KEY.search(text)
     return found[1] if found else ""
 
@@ -132,7 +132,7 @@ def create(file: Path, name: str, scopes: Sequence[str]) -> str:
     """Add a key to the file and return it. This is the only time that the whole key can be seen.
 
     Raises:
-        KeysError: the name is taken or not valid, or there is no such scope.
+        KeysError: the name is taken or not valid, or a scope does not exist.
     """
     if not _NAME.fullmatch(name):
         raise KeysError(f"A key's name has 1 to 64 letters, digits, or . _ @ -; got {name!r}.")

@@ -25,7 +25,7 @@ MAX_STALE_SECONDS = 3600
 REFETCH_SECONDS = 30
 """Shortest time between two fetches for key ids that are not in the cache."""
 IMPACT = "Tokens are checked with the keys fetched before it went down, for at most an hour."
-"""For the log, while the host of the keys is down."""
+"""The log says this while the host of the keys is down."""
 _UNAVAILABLE = "Tokens cannot be checked now: the public keys of their issuer could not be fetched. Try again later."
 
 
@@ -68,7 +68,7 @@ class PublicKeys:
         return self._keys.get(key_id)
 
     def _start_fetch(self) -> asyncio.Task[None]:
-        """Return the running fetch, or start one. It never raises: a failure shows in the age of the keys."""
+        """Return the running fetch, or start one. A fetch that fails raises nothing: the keys only get older."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._fetch())
         return self._running
@@ -108,7 +108,7 @@ async def fetch(url: str, tls: ssl.SSLContext) -> Any:
 
 
 def _usable(data: dict[str, Any]) -> tuple[str, jwt.PyJWK] | None:
-    """Return a key and its id if it may sign tokens, which a shared secret in a public list may not."""
+    """Return a key and its id, or None if it must not check tokens: a shared secret in a public list is no secret."""
     try:
         key = jwt.PyJWK(data)
     except jwt.PyJWTError:

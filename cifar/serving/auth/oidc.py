@@ -1,7 +1,7 @@
 """Sign-in to the page at an OpenID Connect provider: authorization code with PKCE, then a signed session cookie.
 
 `/signin` redirects the browser to the provider, `/signin/callback` receives the answer, `/signout` ends the session. State,
-nonce, PKCE verifier and the page to return to are kept in the cookie meanwhile, so any worker can finish a sign-in.
+nonce, PKCE verifier and the page to return to are kept in the cookie until then, so any worker can finish a sign-in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
 """Printable ASCII without a backslash or a second slash: browsers take `//host` and `/\\host` for another site."""
 _MAX_PENDING_CHARACTERS = 1600
-"""Of the unfinished sign-ins of one browser as JSON. They are kept in the cookie, and browsers drop a cookie larger than 4 kB."""
+"""Limit for the unfinished sign-ins of one browser, as JSON in its cookie. Browsers drop a cookie larger than 4 kB."""
 _MAX_NEXT_CHARACTERS = 512
 _AGAIN = "Please sign in again."
 _UNAVAILABLE = "Sign-in is not possible now, because the provider does not answer. Try again later."
@@ -72,9 +72,8 @@ class PageSignIn:
     def with_sessions(self, app: ASGIApp) -> ASGIApp:
         """Return `app` with `scope["session"]`, read from the browser's cookie if its signature and age are valid."""
         secure = self._page_url.startswith("https://")
-        prefix = (
-            "__Secure-" if self._settings.path else "__Host-"
-        )  # __Host-: no subdomain can set it; for the path / only
+        # A subdomain cannot set a cookie named __Host-..., but browsers accept such a cookie for the path / only.
+        prefix = "__Secure-" if self._settings.path else "__Host-"
         return SessionMiddleware(
             app,
             secret_key=hmac.digest(self._secret.encode(), b"cifar session cookie", hashlib.sha256).hex(),
@@ -93,7 +92,7 @@ class PageSignIn:
         ]
 
     async def start(self, request: Request) -> Response:
-        """Redirect the browser to the provider. In a frame, as on Spaces, offer a window: providers refuse to be framed."""
+        """Redirect the browser to the provider. In a frame, as on Spaces, offer a new window: providers refuse to be framed."""
         if request.headers.get("sec-fetch-dest") in {"iframe", "frame"}:
             link = html.escape(f"{self._page_url}/signin")
             return _page("Sign in", f'<a href="{link}" target="_blank" rel="noopener">Sign in in a new window</a>')
@@ -135,7 +134,7 @@ class PageSignIn:
         return _page(f"Signed in as {label}", '<form method="post" action="signout"><button>Sign out</button></form>')
 
     async def _claims(self, code: str, started: dict[str, str]) -> dict[str, Any]:
-        """Exchange a code for the claims about the person, and check that they are for this browser and this service."""
+        """Exchange a code for the claims about the person, and check that they belong to the sign-in that this browser started."""
         metadata, tokens = await self._provider_data()
 
         async def exchange() -> str:

@@ -29,7 +29,7 @@ class Principal:
 
 
 def make_principal(method: str, name: str, scopes: Iterable[object]) -> Principal:
-    """Return a principal with those of `scopes` that are ours; a token may list scopes of other services too."""
+    """Return a principal with those of `scopes` that are in `SCOPES`; a token may also list scopes of other services."""
     return Principal(f"{method}:{name}", frozenset(scope for scope in SCOPES if scope in scopes))
 
 
@@ -67,10 +67,10 @@ class Requester:
 
     Attributes:
         request_id: the id that is returned in `X-Request-ID`. Callers may choose their own.
-        user: the user for whom the rollout chooses a version: the principal, else the visitor whose cookie `VisitorCookie` has
-            found genuine, else the address.
+        user: the user for whom the rollout chooses a version: the principal, else the visitor if `VisitorCookie` has verified
+            the cookie, else the address.
         scopes: those of `SCOPES` that the requester has. Without sign-in: `predict` and `feedback`.
-        caller: see `rate_limit_key`. It shares places fairly, while the user chooses a version. Empty outside a request.
+        caller: the key from `rate_limit_key`, by which one caller's share of the queue is limited. Empty outside a request.
     """
 
     request_id: str

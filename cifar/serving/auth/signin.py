@@ -1,7 +1,7 @@
 """Sign-in: checks each request against the scope that the table of routes asks for, before anything reads the request.
 
-All requests pass it: the page, the REST API, Gradio's API, `/docs` and `/metrics`. It looks up the same path in the table
-(`serving.routes`) as the routers. Without a setting for sign-in, this middleware is not installed.
+All requests pass it: the page, the REST API, Gradio's API, `/docs` and `/metrics`. It looks up in the table
+(`serving.routes`) the path that the routers match. Without a setting for sign-in, this middleware is not installed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _DOCUMENTED = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name=
 
 
 def documented(settings: Settings) -> list[Any]:
-    """Return FastAPI dependencies that document in OpenAPI how to sign in to a route. They refuse nothing themselves."""
+    """Return FastAPI dependencies that document in OpenAPI how to sign in to a route. `SignIn` does the checking."""
     return _DOCUMENTED if settings.requires_sign_in else []
 
 
 class SignIn:
-    """Passes on requests whose caller has the scope for the route, with the caller in `scope["state"]["principal"]`."""
+    """Passes a request on if its caller has the scope for the route. The caller is then in `scope["state"]["principal"]`."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class SignIn:
             api_keys: checks API keys. None: they are refused.
             bearer_token: checks JWT bearer tokens. None: they are refused.
             people_scopes: the scopes of people who signed in to the page. None: there is no such sign-in.
-            page_origin: where they signed in, such as `https://cifar.example`.
+            page_origin: the origin of the page, such as `https://cifar.example`. Other pages cannot use a session to change data.
         """
         self.app = app
         self._api_keys = api_keys
@@ -109,7 +109,7 @@ class SignIn:
         return await self._bearer_token(credential)
 
     def _person(self, scope: Scope) -> Principal | None:
-        """Return the person of the session cookie, or None if the page of another site sent a request that may change data."""
+        """Return the person of the session cookie, or None if a page of another site sent a request that may change data."""
         if self._people_scopes is None:
             return None
         if scope.get("method", "POST") not in _SAFE_METHODS and self._is_of_another_site(scope):
@@ -118,7 +118,7 @@ class SignIn:
         return make_principal("oidc", subject, self._people_scopes) if subject else None
 
     def _is_of_another_site(self, scope: Scope) -> bool:
-        """Return whether the page of another site sent a request. Without https, browsers name only its origin."""
+        """Return whether a page of another site sent a request. Over plain HTTP, browsers send only the header `Origin`."""
         if site := header(scope, b"sec-fetch-site"):
             return site not in _OWN_SITES
         return header(scope, b"origin") not in {"", self._page_origin}
@@ -143,7 +143,7 @@ class SignIn:
 def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp, list[Dependency]]:
     """Return `app` behind the sign-in of the settings, and the outside services that the sign-in needs.
 
-    Without a setting for sign-in it is `app` itself. The routes for signing in to the page are added to `api`.
+    Without a setting for sign-in, `app` itself is returned. The routes for signing in to the page are added to `api`.
 
     Raises:
         KeysError: the file of API keys cannot be read.
@@ -151,7 +151,7 @@ def add_sign_in(app: ASGIApp, api: FastAPI, settings: Settings) -> tuple[ASGIApp
     """
     if not settings.requires_sign_in:
         return app, []
-    from cifar.serving.auth.tokens import bearer_tokens  # its libraries are loaded only where they are needed
+    from cifar.serving.auth.tokens import bearer_tokens  # not above: its libraries are not needed without sign-in
 
     tokens, dependencies = bearer_tokens(settings)
     guarded: ASGIApp = SignIn(
@@ -176,7 +176,7 @@ def _all(scope: Scope, name: bytes) -> list[str]:
 
 
 def _claimed(scope: Scope) -> str:
-    """Return for the log who sent a refused request: a revoked key's id says whose it was, though anybody can write it."""
+    """Return a name for the sender of a refused request, for the log. The id of its key, such as a revoked one, is not verified."""
     sent = (*_all(scope, b"x-api-key"), *_all(scope, b"authorization"))
     return next((f"unknown key {found}" for found in map(id_in, sent) if found), "anonymous")
 
