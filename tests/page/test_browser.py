@@ -6,18 +6,14 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from support.browser import EXAMPLES, WAIT_MS, count_requests, drop, expect_label, open_options, open_tab, upload, visit
 from support.pictures import png_of_100_megapixels
 from support.servers import running
 
 from cifar.serving.auth.api_keys import create
 
-
-@pytest.fixture
-def page(browser, server) -> Iterator[Page]:
-    with visit(browser, server) as page:
-        yield page
+SERVER = "server"
 
 
 def test_an_uploaded_photo_is_answered_without_a_button(page):

@@ -7,9 +7,8 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, TABS, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
+from support.browser import EXAMPLES, FILES, TABS, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 
-FILES = sorted(EXAMPLES.glob("*.jpg"))
 NAMES = r"https?://\S+|[\w.-]+\.(jpg|md|zip|heic)|/docs|cifar_classifier|CIFAR Space|English|EXIF|uint8|ECE|UTC|MB|zip|CSV|JSON|gradio_client|@gradio/client|requests|JavaScript|Python|curl|MCP|JPEG|PNG|WebP|GIF|BMP|TIFF|HEIF|AVIF|https|record=false|s"
 """Names that stay English in a Chinese text."""
 

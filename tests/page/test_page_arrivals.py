@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pillow_heif
 import pytest
 from PIL import Image
@@ -13,12 +11,7 @@ from support.pictures import encoded
 
 pillow_heif.register_heif_opener()
 CAT = Image.open(EXAMPLES / "cat.jpg").resize((128, 128))
-
-
-@pytest.fixture
-def page(browser, server) -> Iterator[Page]:
-    with visit(browser, server) as page:
-        yield page
+SERVER = "server"
 
 
 def send(page: Page, event: str, target: str, *files: tuple[str, str, bytes], text: str = "") -> None:
@@ -107,7 +100,7 @@ def test_of_several_dropped_photos_the_first_is_shown_and_the_page_says_which_ta
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
-@pytest.mark.parametrize(("locale", "words"), [("en-US", "A link or text came"), ("zh-CN", "收到的是链接或文字")])
+@pytest.mark.parametrize(("locale", "words"), [("en-US", "That was a link or text"), ("zh-CN", "收到的是链接或文字")])
 def test_a_link_or_text_gets_a_sentence(browser, server, event, locale, words):
     """A picture dragged from another page often comes as its address only."""
     with visit(browser, server, locale=locale) as page:

@@ -6,10 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import expect
-from support.browser import EXAMPLES, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
+from support.browser import EXAMPLES, FILES, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 from support.servers import free_port, running
-
-FILES = sorted(EXAMPLES.glob("*.jpg"))
 
 
 @pytest.mark.parametrize("tab", ["classify", "batch"])
@@ -29,7 +27,7 @@ def test_work_goes_on_by_itself_after_a_restart_of_the_server(browser, tmp_path,
                 expect(page.locator("#batch tbody tr").nth(2)).to_be_visible(timeout=WAIT_MS)
                 first.close()
                 expect(page.locator("#batch .progress")).to_contain_text(
-                    "The server is away", use_inner_text=True, timeout=WAIT_MS
+                    "The server does not answer", use_inner_text=True, timeout=WAIT_MS
                 )
                 done = page.locator("#batch tbody tr").count()
                 assert done < 30

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 
 import httpx2
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from support.browser import (
     EXAMPLES,
+    FILES,
     WAIT_MS,
     choose_many,
     classify_many,
@@ -26,17 +26,11 @@ from support.browser import (
     zip_file,
 )
 from support.hostile_files import zipped
+from support.servers import CAT
 
 from cifar.models.predictor import Prediction
 
-FILES = sorted(EXAMPLES.glob("*.jpg"))
-CAT = ("cat.jpg", FILES[3].read_bytes())
-
-
-@pytest.fixture
-def page(browser, two_version_server) -> Iterator[Page]:
-    with visit(browser, two_version_server) as page:
-        yield page
+SERVER = "two_version_server"
 
 
 def twenty_files(bad_one: bytes) -> list[dict]:
@@ -206,7 +200,7 @@ def test_a_photo_is_sent_again_after_the_wait_that_the_server_asked_for(page):
 def test_a_file_name_is_never_interpreted_as_html_or_a_formula(page):
     """The names in a zip file can be anything."""
     evil = '=cmd<img src=x onerror="document.title=1">.jpg'
-    classify_many(page, "batch", zip_file(zipped([(evil, CAT[1])])), "1 of 1 done.")
+    classify_many(page, "batch", zip_file(zipped([(evil, CAT)])), "1 of 1 done.")
     assert names(page) == [evil]
     assert page.title() == "CIFAR Space"
     assert saved(page, "batch", "csv").splitlines()[1].startswith("\"'=cmd<img")
@@ -217,7 +211,7 @@ def test_numbers_in_the_csv_are_numbers_and_only_texts_are_guarded_against_formu
     """The score of a typical photo is negative; with an apostrophe a spreadsheet could not compute with it."""
     names = ["-2.jpg", "+1.jpg", "@x.jpg", "=1.jpg", "cat.jpg"]
     answer_with(page, ood_score=-1.5615, score=0.965)
-    classify_many(page, tab, zip_file(zipped([(name, CAT[1]) for name in names])), "5 of 5 done.")
+    classify_many(page, tab, zip_file(zipped([(name, CAT) for name in names])), "5 of 5 done.")
     lines = saved(page, tab, "csv").removeprefix("\ufeff")
     table = list(csv.DictReader(io.StringIO(lines)))
     assert [row["name"] for row in table] == ["'-2.jpg", "'+1.jpg", "'@x.jpg", "'=1.jpg", "cat.jpg"]
@@ -298,7 +292,7 @@ def test_a_long_file_name_may_be_broken_before_its_ending_only(browser, two_vers
     """`.jp` at the end of a line and `g` on the next one cannot be read. The text stays the file's name."""
     with visit(browser, two_version_server, width=390) as page:
         name = "IMG_20261126_173012_a_very_long_name.jpeg"
-        classify_many(page, "batch", zip_file(zipped([(name, CAT[1])])), "1 of 1 done.")
+        classify_many(page, "batch", zip_file(zipped([(name, CAT)])), "1 of 1 done.")
         assert names(page) == [name]
         ending = page.locator("#batch tbody .ending")
         expect(ending).to_have_text(".jpeg")

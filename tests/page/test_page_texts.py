@@ -166,7 +166,7 @@ def test_an_answer_out_of_distribution_says_so_above_the_bars():
     assert "很可能不属于\u200b任何类别。" in page
     assert "Is it none of the classes?" in page
     assert "Is this right?" not in page
-    assert page.index("the bars say little") < page.index("What helps: one subject") < page.index('class="bars"')
+    assert page.index("the bars say little") < page.index("It helps to show one subject") < page.index('class="bars"')
     assert "certainly" not in page
     assert "calibrated" not in page
     assert 'data-grade="none"' in page
@@ -199,8 +199,8 @@ def test_an_answer_has_one_grade_and_nothing_on_the_page_contradicts_it(score, o
     assert ("On photographs, it differed from accuracy by 4.1 % on average" in page) == (grade == "class")
     assert ("Is it none of the classes?" in page) == (grade == "none")
     assert ('class="doubt"' in page) == (grade != "class")
-    assert "What helps: one subject that fills the frame" in page
-    assert "What you cannot recognise in the 8 x 8 pixels below" in page
+    assert "It helps to show one subject that fills the frame" in page
+    assert "If you cannot recognise it in the 8 x 8 pixels below" in page
 
 
 def test_the_model_tab_shows_the_accuracy_on_photographs_beside_that_on_test_images():

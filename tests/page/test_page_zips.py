@@ -5,32 +5,25 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
-from support.browser import EXAMPLES, WAIT_MS, choose_many, classify_many, names, open_tab, visit, zip_file
+from playwright.sync_api import expect
+from support.browser import FILES, WAIT_MS, choose_many, classify_many, names, open_tab, zip_file
 from support.hostile_files import zipped
+from support.servers import CAT
 
 from cifar.serving.inference.archives import Upload, entries_of
 from cifar.settings import Settings
 
-FILES = sorted(EXAMPLES.glob("*.jpg"))
-CAT = ("cat.jpg", FILES[3].read_bytes())
-
-
-@pytest.fixture
-def page(browser, two_version_server) -> Iterator[Page]:
-    with visit(browser, two_version_server) as page:
-        yield page
+SERVER = "two_version_server"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_each_photo_in_a_zip_file_is_a_row(page, method):
     """Folders and the files that macOS adds are left out, and Chinese names are kept."""
-    photos = [("pets/cat.jpg", CAT[1]), ("船.jpg", FILES[8].read_bytes()), ("__MACOSX/pets/._cat.jpg", b"x")]
+    photos = [("pets/cat.jpg", CAT), ("船.jpg", FILES[8].read_bytes()), ("__MACOSX/pets/._cat.jpg", b"x")]
     classify_many(
         page, "batch", zip_file(zipped([*photos, ("pets/", b""), (".DS_Store", b"x")], method)), "2 of 2 done."
     )
@@ -40,7 +33,7 @@ def test_each_photo_in_a_zip_file_is_a_row(page, method):
 
 def test_a_decompression_bomb_in_a_zip_file_is_a_row_with_its_error(page):
     """Unpacking stops at the limit, and the other photo is answered."""
-    content = zipped([("bomb.bmp", bytes(5 * 1024**2)), CAT])
+    content = zipped([("bomb.bmp", bytes(5 * 1024**2)), ("cat.jpg", CAT)])
     classify_many(page, "batch", zip_file(content), "2 of 2 done. 1 with an error.")
     expect(page.locator("#batch tbody tr").first).to_contain_text("more than 100 times its packed size")
 
@@ -48,7 +41,7 @@ def test_a_decompression_bomb_in_a_zip_file_is_a_row_with_its_error(page):
 def test_a_zip_file_with_wrong_sizes_is_stopped_while_unpacking(page):
     """The directory of the file says 10 bytes, but the page counts the bytes that arrive."""
     large = np.random.default_rng(0).integers(0, 4, 300_000, np.uint8).tobytes()
-    content = bytearray(zipped([("large.bmp", large), CAT]))
+    content = bytearray(zipped([("large.bmp", large), ("cat.jpg", CAT)]))
     content[(entry := content.find(b"PK\x01\x02")) + 24 : entry + 28] = struct.pack("<I", 10)
     open_tab(page, "batch")
     page.locator("#batch .many").evaluate("box => { box.dataset.each = 200_000; }")
@@ -72,7 +65,7 @@ def named_zip(files: list[tuple[str, str, bool]]) -> bytes:
     }
     with zipfile.ZipFile(buffer, "w") as archive:
         for stand_in in raw:
-            archive.writestr(stand_in, CAT[1])
+            archive.writestr(stand_in, CAT)
     content = buffer.getvalue()
     for (stand_in, name), (_, _, flag) in zip(raw.items(), files, strict=True):
         for signature, at, length in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
@@ -102,4 +95,4 @@ def test_the_same_zip_file_has_the_same_names_on_the_page_and_in_the_api(page):
     with ExitStack() as stack:
         entries = entries_of([Upload("a.zip", content)], Settings(), stack)
         assert [entry.name for entry in entries] == names(page)
-        assert [entry.read() for entry in entries] == [CAT[1]] * 6
+        assert [entry.read() for entry in entries] == [CAT] * 6

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Page, TimeoutError, expect  # noqa: A00
 from cifar.settings import ROOT
 
 EXAMPLES = ROOT / "examples"
+FILES = sorted(EXAMPLES.glob("*.jpg"))
+"""A photo of each class."""
 TABS = {
     "classify": ("Classify", "识别"),
     "batch": ("Batch", "批量"),

@@ -9,6 +9,7 @@ name of the component in Gradio's front end that shows it.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def one_or_more_files(**options: Any) -> Files:
     files = Files(file_count="multiple", **options)
     files.data_model = OneOrMoreFiles  # not in an `__init__` of `Files`: Gradio reads the options from its signature
     return files
+
+
+plain_html = partial(gr.HTML, apply_default_css=False)
+"""Creates HTML that has only the page's own styles, without Gradio's for headings, lists and tables."""
 
 
 class Blocks(gr.Blocks):

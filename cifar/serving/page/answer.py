@@ -24,14 +24,14 @@ from cifar.serving.page.texts import (
 )
 
 _POSSIBLE_SCORE = 0.1
-"""The sentence also names other classes with at least this score."""
+"""The sentence also names other classes whose score is at least this high."""
 _MAX_POSSIBLE = 2
 _SHOWN_SCORE = 0.5
 """The sentence for a multi-label version names the classes with at least this probability."""
 _CALIBRATION_IMAGES = 200
-"""If confidence was fitted on fewer images, the page says so: on 200 images, a measured share has a standard error of up to 3.5 %."""
+"""If confidence was fitted on fewer images, the page says so. On 200 images, a share has a standard error of up to 3.5 %."""
 _CALIBRATION_ERROR = 0.05
-"""If the measured error (ECE) is larger, the page says so: of answers with a confidence of 0.9, more than 1 in 7 would be wrong instead of 1 in 10."""
+"""If the measured error (ECE) is larger, the page says so. Of answers with confidence 0.9, more than 15 % are then wrong, not 10 %."""
 _VIEWS = {2: "answer.views_2", 6: "answer.views_6"}
 
 
@@ -68,7 +68,7 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
     """
     prediction = answer.prediction
     grade = prediction.grade
-    # For a multi-label version no question is asked: which of several classes would be the right one?
+    # A multi-label version has no single right label to ask for.
     feedback = _feedback(answer, request_id) if request_id and not prediction.multi_label else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
@@ -80,7 +80,7 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
 
 
 def _warning(answer: Classification, grade: Grade) -> str:
-    """Return why the answer is none of the classes or unsure, and what the person can do about it."""
+    """Return why the answer is unsure or none of the classes, and what the person can do about it."""
     prediction = answer.prediction
     if grade == "class" or (prediction.multi_label and grade == "unsure"):
         return ""
@@ -153,7 +153,7 @@ def _seen(answer: Classification, manifest: Manifest, grade: Grade) -> str:
 
 
 def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
-    """Return the reasons to doubt the confidence, or that it is calibrated, which holds for answers of the grade `class`."""
+    """Return the reasons to doubt the confidence. Without any, return for the grade `class` the sentence that it is calibrated."""
     if not manifest.confidence:
         return [html_text("answer.uncalibrated")]
     images, measured = manifest.confidence.held_out_images, manifest.metrics.get("test") or {}
@@ -168,5 +168,5 @@ def _calibration(manifest: Manifest, grade: Grade) -> list[str]:
 
 
 def error_html(error: Exception) -> str:
-    """Return the message of an error as HTML. An unexpected error is logged, and its message tells nothing about it."""
+    """Return the message of an error as HTML. An unexpected error is logged, and the page shows a general message."""
     return f'<p class="problem" role="alert">{as_html(error_text(as_cifar_error(error)))}</p>'

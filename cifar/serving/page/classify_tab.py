@@ -15,7 +15,7 @@ from cifar.images.spec import ImageSpec
 from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.calls import requester_of
-from cifar.serving.gradio.components import Choice, Photo, Slider
+from cifar.serving.gradio.components import Choice, Photo, Slider, plain_html
 from cifar.serving.inference.classify import Classification, whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.page.answer import answer_html, error_html
@@ -25,7 +25,7 @@ from cifar.settings import Settings
 _NO_ANSWER = f'<p class="empty">{html_text("answer.empty")}</p>'
 _LIVE_TOP_K = 3
 _INLINE_BYTES = 4096
-"""An example up to this size is sent as it is, a larger one as a thumbnail."""
+"""The page contains an example up to this size as it is, and a larger one as a thumbnail."""
 _THUMBNAIL = ImageSpec(height=64, width=64, channels=3)
 
 _ASK_WHY = """element.setAttribute("aria-live", "polite");
@@ -66,16 +66,16 @@ class ClassifyTab:
                 photo = Photo(
                     label=TRANSLATIONS("photo.label"),
                     placeholder=TRANSLATIONS("photo.drop"),
-                    sources=["upload", "webcam"],  # a paste is taken anywhere on the page
+                    sources=["upload", "webcam"],  # files.js handles pasting, anywhere on the page
                     height=340,
                     elem_id="photo",
                     buttons=[],
                 )
-                gr.HTML(_LIVE, elem_id="live", apply_default_css=False)
+                plain_html(_LIVE, elem_id="live")
             with gr.Column(elem_id="answer-side"):
-                gr.HTML('<div class="live-answer"></div>', elem_id="live-answer", apply_default_css=False)
-                answer = gr.HTML(_NO_ANSWER, elem_id="answer", apply_default_css=False, js_on_load=_ASK_WHY)
-                why = gr.HTML(elem_id="why", apply_default_css=False)
+                plain_html('<div class="live-answer"></div>', elem_id="live-answer")
+                answer = plain_html(_NO_ANSWER, elem_id="answer", js_on_load=_ASK_WHY)
+                why = plain_html(elem_id="why")
                 top_k, views = self._add_options(settings, len(class_names))
                 record = gr.Checkbox(
                     True,
@@ -84,11 +84,10 @@ class ClassifyTab:
                     visible=settings.records,
                     container=False,
                 )
-                gr.HTML(_record_note(settings), elem_id="record-note", apply_default_css=False)
-            examples = gr.HTML(
+                plain_html(_record_note(settings), elem_id="record-note")
+            examples = plain_html(
                 _examples_html(self._examples, settings.max_image_pixels),
                 elem_id="examples",
-                apply_default_css=False,
                 js_on_load=_CHOOSE_EXAMPLE,
             )
         # Without the queue, a call is one request with one answer, so any worker can answer it.
@@ -110,7 +109,7 @@ class ClassifyTab:
         )
 
     def _add_options(self, settings: Settings, classes: int) -> tuple[Slider, Choice]:
-        """Add the options, which few people need, folded. Returns those for the number of labels and of views."""
+        """Add the options, folded because few people need them. Return those for the number of labels and of views."""
         with gr.Accordion(TRANSLATIONS("options.title"), open=False, elem_id="options"), gr.Row():
             top_k = Slider(
                 1,
@@ -148,7 +147,7 @@ class ClassifyTab:
         record: object,
         request: gr.Request,
     ) -> tuple[str, str]:
-        """Return the answer to a photo, or its error, and no heat map, which removes that of the previous photo."""
+        """Return the answer to a photo, or its error, and an empty text in place of the heat map of the previous photo."""
         if payload is None:
             return _NO_ANSWER, ""
         try:

@@ -10,7 +10,7 @@ from cifar.errors import CifarError, MissingScope
 from cifar.format import percent
 from cifar.models.manifest import Manifest
 from cifar.serving.gradio.calls import requester_of
-from cifar.serving.gradio.components import Blocks, Choice
+from cifar.serving.gradio.components import Blocks, Choice, plain_html
 from cifar.serving.gradio.endpoints import add_endpoints
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
@@ -24,7 +24,7 @@ from cifar.serving.page.texts import AUTOMATIC, TRANSLATIONS, Text, class_name, 
 from cifar.settings import Settings
 
 _MAX_NAMES = 20
-"""Class names in the introduction; a longer list ends with an ellipsis."""
+"""Number of class names that the introduction shows; a longer list ends with an ellipsis."""
 _READ_ADDRESS = "() => [{address: location.origin + location.pathname}]"
 
 
@@ -42,23 +42,23 @@ class Page:
         self._settings = settings
         private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         with Blocks(title="CIFAR Space", analytics_enabled=False) as self.blocks:
-            gr.HTML(self._header(), elem_id="header", apply_default_css=False, js_on_load="cifar.setLanguage()")
+            plain_html(self._header(), elem_id="header", js_on_load="cifar.setLanguage()")
             with gr.Tabs(elem_id="tabs"):
                 with gr.Tab(TRANSLATIONS("tab.classify"), id="classify"):
                     classify = ClassifyTab(service, settings)
                 with gr.Tab(TRANSLATIONS("tab.batch"), id="batch"):
-                    batch = gr.HTML(elem_id="batch", apply_default_css=False)
+                    batch = plain_html(elem_id="batch")
                 with gr.Tab(TRANSLATIONS("tab.compare"), id="compare"):
-                    compare = gr.HTML(elem_id="compare", apply_default_css=False)
+                    compare = plain_html(elem_id="compare")
                 with gr.Tab(TRANSLATIONS("tab.model"), id="model") as model_tab:
                     version = Choice(
                         visible=False, label=TRANSLATIONS("version.label"), elem_id="model-version", interactive=True
                     )
-                    model = gr.HTML(elem_id="model", apply_default_css=False)
+                    model = plain_html(elem_id="model")
                 with gr.Tab(TRANSLATIONS("tab.ab"), id="ab", visible=False) as ab_tab:
-                    ab = gr.HTML(elem_id="ab", apply_default_css=False)
+                    ab = plain_html(elem_id="ab")
                 with gr.Tab(TRANSLATIONS("tab.code"), id="code"):
-                    code = gr.HTML(elem_id="code", apply_default_css=False)
+                    code = plain_html(elem_id="code")
             gr.on([model_tab.select, version.input], self._show_model, version, model, **private)
             ab_tab.select(self._show_ab, None, ab, **private)
             opened_at = gr.JSON(visible=False)
@@ -141,7 +141,7 @@ class Page:
 
 
 def _good_for(manifest: Manifest) -> str:
-    """Return what the version is good for, from its measured accuracy; empty if its manifest has none."""
+    """Return a sentence on what the version is good for, from its measured accuracy; empty if its manifest has none."""
     metrics = manifest.metrics
     accuracy = (metrics.get("test") or {}).get("accuracy", metrics.get("test_accuracy"))
     if accuracy is None:

@@ -12,7 +12,7 @@ from cifar.serving.page.plots import Series, class_bars, confusion_table, curves
 from cifar.serving.page.texts import as_html, html_text, text
 
 _MAX_MATRIX_CLASSES = 30
-"""With more classes, the confusion matrix is left out: it could not be read."""
+"""With more classes, the confusion matrix would be too dense to read, so it is left out."""
 _FEATURES = {
     "labels": "drift.labels",
     "confidence": "drift.confidence",

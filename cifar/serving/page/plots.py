@@ -222,5 +222,5 @@ def _svg_text(both: Text, attributes: str) -> str:
 
 
 def _title(both: Text) -> str:
-    """Return a name for screen readers and the mouse. SVG shows only the first title, so it contains both languages."""
+    """Return the name that screen readers and tooltips use. Browsers use only the first title, so it contains both languages."""
     return f"<title>{both.en} · {both.zh}</title>"

@@ -1,7 +1,7 @@
 """The page's texts in English and Chinese, from `texts.json`.
 
 The page contains both languages at once, and `page.css` shows one of them by `html[lang]`. Switching the language therefore
-needs no request and loses nothing. What programs read (CSV, JSON, the API) is English.
+needs no request and loses nothing. Everything for programs (CSV, JSON, the API) is in English.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """The fields of `Text`, and the language tags that browsers and Gradio use for them."""
 
 AUTOMATIC = "auto"
-"""The choice, in both languages, that leaves the version to the rollout's traffic split."""
+"""The choice of version that leaves it to the rollout's traffic split. It is the same in both languages."""
 
 TEXTS = {
     key: Text(**both)
@@ -76,7 +76,7 @@ def share_range(shares: list[float]) -> Text:
 
 
 def error_text(error: CifarError) -> Text:
-    """Return what an error means for the person at the page. In English this is often the message of the API."""
+    """Return the text of an error for the page. The English one is often the API's message."""
     return text(f"error.{error.code}", details=error)
 
 

@@ -24,7 +24,7 @@
 
   const actions = {
     cancel: (run) => run.stop.abort(),
-    retry: (run) => retry(run),
+    retry,
     sort: (run, button) => sort(run, button.dataset.key),
     csv: (run) => save(run, "csv", "text/csv", "\ufeff" + csv(run)),
     json: (run) => save(run, "json", "application/json", JSON.stringify(run.rows.filter(isDone).map(record(run)), null, 1)),
@@ -90,7 +90,7 @@
   async function answer(run, row) {
     try {
       const photo = await read(row);
-      if (photo.size > run.limit.each) throw cifar.text("batch.file_too_large", { each: Math.floor(run.limit.each / 1024 ** 2) });
+      if (photo.size > run.limit.each) throw cifar.tooLarge(run.limit.each);
       row.thumbnail = await thumbnail(photo);
       for (const version of run.versions) row.answers.push(await ask(run, photo, version));
     } catch (problem) {
@@ -99,7 +99,7 @@
     }
     row.words = row.answers.map(words);
     row.done = true;
-    row.element = Object.assign(document.createElement("tr"), { role: "row" }); // roles, since the cards of a phone are no table to browsers
+    row.element = Object.assign(document.createElement("tr"), { role: "row" }); // with roles, because browsers do not treat the cards of a phone as a table
     row.element.innerHTML = cells(run, row);
     row.element.classList.toggle("same", agrees(row));
     run.undrawn.push(row.element);
@@ -117,8 +117,8 @@
     const last = performance.now() + MAX_WAIT_MS;
     for (;;) {
       const response = await fetch(address, { method: "POST", body: photo, headers, signal }).catch(() => null);
-      const body = await response?.json().catch(() => ({})) ?? {};
-      signal.throwIfAborted(); // here, because an answer can be cut off by it too
+      const body = await cifar.bodyOf(response);
+      signal.throwIfAborted(); // here, because cancelling can also cut an answer off
       if (response?.ok) return body;
       const away = !response || cifar.isAway(response, body);
       const seconds = Number(response?.headers.get("Retry-After")) || (away ? AWAY_SECONDS : 0);
@@ -128,7 +128,7 @@
     }
   }
 
-  // Reads a photo before it is sent: a request with a file that has gone fails in the same way as one to a server that is away.
+  // Reads a photo before it is sent: if the file was deleted, the request would fail as if the server did not answer.
   async function read(row) {
     const file = await row.open();
     try { return new Blob([await file.arrayBuffer()], { type: file.type }); } catch { throw cifar.text("batch.unreadable"); }
@@ -173,7 +173,7 @@
     run.box.querySelector(".summary").innerHTML = "";
   }
 
-  // The words for the grade of an answer.
+  // Returns an answer in words, with its grade and its label.
   function words({ grade, predicted_class: name }) {
     const text = grade === "none" ? cifar.text("grade.none") : grade === "unsure" ? cifar.text("grade.unsure", { first: cifar.withArticle(name) }) : cifar.className(name);
     return { ...text, grade, label: grade === "none" ? null : name };
@@ -215,7 +215,7 @@
     clearTimeout(run.drawing);
     run.drawing = null;
     if (runs.get(run.box) !== run) return; // another batch has replaced this one
-    run.body.append(...run.undrawn.splice(0)); // at once, because each change lays the table out again
+    run.body.append(...run.undrawn.splice(0)); // all together, because browsers lay the table out again after each change
     const done = run.rows.filter(isDone);
     const bar = run.box.querySelector("progress");
     [bar.max, bar.value] = [Math.max(1, run.rows.length), done.length];

@@ -16,16 +16,10 @@
   async function send(box, button) {
     const feedback = { request_id: box.dataset.request, label: button.dataset.right };
     const status = box.querySelector("[role=status]");
-    let text = cifar.text("problem.feedback");
-    try {
-      const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(feedback) };
-      const response = await fetch(cifar.address("feedback"), options);
-      text = response.ok ? cifar.text("feedback.thanks") : cifar.errorText(await response.json().catch(() => ({})));
-      if (response.ok) for (const other of box.querySelectorAll("[data-right]")) other.setAttribute("aria-pressed", String(other === button));
-      status.classList.toggle("problem", !response.ok);
-    } catch {
-      status.classList.add("problem");
-    }
-    status.innerHTML = cifar.asHtml(text);
+    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(feedback) };
+    const response = await fetch(cifar.address("feedback"), options).catch(() => null);
+    if (response?.ok) for (const other of box.querySelectorAll("[data-right]")) other.setAttribute("aria-pressed", String(other === button));
+    status.classList.toggle("problem", !response?.ok);
+    status.innerHTML = cifar.asHtml(response?.ok ? cifar.text("feedback.thanks") : cifar.errorText(await cifar.bodyOf(response)));
   }
 })();

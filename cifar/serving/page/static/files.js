@@ -1,17 +1,17 @@
-// How photos come in: chosen, dropped or pasted anywhere on the page. The content decides what is an image, as on the server.
+// Takes photos that are chosen, dropped or pasted anywhere on the page. The content decides what is an image, as on the server.
 (() => {
   const SIGNATURES = [
     [/^\xff\xd8\xff/, "image/jpeg"], [/^\x89PNG/, "image/png"], [/^GIF8/, "image/gif"], [/^RIFF....WEBP/s, "image/webp"],
     [/^BM/, "image/bmp"], [/^(II\*\0|MM\0\*)/, "image/tiff"], [/^....ftypavi[fs]/s, "image/avif"], [/^....ftyp(hei|hev|mif1|msf1)/s, "image/heic"],
   ];
   const ENDING = /\.(jpe?g|jfif|png|gif|webp|bmp|tiff?|avif|hei[cf])$/i;
-  let passing = false; // a change event of our own passes to Gradio
+  let passing = false; // true while a change event of our own passes to Gradio
   cifar.sendAgain = null; // repeats the last choice of a photo
 
   async function typeOf(file) {
     const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 16).arrayBuffer()));
     const [, type] = SIGNATURES.find(([signature]) => signature.test(head)) ?? [];
-    // the server says of other content what is wrong with it
+    // the server explains what is wrong with other content
     return type ?? (file.type.startsWith("image/") ? file.type : ENDING.test(file.name) ? "image/jpeg" : null);
   }
 
@@ -22,7 +22,7 @@
     const type = await typeOf(file).catch(() => "");
     if (type === "") return cifar.showProblem(cifar.text("batch.unreadable"));
     if (!type) return cifar.showProblem(cifar.text("photo.no_image", { name: file.name }));
-    if (file.size > limit) return cifar.showProblem(cifar.text("batch.file_too_large", { each: Math.floor(limit / 1024 ** 2) }));
+    if (file.size > limit) return cifar.showProblem(cifar.tooLarge(limit));
     cifar.showProblem(null);
     cifar.sendAgain = () => feed(new File([file], file.name, { type }));
     cifar.sendAgain();
@@ -32,9 +32,9 @@
   async function feed(file) {
     document.querySelector("[data-live=stop]:not([hidden])")?.click();
     document.querySelector("#tabs [role=tab][data-tab-id=classify][aria-selected=false]")?.click();
-    document.querySelector("#photo:not(:has(input[type=file])) [data-testid=source-select] button")?.click(); // its camera is open
+    document.querySelector("#photo:not(:has(input[type=file])) [data-testid=source-select] button")?.click(); // leaves its camera, if that is open
     let input;
-    while (!(input = document.querySelector("#photo input[type=file]"))) await new Promise((resolve) => setTimeout(resolve, 50));
+    while (!(input = document.querySelector("#photo input[type=file]"))) await cifar.pause(50);
     const transfer = new DataTransfer();
     transfer.items.add(file);
     passing = true;
@@ -44,7 +44,7 @@
     cifar.showAnswerSoon();
   }
 
-  // Files that come anywhere: to the open tab if it takes many, otherwise to the tab Classify.
+  // Passes files to the open tab if it takes many files, otherwise to the tab Classify.
   function takeAnywhere(files) {
     const many = [...document.querySelectorAll(".many")].find((box) => box.checkVisibility());
     if (many) cifar.begin(many, files);
@@ -58,7 +58,7 @@
   }, true);
   document.addEventListener("click", ({ target }) => {
     const input = target.closest?.("#photo button")?.querySelector("input[type=file]");
-    if (input) input.accept = "image/*,.heic,.heif,.avif,.tif,.tiff"; // some systems do not count these as image/*
+    if (input) input.accept = "image/*,.heic,.heif,.avif,.tif,.tiff"; // for some systems, image/* does not include these endings
     const example = target.closest?.("[data-example]");
     if (!example) return;
     cifar.sendAgain = () => example.click();

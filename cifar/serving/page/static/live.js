@@ -30,7 +30,7 @@
     while (stream === current && box.isConnected) {
       const began = performance.now();
       if (!document.hidden && box.offsetParent) await answer(box, video);
-      await new Promise((resolve) => setTimeout(resolve, Math.max(20, MIN_INTERVAL_MS - (performance.now() - began))));
+      await cifar.pause(Math.max(20, MIN_INTERVAL_MS - (performance.now() - began)));
       if (box.offsetParent) box.querySelector(".rate").innerHTML = cifar.htmlText("live.rate", { rate: (1000 / (performance.now() - began)).toFixed(1) });
     }
     current.getTracks().forEach((track) => track.stop());
@@ -47,7 +47,7 @@
     box.querySelector("[data-live=start]").hidden = on;
     box.querySelector("[data-live=stop]").hidden = !on;
     for (const part of box.querySelectorAll("video, .rate")) part.hidden = !on;
-    document.body.classList.toggle("live-on", on); // the video takes the place of the photo, its answer that of the answer
+    document.body.classList.toggle("live-on", on); // the video replaces the photo, and its answer the answer
     box.querySelector(`[data-live=${on ? "stop" : "start"}]`).focus();
   }
 

@@ -61,10 +61,14 @@
     return page.text(dictionary().en[key] ? key : "error.internal_error", { details: error });
   };
 
+  // The JSON body of a response; empty if there is no response or no JSON.
+  page.bodyOf = async (response) => await response?.json().catch(() => ({})) ?? {};
+  page.tooLarge = (limit) => page.text("batch.file_too_large", { each: Math.floor(limit / 1024 ** 2) });
+
   // Returns the URL of a path of this server, also behind a proxy that serves the page under a prefix.
   page.address = (path) => new URL(`${new URL(window.gradio_config.root, location.href).pathname.replace(/\/$/, "")}/${path}`, location.origin);
 
-  // Shows a text at the top of the page, or hides it: a problem until the next answer, a note until the next photo.
+  // Shows a text at the top of the page, or hides it. A problem stays until the next answer, a note until the next photo.
   const show = (id) => (text) => {
     const element = document.getElementById(id);
     if (!element) return;
@@ -98,16 +102,16 @@
     if (target.matches?.("#top-k input[type=range]") && /^(Arrow|Home|End|Page)/.test(key)) target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
   });
 
-  // Why the camera does not start. Gradio's camera would say it in a toast, which this page hides.
+  // Returns why the camera does not start. Gradio would show it in a toast, and this page hides toasts.
   page.cameraText = (error) => page.text({ NotFoundError: "camera.missing", OverconstrainedError: "camera.missing", NotAllowedError: "camera.denied" }[error?.name]
     ?? (navigator.mediaDevices ? "camera.busy" : "camera.insecure"));
   const media = navigator.mediaDevices, openCamera = media?.getUserMedia.bind(media);
   if (media) media.getUserMedia = async (wanted) => {
     const ofGradio = !page.startsLive;
     try { return await openCamera(wanted); } catch (error) {
-      if (!ofGradio) throw error; // live.js says it beside its button
+      if (!ofGradio) throw error; // live.js shows it beside its button
       page.showProblem(page.cameraText(error));
-      return new Promise(() => {}); // Gradio would throw the error on
+      return new Promise(() => {}); // Gradio would not catch the error
     }
   };
   else document.addEventListener("click", ({ target }) => {

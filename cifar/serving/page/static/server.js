@@ -5,7 +5,7 @@
   const plainFetch = window.fetch;
   let waiting = false;
 
-  // Whether a response says nothing about the request: a proxy answered for the server, or the server is starting.
+  // Returns whether a response has nothing to do with the request: a proxy answered for the server, or the server is starting.
   cifar.isAway = (response, body) => response.status >= 502 && response.status <= 504 && (!body.code || ["not_ready", "worker_gone"].includes(body.code));
   cifar.pause = (ms, signal) => new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, ms);
@@ -13,12 +13,12 @@
   });
 
   window.fetch = async (resource, options) => {
-    // Gradio asks this after a lost connection, and would then reload the page: a running batch would be lost.
+    // Gradio asks this after a lost connection, and would then reload the page, which would lose a running batch.
     if (/\/gradio_api\/app_id$/.test(String(resource?.url ?? resource))) return Response.error();
     if (!/\/gradio_api\/(run|upload)\b/.test(String(resource?.url ?? resource))) return plainFetch(resource, options);
     try {
       const response = await plainFetch(resource, options);
-      const body = response.ok ? {} : await response.clone().json().catch(() => ({}));
+      const body = response.ok ? {} : await cifar.bodyOf(response.clone());
       const emptied = /"data":\[null,\d/.test(options?.body); // Gradio empties the field after an upload that failed, too
       if (response.ok) { if (!emptied) fail(null); }
       else if (cifar.isAway(response, body)) away();
@@ -27,7 +27,7 @@
     } catch (error) {
       if (error.name === "AbortError" || error.name === "TimeoutError") throw error;
       away();
-      return new Response('{"error": ""}', { status: 503 }); // Gradio makes no further call after one that never ended
+      return new Response('{"error": ""}', { status: 503 }); // after a call without an answer, Gradio would make no further call
     }
   };
 

@@ -57,7 +57,7 @@
       size += value.length;
       if (size > each || size > ratio * entry.packed) {
         reader.cancel();
-        throw size > each ? cifar.text("batch.file_too_large", { each: Math.floor(each / 1024 ** 2) }) : cifar.text("batch.zip_ratio", { ratio });
+        throw size > each ? cifar.tooLarge(each) : cifar.text("batch.zip_ratio", { ratio });
       }
       parts.push(value);
     }
