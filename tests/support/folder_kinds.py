@@ -221,6 +221,30 @@ def class_names_that_are_not_english(root):
     return flat(root, **{"cat": 10, "日本犬 é": 10})
 
 
+@kind(
+    16,
+    4,
+    classes=("colon", "lung"),
+    says="If they are the folders in these .colon_n, colon_x, lung_n and 1 more., move those up",
+)
+def classes_one_folder_deeper(root):
+    flat(root / "colon", colon_n=5, colon_x=5)
+    return flat(root / "lung", lung_n=5, lung_x=5).parent
+
+
+@kind(14, 3, classes=("100APPLE", "cat", "unlabeled"), says="Are these classes. 100APPLE, unlabeled")
+def folders_that_rarely_are_classes(root):
+    return flat(root, cat=7, **{"100APPLE": 5, "unlabeled": 5})
+
+
+@kind(16, 4, left_out={"files that are no pictures": 1}, says="meta/test.txt may say which pictures are for testing")
+def a_list_of_the_test_pictures(root):
+    flat(root / "images", cat=10, dog=10)
+    (root / "meta").mkdir()
+    (root / "meta" / "test.txt").write_text("cat/0")
+    return root
+
+
 # --- side files, links and hidden things ------------------------------------------------------------------------------
 
 _SIDE_FILES = "_about.txt annotations.xml metadata.json labels.txt README data.yaml classes.csv list.pdf notes"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+import support.table_kinds  # noqa: F401 - registers its kinds
 from PIL import Image
 from support.folder_kinds import KINDS, SPLIT, kind
 from support.folders import flat, parts, put, table, tarred, zipped
@@ -141,120 +141,6 @@ def a_zip_of_pictures_and_a_table(root):
         [(name.removesuffix(".png"), "cat" if i % 2 else "dog") for i, name in enumerate(files)],
     )
     return zipped(root / "pets", root / "pets.zip")
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def pictures(root: Path, count: int = 10) -> list[tuple[str, str]]:
-    """Write pictures into one folder, and return their names and labels."""
-    return [(put(root / "images" / f"{i:03}.png").name, "dog" if i % 2 else "cat") for i in range(count)]
-
-
-@kind(8, 2)
-def a_csv_of_relative_paths(root):
-    return table(root, "path,label", [(f"images/{name}", label) for name, label in pictures(root)])
-
-
-@kind(8, 2)
-def a_csv_without_a_header(root):
-    return table(root, "", [(f"images/{name}", label) for name, label in pictures(root)])
-
-
-@kind(8, 2)
-def a_tsv_with_the_label_first(root):
-    return table(root, "Class\tFile Name", [(label, name) for name, label in pictures(root)], "a.tsv", "\t")
-
-
-@kind(8, 2, says="Columns of labels.csv that are not used: weight")
-def a_csv_with_semicolons_backslashes_and_other_columns(root):
-    rows = [(i, rf"C:\pets\images\{name}", label, 3.5) for i, (name, label) in enumerate(pictures(root))]
-    return table(root, ";filename;category;weight", rows, delimiter=";")
-
-
-@kind(6, 2, validation=2, classes=("2", "10"))
-def a_csv_with_a_column_of_parts_and_numbers_as_labels(root):
-    names = ["train"] * 6 + ["val"] * 2 + ["TEST"] * 2
-    rows = [
-        (name, 10 if label == "cat" else 2, part) for (name, label), part in zip(pictures(root), names, strict=True)
-    ]
-    return table(root, "image,target,split", rows)
-
-
-@kind(
-    8,
-    2,
-    left_out={
-        "rows whose picture is not there or not unique": 1,
-        "rows without a label": 1,
-        "rows that repeat another row": 1,
-    },
-)
-def a_csv_with_rows_that_cannot_be_used(root):
-    rows = pictures(root)
-    put(root / "images" / "unlabelled.png")
-    return table(root, "path,label", [*rows, ("gone.png", "cat"), ("unlabelled.png", ""), rows[0]])
-
-
-@kind(8, 2, says="labels are those of labels.csv")
-def a_folder_of_pictures_with_a_table(root):
-    return table(root, "image_id,breed", [(name.removesuffix(".png"), label) for name, label in pictures(root)]).parent
-
-
-@kind(
-    6,
-    2,
-    says="labels are those of labels.csv",
-    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
-)
-def a_competition_with_a_table_of_labels_and_a_sample_of_answers(root):
-    rows = [(put(root / "train" / f"{i}.jpg").stem, "dog" if i % 2 else "cat") for i in range(8)]
-    for number in range(3):
-        put(root / "test" / f"t{number}.jpg")
-    table(root, "id,cat,dog", [("0", 0.5, 0.5)], "sample_submission.csv")
-    return table(root, "id,breed", rows).parent
-
-
-@kind(16, 4, classes=("part_1", "part_2"), says="Are these classes. part_1, part_2 are called alike but for a number")
-def numbered_folders_without_a_table(root):
-    return flat(root, part_1=10, part_2=10)
-
-
-@kind(6, 2, says="labels are those of metadata.csv")
-def numbered_folders_that_only_cut_the_pictures_into_pieces(root):
-    rows = [
-        (f"L{i}", put(root / f"skin_images_part_{i % 2 + 1}" / f"{i:03}.jpg").stem, "dog" if i % 3 else "cat")
-        for i in range(8)
-    ]
-    return table(root, "lesion_id,image_id,dx", rows, "metadata.csv").parent
-
-
-@kind(5, 2, says="labels are those of train.csv, test.csv", left_out={"pictures that the table does not list": 3})
-def a_folder_of_pictures_with_a_table_for_each_part(root):
-    rows = pictures(root)
-    table(root, "filename,label", rows[:5], "train.csv")
-    return table(root, "filename,label", rows[5:7], "test.csv").parent
-
-
-@kind(
-    8,
-    2,
-    classes=("cat", "cat dog"),
-    says="Labels that look like several in one cell are read as classes of their own: cat dog",
-    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
-)
-def a_competition_whose_test_table_has_no_labels(root):
-    rows = [(put(root / "train" / f"{i}.jpg").stem, "cat dog" if i % 2 else "cat") for i in range(10)]
-    table(root, "id", [(put(root / "test" / f"t{i}.jpg").stem,) for i in range(3)], "test.csv")
-    return table(root, "id,breed", rows, "train.csv").parent
-
-
-@kind(6, 4, says="labels are those of train/_classes.csv, test/_classes.csv")
-def a_column_for_each_class_as_label_tools_export_it(root):
-    for part, count in (("train", 6), ("test", 4)):
-        rows = [(name, int(label == "cat"), int(label == "dog")) for name, label in pictures(root / part, count)]
-        table(root / part, "filename, cat, dog", rows, "_classes.csv")
-    return root
 
 
 @pytest.mark.parametrize("name", KINDS)

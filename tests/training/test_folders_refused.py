@@ -56,7 +56,7 @@ def an_empty_folder(root):
     return root
 
 
-@refused(r"holds no pictures; it has x\.parquet")
+@refused(r"holds no pictures; left out: files that are no pictures: x\.parquet")
 def a_folder_of_other_files(root):
     put(root / "x.parquet", b"PAR1")
     return root
@@ -96,9 +96,9 @@ def a_class_of_broken_links(root):
     return root
 
 
-@refused("Cat and cat, which differ only in case")
-def class_names_that_differ_in_case(root):
-    return flat(root, Cat=3, cat=3, dog=3)
+@refused("Cat  and cat, which differ only in case, in spaces")
+def class_names_that_differ_in_case_and_spaces(root):
+    return flat(root, **{"Cat ": 3, "cat": 3, "dog": 3})
 
 
 @refused(r"has a class 'cat\\n', whose name holds a line break")
@@ -145,6 +145,35 @@ def the_same_classes_in_two_forms(root):
     return root
 
 
+@refused("has no, yes, and once more below all. Move all away")
+def the_classes_once_more_in_a_folder_beside_them(root):
+    flat(root / "all", yes=3, no=3)
+    return flat(root, yes=3, no=3)
+
+
+@refused(r"no class folders, but folders of kinds of files \(annotations, images\)")
+def pictures_and_their_masks(root):
+    flat(root / "annotations", trimaps=3)
+    return flat(root, images=3)
+
+
+@refused(
+    r"names pictures that are there more than once, such as '0' \(.*/test/0.png, .*/train/0.png\). Write the folder"
+)
+def a_table_of_names_that_are_in_several_folders(root):
+    for part in ("train", "test"):
+        flat(root, **{part: 2})
+    return table(root, "id,label", [(0, "cat"), (1, "dog")]).parent
+
+
+@refused(r"several tables of labels \(a.csv, b.csv\): name one")
+def two_tables(root):
+    flat(root, images=2)
+    for name in ("a.csv", "b.csv"):
+        table(root, "id,label", [(0, "cat"), (1, "dog")], name)
+    return root
+
+
 @refused(r"is a table of a kind that is not read. Save it as a \.csv file")
 def a_table_of_another_kind(root):
     return put(root.with_suffix(".parquet"), b"PAR1")
@@ -187,7 +216,7 @@ def an_archive_that_git_lfs_has_not_fetched(root):
     return put(root.with_suffix(".zip"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
 
 
-@refused(r"holds no pictures; it has x\.npy")
+@refused(r"holds no pictures; left out: files that are no pictures: x\.npy")
 def an_npz_of_arrays(root):
     np.savez(root.with_suffix(".npz"), x=np.zeros((2, 8, 8, 3), np.uint8))
     return root.with_suffix(".npz")
@@ -393,7 +422,9 @@ def test_names_in_a_zip_of_another_system_are_decoded(tmp_path, encoding):
     for written, name in names.items():
         content = content.replace(f"{written}/".encode(), f"{name}/".encode(encoding))
     path.write_bytes(content)
-    assert set(read(path).class_names) == {"小猫", "小狗"}
+    dataset = read(path)
+    assert set(dataset.class_names) == {"小猫", "小狗"}
+    assert ("read as Chinese (GB 18030)" in str(dataset.findings())) == (encoding == "gb18030")
 
 
 def test_the_test_images_that_are_set_apart_stay_the_same(tmp_path):

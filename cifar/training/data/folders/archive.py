@@ -61,7 +61,7 @@ def unpacked(archive: Path, contents: Contents) -> Iterator[Path]:
         allowed = max(ANY_RATIO_BYTES, MAX_RATIO * archive.stat().st_size)
         space = shutil.disk_usage(folder).free * 9 // 10
         try:
-            for count, member in enumerate(_members(archive), 1):
+            for count, member in enumerate(_members(archive, contents), 1):
                 if count > MAX_MEMBERS:
                     raise DataError(
                         f"{archive} has more than {MAX_MEMBERS:,} members. Unpack it yourself, and name the folder."
@@ -111,11 +111,11 @@ def _unpack(member: _Member, folder: Path, limit: int, contents: Contents) -> in
     return written
 
 
-def _members(archive: Path) -> Iterator[_Member]:
+def _members(archive: Path, contents: Contents) -> Iterator[_Member]:
     if _is_zip(archive):
         with zipfile.ZipFile(archive) as zipped:
             members = zipped.infolist()
-            for info, name in zip(members, _names(members), strict=True):
+            for info, name in zip(members, _names(members, contents), strict=True):
                 if info.flag_bits & _ENCRYPTED:
                     raise DataError(f"{archive} is encrypted. Unpack it yourself, and name the folder.")
                 if not info.is_dir():
@@ -131,7 +131,7 @@ def _members(archive: Path) -> Iterator[_Member]:
                 yield _Member(member.name, stream)
 
 
-def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+def _names(members: Sequence[zipfile.ZipInfo], contents: Contents) -> list[str]:
     """Return the members' names. Old packers write UTF-8 or the system's encoding, and do not say which."""
     raw = [info.orig_filename.encode("cp437", "replace") for info in members if not info.flag_bits & _UTF8_NAME]
     try:
@@ -139,6 +139,9 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
         b"\n".join(raw).decode(encoding)
     except UnicodeDecodeError:
         encoding = "gb18030"
+        contents.notes.append(
+            "Names in the archive are not UTF-8 and read as Chinese (GB 18030). If classes look wrong, unpack it yourself."
+        )
     return [
         info.filename
         if info.flag_bits & _UTF8_NAME

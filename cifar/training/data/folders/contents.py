@@ -27,7 +27,7 @@ UNLISTED = "pictures that the table does not list"
 OTHER_ROWS = "rows of no known part"
 REPEATED_ROWS = "rows that repeat another row"
 
-OTHER_TABLES = (".json", ".jsonl", ".parquet", ".feather", ".xls", ".xlsx", ".ods")
+OTHER_TABLES = (".json", ".jsonl", ".parquet", ".feather", ".xls", ".xlsx", ".ods", ".csv.gz", ".mat")
 """Endings of tables that are not read."""
 
 

@@ -15,6 +15,7 @@ from cifar.training.data.folders.contents import (
     BESIDE_PARTS,
     NO_PICTURES,
     OUTSIDE_CLASSES,
+    SIDE_FILES,
     TEST,
     TRAIN,
     VALIDATION,
@@ -22,17 +23,21 @@ from cifar.training.data.folders.contents import (
     Contents,
     some,
 )
+from cifar.training.data.folders.names import key_of, part_of
 from cifar.training.data.folders.scan import Folder
 
-_PART = re.compile(
-    r"(?:\d+[ ._-]*|seg[ _-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?|holdout))"
-    r"(?:[ _-]?(?:set|data|dataset|split|images|imgs))?(?:[ _-]?\d+)?"
-)
 _WORD_OF_PART = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])")
 """Finds the part in a longer name: pets_train, train_small."""
 _PIECE = re.compile(r"(?<![a-z])(?:images?|imgs?|pictures|photos|batch|part|chunk|fold|split)(?![a-z])")
 """Finds the word in the names of folders that cut one collection into numbered pieces."""
 _LIKE_PART = re.compile(rf"{_WORD_OF_PART.pattern}|(?<![a-z])(?:fold|split|part|set)(?![a-z])")
+
+_KINDS_OF_FILES = re.compile(
+    r"(?:images?|imgs?|jpe?gimages|pictures|photos)|(masks?|annotations?|labels?|(?:semantic_?)?segmentations?|trimaps?|depths?|ground_?truths?|gt)"
+)
+"""Names of folders that sort files by kind; those of the group never hold pictures of a class."""
+_UNSORTED = re.compile(r"un-?label+ed|un-?sorted|unsup(?:ervised)?|new folder|1\d\d[a-z0-9_]{5}|19\d\d|20\d\d")
+"""Names of folders that rarely are classes: of unlabelled pictures, of cameras (DCIM/100APPLE), years."""
 
 Classes = dict[str, list[Path]]
 """The pictures of each class."""
@@ -53,25 +58,26 @@ class Layout:
         return CLASS_NAMES if set(names) == set(CLASS_NAMES) else names
 
 
-def part_of(name: str) -> str | None:
-    """Return which part a folder, a table or a cell of a table stands for, judged by its name in any case."""
-    found = _PART.fullmatch(name.strip().casefold())
-    return (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1] if found else None
-
-
 def has_class_folders(top: Folder) -> bool:
     """Return whether the pictures are sorted into folders, rather than lying in one folder for each part or in numbered pieces."""
     folder = top
     while len(folder.filled) == 1 and not folder.pictures:
         (folder,) = folder.filled
-    parts = [sub for sub in folder.filled if part_of(sub.name)]
+    common = _parts_with_a_common_name(folder).values()
+    parts = [sub for sub in folder.filled if part_of(sub.name) or any(sub in subs for subs in common)]
     others = [sub for sub in folder.filled if sub not in parts]
     return _are_classes(others) or any(_are_classes(part.filled) for part in parts)
 
 
 def _are_classes(folders: list[Folder]) -> bool:
     names = {re.sub(r"\d+", "", folder.name.casefold()) for folder in folders}
-    return len(names) > 1 or any(not _PIECE.search(name) for name in names)
+    return not _are_kinds(names) and (len(names) > 1 or any(not _PIECE.search(name) for name in names))
+
+
+def _are_kinds(names: Iterable[str]) -> bool:
+    """Return whether folders sort files by kind, such as images and masks."""
+    kinds = [_KINDS_OF_FILES.fullmatch(name.casefold()) for name in names]
+    return all(kinds) and any(kind and kind[1] for kind in kinds)
 
 
 def find_layout(top: Folder, contents: Contents) -> Layout:
@@ -98,12 +104,8 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
     else:
         _refuse_unclear_folders(folder, contents)
         layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
-        if not _are_classes(folder.filled):
-            contents.notes.append(
-                f"Are these classes? {some([sub.name for sub in folder.filled])} are called alike but for a number."
-            )
+        _note_doubts(folder, contents)
         _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
-        _note_other_parts(folder, contents)
     return check_layout(layout, str(folder.path), contents)
 
 
@@ -111,6 +113,11 @@ def check_layout(layout: Layout, where: str, contents: Contents) -> Layout:
     """Refuse fewer than two classes and unusable names; use a validation part without a test part for testing, and say so."""
     classes, parts = layout.parts[TRAIN], layout.parts
     refuse_twins(classes, where)
+    if _are_kinds(classes):
+        raise DataError(
+            f"{where} has no class folders, but folders of kinds of files ({some(list(classes))}). Sort the pictures into a folder for each "
+            f"class, or name a table of paths and labels.{contents.hint}"
+        )
     if odd := next((name for name in classes if any(unicodedata.category(sign) == "Cc" for sign in name)), None):
         raise DataError(
             f"{where} has a class {odd!r}, whose name holds a line break or another control character: rename it."
@@ -134,28 +141,23 @@ def refuse_twins(names: Iterable[str], where: str) -> None:
     """Refuse class names that differ only in case: on some systems they would be one folder."""
     by_key: dict[str, str] = {}
     for name in names:
-        if (twin := by_key.setdefault(_key(name), name)) != name:
+        if (twin := by_key.setdefault(key_of(name), name)) != name:
             raise DataError(
-                f"{where} has the classes {twin} and {name}, which differ only in case, or in how accents are written: merge or rename them."
+                f"{where} has the classes {twin} and {name}, which differ only in case, in spaces, or in how accents are written: merge or rename them."
             )
-
-
-def _key(name: str) -> str:
-    """Equal for names that differ only in case, or in how a file system writes accents."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _like_training(found: Classes, classes: Classes, part: str, where: str, contents: Contents) -> Classes:
     """Return a part with the class names of the training part."""
-    names = {_key(name): name for name in classes}
-    if other := [name for name in found if _key(name) not in names]:
+    names = {key_of(name): name for name in classes}
+    if other := [name for name in found if key_of(name) not in names]:
         raise DataError(
             f"The {part} part of {where} has the classes {some(other)}, which the training part lacks "
             f"({some(list(classes))}). They must be the same."
         )
-    if absent := [name for name in classes if _key(name) not in map(_key, found)]:
+    if absent := [name for name in classes if key_of(name) not in map(key_of, found)]:
         contents.notes.append(f"The {part} part has no picture of {some(absent)}.")
-    return {names[_key(name)]: files for name, files in found.items()}
+    return {names[key_of(name)]: files for name, files in found.items()}
 
 
 def _wrapped(folder: Folder, class_names: Iterable[str]) -> Folder | None:
@@ -223,8 +225,8 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
         if part not in parts:
             continue
         level = _class_level(parts[part], classes)
-        keys = {_key(sub.name) for sub in level.folders}
-        if keys & {_key(name) for name in classes}:
+        keys = {key_of(sub.name) for sub in level.folders}
+        if keys & {key_of(name) for name in classes}:
             layout.parts[part] = _classes(level, top, contents)
             _leave_out(level.pictures, OUTSIDE_CLASSES, top, contents)
         elif pictures := level.all_pictures():
@@ -243,8 +245,8 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
 
 def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
     """Return the pictures of each sub-folder."""
-    refuse_twins([sub.name for sub in folder.folders], str(folder.path))
     _refuse_two_levels(folder)
+    refuse_twins([sub.name for sub in folder.folders], str(folder.path))
     found: Classes = {}
     nested = 0
     for sub in folder.folders:
@@ -261,6 +263,15 @@ def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
     if nested:
         contents.notes.append(
             f"Pictures of {folder.name} in sub-folders of their class, which are read too: {nested:,}."
+        )
+    inner = [inner for sub in folder.filled for inner in sub.filled]
+    if (
+        nested == sum(map(len, found.values()))
+        and len({sub.name for sub in inner}) > len(found) > 1
+        and _are_classes(inner)
+    ):
+        contents.notes.append(
+            f"The classes are {some(list(found))}. If they are the folders in these ({some([sub.name for sub in inner])}), move those up."
         )
     return found
 
@@ -302,7 +313,14 @@ def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
 
 def _refuse_two_levels(folder: Folder) -> None:
     """Refuse folders below which the same folders come again, such as color/rose and gray/rose: either can be the classes."""
-    counts = Counter(inner.name for sub in folder.filled for inner in _class_level(sub).filled if not sub.pictures)
+    below = {sub.name: [inner.name for inner in _class_level(sub).filled] for sub in folder.filled if not sub.pictures}
+    names = {sub.name for sub in folder.filled}
+    for name, inner in below.items():
+        if len(again := [sub for sub in inner if sub in names - {name}]) > 1:
+            raise DataError(
+                f"{folder.path} has {some(again)}, and once more below {name}. Move {name} away, or name it if it is the one to use."
+            )
+    counts = Counter(name for inner in below.values() for name in inner)
     shared = [name for name, count in counts.items() if count > 1 and 2 * count > len(folder.filled)]
     if len(shared) > 1 and not all(_PIECE.search(name.casefold()) for name in shared):
         raise DataError(
@@ -319,16 +337,36 @@ def _without_classes(folder: Folder, contents: Contents) -> str:
     )
 
 
-def _note_other_parts(folder: Folder, contents: Contents) -> None:
-    """Point to the test part beside a training part that was named by itself."""
-    if part_of(folder.name) != TRAIN:
+def _note_doubts(folder: Folder, contents: Contents) -> None:
+    """Say what makes it doubtful that the sub-folders are the classes, and all there is."""
+    names = [sub.name for sub in folder.filled]
+    if not _are_classes(folder.filled):
+        contents.notes.append(f"Are these classes? {some(names)} are called alike but for a number.")
+    elif odd := [name for name in names if _UNSORTED.fullmatch(name.casefold())]:
+        contents.notes.append(
+            f"Are these classes? {some(odd)}. If not, move them away, or name the folder of the classes."
+        )
+    if lists := [name for name in contents.left_out.get(SIDE_FILES, []) if part_of(Path(name).stem) == TEST]:
+        contents.notes.append(
+            f"{some(lists)} may say which pictures are for testing, but is not used: for that, sort them into train/CLASS and test/CLASS."
+        )
+    note_other_parts(folder.path, contents)
+
+
+def note_other_parts(path: Path, contents: Contents) -> None:
+    """Point to the test part beside a training part that was named by itself: a folder, or a table."""
+    if part_of(path.stem) != TRAIN:
         return
     try:
-        beside = sorted(path.name for path in folder.path.parent.iterdir() if part_of(path.name) in {VALIDATION, TEST})
+        beside = sorted(
+            other.name
+            for other in path.parent.iterdir()
+            if part_of(other.stem) in {VALIDATION, TEST} and other.suffix == path.suffix
+        )
     except OSError:
         return
     if beside:
-        contents.notes.append(f"{some(beside)} beside {folder.path} is not used; name {folder.path.parent} to use it.")
+        contents.notes.append(f"{some(beside)} beside {path} is not used; name {path.parent} to use it.")
 
 
 def _leave_out(paths: list[Path], reason: str, top: Folder, contents: Contents) -> None:

@@ -2,44 +2,79 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
+
+from cifar.training.data.folders.names import key_of, part_of
 
 
 class Files:
-    """Looks below a folder, also for paths of another machine and for names without folder or ending."""
+    """Looks below a folder, also for paths of another machine, addresses, and names without folder or ending.
 
-    def __init__(self, folder: Path, *, contained: bool) -> None:
-        """Look below `folder`. With `contained`, no path may lead out of it."""
+    Case, and how a system writes accents, do not matter where only one file fits.
+    """
+
+    def __init__(self, folder: Path, *, contained: bool, part: str | None = None, below: Path | None = None) -> None:
+        """Look for paths relative to `folder`.
+
+        Args:
+            folder: the table's folder.
+            contained: no path may lead out of `folder`.
+            part: of files that fit equally well, the one in a folder of this part is meant.
+            below: the folder in which names are looked for; by default `folder`.
+        """
         self._folder = folder
         self._contained = contained
+        self._part = part
+        self._below = below or folder
         self._by_name: dict[str, list[Path]] | None = None
+        self.repeated: dict[str, list[Path]] = {}
+        """The files of each cell for which more than one fits."""
 
     def find(self, cell: str) -> Path | None:
         """Return the file, or None if there is none, or more than one that fits equally well."""
         written = cell.strip().replace("\\", "/")
-        parts = [part for part in written.split("/") if part not in {"", "."}]
-        if not parts or "\0" in cell:
+        if not written.strip("./") or "\0" in cell:
             return None
-        leads_outside = Path(written).is_absolute() or ".." in parts
+        leads_outside = Path(written).is_absolute() or ".." in written.split("/")
         try:
             if not (self._contained and leads_outside) and (self._folder / written).is_file():
                 return self._folder / written
         except OSError:  # a name that is too long
             return None
-        candidates = self._index().get(parts[-1], [])
-        shared = [_shared_end(path.relative_to(self._folder).parts[:-1], parts[:-1]) for path in candidates]
-        best = [path for path, length in zip(candidates, shared, strict=True) if length == max(shared)]
-        return best[0] if len(best) == 1 else None
+        for name in (written, unquote(written), unquote(re.split("[?#]", written)[0])):
+            parts = [part for part in name.split("/") if part not in {"", "."}]
+            if parts and (candidates := self._index().get(key_of(parts[-1]))):
+                return self._best(candidates, parts, cell)
+        return None
+
+    def _best(self, candidates: list[Path], parts: Sequence[str], cell: str) -> Path | None:
+        ranks = [
+            (
+                _shared_end([*map(key_of, folders)], [*map(key_of, parts[:-1])]),
+                path.is_relative_to(self._folder),
+                self._part in map(part_of, folders),
+                parts[-1] in {path.name, path.stem},
+            )
+            for path in candidates
+            for folders in [path.relative_to(self._below).parts[:-1]]
+        ]
+        best = [path for path, rank in zip(candidates, ranks, strict=True) if rank == max(ranks)]
+        if len(best) > 1:
+            self.repeated[cell] = best
+            return None
+        return best[0]
 
     def _index(self) -> dict[str, list[Path]]:
-        """Return the files below the folder, by name with and without ending."""
+        """Return the files by name with and without ending."""
         if self._by_name is None:
             self._by_name = defaultdict(list)
-            for path in sorted(self._folder.rglob("*")):
+            for path in sorted(self._below.rglob("*")):
                 if path.is_file() and path.suffix.lower() not in {".csv", ".tsv", ".txt", ".xml", ".json"}:
-                    for name in {path.name, path.stem}:
+                    for name in {key_of(path.name), key_of(path.stem)}:
                         self._by_name[name].append(path)
         return self._by_name
 

@@ -24,11 +24,15 @@ from cifar.training.data.folders.contents import (
     some,
 )
 from cifar.training.data.folders.decoding import LFS_POINTER, count, decode
-from cifar.training.data.folders.layout import Layout, find_layout, has_class_folders, part_of
+from cifar.training.data.folders.layout import Layout, find_layout, has_class_folders, note_other_parts
+from cifar.training.data.folders.names import part_of
 from cifar.training.data.folders.scan import Folder, Scanner
 from cifar.training.data.folders.table import TABLE_ENDINGS, has_labels, read_tables
 from cifar.training.data.photographs import PHOTO_SHAPE, are_few_photographs
 from cifar.training.data.split import TEST_SHARE, split_test
+
+_MAX_TABLES = 20
+"""Number of tables that are tried; label tools may write one for each picture."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
     if path.is_dir():
         yield _folder_layout(path, contents, contained=False), path
     elif path.suffix.lower() in TABLE_ENDINGS:
+        note_other_parts(path, contents)
         yield read_tables({TRAIN: path}, str(path), contents, contained=False), path.parent
     elif path.name.lower().endswith(OTHER_TABLES):
         raise DataError(
@@ -99,14 +104,14 @@ def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout
     if top.error:
         raise DataError(f"{path} cannot be opened: {top.error}.")
     if not top.has_pictures:
-        others = [name for names in contents.left_out.values() for name in names]
+        others = "; ".join(f"{reason}: {some(names, 2)}" for reason, names in contents.left_out.items())
         raise DataError(
-            f"{path} holds no pictures{f'; it has {some(others)}' if others else ''}. Unpack archives in it, and convert other files to "
-            "JPEG or PNG, in a folder for each class."
+            f"{path} holds no pictures{others and f'; left out: {others}'}. Unpack archives in it, and convert other files to JPEG or PNG, in a "
+            "folder for each class."
         )
     if scanner.links_outside:
         contents.notes.append(f"Links that lead out of the folder and are followed: {scanner.links_outside:,}.")
-    if not has_class_folders(top) and (tables := _tables(top)):
+    if not has_class_folders(top) and (tables := _tables(top, contents)):
         return _table_layout(tables, top, contents, contained=contained)
     return find_layout(top, contents)
 
@@ -114,7 +119,7 @@ def _folder_layout(path: Path, contents: Contents, *, contained: bool) -> Layout
 def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, contained: bool) -> Layout:
     """Read a folder without class folders by the tables in it."""
     try:
-        layout = read_tables(tables, str(top.path), contents, contained=contained)
+        layout = read_tables(tables, str(top.path), contents, contained=contained, below=top.path)
     except DataError as error:
         raise DataError(f"{top.path} has no class folders, and {error}") from error
     names = [table.relative_to(top.path).as_posix() for table in tables.values()]
@@ -130,31 +135,47 @@ def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, c
     return layout
 
 
-def _tables(top: Folder) -> dict[str, Path]:
+def _tables(top: Folder, contents: Contents) -> dict[str, Path]:
     """Return the tables of a folder by part: the only usable one, or one named after each part, or one in the folder of each part."""
-    while len(top.folders) == 1 and not top.pictures and not _tables_in(top.path):
+    root = top.path
+    while len(top.folders) == 1 and not top.pictures and not _tables_in(top.path, root):
         top = top.folders[0]
-    tables = _tables_in(top.path)
-    parts = {part_of(table.stem.removesuffix("_labels")) or "": table for table in tables}
+    tables = _tables_in(top.path, root)
+    parts = {part_of(table.stem) or "": table for table in tables}
     if not tables:
-        parts = {part_of(sub.name) or "": table for sub in top.folders for table in _tables_in(sub.path)[:1]}
+        parts = {part_of(sub.name) or "": table for sub in top.folders for table in _tables_in(sub.path, root)[:1]}
     if TRAIN in parts and len(tables) != 1:
-        others = {part: parts[part] for part in (VALIDATION, TEST) if part in parts and has_labels(parts[part])}
+        others = {part: parts[part] for part in (VALIDATION, TEST) if part in parts and has_labels(parts[part], root)}
         return {TRAIN: parts[TRAIN]} | others
-    readable = tables if len(tables) == 1 else [table for table in tables if _is_readable(table)]
-    return {TRAIN: readable[0]} if len(readable) == 1 else {}
+    if len(tables) == 1:
+        return {TRAIN: tables[0]}
+    below = [root / name for name in contents.left_out.get(SIDE_FILES, [])]
+    tables = tables or [path for path in below if _may_be_table(path)]
+    readable = [table for table in tables[:_MAX_TABLES] if _is_readable(table, root)]
+    if len(readable) > 1:
+        raise DataError(
+            f"{top.path} has no class folders, but several tables of labels ({some([table.name for table in readable])}): name one."
+        )
+    return {TRAIN: readable[0]} if readable else {}
 
 
-def _is_readable(table: Path) -> bool:
+def _is_readable(table: Path, below: Path) -> bool:
     try:
-        read_tables({TRAIN: table}, str(table), Contents(), contained=True)
+        read_tables({TRAIN: table}, str(table), Contents(), contained=True, below=below)
     except DataError:
         return False
     return True
 
 
-def _tables_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLE_ENDINGS and path.is_file()]
+def _tables_in(folder: Path, root: Path) -> list[Path]:
+    found = [path for path in sorted(folder.iterdir()) if _may_be_table(path) and path.is_file()]
+    return [path for path in found if path.suffix.lower() != ".txt" or has_labels(path, root)]
+
+
+def _may_be_table(path: Path) -> bool:
+    """Of text files, which most often are something else, those called like a list."""
+    ending, name = path.suffix.lower(), path.stem.lower()
+    return ending in TABLE_ENDINGS and (ending != ".txt" or bool(part_of(name)) or "label" in name or "list" in name)
 
 
 def _decoded(

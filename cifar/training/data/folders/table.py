@@ -18,18 +18,19 @@ from cifar.training.data.folders.contents import (
     Contents,
     some,
 )
-from cifar.training.data.folders.layout import Classes, Layout, check_layout, part_of
+from cifar.training.data.folders.layout import Classes, Layout, check_layout
 from cifar.training.data.folders.lookup import Files
+from cifar.training.data.folders.names import part_of, part_of_folders
 
-TABLE_ENDINGS = frozenset({".csv", ".tsv"})
+TABLE_ENDINGS = frozenset({".csv", ".tsv", ".txt"})
 
-_PATH_NAME = re.compile("(image|img|file|picture|photo)?(path|file|filename|name|id|url)?s?")
+_PATH_NAME = re.compile("(?!$)(image|img|file|picture|photo)?(path|file|filename|name|id|url)?s?")
 _LABEL_NAME = re.compile(
-    "(class|label|category)(name)?|labels|classes|categories|target|species|breed|diagnosis|tag|kind|type|dx|y"
+    "(class|label|category)(name)?|labels|classes|categories|choice|target|species|breed|diagnosis|tag|kind|type|dx|y"
 )
-_BEST_LABEL_NAME = re.compile("(class|label)(name)?")
+_BEST_LABEL_NAMES = (re.compile("(class|label|category)name"), re.compile("class|label"))
 _PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
-_ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True}
+_ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "-1": False, "false": False, "true": True}
 _TRIED_ROWS = 50
 """Rows in which pictures are looked for, to find the column of the paths."""
 
@@ -49,24 +50,27 @@ class _Columns:
     """The names of the other columns."""
 
 
-def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, contained: bool) -> Layout:
+def read_tables(
+    tables: Mapping[str, Path], where: str, contents: Contents, *, contained: bool, below: Path | None = None
+) -> Layout:
     """Read the pictures and labels that tables list.
 
     The delimiter, the encoding, the header and the columns are recognised. Paths are relative to the table's folder; a
-    path of another machine, or a name without folder or ending, is looked for below that folder.
+    path of another machine, or a name without folder or ending, is looked for below that folder, or below another one.
 
     Args:
         tables: a table by part. A table of the training part may have a column that names the part of each row.
         where: what the tables belong to, for messages.
         contents: gets the rows that are left out.
         contained: only files below a table's folder may be read, since the table came out of an archive.
+        below: the folder in which names are looked for; by default the table's.
 
     Raises:
         DataError: a file is no such table, none of its pictures exists, or a picture has two labels.
     """
     parts: dict[str, Classes] = {TRAIN: {}}
     for own_part, table in tables.items():
-        for path, (label, part) in _read(table, contents, contained=contained).items():
+        for path, (label, part) in _read(table, contents, contained=contained, below=below).items():
             parts.setdefault(part or own_part, {}).setdefault(label, []).append(path)
     labels = parts[TRAIN].keys()
     if several := [label for label in labels if ({*re.split(r"[\s,;|]+", label)} - {label}) & labels]:
@@ -77,10 +81,10 @@ def read_tables(tables: Mapping[str, Path], where: str, contents: Contents, *, c
     return check_layout(Layout(parts, unsplit=len(parts) == 1), where, contents)
 
 
-def has_labels(table: Path) -> bool:
+def has_labels(table: Path, below: Path) -> bool:
     """Return whether a table has a column of pictures and one of labels, unlike a list of the pictures of a competition's test part."""
     try:
-        _recognise(table, _rows(table), Files(table.parent, contained=True))
+        _recognise(table, _rows(table), Files(table.parent, contained=True, below=below))
     except DataError:
         return False
     return True
@@ -91,10 +95,12 @@ def _by_number(name: str) -> tuple[bool, int, str]:
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
-def _read(table: Path, contents: Contents, *, contained: bool) -> dict[Path, tuple[str, str | None]]:
+def _read(
+    table: Path, contents: Contents, *, contained: bool, below: Path | None
+) -> dict[Path, tuple[str, str | None]]:
     """Return the label and the part of each picture that a table lists."""
     rows = _rows(table)
-    files = Files(table.parent, contained=contained)
+    files = Files(table.parent, contained=contained, part=part_of(table.stem), below=below)
     columns, rows = _recognise(table, rows, files)
     if columns.unused:
         contents.notes.append(f"Columns of {table.name} that are not used: {some(list(columns.unused))}.")
@@ -120,7 +126,18 @@ def _read(table: Path, contents: Contents, *, contained: bool) -> dict[Path, tup
         raise DataError(
             f"{table} has two labels for {some(conflicts)}. Each picture has one class: keep one row of each picture."
         )
-    return found
+    return found if columns.part is not None else _with_parts_of_folders(found, below or table.parent, contents)
+
+
+def _with_parts_of_folders(
+    found: dict[Path, tuple[str, str | None]], root: Path, contents: Contents
+) -> dict[Path, tuple[str, str | None]]:
+    """Take the parts from the folders if all pictures lie in folders that are called like parts."""
+    parts = {path: part_of_folders(path.relative_to(root)) if path.is_relative_to(root) else None for path in found}
+    if None in parts.values() or not {TRAIN} < {*parts.values()}:
+        return found
+    contents.notes.append("The table names no parts; they are those of the folders.")
+    return {path: (label, parts[path]) for path, (label, _) in found.items()}
 
 
 def _rows(table: Path) -> list[Row]:
@@ -132,7 +149,11 @@ def _rows(table: Path) -> list[Row]:
             lines.remove(first)
             first = next(iter(lines), "")
         delimiter = max("\t;,|", key=first.count)
-        rows = [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if any(map(str.strip, row))]
+        if delimiter in first:
+            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+            rows = [row for row in reader if any(map(str.strip, row))]
+        else:  # a path, a space and a label
+            rows = [row for line in lines if (row := line.rsplit(None, 1))]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read as a table of paths and labels ({error}).") from error
     width = max(map(len, rows), default=0)
@@ -152,19 +173,14 @@ def _decoded(content: bytes) -> str:
 
 def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, list[Row]]:
     """Return the columns of a table, and its rows without the header."""
-    tried = rows[: _TRIED_ROWS + 1]
-    counts = [sum(files.find(row[column]) is not None for row in tried) for column in range(len(rows[0]))]
-    if not any(counts):
-        raise DataError(
-            f"{table} lists no picture that exists below {table.parent}; a row begins with {rows[-1][0][:80]!r}. A table has a column of "
-            "paths relative to its folder, and a column of labels."
-        )
-    path = counts.index(max(counts))
-    # A first row whose picture is missing is no header: it has a path that ends like a file name.
     plain = ["".join(character for character in cell.casefold() if character.isalnum()) for cell in rows[0]]
-    has_header = files.find(rows[0][path]) is None and (
-        bool(_PATH_NAME.fullmatch(plain[path])) or not Path(rows[0][path].strip()).suffix
-    )
+    named = [bool(_PATH_NAME.fullmatch(name)) for name in plain]
+    path = _path_column(rows[: _TRIED_ROWS + 1], named, files)
+    if path is None:
+        raise DataError(_without_pictures(table, rows, files))
+    # A first row whose picture is missing is no header, nor is a picture that is called like a header's cell a first row.
+    first = rows[0][path]
+    has_header = sum([named[path], not _ending(first), files.find(first) is None]) > 1
     others = [column for column in range(len(plain)) if column != path]
     if not has_header:
         if len(others) > 1:
@@ -173,19 +189,49 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
     names, rows = rows[0], rows[1:]
     part = next((column for column in others if _is_part_column(plain[column], [row[column] for row in rows])), None)
     others = [column for column in others if column != part]
-    named = [column for column in others if _LABEL_NAME.fullmatch(plain[column])]
-    if named or len(others) == 1:
-        best = min(named or others, key=lambda column: (not _BEST_LABEL_NAME.fullmatch(plain[column]), column))
+    labels = [column for column in others if _LABEL_NAME.fullmatch(plain[column])]
+    if labels or len(others) == 1:
+        best = min(
+            labels or others,
+            key=lambda column: ([not name.fullmatch(plain[column]) for name in _BEST_LABEL_NAMES], column),
+        )
         return _Columns(
             path,
             _cell(best),
             part,
             tuple(name for column in others if column != best and (name := names[column].strip())),
         ), rows
-    if all(row[column].strip() in _ONE_HOT for row in rows for column in others):
+    if all(row[column].strip().lower() in _ONE_HOT for row in rows for column in others):
         return _Columns(path, _one_hot(table, {column: names[column].strip() for column in others}), part), rows
     raise DataError(
         f"{table} has no column that is called label or class; its columns: {some(names, 8)}. Rename the one with the class names."
+    )
+
+
+def _path_column(rows: list[Row], named: list[bool], files: Files) -> int | None:
+    """Return the column whose cells mean files. Numbers, such as an index or labels, may happen to be names of files too."""
+    ranks = []
+    for column, is_named in enumerate(named):
+        found = {path: row[column] for row in rows if (path := files.find(row[column]))}
+        ranks.append((any(map(_ending, found.values())), len(found), is_named))
+    best = max(ranks)
+    return ranks.index(best) if best[1] else None
+
+
+def _ending(cell: str) -> str:
+    return Path(cell.strip()).suffix
+
+
+def _without_pictures(table: Path, rows: list[Row], files: Files) -> str:
+    if files.repeated:
+        cell, paths = next(iter(files.repeated.items()))
+        return (
+            f"{table} names pictures that are there more than once, such as {cell[:80]!r} ({some([str(path) for path in paths], 2)}). Write the "
+            "folder into each path, or move the others away."
+        )
+    return (
+        f"{table} lists no picture that exists below {table.parent}; a row begins with {rows[-1][0][:80]!r}. A table has a column of paths "
+        "relative to its folder, or of names of files below it, and a column of labels."
     )
 
 
@@ -201,7 +247,7 @@ def _one_hot(table: Path, names: dict[int, str]) -> Callable[[Row], str]:
     """Read the label from a column for each class, with a 1 in one of them."""
 
     def label(row: Row) -> str:
-        found = [name for column, name in names.items() if _ONE_HOT[row[column].strip()]]
+        found = [name for column, name in names.items() if _ONE_HOT[row[column].strip().lower()]]
         if len(found) > 1:
             raise DataError(f"{table} gives a picture several classes ({some(found)}); each picture must have one.")
         return "".join(found)
