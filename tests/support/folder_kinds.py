@@ -98,7 +98,7 @@ def train_val_and_test(root):
     return parts(root, "train", "val", "test")
 
 
-@kind(validation=8, left_out={"files that are no pictures": 2})
+@kind(validation=8, left_out={"files that are not pictures": 2})
 def train_valid_and_test_as_label_tools_export_them(root):
     (parts(root, "train", "valid", "test") / "data.yaml").write_text("names: [cat, dog]")
     (root / "README.roboflow.txt").write_text("x")
@@ -180,7 +180,7 @@ def a_class_called_train(root):
     return flat(root, cat=8, dog=7, train=7)
 
 
-@kind(16, 4, says=("further down", SPLIT), left_out={"files that are no pictures": 1})
+@kind(16, 4, says=("further down", SPLIT), left_out={"files that are not pictures": 1})
 def two_folders_too_high(root):
     flat(root / "download" / "pets", cat=10, dog=10)
     (root / "LICENSE.txt").write_text("x")
@@ -200,7 +200,7 @@ def pictures_in_folders_below_a_class(root):
     return root
 
 
-@kind(16, 4, left_out={"folders without pictures": 1, "files that are no pictures": 2})
+@kind(16, 4, left_out={"folders without pictures": 1, "files that are not pictures": 2})
 def annotations_beside_the_classes(root):
     flat(root, cat=10, dog=10)
     for name in ("1.xml", "2.xml"):
@@ -237,7 +237,7 @@ def folders_that_rarely_are_classes(root):
     return flat(root, cat=7, **{"100APPLE": 5, "unlabeled": 5})
 
 
-@kind(16, 4, left_out={"files that are no pictures": 1}, says="meta/test.txt may say which pictures are for testing")
+@kind(16, 4, left_out={"files that are not pictures": 1}, says="meta/test.txt may say which pictures are for testing")
 def a_list_of_the_test_pictures(root):
     flat(root / "images", cat=10, dog=10)
     (root / "meta").mkdir()
@@ -250,7 +250,7 @@ def a_list_of_the_test_pictures(root):
 _SIDE_FILES = "_about.txt annotations.xml metadata.json labels.txt README data.yaml classes.csv list.pdf notes"
 
 
-@kind(left_out={"files that are no pictures": 18, "hidden files and files of operating systems": 12})
+@kind(left_out={"files that are not pictures": 18, "hidden files and files of operating systems": 12})
 def side_files_of_systems_and_label_tools(root):
     parts(root)
     for folder in (root / "train", root / "test" / "cat"):
@@ -287,7 +287,7 @@ def links_out_of_the_folder(root):
     return root
 
 
-@kind(16, 4, left_out={"links to a folder that they lie in": 1})
+@kind(16, 4, left_out={"links to a folder that contains them": 1})
 def a_link_to_a_folder_above(root):
     flat(root, cat=10, dog=10)
     (root / "dog" / "up").symlink_to(root)

@@ -48,7 +48,7 @@ def a_csv_with_a_column_of_parts_and_numbers_as_labels(root):
     8,
     2,
     left_out={
-        "rows whose picture is not there or not unique": 1,
+        "rows whose picture is missing or not unique": 1,
         "rows without a label": 1,
         "rows that repeat another row": 1,
     },
@@ -68,7 +68,7 @@ def a_folder_of_pictures_with_a_table(root):
     6,
     2,
     says="labels are those of labels.csv",
-    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
+    left_out={"files that are not pictures": 1, "pictures that the table does not list": 3},
 )
 def a_competition_with_a_table_of_labels_and_a_sample_of_answers(root):
     rows = [(put(root / "train" / f"{i}.jpg").stem, "dog" if i % 2 else "cat") for i in range(8)]
@@ -104,7 +104,7 @@ def a_folder_of_pictures_with_a_table_for_each_part(root):
     2,
     classes=("cat", "cat dog"),
     says="Labels that look like several in one cell are read as classes of their own: cat dog",
-    left_out={"files that are no pictures": 1, "pictures that the table does not list": 3},
+    left_out={"files that are not pictures": 1, "pictures that the table does not list": 3},
 )
 def a_competition_whose_test_table_has_no_labels(root):
     rows = [(put(root / "train" / f"{i}.jpg").stem, "cat dog" if i % 2 else "cat") for i in range(10)]
@@ -162,7 +162,7 @@ def paths_that_name_the_parts(root):
     return table(root, "file_name,label", rows).parent
 
 
-@kind(4, 2, left_out={"files that are no pictures": 1, "pictures that the table does not list": 6})
+@kind(4, 2, left_out={"files that are not pictures": 1, "pictures that the table does not list": 6})
 def a_competition_with_the_same_names_in_both_parts(root):
     for part in ("train-jpg", "test-jpg"):
         for i in range(6):
@@ -190,3 +190,12 @@ def lists_of_paths_and_labels_without_commas(root):
     (root / "x").rmdir()
     table(root, "", rows[:6], "train.txt", " ")
     return table(root, "", rows[6:], "test.txt", " ").parent
+
+
+@kind(8, 2, left_out={"rows without a label": 1, "pictures that the table does not list": 1})
+def a_table_as_notebooks_write_it(root):
+    rows = [(f"../images/{name}", label, "") for name, label in pictures(root)]
+    rows.append((f"../images/{put(root / 'images' / 'x.png').name}", "nan", ""))
+    path = table(root / "meta", "path,label,", rows)
+    path.write_bytes(path.read_text().encode("utf-16-le"))
+    return root

@@ -56,7 +56,7 @@ def an_empty_folder(root):
     return root
 
 
-@refused(r"holds no pictures; left out: files that are no pictures: x\.parquet")
+@refused(r"holds no pictures; left out: files that are not pictures: x\.parquet")
 def a_folder_of_other_files(root):
     put(root / "x.parquet", b"PAR1")
     return root
@@ -133,12 +133,23 @@ def folds_of_a_cross_validation(root):
     return parts(root, "fold_1", "fold_2")
 
 
+@refused("has testA, trainA, testB and 1 more. If each is a part of a class")
+def parts_of_each_class_as_image_translation_has_them(root):
+    return flat(root, trainA=3, trainB=3, testA=3, testB=3)
+
+
+@refused(r"names pictures that are there more than once, such as '0' \(.*/images_large/0.png")
+def a_table_and_the_same_pictures_in_two_sizes(root):
+    flat(root, images_large=2, images_small=2)
+    return table(root, "id,label", [(0, "cat"), (1, "dog")]).parent
+
+
 @refused("has cats_test, cats_train, dogs_test and 1 more. If each is a part of a class")
 def parts_of_each_class_side_by_side(root):
     return flat(root, cats_train=3, cats_test=3, dogs_train=3, dogs_test=3)
 
 
-@refused(r"has color, gray, and below them again and again cat, dog: either can be the classes")
+@refused(r"has color, gray, and several of them have the folders cat, dog: either can be the classes")
 def the_same_classes_in_two_forms(root):
     parts(root, "color")
     parts(root / "gray", "images")
@@ -174,7 +185,7 @@ def two_tables(root):
     return root
 
 
-@refused(r"is a table of a kind that is not read. Save it as a \.csv file")
+@refused(r"is a kind of table that is not supported. Save it as a \.csv file")
 def a_table_of_another_kind(root):
     return put(root.with_suffix(".parquet"), b"PAR1")
 
@@ -216,7 +227,7 @@ def an_archive_that_git_lfs_has_not_fetched(root):
     return put(root.with_suffix(".zip"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
 
 
-@refused(r"holds no pictures; left out: files that are no pictures: x\.npy")
+@refused(r"holds no pictures; left out: files that are not pictures: x\.npy")
 def an_npz_of_arrays(root):
     np.savez(root.with_suffix(".npz"), x=np.zeros((2, 8, 8, 3), np.uint8))
     return root.with_suffix(".npz")
@@ -400,7 +411,7 @@ def test_a_table_in_an_archive_cannot_name_files_outside_it(tmp_path):
     rows = "".join(f"{name},{'cat' if i % 2 else 'dog'}\n" for i, name in enumerate(names))
     members = pictures(all=6) | {"labels.csv": f"path,label\n{rows}{secret},cat\n../secret.png,dog\n".encode()}
     dataset = read(packed(tmp_path / "pets.zip", members))
-    assert summarize(dataset)["left_out"] == {"rows whose picture is not there or not unique": 2}
+    assert summarize(dataset)["left_out"] == {"rows whose picture is missing or not unique": 2}
     assert len(dataset.contents.names) == 6
 
 

@@ -1,4 +1,4 @@
-"""Unpack a zip or tar archive of pictures into a temporary folder, without trusting its paths and sizes."""
+"""Unpacks a zip or tar archive of pictures into a temporary folder, without trusting its paths and sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Member(NamedTuple):
 
 
 def is_archive(path: Path) -> bool:
-    """Judge by the content, not by the ending. Also true for an archive whose end is missing."""
+    """Return whether a file is a zip or tar archive, by its content. A zip file whose end is missing is one, too."""
     try:
         return _is_zip(path) or tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError):
@@ -51,7 +51,7 @@ def _is_zip(path: Path) -> bool:
 def unpacked(archive: Path, contents: Contents) -> Iterator[Path]:
     """Unpack the files of an archive into a temporary folder, which is removed at the end.
 
-    Paths that lead out of the folder are not unpacked but recorded in `contents`, as are repeated ones. Links are never created.
+    Files whose paths lead out of the folder or repeat another one are left out and recorded in `contents`. Links are never created.
 
     Raises:
         DataError: the archive is damaged, encrypted or too large: see `MAX_RATIO`; or the disk has too little space.
@@ -84,7 +84,7 @@ def unpacked(archive: Path, contents: Contents) -> Iterator[Path]:
 
 
 def _unpack(member: _Member, folder: Path, limit: int, contents: Contents) -> int:
-    """Write one file and return its size, which is above `limit` if it was cut off there."""
+    """Write one file and return its size. Writing stops when the size exceeds `limit`."""
     if member.stream is None:
         contents.leave_out(BROKEN_LINKS, member.name)
         return 0
@@ -132,7 +132,7 @@ def _members(archive: Path, contents: Contents) -> Iterator[_Member]:
 
 
 def _names(members: Sequence[zipfile.ZipInfo], contents: Contents) -> list[str]:
-    """Return the members' names. Old packers write UTF-8 or the system's encoding, and do not say which."""
+    """Return the members' names. Old programs write UTF-8 or the system's encoding, without a flag that says which."""
     raw = [info.orig_filename.encode("cp437", "replace") for info in members if not info.flag_bits & _UTF8_NAME]
     try:
         encoding = "utf-8"

@@ -1,4 +1,4 @@
-"""Decode the pictures of a data set with all processors, and note what is damaged and what is converted."""
+"""Decodes the pictures of a data set with all processors, and records damaged and converted ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_FILE_BYTES = 1 << 30
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _BITS_PER_SAMPLE = 258
 _ADVICE = re.compile(r"(?:\.|, whatever its name says\.|; (?:scale|it may)[^.]*\.)(?: (?:Send|Save|Open|Scale)\b.*)?$")
-"""The end of a decoder's message, which advises callers of the API."""
+"""The end of a decoder's message: advice for callers of the API, which is cut off here."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _decode(file: Path, target: np.ndarray, spec: ImageSpec, max_pixels: int) ->
 
 
 def _conversions(image: Image.Image, payload: bytes) -> list[str]:
-    """Return what of the picture does not reach the model."""
+    """Return what a picture loses in the conversion to the model's input."""
     found = []
     if image.mode == "CMYK":
         found.append("CMYK, converted to RGB")
@@ -95,7 +95,7 @@ def _conversions(image: Image.Image, payload: bytes) -> list[str]:
         found.append("16 bits a channel, reduced to 8")
     if image.has_transparency_data:
         found.append("transparent, put on white")
-    if image.format != "MPO" and _has_more_frames(image):  # an MPO is a photo with a preview
+    if image.format != "MPO" and _has_more_frames(image):  # the further pictures of an MPO are previews of the photo
         found.append("animated or of several pages, first one read")
     return found
 

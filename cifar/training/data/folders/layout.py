@@ -1,4 +1,4 @@
-"""Find the parts (training, validation, test) and the classes of a scanned folder."""
+"""Finds the parts (training, validation, test) and the classes of a scanned folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cifar.training.data.folders.contents import (
     BESIDE_PARTS,
     NO_PICTURES,
     OUTSIDE_CLASSES,
+    PARTS,
     SIDE_FILES,
     TEST,
     TRAIN,
@@ -29,7 +30,7 @@ from cifar.training.data.folders.scan import Folder
 _WORD_OF_PART = re.compile(r"(?<![a-z])(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?![a-z])")
 """Finds the part in a longer name: pets_train, train_small."""
 _PIECE = re.compile(r"(?<![a-z])(?:images?|imgs?|pictures|photos|batch|part|chunk|fold|split)(?![a-z])")
-"""Finds the word in the names of folders that cut one collection into numbered pieces."""
+"""Words in the names of folders that hold numbered pieces of one collection, such as batch_1 and batch_2."""
 _LIKE_PART = re.compile(rf"{_WORD_OF_PART.pattern}|(?<![a-z])(?:fold|split|part|set)(?![a-z])")
 
 _KINDS_OF_FILES = re.compile(
@@ -59,7 +60,7 @@ class Layout:
 
 
 def has_class_folders(top: Folder) -> bool:
-    """Return whether the pictures are sorted into folders, rather than lying in one folder for each part or in numbered pieces."""
+    """Return whether there are class folders. Folders of parts, of numbered pieces and of kinds of files are none."""
     folder = top
     while len(folder.filled) == 1 and not folder.pictures:
         (folder,) = folder.filled
@@ -71,7 +72,8 @@ def has_class_folders(top: Folder) -> bool:
 
 def _are_classes(folders: list[Folder]) -> bool:
     names = {re.sub(r"\d+", "", folder.name.casefold()) for folder in folders}
-    return not _are_kinds(names) and (len(names) > 1 or any(not _PIECE.search(name) for name in names))
+    pieces = all(map(_PIECE.match, names)) or (len(names) == 1 and all(map(_PIECE.search, names)))
+    return bool(names) and not pieces and not _are_kinds(names)
 
 
 def _are_kinds(names: Iterable[str]) -> bool:
@@ -161,7 +163,7 @@ def _like_training(found: Classes, classes: Classes, part: str, where: str, cont
 
 
 def _wrapped(folder: Folder, class_names: Iterable[str]) -> Folder | None:
-    """Return the sub-folder if the folder only wraps it: it is the only one with pictures, holds folders, and is no class."""
+    """Return the sub-folder that a folder only wraps: the only one with pictures, with folders of its own, and not a class."""
     if folder.pictures or len(folder.filled) != 1:
         return None
     (only,) = folder.filled
@@ -198,12 +200,13 @@ def _parts(folder: Folder) -> dict[str, Folder]:
 
 
 def _parts_with_a_common_name(folder: Folder) -> dict[str, list[Folder]]:
-    """Return parts that are called alike but for the word: pets_train and pets_test."""
+    """Return parts whose names differ only in the word for the part: pets_train and pets_test."""
     by_rest: dict[str, dict[str, list[Folder]]] = {}
     for sub in folder.filled:
-        if found := _WORD_OF_PART.search(sub.name.casefold()):
-            rest = f"{sub.name[: found.start()]}*{sub.name[found.end() :]}".casefold()
-            part = (TRAIN, VALIDATION, TEST)[(found.lastindex or 1) - 1]
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", sub.name).casefold()  # trainA is train A
+        if found := _WORD_OF_PART.search(name):
+            rest = f"{name[: found.start()]}*{name[found.end() :]}"
+            part = PARTS[(found.lastindex or 1) - 1]
             by_rest.setdefault(rest, {}).setdefault(part, []).append(sub)
     pairs = [parts for parts in by_rest.values() if TRAIN in parts and len(parts) > 1]
     if len(pairs) > 1:
@@ -296,7 +299,7 @@ def _parts_in_classes(folder: Folder) -> Layout:
 
 
 def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
-    if sets := [sub.name for sub in folder.filled if TRAIN in _parts(sub)]:
+    if sets := [sub.name for sub in folder.filled if TRAIN in _parts(_class_level(sub))]:
         raise DataError(
             f"{folder.path} holds more than one data set ({some(sets)} and others beside it). Name one of them."
         )
@@ -312,7 +315,7 @@ def _refuse_unclear_folders(folder: Folder, contents: Contents) -> None:
 
 
 def _refuse_two_levels(folder: Folder) -> None:
-    """Refuse folders below which the same folders come again, such as color/rose and gray/rose: either can be the classes."""
+    """Refuse folders that contain the same folders, such as color/rose and gray/rose: either level can be the classes."""
     below = {sub.name: [inner.name for inner in _class_level(sub).filled] for sub in folder.filled if not sub.pictures}
     names = {sub.name for sub in folder.filled}
     for name, inner in below.items():
@@ -324,7 +327,7 @@ def _refuse_two_levels(folder: Folder) -> None:
     shared = [name for name, count in counts.items() if count > 1 and 2 * count > len(folder.filled)]
     if len(shared) > 1 and not all(_PIECE.search(name.casefold()) for name in shared):
         raise DataError(
-            f"{folder.path} has {some([sub.name for sub in folder.filled])}, and below them again and again {some(shared)}: either can be the "
+            f"{folder.path} has {some([sub.name for sub in folder.filled])}, and several of them have the folders {some(shared)}: either can be the "
             "classes. If the outer ones are parts, call them train, val and test; otherwise name one of them, move the pictures out of the "
             "inner ones, or name a CSV file of paths and labels."
         )
@@ -341,7 +344,9 @@ def _note_doubts(folder: Folder, contents: Contents) -> None:
     """Say what makes it doubtful that the sub-folders are the classes, and all there is."""
     names = [sub.name for sub in folder.filled]
     if not _are_classes(folder.filled):
-        contents.notes.append(f"Are these classes? {some(names)} are called alike but for a number.")
+        contents.notes.append(
+            f"Are these classes? {some(names)} are called alike but for a number, or like any pictures."
+        )
     elif odd := [name for name in names if _UNSORTED.fullmatch(name.casefold())]:
         contents.notes.append(
             f"Are these classes? {some(odd)}. If not, move them away, or name the folder of the classes."

@@ -1,7 +1,8 @@
-"""Find the files that the cells of a table mean."""
+"""Finds the files that the cells of a table refer to."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from cifar.training.data.folders.names import key_of, part_of
 
 
 class Files:
-    """Looks below a folder, also for paths of another machine, addresses, and names without folder or ending.
+    """Finds files below a folder by relative paths, paths of another machine, addresses, and names without folder or ending.
 
-    Case, and how a system writes accents, do not matter where only one file fits.
+    Case and the encoding of accents do not matter if only one file fits.
     """
 
     def __init__(self, folder: Path, *, contained: bool, part: str | None = None, below: Path | None = None) -> None:
@@ -41,8 +42,9 @@ class Files:
             return None
         leads_outside = Path(written).is_absolute() or ".." in written.split("/")
         try:
-            if not (self._contained and leads_outside) and (self._folder / written).is_file():
-                return self._folder / written
+            path = Path(os.path.normpath(self._folder / written))
+            if not (self._contained and leads_outside) and path.is_file():
+                return path
         except OSError:  # a name that is too long
             return None
         for name in (written, unquote(written), unquote(re.split("[?#]", written)[0])):

@@ -1,4 +1,4 @@
-"""Read a folder, an archive or a table of pictures: list, decode, and split what has no test part."""
+"""Reads a folder, an archive or a table of pictures: lists and decodes them, and sets a test part apart if there is none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cifar.errors import DataError
 from cifar.training.data.folders.archive import is_archive, unpacked
 from cifar.training.data.folders.contents import (
     OTHER_TABLES,
+    PARTS,
     SIDE_FILES,
     TEST,
     TRAIN,
@@ -71,7 +72,7 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
         yield read_tables({TRAIN: path}, str(path), contents, contained=False), path.parent
     elif path.name.lower().endswith(OTHER_TABLES):
         raise DataError(
-            f"{path} is a table of a kind that is not read. Save it as a .csv file with a column of paths and a column of labels; pictures "
+            f"{path} is a kind of table that is not supported. Save it as a .csv file with a column of paths and a column of labels; pictures "
             "inside the table must become files first."
         )
     elif is_archive(path):
@@ -90,7 +91,7 @@ def _layout(path: Path, contents: Contents) -> Iterator[tuple[Layout, Path]]:
 
 
 def _description(path: Path) -> str:
-    """Say what a file is that came in place of an archive."""
+    """Describe a file that is neither an archive nor a table."""
     with path.open("rb") as file:
         start = file.read(100).lstrip().lower()
     if start.startswith(LFS_POINTER):
@@ -190,7 +191,7 @@ def _decoded(
     class_names = layout.class_names
     listed = [
         (part, label, file)
-        for part in (TRAIN, VALIDATION, TEST)
+        for part in PARTS
         for label, name in enumerate(class_names)
         for file in layout.parts.get(part, {}).get(name, [])
     ]
@@ -203,7 +204,7 @@ def _decoded(
     contents.damaged = {name: picture.problem for name, picture in zip(names, pictures, strict=True) if picture.problem}
     good = [number for number, picture in enumerate(pictures) if not picture.problem]
     labels = np.array([listed[number][1] for number in good], np.int64)
-    parts = np.array([(TRAIN, VALIDATION, TEST).index(listed[number][0]) for number in good], np.int64)
+    parts = np.array([PARTS.index(listed[number][0]) for number in good], np.int64)
     _refuse_lost_classes(source, class_names, labels[parts == 0], contents)
     if layout.unsplit:
         parts[split_test(labels, [pictures[number].content for number in good])] = 2

@@ -1,4 +1,4 @@
-"""Walk a folder once, and tell pictures from side files. Nothing is decoded."""
+"""Walks a folder once, and separates pictures from other files. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cifar.training.data.folders.contents import (
 
 _PICTURE = re.compile(
     r"\.(jpe?g|jpe|jfif|a?png|gif|bmp|dib|webp|tiff?|hei[cf]|hif|avif"
-    # Pictures that cannot be read. They are listed as damaged, so that they are not lost among the side files.
+    # Pictures in formats that cannot be decoded. They are reported as damaged, not left out as other files.
     r"|p[pgbn]m|svg|psd|jp2|jxl|tga|ico|pcx|exr|hdr|dng|cr[23]|nef|arw|orf|rw2)"
 )
 _SIDE_FILE = re.compile(
@@ -41,7 +41,7 @@ _MAX_DEPTH = 40
 
 @dataclass
 class Folder:
-    """A folder with its pictures and sub-folders, sorted by name, without what is hidden."""
+    """A folder with its pictures and sub-folders, sorted by name. Hidden ones are not listed."""
 
     path: Path
     pictures: list[Path] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Folder:
 
 
 class Scanner:
-    """Walks the folders below a root, and records in `contents` what it passes over."""
+    """Walks the folders below a root, and records in `contents` what it leaves out."""
 
     def __init__(self, root: Path, contents: Contents) -> None:
         self._root = root
@@ -107,7 +107,7 @@ class Scanner:
     def _add(self, entry: os.DirEntry[str], folder: Folder, above: tuple[tuple[int, int], ...]) -> None:
         path = folder.path / entry.name
         if entry.name.startswith(".") or entry.name.casefold() in _OF_SYSTEMS:
-            self._pass_over(entry, path)
+            self._leave_out_hidden(entry, path)
             return
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
@@ -129,7 +129,7 @@ class Scanner:
             folder.side_files += 1
             self._leave_out(SIDE_FILES, path)
 
-    def _pass_over(self, entry: os.DirEntry[str], path: Path) -> None:
+    def _leave_out_hidden(self, entry: os.DirEntry[str], path: Path) -> None:
         if not entry.is_dir(follow_symlinks=False):
             self._leave_out(HIDDEN_FILES, path)
             return
@@ -143,7 +143,7 @@ class Scanner:
 
 
 def _is_picture(path: Path) -> bool:
-    """Judge by the ending; by the first bytes if the ending is neither a picture's nor a usual side file's."""
+    """Return whether a file is a picture: by its ending, or by its first bytes if the ending is unknown."""
     ending = path.suffix.lower()
     if _PICTURE.fullmatch(ending) or _SIDE_FILE.fullmatch(ending):
         return bool(_PICTURE.fullmatch(ending))

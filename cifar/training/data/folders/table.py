@@ -1,8 +1,9 @@
-"""Tables of paths and labels: CSV, TSV and what spreadsheets write."""
+"""Reads tables of paths and labels: CSV, TSV and the text files that spreadsheets write."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ _LABEL_NAME = re.compile(
 _BEST_LABEL_NAMES = (re.compile("(class|label|category)name"), re.compile("class|label"))
 _PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
 _ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "-1": False, "false": False, "true": True}
+_NO_LABEL = frozenset({"nan", "<na>"})
+"""What pandas writes for a missing label."""
 _TRIED_ROWS = 50
-"""Rows in which pictures are looked for, to find the column of the paths."""
+"""Number of rows whose pictures are looked for, to find the column of the paths."""
 
 Row = list[str]
 
@@ -82,7 +85,7 @@ def read_tables(
 
 
 def has_labels(table: Path, below: Path) -> bool:
-    """Return whether a table has a column of pictures and one of labels, unlike a list of the pictures of a competition's test part."""
+    """Return whether a table has a column of pictures and one of labels. A competition's list of test pictures has no labels."""
     try:
         _recognise(table, _rows(table), Files(table.parent, contained=True, below=below))
     except DataError:
@@ -91,7 +94,7 @@ def has_labels(table: Path, below: Path) -> bool:
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:
-    """Sort 10 behind 9, and names behind numbers."""
+    """Return a sort key: 10 after 9, and names after numbers."""
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
@@ -141,7 +144,7 @@ def _with_parts_of_folders(
 
 
 def _rows(table: Path) -> list[Row]:
-    """Return the rows that are not empty, all as long as the longest one."""
+    """Return the rows that are not empty, without empty columns, all of one length."""
     try:
         lines = _decoded(table.read_bytes()).splitlines()
         first = next((line for line in lines if line.strip()), "")
@@ -156,15 +159,17 @@ def _rows(table: Path) -> list[Row]:
             rows = [row for line in lines if (row := line.rsplit(None, 1))]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read as a table of paths and labels ({error}).") from error
-    width = max(map(len, rows), default=0)
-    if width < 2:
+    columns = [column for column in itertools.zip_longest(*rows, fillvalue="") if any(map(str.strip, column))]
+    if len(columns) < 2:
         raise DataError(f"{table} does not have two columns. It needs a column of paths and a column of labels.")
-    return [row + [""] * (width - len(row)) for row in rows]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _decoded(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")  # Excel's "Unicode text"
+    if b"\0" in content[:2]:
+        return content.decode("utf-16-be" if content[0] == 0 else "utf-16-le")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -178,7 +183,7 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
     path = _path_column(rows[: _TRIED_ROWS + 1], named, files)
     if path is None:
         raise DataError(_without_pictures(table, rows, files))
-    # A first row whose picture is missing is no header, nor is a picture that is called like a header's cell a first row.
+    # A first row whose picture is missing is not a header, and a header stays one if a picture has the name of its cell.
     first = rows[0][path]
     has_header = sum([named[path], not _ending(first), files.find(first) is None]) > 1
     others = [column for column in range(len(plain)) if column != path]
@@ -209,7 +214,7 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
 
 
 def _path_column(rows: list[Row], named: list[bool], files: Files) -> int | None:
-    """Return the column whose cells mean files. Numbers, such as an index or labels, may happen to be names of files too."""
+    """Return the column whose cells name files. Numbers, such as an index or labels, may also be names of files by chance."""
     ranks = []
     for column, is_named in enumerate(named):
         found = {path: row[column] for row in rows if (path := files.find(row[column]))}
@@ -240,7 +245,7 @@ def _is_part_column(name: str, cells: list[str]) -> bool:
 
 
 def _cell(column: int) -> Callable[[Row], str]:
-    return lambda row: row[column].strip()
+    return lambda row: "" if row[column].strip().lower() in _NO_LABEL else row[column].strip()
 
 
 def _one_hot(table: Path, names: dict[int, str]) -> Callable[[Row], str]:
