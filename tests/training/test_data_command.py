@@ -30,7 +30,7 @@ def test_data_shows_classes_parts_and_what_was_left_out_as_a_table(pets, tmp_pat
     for line in (["class", "train", "test"], ["cat", "8", "2"], ["dog", "24", "6"], ["all", "32", "8"]):
         assert line in table
     for line in (
-        "1  files that are no pictures: notes.txt",
+        "1  files that are not pictures: notes.txt",
         "1  broken links: dog/gone.png",
         "cat/bad.jpg (empty file)",
     ):
@@ -49,7 +49,7 @@ def test_data_prints_the_same_as_json_and_accepts_damage_on_request(pets, tmp_pa
     assert main(["data", str(pets), "--skip-damaged", "--json", "--sheet", str(tmp_path / "sheet.png")]) == 0
     held = json.loads(capsys.readouterr().out)
     assert held["train_images_by_class"] == {"cat": 8, "dog": 24}
-    assert held["left_out"] == {"broken links": 1, "files that are no pictures": 1}
+    assert held["left_out"] == {"broken links": 1, "files that are not pictures": 1}
     assert held["damaged"] == 1
     assert held["formats"] == {"PNG": 40}
 

@@ -13,6 +13,7 @@ from cifar.format import text_table
 from cifar.training.data.dataset import Dataset
 from cifar.training.data.findings import LEFT_OUT
 from cifar.training.data.folders.contents import some
+from cifar.training.data.split import evenly_spaced
 
 _SHEET_CLASSES = 40
 _SHEET_COLUMNS = 10
@@ -86,8 +87,7 @@ def write_sheet(dataset: Dataset, path: Path) -> None:
         positions = np.flatnonzero(dataset.train_labels == row)
         top = _MARGIN + row * height
         draw.text((_MARGIN, top), f"{name}: {len(positions):,} images", "black", font)
-        shown = positions[np.linspace(0, len(positions) - 1, min(_SHEET_COLUMNS, len(positions))).astype(int)]
-        for column, position in enumerate(shown):
+        for column, position in enumerate(positions[evenly_spaced(len(positions), _SHEET_COLUMNS)]):
             pixels = dataset.train_images[position]
             picture = Image.fromarray(pixels.squeeze() if pixels.shape[2] == 1 else pixels)
             picture = picture.resize(

@@ -14,6 +14,7 @@ from cifar.errors import BadParameter, CifarError
 from cifar.images.decode import open_image
 from cifar.images.spec import ImageSpec
 from cifar.training.data.folders.contents import Contents
+from cifar.training.data.split import evenly_spaced
 
 PHOTO = "photo"
 """The architecture for photographs; see `cifar.training.run.photo`."""
@@ -106,8 +107,9 @@ def are_few_photographs(files: Sequence[Path], max_pixels: int) -> bool:
     """
     if len(files) >= MOST_PHOTOGRAPHS:
         return False
-    chosen = np.linspace(0, len(files) - 1, min(_LOOKED_AT, len(files))).astype(int)
-    sides = [side for number in chosen if (side := _shorter_side(files[number], max_pixels))]
+    sides = [
+        side for number in evenly_spaced(len(files), _LOOKED_AT) if (side := _shorter_side(files[number], max_pixels))
+    ]
     return bool(sides) and float(np.median(sides)) > IMAGE_SHAPE[0]
 
 

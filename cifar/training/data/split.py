@@ -1,4 +1,4 @@
-"""Choose images for validation and for testing; always the same ones for the same data."""
+"""Choose images for validation, for testing and as samples; always the same ones for the same data."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def split_validation(
         held_out.append(rng.permutation(positions)[:count])
     validation = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def evenly_spaced(total: int, limit: int) -> np.ndarray:
+    """Return at most `limit` positions of `total`, ascending and evenly spaced: data sets are often ordered by class."""
+    return np.linspace(0, total - 1, min(total, limit)).astype(int)
 
 
 def split_test(labels: np.ndarray, contents: Sequence[bytes]) -> np.ndarray:

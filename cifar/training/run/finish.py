@@ -12,6 +12,7 @@ from cifar.console import say
 from cifar.files import replacing
 from cifar.format import percent
 from cifar.training.data.dataset import Dataset
+from cifar.training.data.split import evenly_spaced
 from cifar.training.measures import balanced_accuracy, measure
 from cifar.training.network.architectures import build_model
 from cifar.training.run.calibration import FEWEST_HELD_OUT, Confidence, calibrated, without_score, write_confidence
@@ -93,8 +94,9 @@ def write_results(
         test = measure(probabilities, dataset.test_labels, dataset.class_names)
         metrics |= {f"test_{name}": round(test[name], 4) for name in ("accuracy", "balanced_accuracy", "loss")}
         metrics |= {"test_images": test["images"], "test": test}
-    samples = _evenly(held_out, _SAMPLES)
-    judged = _evenly(held_out, max(_SAMPLES, _HELD_OUT_BYTES // dataset.train_images[0].nbytes))
+    samples = held_out[evenly_spaced(len(held_out), _SAMPLES)]
+    limit = max(_SAMPLES, _HELD_OUT_BYTES // dataset.train_images[0].nbytes)
+    judged = held_out[evenly_spaced(len(held_out), limit)]
     with replacing(run / SAMPLES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -122,9 +124,3 @@ def _figures(metrics: dict[str, Any]) -> str:
         if f"{part}_accuracy" in metrics
     ]
     return f"Accuracy: {'; '.join(parts)}. The balanced accuracy is the mean over the classes."
-
-
-def _evenly(positions: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of the positions, evenly spaced: data sets are often ordered by class."""
-    chosen: np.ndarray = positions[np.linspace(0, len(positions) - 1, min(count, len(positions))).astype(int)]
-    return chosen
