@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,42 @@ def parts(root: Path, *names: str, **counts: int) -> Path:
     for name in names or ("train", "test"):
         flat(root / name, **(counts or {"cat": 4, "dog": 4}))
     return root
+
+
+PICTURE = None
+
+
+class Link(str):
+    """The target of a symbolic link."""
+
+    __slots__ = ()
+
+
+def tree(root: Path, contents: Mapping[str, int | bytes | str | Link | None], named: str = ".") -> Path:
+    """Write a folder, and return the path `named` in it.
+
+    Args:
+        root: the folder.
+        contents: by path: the number of pictures in a folder, the content of a file, or `PICTURE` for a picture.
+        named: a path in the folder.
+    """
+    root.mkdir(parents=True)
+    for name, content in contents.items():
+        path = root / name
+        if isinstance(content, int):
+            path.mkdir(parents=True)
+            flat(root, **{name: content})
+        elif isinstance(content, Link):
+            path.parent.mkdir(parents=True)
+            path.symlink_to(content)
+        else:
+            put(path, content.encode() if isinstance(content, str) else content)
+    return root / named
+
+
+def in_parts(*names: str) -> dict[str, int]:
+    """Return the contents of a folder that has these parts of four cats and four dogs each."""
+    return {f"{part}/{name}": 4 for part in names for name in ("cat", "dog")}
 
 
 def zipped(folder: Path, archive: Path) -> Path:
