@@ -33,7 +33,7 @@ def answers_of(source: ExportSource, images: np.ndarray, registry: Path | None =
     if registry:
         return Predictor.load(export(source, registry, "net", precision="float32")).answers(images)
     rows: np.ndarray = source.model(source.pixels.preparation(images / np.float32(255))).numpy()
-    return softmax(rows) if source.logits else rows
+    return softmax(rows) if source.model.logits else rows
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_model_of_an_old_tensorflow_answers_as_that_tensorflow_did(settings, a
 
 
 def test_the_table_in_the_documents_is_that_of_the_corpus():
-    """`python tests/support/corpus.py` writes it."""
+    """`cd tests && python -m support.corpus` writes it."""
     assert DOCUMENT.read_text() == document()
 
 
