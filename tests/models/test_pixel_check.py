@@ -113,7 +113,7 @@ def test_a_folder_without_labelled_pictures_is_refused(settings, tmp_path):
         ExportError, match=r"holds no picture of a class of the model.*\(black, dark, grey, \.\.\.\).*black_1\.jpg"
     ):
         read_source(file, settings, class_names=SHADES, check=tmp_path / "cats")
-    with pytest.raises(ExportError, match="is no folder"):
+    with pytest.raises(ExportError, match="is not a folder"):
         read_source(file, settings, class_names=SHADES, check=tmp_path / "missing")
 
 

@@ -175,6 +175,6 @@ def test_a_named_range_is_taken_although_the_layers_show_another_but_not_for_int
     file = saved(sequential(L.Rescaling(1 / 255)), tmp_path)
     source = read_source(file, settings, class_names=NAMES, input_range=(0, 1))
     assert source.pixels.preparation.name == "0,1"
-    assert "--input-range=0,1 is taken as you say, but the layers show --input-range=0,255: rescaling" in caplog.text
+    assert "--input-range=0,1 is used, as you asked, but the layers show --input-range=0,255: rescaling" in caplog.text
     with pytest.raises(ExportError, match="--input-range=0,1 does not fit: the model takes integers"):
         read_source(saved(functional_of_bytes(), tmp_path), settings, class_names=NAMES, input_range=(0, 1))

@@ -20,7 +20,7 @@ from keras import layers
 from cifar.cli.main import main
 from cifar.errors import ExportError, VersionUnusable
 from cifar.settings import ROOT
-from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.failures import first_sentence
 from cifar.training.export.reading.files import Format, recognise
 from cifar.training.export.reading.network import ReadOptions
 from cifar.training.export.source import read_source
@@ -271,9 +271,9 @@ def test_a_librarys_exception_becomes_one_sentence():
     error = ValueError(
         f"Exception encountered when calling Sequential.call().\n\n\x1b[1mThe layer is unknown.\x1b[0m {config}\n\nArguments"
     )
-    assert short(error) == "The layer is unknown."
-    assert len(short(ValueError(config))) <= 200
-    assert short(ValueError()) == "ValueError"
+    assert first_sentence(error) == "The layer is unknown."
+    assert len(first_sentence(ValueError(config))) <= 200
+    assert first_sentence(ValueError()) == "ValueError"
 
 
 def test_the_converter_of_litert_prints_nothing(tmp_path, monkeypatch, capfd, caplog):

@@ -1,4 +1,4 @@
-"""Read class names as people have them: a list, a file of any common kind, or the folders of their pictures."""
+"""Read class names from a list, from a file of any common kind, or from the folders of a data set."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from cifar.errors import ExportError
+from cifar.training.data.folders.contents import TRAIN
+from cifar.training.data.folders.names import part_of
 
 _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _FILES = frozenset({".txt", ".json", ".csv", ".tsv", ".names", ".labels"})
 _HEADERS = frozenset({"class", "classes", "class_name", "label", "labels", "name", "names"})
 _KEYS = ("labels", "classes", "class_names", "names", "id2label")
-_LONGEST = 200
+_MAX_CHARACTERS = 200
 
 
 def read_class_names(text: str) -> tuple[str, ...]:
-    """Return class names in the order of a model's outputs. A name that comes again gets a number: `crane`, `crane (2)`.
+    """Return class names in the order of a model's outputs. A repeated name gets a number: `crane`, `crane (2)`.
 
     Args:
         text: names separated by commas; or a file: one name a line (also Teachable Machine's `0 name`), a JSON list, a JSON
@@ -54,27 +56,27 @@ def _checked(names: Sequence[Any], source: str) -> tuple[str, ...]:
             raise ExportError(f"{source}: class name {number} of {len(names)} is empty or no text.")
         if not text.isprintable() and any(unicodedata.category(each) in {"Cc", "Cs", "Zl", "Zp"} for each in text):
             raise ExportError(f"{source}: class name {number} holds a control character: {_short(text)!r}.")
-        if len(text) > _LONGEST:
-            raise ExportError(f"{source}: class name {number} has more than {_LONGEST} characters: {_short(text)!r}.")
+        if len(text) > _MAX_CHARACTERS:
+            raise ExportError(
+                f"{source}: class name {number} has more than {_MAX_CHARACTERS} characters: {_short(text)!r}."
+            )
         plain.append(text)
     if len(plain) < 2:
         raise ExportError(f"{source}: expected at least two class names; got {_short(', '.join(plain))!r}.")
-    return _told_apart(plain)
+    return _numbered(plain)
 
 
-def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
+def _numbered(names: Sequence[str]) -> tuple[str, ...]:
     taken = set(names)
-    seen: set[str] = set()
-    apart = []
+    seen: dict[str, None] = {}
     for name in names:
-        number = 2
         new = name
+        number = 2
         while new in seen or (new != name and new in taken):
             new = f"{name} ({number})"
             number += 1
-        seen.add(new)
-        apart.append(new)
-    return tuple(apart)
+        seen[new] = None
+    return tuple(seen)
 
 
 def _short(text: str) -> str:
@@ -82,12 +84,10 @@ def _short(text: str) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Return the names of the class folders: of the training images, if the folder or one that it wraps is divided into parts."""
-    from cifar.training.data.folders.layout import part_of  # not above: it imports more than the command line needs
-
+    """Return the names of the class folders. In a data set with parts, they are those of the training part."""
     names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     names = [name for name in names if name != "__MACOSX"]
-    training = [name for name in names if part_of(name) == "train"]
+    training = [name for name in names if part_of(name) == TRAIN]
     if training and all(map(part_of, names)):
         return _folders(folder / training[0])
     if len(names) == 1:
@@ -104,7 +104,7 @@ def _from_file(path: Path) -> list[Any]:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ExportError(f"{path}, line {line}: this is no UTF-8 text. Save the file as UTF-8.") from error
+        raise ExportError(f"{path}, line {line}: this is not UTF-8 text. Save the file as UTF-8.") from error
     if path.suffix.lower() == ".json" or text.lstrip()[:1] in {"[", "{"}:
         return _from_json(text, path)
     lines = text.splitlines()
@@ -132,7 +132,7 @@ def _from_json(text: str, path: Path) -> list[Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ExportError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}).") from error
+        raise ExportError(f"{path}, line {error.lineno}: this is not JSON ({error.msg}).") from error
     if isinstance(data, dict):
         data = next((data[key] for key in _KEYS if isinstance(data.get(key), list | dict)), data)
     if isinstance(data, list):

@@ -13,16 +13,16 @@ from cifar.errors import ExportError
 from cifar.format import png
 
 TOLERANCE = 5e-5
-"""Largest accepted difference of a probability: half of the last digit that answers show. A `Comparison` may accept more."""
+"""Largest accepted difference of a probability: half of the last digit that answers show. See `tolerance_for`."""
 
 _SPREADS = 5
-"""Largest accepted difference, as a multiple of the model's own spread."""
+"""Largest accepted difference, as a multiple of the spread of the model's own answers."""
 
-MOST = 1e-3
-"""No spread makes more than this acceptable: a model that differs more from itself answers by chance."""
+MAX_TOLERANCE = 1e-3
+"""Upper limit of the accepted difference. A model whose own answers differ more is random."""
 
 SCORE_TOLERANCE = 1e-3
-"""Largest accepted difference of an `ood_score`, relative for scores above 1. Sums in several threads differ in their last digits."""
+"""Largest accepted difference of an `ood_score`, relative for scores above 1. Sums in several threads round differently."""
 
 Outputs = Mapping[str, Any]
 """Outputs by name: `probabilities` `(n, classes)`, and `ood_score` `(n,)` if the version has one."""
@@ -58,7 +58,7 @@ class Comparison:
         return largest
 
     def rows_differences(self, file: str, rows: np.ndarray) -> dict[str, float]:
-        """Do the same for rows of probabilities that end with the score if there is one, as the engines return them."""
+        """Return the same for rows as the engines return them: the probabilities, and the score if there is one."""
         classes = self.expected["probabilities"].shape[1]
         return self.differences(file, {"probabilities": rows[:, :classes], "ood_score": rows[:, -1]})
 
@@ -73,12 +73,12 @@ class Comparison:
 
 
 def tolerance_for(expected: np.ndarray, *again: np.ndarray) -> float:
-    """Return the largest difference to accept of a model that does not give exactly the same probabilities `(n, classes)` again.
+    """Return the largest difference to accept, from the spread of the model's own probabilities `(n, classes)`.
 
-    Deep networks enlarge the rounding of their first layers, and no other program rounds in the same order.
+    Deep networks amplify the rounding errors of their first layers, and every program rounds in another order.
     """
     spread = max(float(np.abs(each - expected).max()) for each in again)
-    return min(max(TOLERANCE, _SPREADS * spread), MOST)
+    return min(max(TOLERANCE, _SPREADS * spread), MAX_TOLERANCE)
 
 
 def compare_signatures(comparison: Comparison, signatures: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def complete(
     Args:
         folder: see `publish`. It has the SavedModel.
         base: see `publish`.
-        manifest: see `publish`. What is known of the new files is added to it.
+        manifest: see `publish`. The measurements of the new files are added to it.
         source: the model.
         signatures: of the loaded SavedModel.
         comparison: see `write_litert`.
@@ -53,27 +53,13 @@ def complete(
     Raises:
         ExportError: a file gives other answers than the model, or int8 was requested and not accepted.
     """
+    held_out = held_out or HeldOut(comparison.images, None, "comparison images")
     difference, quantization = write_litert(
-        signatures,
-        folder,
-        comparison,
-        name=manifest.name,
-        image=manifest.image,
-        class_names=manifest.class_names,
-        multi_label=manifest.is_multi_label,
-        precision=precision,
-        held_out=held_out,
+        signatures, folder, comparison, manifest, precision=precision, held_out=held_out
     )
-    write_warmup_requests(manifest.name, manifest.signatures, manifest.image, folder)
+    write_warmup_requests(manifest, folder)
     written = write_formats(
-        also,
-        folder,
-        manifest=manifest,
-        signatures=signatures,
-        comparison=comparison,
-        model=source.model,
-        options=source.options,
-        answers=answers,
+        also, folder, manifest=manifest, source=source, signatures=signatures, comparison=comparison, answers=answers
     )
     parity = manifest.parity | {"litert_max_abs_difference": difference} | written
     views = None if manifest.is_multi_label else measure_views(signatures, held_out)

@@ -1,4 +1,4 @@
-"""Export a version again, with other files beside its SavedModel. Its network, and what is known of it, stay the same."""
+"""Export a version again, with new files beside its SavedModel. Its network and its measurements stay the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.publish import complete, now
 from cifar.training.export.source import ExportSource
 
-_MADE_ANEW = [Path(file).name for file in (LITERT_FILE, ONNX_FILE, WARMUP_FILE)]
+_WRITTEN_AGAIN = [Path(file).name for file in (LITERT_FILE, ONNX_FILE, WARMUP_FILE)]
 
 
 def reexport(
@@ -35,7 +35,7 @@ def reexport(
     held_out: HeldOut | None = None,
     also: Sequence[str] = (),
 ) -> Version:
-    """Copy a version as the next version of `name`, and make the files beside its SavedModel anew.
+    """Copy a version as the next version of `name`, and write the files beside its SavedModel again.
 
     Unlike `export`, it keeps the bytes of the SavedModel, the out-of-distribution score and the measurements.
 
@@ -58,7 +58,7 @@ def reexport(
     base = Registry(registry, name).base
     base.mkdir(parents=True, exist_ok=True)
     with temporary_folder(base) as folder:
-        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, *_MADE_ANEW))
+        shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, *_WRITTEN_AGAIN))
         loaded = tf.saved_model.load(str(folder))
         images = np.stack(list(source.images.values()))
         outputs = loaded.signatures["serving_uint8"](image=tf.constant(images))

@@ -1,4 +1,4 @@
-"""Keep the texts of TensorFlow and Keras, which are for their own developers and can be kilobytes long, off the terminal."""
+"""Keep the messages of TensorFlow and Keras off the terminal: they are meant for developers and can be kilobytes long."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quiet_libraries(level: int = logging.ERROR) -> Iterator[None]:
 def quiet_native_code() -> Iterator[None]:
     """Send to the debug log what native code, such as the LiteRT converter, writes to the standard error of the process.
 
-    Messages of Python code are lost too. Nothing else must run at the same time.
+    What Python code writes there is caught too. No other code may run at the same time.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -1,4 +1,4 @@
-"""Read the model to export, with all that its version needs: from a run, a Keras file, a SavedModel or a version."""
+"""Reads the model to export and the data for its manifest: from a run, a Keras file, a SavedModel or a version."""
 
 from __future__ import annotations
 
@@ -35,8 +35,14 @@ from cifar.training.run.calibration import (
     without_score,
 )
 from cifar.training.run.reference import read_reference
+from cifar.training.run.run_folder import CONFIG, METRICS, SAMPLES
 
 log = logging.getLogger(__name__)
+
+_COMPARED = 10
+"""Number of pictures of `--check` that are added to the comparison images."""
+_CLASS_FILES = frozenset({"labels.txt", "classes.txt", "class_names.txt", "labels.json", "class_indices.json"})
+"""Names that tools and tutorials give to a file of class names beside a model."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +64,7 @@ class ExportSource:
     multi_label: bool = False
     """True if each class has a probability of its own. Otherwise those of an image add up to 1."""
     options: ReadOptions = NO_OPTIONS
-    """Those that the model was read with."""
-
-    @property
-    def spec(self) -> ImageSpec:
-        """The size of one input image."""
-        return self.model.image
-
-    @property
-    def logits(self) -> bool:
-        """True if the model returns logits, so that the export must add a softmax or, for a multi-label model, a sigmoid."""
-        return self.model.logits
+    """The options that the model was read with."""
 
 
 def read_source(
@@ -98,7 +94,7 @@ def read_source(
         images: a folder of real images for the comparison. Default: the run's held-out images, or `settings.examples`.
         logits: whether the model returns logits. Default: what the loss in the file says.
         multi_label: whether each class has a probability of its own. Default: what the last layer and the loss say.
-        options: what the file does not say about its shapes and layers.
+        options: facts about shapes and layers that the file does not contain.
 
     Raises:
         ExportError: `path` does not exist, the run is unfinished, the model is not an image classifier, the number of class
@@ -109,8 +105,8 @@ def read_source(
     model = with_logits(adapt(network, options), network, logits)
     names = class_names or tuple(run.get("class_names", ())) or network.class_names or _cifar_names(model, path)
     _check_number(names, model, path)
-    from_run = bool(run) and images is None
-    samples = _run_samples(path) if from_run else _read_images(images or settings.examples, model.image, settings)
+    use_run = bool(run) and images is None
+    samples = _run_samples(path) if use_run else _read_images(images or settings.examples, model.image, settings)
     known_range = INPUT_RANGE if run else network.input_range
     labelled = read_labelled(check, names, model.image, max_pixels=settings.max_image_pixels) if check else None
     if labelled:
@@ -125,17 +121,8 @@ def read_source(
         pixels = find_preparation(model, names, samples, named=named, labelled=labelled, ask=ask, familiar=familiar)
     model = model if model.alpha is None else replace(model, alpha=pixels.preparation.white)
     if not known_range:
-        _tell(model, pixels, names, assumed_names=not class_names)
+        _log_assumptions(model, pixels, names, assumed_names=not class_names)
         warn_if_one_label(model, pixels, names, samples, labelled)
-    held_out = run.get("metrics", {}).get("validation_images", FEWEST_HELD_OUT)
-    if held_out < FEWEST_HELD_OUT:
-        log.warning("%s", without_score(held_out))
-    confidence = read_confidence(path) if run else None
-    if held_out >= FEWEST_HELD_OUT and confidence is None and (path / CONFIDENCE_FILE).is_file():
-        log.warning(
-            "%s has the out-of-distribution score of an earlier release: the version gets none, and uncalibrated confidence. Train again.",
-            path,
-        )
     return ExportSource(
         model=model,
         class_names=names,
@@ -143,21 +130,32 @@ def read_source(
         images=samples,
         metrics=run.get("metrics", {}),
         training={key: run[key] for key in ("config", "data") if key in run} or {"source": path.name},
-        confidence=confidence,
+        confidence=_confidence(path, run["metrics"]) if run else None,
         reference=read_reference(path) if run and class_names is None else None,
         multi_label=is_multi_label(model, network, multi_label),
         options=options,
     )
 
 
-def _tell(
-    model: Classifier,
-    pixels: FoundPreparation,
-    names: tuple[str, ...],
-    *,
-    assumed_names: bool,
+def _confidence(run: Path, metrics: dict[str, Any]) -> Confidence | None:
+    """Return the confidence of a run; None, with a warning, if it has too few held-out images or is too old."""
+    held_out = metrics.get("validation_images", FEWEST_HELD_OUT)
+    confidence = read_confidence(run)
+    if held_out < FEWEST_HELD_OUT:
+        log.warning("%s", without_score(held_out))
+    elif confidence is None and (run / CONFIDENCE_FILE).is_file():
+        log.warning(
+            "%s has the out-of-distribution score of an earlier release. The version gets no such score, and its confidence is "
+            "not calibrated. Train again.",
+            run,
+        )
+    return confidence
+
+
+def _log_assumptions(
+    model: Classifier, pixels: FoundPreparation, names: tuple[str, ...], *, assumed_names: bool
 ) -> None:
-    """Say what was derived or assumed."""
+    """Log what was derived or assumed."""
     if pixels.found_by == "layers":
         log.warning("Pixels are prepared as %s: %s.", pixels.preparation.name, pixels.evidence)
     if assumed_names:
@@ -178,8 +176,8 @@ def _check_number(names: tuple[str, ...], model: Classifier, path: Path) -> None
 
 def _read_run(run: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((run / "config.json").read_text())
-        return config | {"metrics": json.loads((run / "metrics.json").read_text())}
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        return config | {"metrics": json.loads((run / METRICS).read_text())}
     except FileNotFoundError as error:
         raise ExportError(
             f"{run} is not a finished run: it has no {Path(error.filename).name}. Finish it with: python -m cifar train ... --resume"
@@ -204,15 +202,8 @@ def _holds(file: Path, number: int) -> bool:
         return False
 
 
-_COMPARED = 10
-"""So many pictures of `--check` are compared, beside the others."""
-
-_CLASS_FILES = frozenset({"labels.txt", "classes.txt", "class_names.txt", "labels.json", "class_indices.json"})
-"""Names under which tools and tutorials keep class names beside a model."""
-
-
 def _run_samples(run: Path) -> dict[str, np.ndarray]:
-    with np.load(run / "samples.npz") as samples:
+    with np.load(run / SAMPLES) as samples:
         return {f"held-out image {number}": image for number, image in enumerate(samples["images"])}
 
 

@@ -1,4 +1,4 @@
-"""Tell single-label from multi-label models, and check that their outputs are the probabilities that they are served as."""
+"""Tell single-label from multi-label models, and check that the outputs of either are probabilities."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:
     if not (asked or (sigmoids and model.columns > 1)):
         return False
     if not asked:
-        reason = (
-            "a sigmoid as its last layer" if model.activation == "sigmoid" else "a loss for logits of single classes"
-        )
+        reason = "a sigmoid as its last layer" if model.activation == "sigmoid" else "a binary loss that takes logits"
         log.warning(
             "The model has %s: it is exported as multi-label, each class with a probability of its own.", reason
         )
@@ -69,5 +67,5 @@ def check_probabilities(probabilities: np.ndarray, *, multi_label: bool, activat
         )
     raise ExportError(
         f"{found} and do not add up to 1. If the model returns logits, add --logits, and --multi-label if an image can be of "
-        "several classes."
+        "several classes. Other numbers, such as embeddings or coordinates, cannot be served."
     )

@@ -16,7 +16,7 @@ from cifar.errors import ExportError
 from cifar.files import temporary_folder
 from cifar.models.manifest import ConfidenceInfo, Manifest, PixelsInfo, SignatureInfo, TensorInfo
 from cifar.models.registry import Registry, Version
-from cifar.training.export.compare import MOST, Comparison, compare_signatures, tolerance_for
+from cifar.training.export.compare import MAX_TOLERANCE, Comparison, compare_signatures, tolerance_for
 from cifar.training.export.formats.write import check_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
@@ -73,9 +73,13 @@ def export(
             created=now(),
             class_names=list(source.class_names),
             task="multi_label" if source.multi_label else "single_label",
-            image=source.spec,
+            image=source.model.image,
             input_range=source.pixels.preparation.input_range,
-            pixels=PixelsInfo.model_validate(source.pixels.record),
+            pixels=PixelsInfo(
+                preparation=source.pixels.preparation.name,
+                found_by=source.pixels.found_by,
+                evidence=source.pixels.evidence,
+            ),
             preprocessing=PREPROCESSING,
             metrics=source.metrics,
             training=source.training,
@@ -110,7 +114,7 @@ def export(
 
 
 def _comparison(source: ExportSource) -> Comparison:
-    """Return the comparison images with the model's own outputs for them, as a graph: so computes Keras' `predict`."""
+    """Return the comparison images with the model's outputs for them, computed as a graph, as Keras' `predict` does."""
     images = np.stack(list(source.images.values()))
     unit = images.astype(np.float32) / 255
     network = _exported_function(source)
@@ -118,9 +122,9 @@ def _comparison(source: ExportSource) -> Comparison:
     outputs = {name: keras.ops.convert_to_numpy(value) for name, value in graph(tf.constant(unit)).items()}
     probabilities = outputs["probabilities"]
     random = float(np.abs(graph(tf.constant(unit))["probabilities"] - probabilities).max())
-    if random > MOST:
+    if random > MAX_TOLERANCE:
         raise ExportError(
-            f"The model answers the same picture differently each time, by up to {random:.2g}: a layer acts at random, such as Dropout "
+            f"The model answers the same picture differently each time, by up to {random:.2g}: a layer is random, such as Dropout "
             "that is called with training=True. Save the model without that."
         )
     if not all(np.isfinite(value).all() for value in outputs.values()):
@@ -148,7 +152,7 @@ def _exported_function(
         if confidence is None or scored is None:
             outputs = source.model(pixels)
             to_probabilities = keras.ops.sigmoid if source.multi_label else keras.ops.softmax
-            return {"probabilities": to_probabilities(outputs) if source.logits else outputs}
+            return {"probabilities": to_probabilities(outputs) if source.model.logits else outputs}
         features, probabilities = scored(pixels, training=False)
         return {
             "probabilities": calibrated(probabilities, confidence.temperature),
@@ -160,7 +164,7 @@ def _exported_function(
 
 def write_saved_model(source: ExportSource, folder: Path) -> None:
     """Write the network with three signatures: for float images, for uint8 images, and for encoded files."""
-    height, width, channels = source.spec.shape
+    height, width, channels = source.model.image.shape
     # tf.saved_model.save, because keras.export.ExportArchive writes every weight twice. The arrays of the score are variables,
     # because constants are written once per signature.
     module = tf.Module()
@@ -197,16 +201,16 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
     signatures = {name: tf.function(function, input_signature=[spec]) for name, (function, spec) in endpoints.items()}
     try:
         tf.saved_model.save(module, str(folder), signatures=signatures)
-    except AssertionError as error:  # a tensor that is none of the variables
+    except AssertionError as error:  # the graph uses a variable that is not in `module.weights`
         name = re.search(r"Trackable referencing this tensor = <tf.Variable '([^':]*)", str(error))
         raise ExportError(
-            f"The model uses a variable that is none of its weights{f' ({name[1]})' if name else ''}, so a file does not hold it. In your "
+            f"The model uses a variable that is not one of its weights{f' ({name[1]})' if name else ''}, so a file does not contain it. In your "
             "layer, create it with self.add_weight or keras.random.SeedGenerator, and save the model again."
         ) from error
 
 
 def _refuse_python_code(signature: Any) -> None:
-    """Refuse a network that calls back into this process: in another one it would fail at each request."""
+    """Refuse a network that calls Python code of this process. In another process, each request would fail."""
     graph = signature.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     if called := next((node.name for node in nodes if node.op in {"PyFunc", "PyFuncStateless", "EagerPyFunc"}), None):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar.errors import ExportError
 from cifar.training.export.reading.classifier import Classifier, adapt
-from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.failures import first_sentence
 from cifar.training.export.reading.load import load
 from cifar.training.export.reading.network import ReadOptions
 
@@ -18,11 +18,11 @@ def check_layers(model: Classifier) -> None:
     """Check that Keras can write a model.
 
     Raises:
-        ExportError: it has no layers that Keras knows.
+        ExportError: it is neither a Sequential nor a Functional model.
     """
     if model.layers is None:
         raise ExportError(
-            "--also keras needs a Sequential or Functional model; this one is a SavedModel or a class of its own. Leave out keras."
+            "--also keras needs a Sequential or Functional model; this one is a SavedModel or a subclass of Model. Leave out keras."
         )
 
 
@@ -41,14 +41,16 @@ def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifi
         The classifier of the loaded file.
 
     Raises:
-        ExportError: the model has no layers that Keras could write, or the file cannot be loaded again.
+        ExportError: Keras cannot write the model, or cannot load the file again.
     """
     check_layers(model)
     try:
         model.layers.save(file)
-    except Exception as error:  # a layer may raise anything, and Keras 2 cannot write all that its .h5 files hold
+    except (
+        Exception
+    ) as error:  # a layer may raise anything, and Keras 2 cannot write every model that its .h5 files contain
         raise ExportError(
-            f"This network cannot be written as a .keras file: {short(error).rstrip('.')}. Leave out keras."
+            f"This network cannot be written as a .keras file: {first_sentence(error).rstrip('.')}. Leave out keras."
         ) from error
     own = replace(options, output=None, signature=None, allow_lambda=True)  # the code in this file has run already
     return replace(adapt(load(file, own), own), logits=model.logits, alpha=model.alpha)

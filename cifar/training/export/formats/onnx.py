@@ -1,4 +1,4 @@
-"""`export --also onnx`: the network as an ONNX file, with the class names and what to know about its input as metadata."""
+"""`export --also onnx`: the network as an ONNX file, with metadata on its classes and its input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cifar.errors import ExportError
-from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.failures import first_sentence
 from cifar.training.export.silence import quiet_libraries
 
 ONNX_FILE = "assets.extra/model.onnx"
@@ -55,7 +55,7 @@ def write_onnx(
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the two libraries raise many types, which have no common base class
         raise ExportError(
-            f"This network cannot be written as ONNX: {short(error).rstrip('.')}. Export it without --also onnx."
+            f"This network cannot be written as ONNX: {first_sentence(error).rstrip('.')}. Export it without --also onnx."
         ) from error
     names = [output.name for output in session.get_outputs()]
 
@@ -77,7 +77,7 @@ def _convert(signature: Any) -> Any:
             each.attr.pop(attribute, None)
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (frozen.inputs, frozen.outputs))
     names = zip((*inputs, *outputs), ("image", *sorted(signature.structured_outputs)), strict=True)
-    with quiet_libraries(logging.CRITICAL):  # tf2onnx prints the stack traces of optimizations that it leaves out
+    with quiet_libraries(logging.CRITICAL):  # tf2onnx logs a stack trace for each optimization that fails
         model, _ = tf2onnx.convert.from_graph_def(
             graph,
             input_names=inputs,

@@ -16,13 +16,13 @@ from cifar.training.export.compare import Comparison
 from cifar.training.export.formats.keras_file import KERAS_FILE, check_layers, write_keras
 from cifar.training.export.formats.onnx import ONNX_FILE, write_onnx
 from cifar.training.export.reading.classifier import Classifier
-from cifar.training.export.reading.network import ReadOptions
+from cifar.training.export.source import ExportSource
 
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
 def check_formats(also: Sequence[str], model: Classifier | None = None) -> None:
-    """Check that these formats can be written, before anything takes time.
+    """Check that these formats can be written, before the slow steps.
 
     Args:
         also: `onnx`, `keras`, both or none.
@@ -45,10 +45,9 @@ def write_formats(
     folder: Path,
     *,
     manifest: Manifest,
+    source: ExportSource,
     signatures: Any,
     comparison: Comparison,
-    model: Classifier,
-    options: ReadOptions,
     answers: Callable[[Classifier], np.ndarray],
 ) -> dict[str, float]:
     """Write the files in these formats, and return the largest differences of a probability for the manifest.
@@ -56,12 +55,11 @@ def write_formats(
     Args:
         also: `onnx`, `keras`, both or none.
         folder: of the version.
-        manifest: of the version; the ONNX file holds what a program must know of it.
+        manifest: of the version. The metadata of the ONNX file come from it.
+        source: the model.
         signatures: of the reloaded SavedModel.
         comparison: the images, and the version's answers.
-        model: the model that is exported.
-        options: those that it was read with.
-        answers: from a model to its probabilities for the images of the comparison, `(n, classes)`, without calibration.
+        answers: returns the probabilities `(n, classes)` of a model for the images of the comparison, without calibration.
 
     Raises:
         ExportError: a file cannot be written, or gives other outputs than the model.
@@ -76,8 +74,8 @@ def write_formats(
             comparison.differences(name, outputs)["probabilities"] for name, outputs in found.items()
         )
     if "keras" in also and not (folder / KERAS_FILE).exists():  # a copy of a version may have one already
-        reloaded = write_keras(model, folder / KERAS_FILE, options)
-        plain = replace(comparison, expected={"probabilities": answers(model)})
+        reloaded = write_keras(source.model, folder / KERAS_FILE, source.options)
+        plain = replace(comparison, expected={"probabilities": answers(source.model)})
         difference = plain.differences("Keras file", {"probabilities": answers(reloaded)})
         parity["keras_max_abs_difference"] = difference["probabilities"]
     return parity

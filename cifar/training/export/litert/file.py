@@ -48,8 +48,8 @@ def convert(signatures: Any) -> bytes:
         Exception: LiteRT lacks an operation of the network. The converter raises several types.
     """
     signature = signatures[SIGNATURE]
-    # The weights are frozen into constants first: without that, the converted file has no weights and its outputs are NaN. A
-    # frozen function has no signature, so that one is written afterwards.
+    # The weights are frozen into constants first: otherwise the converted file has no weights and its outputs are NaN. A
+    # frozen function has no signature, so it is added afterwards.
     with quiet_libraries(), quiet_native_code():
         frozen = convert_variables_to_constants_v2(signature)
         content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
@@ -148,7 +148,7 @@ def _range(highest: float) -> _Table:
 
 
 def _write(builder: flatbuffers.Builder, value: Any) -> Any:
-    """Write a value, after everything that it refers to, and return its offset. Numbers are written within their table."""
+    """Write a value after the values that it refers to, and return its offset. Numbers are part of their table."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):

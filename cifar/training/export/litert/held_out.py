@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar.settings import Settings
+from cifar.training.data.split import evenly_spaced
 from cifar.training.export.pixels.labelled import read_labelled
 from cifar.training.export.reading.files import Format, recognise
 from cifar.training.export.source import ExportSource
@@ -28,13 +29,13 @@ class HeldOut:
     """The origin of the images, for the manifest."""
 
     def some(self, count: int) -> HeldOut:
-        """Return at most `count` images, evenly spaced: data sets are often ordered by class."""
-        chosen = np.linspace(0, len(self.images) - 1, min(count, len(self.images))).astype(int)
+        """Return at most `count` images, evenly spaced."""
+        chosen = evenly_spaced(len(self.images), count)
         return replace(self, images=self.images[chosen], labels=None if self.labels is None else self.labels[chosen])
 
 
 def read_held_out(path: Path, source: ExportSource, settings: Settings, *, labelled: Path | None = None) -> HeldOut:
-    """Read images to judge int8 on: those of a folder, or else the run's, or else the comparison images without labels.
+    """Read images to judge int8 on: from a folder if there is one, else those of the run, else the comparison images without labels.
 
     Args:
         path: what is exported.
@@ -46,11 +47,11 @@ def read_held_out(path: Path, source: ExportSource, settings: Settings, *, label
         ExportError: no picture in the folder is labelled.
     """
     if labelled:
-        limits = {"max_pixels": settings.max_image_pixels, "most": _MAX_PICTURES}
-        read = read_labelled(labelled, source.class_names, source.spec, **limits)
+        limits = {"max_pixels": settings.max_image_pixels, "limit": _MAX_PICTURES}
+        read = read_labelled(labelled, source.class_names, source.model.image, **limits)
         return HeldOut(read.images, read.labels, f"pictures in {labelled.name}")
     if recognise(path) is Format.RUN:
         with np.load(path / SAMPLES) as samples:
-            if "held_out_images" in samples:  # a run of before 2026-11-26 kept only samples
+            if "held_out_images" in samples:  # a run from before 2026-11-26 has only samples
                 return HeldOut(samples["held_out_images"], samples["held_out_labels"], "held-out images of the run")
     return HeldOut(np.stack(list(source.images.values())), None, "comparison images")

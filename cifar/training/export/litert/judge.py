@@ -1,4 +1,4 @@
-"""Comparison of an int8 LiteRT file with the float32 one on images that the network was not trained on."""
+"""Compares an int8 LiteRT file with the float32 file, on images that the network was not trained on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BOUNDS = {
     "calibration_error": 0.002,
     "auroc": 0.005,
 }
-"""The largest accepted difference of each figure, also of one that improves: the two files are to answer alike."""
+"""The largest accepted change of each figure. An improvement counts too: the two files should give the same answers."""
 
 _RANKED = 10
-"""Of more classes only the most probable ones are compared: the mean over a thousand classes is always near zero."""
+"""Number of classes whose probabilities are compared, the most probable ones: a mean over a thousand classes is near zero."""
 _THREAD_CHUNK = 16
 
 
@@ -48,7 +48,7 @@ class Judge:
 
     @cached_property
     def outliers(self) -> np.ndarray:
-        """Synthetic outliers made from the held-out images, about as many; none for a network without OOD score."""
+        """Synthetic outliers made from the held-out images, about one for each; none for a network without OOD score."""
         images = self.held_out.images
         return make_outliers(images, len(images), np.random.default_rng(0)) if self.has_score else images[:0]
 
@@ -57,12 +57,11 @@ class Judge:
         return self.answers(self.float_file, self._images)
 
     def figures(self, content: bytes) -> dict[str, Figure]:
-        """Compare a file with the float32 one, by the figures in `BOUNDS`; those without a meaning here are left out."""
-        found = self.answers(content, self._images)
-        count, classes = len(self.held_out.images), self.classes
-        scored = [self._scores(rows, count, classes) for rows in (self._expected, found)]
-        figures = {name: Figure.between(scored[0][name], scored[1][name], BOUNDS[name]) for name in scored[0]}
-        before, after = (rows[:count, :classes] for rows in (self._expected, found))
+        """Compare a file with the float32 file by the figures in `BOUNDS`. Figures that need missing labels or scores are left out."""
+        both = (self._expected, self.answers(content, self._images))
+        scores, new_scores = map(self._scores, both)
+        figures = {name: Figure.between(scores[name], new_scores[name], BOUNDS[name]) for name in scores}
+        before, after = (rows[: len(self.held_out.images), : self.classes] for rows in both)
         return figures | {
             "labels_changed": Figure.of(float(self._changed(before, after).mean()), BOUNDS["labels_changed"]),
             "mean_probability_difference": Figure.of(
@@ -76,7 +75,7 @@ class Judge:
 
     @staticmethod
     def answers(content: bytes, images: np.ndarray) -> np.ndarray:
-        """Return the rows that a LiteRT file answers; as many images at a time as there are processors."""
+        """Return the output rows of a LiteRT file for images, computed with all processors."""
         infer = litert_from(content)
         chunks = [images[start : start + _THREAD_CHUNK] for start in range(0, len(images), _THREAD_CHUNK)]
         with ThreadPoolExecutor(available_cpus()) as pool:
@@ -89,10 +88,10 @@ class Judge:
             changed = before.argmax(axis=1) != after.argmax(axis=1)
         return changed
 
-    def _scores(self, rows: np.ndarray, count: int, classes: int) -> dict[str, float]:
-        scores = {}
+    def _scores(self, rows: np.ndarray) -> dict[str, float]:
+        scores, count = {}, len(self.held_out.images)
         if self.held_out.labels is not None and not self.multi_label:
-            probabilities, labels = rows[:count, :classes], self.held_out.labels
+            probabilities, labels = rows[:count, : self.classes], self.held_out.labels
             scores["accuracy"] = float((probabilities.argmax(axis=1) == labels).mean())
             scores["calibration_error"] = calibration_error(probabilities, labels)
         if self.has_score:

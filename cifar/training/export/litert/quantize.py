@@ -1,7 +1,7 @@
-"""Choice of the layers that compute in int8: those that save time and change the answers little.
+"""Chooses the layers that compute in int8: those that save time and hardly change the answers.
 
 Dynamic-range quantization: weights are stored as int8, and the inputs of a layer are rounded to int8 for each image, so no
-calibration images are needed. How much that changes is measured, not assumed (docs/decisions.md).
+calibration images are needed. The change of the answers is measured (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -33,7 +33,7 @@ Precision = Literal["auto", "float32", "int8"]
 MIN_SPEEDUP = 1.2
 
 _MIN_SHARE = 0.005
-"""Layers with a smaller share of the multiplications are not tried: they save no time."""
+"""Layers with a smaller share of the multiplications are not tried, because they save no time."""
 _SECONDS = 30
 """Approximate time, with all processors, of all sensitivities together, and of all comparisons of the search together."""
 _SENSITIVITY_IMAGES = (16, 256)
@@ -44,7 +44,7 @@ _OPERATIONS = {
     schema.BuiltinOperator.CONV_2D: qtyping.TFLOperationName.CONV_2D,
     schema.BuiltinOperator.FULLY_CONNECTED: qtyping.TFLOperationName.FULLY_CONNECTED,
 }
-"""Those for which LiteRT's delegate has fast int8 kernels. A depthwise convolution in int8 is slower than in float32."""
+"""Operations with a fast int8 kernel in LiteRT. A depthwise convolution is slower in int8 than in float32."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def short_name(self) -> str:
-        """The path of the layer in the network, without what the converter added."""
+        """The path of the layer in the network, without the parts that the converter added."""
         parts = self.name.split(";")
         own = next((part for part in parts if part.rpartition("/")[2].startswith(("convolution", "MatMul"))), parts[0])
         return own.removeprefix("StatefulPartitionedCall/").rpartition("/")[0] or own
@@ -74,14 +74,14 @@ def choose_precision(
     multi_label: bool = False,
     has_score: bool = False,
 ) -> tuple[bytes, Quantization]:
-    """Return the LiteRT file to export, and the reasons for its precision.
+    """Return the LiteRT file to export, and the reason for its precision.
 
     With `auto` and `int8`, layers compute in int8 if the file then stays within `judge.BOUNDS` and is at least `MIN_SPEEDUP`
     times as fast. A progress bar shows the search, which takes seconds to about two minutes.
 
     Args:
         content: the float32 file, with one input of one image.
-        precision: `float32` to change nothing; `int8` to accept nothing else.
+        precision: `float32` leaves the file as it is; `int8` raises an error if no int8 file is accepted; `auto` accepts either.
         held_out: images to compare the files on, at least `MIN_IMAGES` for int8.
         classes: number of classes.
         multi_label: whether each class has a probability of its own.
@@ -91,7 +91,7 @@ def choose_precision(
         ExportError: `precision` is `int8`, and no int8 file was accepted. The message says why.
     """
     if precision == "float32":
-        return content, Quantization(precision="float32", reason="float32 was requested.")
+        return content, _float32("float32 was requested.")
     result, quantization = _search(Judge(content, held_out, classes, multi_label, has_score))
     if precision == "int8" and quantization.precision != "int8":
         raise ExportError(
@@ -103,27 +103,25 @@ def choose_precision(
 def _search(judge: Judge) -> tuple[bytes, Quantization]:
     content, held_out = judge.float_file, judge.held_out
     if len(held_out.images) < MIN_IMAGES:
-        return content, Quantization(
-            precision="float32",
-            reason=f"float32, because int8 must be compared on at least {MIN_IMAGES} images, and there are {len(held_out.images)} "
-            f"({held_out.source}).",
+        return content, _float32(
+            f"float32, because int8 must be compared on at least {MIN_IMAGES} images, and there are {len(held_out.images)} "
+            f"({held_out.source})."
         )
     layers = quantizable(content)
     if not layers:
-        return content, Quantization(precision="float32", reason="float32, because no layer has an int8 form.")
+        return content, _float32("float32, because no layer has an int8 form.")
     try:
         return _try(judge, layers)
     except Exception as error:  # the quantizer and LiteRT raise several types for a network that they cannot handle
-        reason = f"float32, because this network cannot be quantized ({type(error).__name__})."
-        return content, Quantization(precision="float32", reason=reason)
+        return content, _float32(f"float32, because this network cannot be quantized ({type(error).__name__}).")
 
 
 def _try(judge: Judge, layers: Sequence[Layer]) -> tuple[bytes, Quantization]:
     content, held_out = judge.float_file, judge.held_out
     everything = quantized(content, layers)
     seconds, fastest = seconds_per_image([content, everything], held_out.images[:1])
-    if seconds / fastest < MIN_SPEEDUP:
-        return content, _too_slow(seconds / fastest)
+    if (speedup := seconds / fastest) < MIN_SPEEDUP:
+        return content, _too_slow(speedup)
     steps = 1 + math.ceil(math.log2(len(layers)))
     judge = judge.on(held_out.some(_affordable(seconds, 2 * (steps + 1), MIN_IMAGES, len(held_out.images))))
     with tqdm(total=len(layers) + steps, desc="trying int8", unit=" files", disable=None, leave=False) as bar:
@@ -135,30 +133,30 @@ def _try(judge: Judge, layers: Sequence[Layer]) -> tuple[bytes, Quantization]:
             figures = accepted or figures
     about = {"images": len(judge.held_out.images), "source": held_out.source, "figures": figures}
     if not chosen:
-        reason = f"float32, because int8 changes the answers too much: {_excess(figures)}."
-        return content, Quantization(precision="float32", reason=reason, **about)
+        return content, _float32(f"float32, because int8 changes the answers too much: {_excess(figures)}.", **about)
     result = quantized(content, chosen)
     seconds, faster = seconds_per_image([content, result], held_out.images[:1])
-    if seconds / faster < MIN_SPEEDUP:
-        return content, _too_slow(seconds / faster).model_copy(update=about)
+    if (speedup := seconds / faster) < MIN_SPEEDUP:
+        return content, _too_slow(speedup, **about)
     return result, Quantization(
         precision="int8",
-        reason=f"int8 in {len(chosen)} of {len(layers)} large layers: {seconds / faster:.1f} times as fast, and the answers stay "
+        reason=f"int8 in {len(chosen)} of {len(layers)} large layers: {speedup:.1f} times as fast, and the answers stay "
         "within the bounds.",
         int8_layers=[layer.short_name for layer in layers if layer in chosen],
         float32_layers=[layer.short_name for layer in layers if layer not in chosen],
-        speedup=round(seconds / faster, 2),
+        speedup=round(speedup, 2),
         milliseconds=round(faster * 1000, 3),
         **about,
     )
 
 
-def _too_slow(speedup: float) -> Quantization:
-    return Quantization(
-        precision="float32",
-        reason=f"float32, because int8 is {speedup:.2f} times as fast here; at least {MIN_SPEEDUP:g} is required.",
-        speedup=round(speedup, 2),
-    )
+def _float32(reason: str, **about: Any) -> Quantization:
+    return Quantization(precision="float32", reason=reason, **about)
+
+
+def _too_slow(speedup: float, **about: Any) -> Quantization:
+    reason = f"float32, because int8 is {speedup:.2f} times as fast here; at least {MIN_SPEEDUP:g} is required."
+    return _float32(reason, speedup=round(speedup, 2), **about)
 
 
 def _hold(figures: dict[str, Figure]) -> bool:
@@ -182,7 +180,7 @@ def _by_sensitivity(judge: Judge, layers: Sequence[Layer], seconds: float, bar: 
     """Sort the layers by how much each alone changes the probabilities, relative to its multiplications."""
     low, high = _SENSITIVITY_IMAGES
     some = judge.held_out.some(_affordable(seconds, len(layers) + 1, low, high))
-    alone = replace(judge.on(replace(some, labels=None)), has_score=False)  # no other figure is used
+    alone = replace(judge.on(replace(some, labels=None)), has_score=False)  # only the probabilities are compared
     costs = []
     for layer in layers:
         change = alone.figures(quantized(judge.float_file, [layer]))["mean_probability_difference"].difference

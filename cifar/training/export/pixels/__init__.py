@@ -1,1 +1,1 @@
-"""Find out which pixel values a model expects: derived from its layers, measured on labelled pictures, or asked; never guessed."""
+"""Finds out which pixel values a model expects: from its layers, from labelled pictures, or by asking the user. Nothing is guessed."""

@@ -1,4 +1,4 @@
-"""Decide how pixels are prepared: by an option, by the layers, by labelled pictures, or by a person who sees the answers."""
+"""Decides how pixels are prepared: by an option, by the layers, by labelled pictures, or by a user who compares the answers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,16 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class FoundPreparation:
-    """A preparation, and how it was found; the manifest records both."""
+    """A preparation, and how it was found. The manifest contains both."""
 
     preparation: Preparation
     found_by: Literal["run", "version", "option", "layers", "check", "answer"]
     evidence: str = ""
 
-    @property
-    def record(self) -> dict[str, str]:
-        """The entry in the manifest."""
-        return {"preparation": self.preparation.name, "found_by": self.found_by, "evidence": self.evidence}
-
 
 @dataclass(frozen=True)
 class Question:
-    """The answers of the model with each candidate, from which the user chooses the preparation."""
+    """The model's answers with each candidate. The user chooses the preparation that gives the right ones."""
 
     reason: str
     """The reason why the layers do not tell."""
@@ -50,7 +45,7 @@ class Question:
     answers: Mapping[Preparation, tuple[tuple[str, float], ...]]
     """For each candidate, label and probability of each image."""
     familiar: bool = True
-    """True if the images may be expected to show several of the classes."""
+    """True if the images probably show several of the classes."""
 
     def gives_one_label(self, preparation: Preparation) -> bool:
         """Return whether a candidate gives all images the same label, as a wrong range usually does."""
@@ -75,15 +70,15 @@ def find_preparation(
     Args:
         model: the model.
         class_names: in the order of its outputs.
-        images: pictures by name, `(height, width, channels)` `uint8`, whose answers a person is shown.
+        images: pictures by name, `(height, width, channels)` `uint8`. The user is shown the answers for them.
         named: the preparation that the user named.
-        labelled: pictures that decide, or that are compared with what the user named.
+        labelled: pictures that decide the preparation, or that check the one that the user named.
         ask: asks the user. None: there is no user to ask.
-        familiar: whether `images` may be expected to show several of the classes.
+        familiar: whether `images` probably show several of the classes.
 
     Raises:
-        ExportError: the preparation cannot be derived, or the pictures do not decide, or contradict the layers; or the model takes
-            integers, and another range than 0 to 255 is named.
+        ExportError: the layers do not show the preparation and the pictures do not decide it; or the pictures contradict the
+            layers; or the model takes integers, and another range than 0 to 255 is named.
     """
     derived = derive(model)
     if named:
@@ -141,7 +136,7 @@ def warn_if_one_label(
     images: Mapping[str, np.ndarray],
     labelled: Labelled | None = None,
 ) -> None:
-    """Warn if all pictures, the labelled ones if there are any, get the same label, as they do with a wrong range."""
+    """Warn if all pictures get the same label, as with a wrong range. The pictures are the labelled ones if there are any."""
     shown = labelled.images if labelled else np.stack(list(images.values()))
     labels = set(probabilities(model, found.preparation, shown).argmax(axis=1).tolist())
     if len(shown) < 4 or len(labels) > 1 or (labelled and len(set(labelled.labels)) == 1):
@@ -158,10 +153,12 @@ def warn_if_one_label(
 
 @dataclass(frozen=True)
 class Counts:
-    """Number of labelled pictures that each preparation answers rightly."""
+    """How well the model classifies labelled pictures with each preparation."""
 
     right: dict[Preparation, int]
+    """Number of pictures that get the right label."""
     total: int
+    """Number of pictures."""
     loss: dict[Preparation, float]
     """The mean over the pictures of the negative logarithm of the right label's probability."""
     chance: float
@@ -185,30 +182,30 @@ class Counts:
         return [each for each in self.right if not any(self.clearly_better(other, each) for other in self.right)]
 
     def clearly_better(self, one: Preparation, other: Preparation) -> bool:
-        """Return whether one preparation is right for at least half of the pictures, and leads the other by two and by a tenth of them."""
+        """Return whether one preparation is right for at least half of the pictures, and for a tenth of them (at least two) more than the other."""
         lead = self.right[one] - self.right[other]
         return 2 * self.right[one] >= self.total and lead >= max(2, self.total / 10)
 
     @property
     def decided(self) -> Preparation | None:
-        """The preparation that is clearly better than all others, by its labels or, among the `best`, by its loss."""
+        """The preparation that is clearly better than all others: by its labels or, among the `best`, by its loss. None if there is none."""
         first, *others = sorted(self.best, key=lambda each: self.loss[each])
         if 2 * self.right[first] < self.total:
             return None
         return first if all(self._clearly_surer(first, other) for other in others) else None
 
     def _clearly_surer(self, one: Preparation, other: Preparation) -> bool:
-        """Return whether the losses tell two preparations with much the same labels apart.
+        """Return whether the losses separate two preparations that get nearly the same labels right.
 
-        If all labels are right, a network that gets too large pixels has the lower loss, as it is too sure of everything. Only
-        wrong labels show that, or answers of the other one that are little better than chance.
+        If all labels are right, too large pixels give the lower loss, because they make a network too confident. So the loss
+        counts only if some labels are wrong, or if the other preparation's answers are hardly better than chance.
         """
         shows = self.right[one] < self.total or self.loss[other] > 0.9 * self.chance
         return shows and self.loss[other] >= 1.5 * self.loss[one] + 0.1
 
 
 def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Labelled) -> Counts:
-    """Return how well each preparation fits the pictures: also with red and blue exchanged, where that is much better."""
+    """Return how well each preparation fits the pictures. One with red and blue exchanged is added only if it is much better."""
     labels = labelled.labels
     exchanged = {
         range_of(*each.input_range, bgr=True): each
@@ -221,7 +218,7 @@ def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Label
     loss = {each: float(-np.log(np.maximum(values, _SMALLEST)).mean()) for each, values in of_label.items()}
     counts = Counts(right, len(labels), loss, math.log(model.classes))
     for bgr, rgb in exchanged.items():
-        # Colours matter little to many models, so a small lead would be chance.
+        # Many models hardly use colour, so a small lead may be chance.
         better = counts.clearly_better(bgr, rgb) and right[bgr] - right[rgb] >= max(3, len(labels) / 5)
         if bgr not in tried and not better:
             del right[bgr], loss[bgr]
@@ -229,7 +226,7 @@ def count_right(model: Classifier, tried: Sequence[Preparation], labelled: Label
 
 
 def _named(model: Classifier, named: Preparation, derived: Derived, labelled: Labelled | None) -> FoundPreparation:
-    """Take what the user named, and warn if the layers or the user's pictures say otherwise."""
+    """Return the preparation that the user named. Warn if the layers or the user's pictures contradict it."""
     own = derived.preparation
     if len(named.scale) not in {1, model.image.channels}:
         raise ExportError(f"{named.option} is for images in colour; the model takes {model.image.channels} channel.")
@@ -238,7 +235,7 @@ def _named(model: Classifier, named: Preparation, derived: Derived, labelled: La
             f"{named.option} does not fit: {derived.reason}, so its pixels are 0 to 255. Leave the option out."
         )
     if own and named != own:
-        log.warning("%s is taken as you say, but the layers show %s: %s.", named.option, own.option, derived.reason)
+        log.warning("%s is used, as you asked, but the layers show %s: %s.", named.option, own.option, derived.reason)
     if labelled is None:
         return FoundPreparation(named, "option")
     counts = count_right(model, tuple(dict.fromkeys((named, *candidates(model.image.channels)))), labelled)
@@ -250,7 +247,7 @@ def _named(model: Classifier, named: Preparation, derived: Derived, labelled: La
 
 
 def _by_pictures(counts: Counts, derived: Derived) -> FoundPreparation | None:
-    """Return the preparation that is clearly better than all others, or that the layers show; None if there is neither."""
+    """Return the preparation that the layers show if the pictures agree, else the one that is clearly best, else None."""
     own = derived.preparation
     best = max(counts.right, key=lambda each: (counts.right[each], each == own))
     if own and counts.clearly_better(best, own):

@@ -1,4 +1,4 @@
-"""Derive from a model's layers which pixel values it was trained on, where they leave no doubt."""
+"""Derives from a model's layers which pixel values it was trained on, if the layers leave no doubt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cifar.training.export.reading.classifier import Classifier
 log = logging.getLogger(__name__)
 
 _PROBES = (-1.0, 0.0, 0.5, 1.0, 127.5, 255.0)
-"""Values of flat images: the ends and the middle of each range."""
+"""Values of the uniform images that are sent through the layers: the ends and the middle of each range."""
 
 _RANGES = {BYTES: (0.0, 127.5, 255.0), UNIT: (0.0, 0.5, 1.0), SYMMETRIC: (-1.0, 0.0, 1.0)}
 
@@ -35,7 +35,14 @@ _ENDS = {
     UNIT: ((-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5), (1, 0)),
     SYMMETRIC: ((0, 1), (0, 255)),
 }
-"""The values of black and white after the usual conversions of each range. None of them makes sense for another range."""
+"""The values of black and white after the usual conversions of each range. No other range gives these values."""
+
+_PUBLISHED = {
+    CAFFE: r"resnet(50|101|152)|vgg(16|19)",
+    TORCH: r"densenet\d+",
+    SYMMETRIC: r"mobilenet(v2)?_[\d.]+_.*|resnet\d+v2|xception|inception.*|nasnet.*",
+}
+"""Patterns of the names that `keras.applications` gives its networks, by the preparation that they were published with."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,11 @@ class Derived:
 
 @dataclass(frozen=True)
 class _Mapping:
-    """The outputs of a layer for images of one colour: all numbers that depend on the image."""
+    """The outputs of a layer for images of one colour. Outputs that do not depend on the image are left out."""
 
     layer: str
     results: dict[float, np.ndarray]
-    """`(numbers,)` by value of the image."""
+    """The outputs `(numbers,)` for each value of the image."""
     channel: np.ndarray
     """`(numbers,)`, the channel of the image on which each depends most."""
     channels: int
@@ -65,7 +72,7 @@ class _Mapping:
 
 
 def derive(classifier: Classifier) -> Derived:
-    """Return the range of the pixels that the first arithmetic on them shows, and the reason.
+    """Return the range of the pixels that the first arithmetic operations show, and the reason.
 
     The arithmetic must fit exactly one range: dividing by 255 makes sense for 0 to 255 only, and `2 * x - 1` for 0 to 1 only.
     """
@@ -73,7 +80,7 @@ def derive(classifier: Classifier) -> Derived:
         return Derived(BYTES, "the model takes integers")
     try:
         mappings, stopped_at = _mappings(classifier)
-    except Exception as error:  # a layer may raise and return anything; then the range is asked
+    except Exception as error:  # a layer may raise or return anything; without a result, the user is asked
         log.debug("The layers cannot be followed:", exc_info=error)
         return Derived(None, f"its layers cannot be followed ({type(error).__name__})")
     if bgr := next((mapping.layer for mapping in mappings if _expects_bgr(mapping)), None):
@@ -87,7 +94,7 @@ def derive(classifier: Classifier) -> Derived:
             found.setdefault(fitting[0], _shown(mapping, fitting[0]))
     if len(found) == 1:
         (only,) = found
-        # All the arithmetic counts: `/ 127.5` is followed by `- 1`. A branch that does nothing does not.
+        # The last operation has the final values: `/ 127.5` may be followed by `- 1`. An identity operation does not count.
         after = [_shown(each, only) for each in mappings if _is_linear(*each.at(only)) and not _keeps(each)]
         return Derived(only, after[-1] if after else found[only])
     before = f"before {stopped_at} " if stopped_at else ""
@@ -95,16 +102,8 @@ def derive(classifier: Classifier) -> Derived:
     return Derived(None, f"its layers contradict each other: {'; '.join(found.values())}" if found else nothing)
 
 
-_PUBLISHED = {
-    CAFFE: r"resnet(50|101|152)|vgg(16|19)",
-    TORCH: r"densenet\d+",
-    SYMMETRIC: r"mobilenet(v2)?_[\d.]+_.*|resnet\d+v2|xception|inception.*|nasnet.*",
-}
-"""Names that `keras.applications` gives its networks, by the preparation that they were published with."""
-
-
 def _published(model: Any) -> str:
-    """Return a hint if a model holds a network of `keras.applications`; its author may have prepared the pixels in another way."""
+    """Return a hint if a model contains a network of `keras.applications`. Its author may have used another preparation."""
     name = getattr(model, "name", "").casefold()
     for preparation, names in _PUBLISHED.items():
         if re.fullmatch(names, name):
@@ -115,7 +114,7 @@ def _published(model: Any) -> str:
 
 
 def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
-    """Return the mapping of each layer before the learned ones, and the name of the first learned one."""
+    """Return the mapping of each operation before the first one with learned weights, and the name of that one."""
     height, width, channels = classifier.image.shape
     shape = (height, width, channels + (classifier.alpha is not None))
     flat = [np.full(shape, value, np.float32) for value in _PROBES]
@@ -126,9 +125,9 @@ def _mappings(classifier: Classifier) -> tuple[list[_Mapping], str]:
 
 
 def _mapping(step: Step) -> _Mapping | None:
-    """Return the mapping of a layer from its output for each image, or None if it returns constants or no numbers."""
+    """Return the mapping of a layer from its outputs for the images, or None if they are constant or not finite."""
     results, coloured = np.split(step.results, [len(_PROBES)])
-    depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6)  # padding does not
+    depends = ~np.isclose(results[1], results[-1], rtol=1e-6, atol=1e-6)  # padding, for example, does not
     if not depends.any() or not np.isfinite(results).all():
         return None
     changes = np.abs(coloured - results[1])
@@ -138,11 +137,11 @@ def _mapping(step: Step) -> _Mapping | None:
 
 
 def _fits(preparation: Preparation, mapping: _Mapping) -> bool:
-    """Return whether a layer turns this range, and not by accident, into one that networks are trained on."""
+    """Return whether a layer turns this range into one that networks are usually trained on."""
     black, middle, white = mapping.at(preparation)
     span = np.abs(white - black)
     if not _is_linear(black, middle, white):
-        return False  # such as a clip
+        return False  # for example, a clip
     if any(_close(black, low, span) and _close(white, high, span) for low, high in _ENDS[preparation]):
         return True
     if preparation is UNIT and mapping.channels == 3 and _is_imagenet(black, white, mapping.channel):
@@ -167,7 +166,7 @@ def _close(values: np.ndarray, expected: Any, span: np.ndarray) -> bool:
 
 
 def _is_imagenet(black: np.ndarray, white: np.ndarray, channel: np.ndarray) -> bool:
-    """Return whether red, green and blue are shifted and scaled by ImageNet's means: alone ("caffe") or with deviations ("torch")."""
+    """Return whether ImageNet's means are subtracted from red, green and blue, without ("caffe") or with scaling ("torch")."""
     means, stds = np.asarray(IMAGENET_MEAN)[channel], np.asarray(IMAGENET_STD)[channel]
     caffe = np.asarray(CAFFE_MEAN)[channel]
     span = np.abs(white - black)
@@ -176,7 +175,7 @@ def _is_imagenet(black: np.ndarray, white: np.ndarray, channel: np.ndarray) -> b
 
 
 def _expects_bgr(mapping: _Mapping) -> bool:
-    """Return whether red is shifted by ImageNet's mean of blue, and blue by that of red: such a model was trained on BGR images."""
+    """Return whether ImageNet's mean of blue is subtracted from red and vice versa: the model was trained on BGR images."""
     if mapping.channels != 3:
         return False
     black, _, white = mapping.at(BYTES)

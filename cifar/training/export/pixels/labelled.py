@@ -1,4 +1,4 @@
-"""Read a few labelled pictures, and count how many of them a model gets right with each preparation of the pixels."""
+"""Reads a few labelled pictures, on which preparations of the pixels and int8 files are compared."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy as np
 from cifar.errors import CifarError, ExportError
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
+from cifar.training.data.split import evenly_spaced
 
-_MOST_PICTURES = 400
+_MAX_PICTURES = 400
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,28 @@ class Labelled:
     left_out: str = ""
     """A sentence on the pictures that fit no class or are damaged, if there are any."""
 
-    def some(self, most: int) -> dict[str, np.ndarray]:
-        """Return at most `most` of the pictures by file, evenly spaced."""
-        chosen = np.unique(np.linspace(0, len(self.files) - 1, min(len(self.files), most)).astype(int))
-        return {self.files[at]: self.images[at] for at in chosen}
+    def some(self, limit: int) -> dict[str, np.ndarray]:
+        """Return at most `limit` of the pictures by file, evenly spaced."""
+        return {self.files[at]: self.images[at] for at in evenly_spaced(len(self.files), limit)}
 
 
 def read_labelled(
-    folder: Path, class_names: Sequence[str], spec: ImageSpec, *, max_pixels: int, most: int = _MOST_PICTURES
+    folder: Path, class_names: Sequence[str], spec: ImageSpec, *, max_pixels: int, limit: int = _MAX_PICTURES
 ) -> Labelled:
-    """Read the pictures below `folder` that lie in a folder named after a class, or whose names begin with a class.
+    """Read the pictures below `folder` that are in a folder named after a class, or whose file names begin with a class.
 
-    Of more than `most` pictures, `most` are taken at even distances.
+    If there are more than `limit`, evenly spaced ones are read.
 
     Raises:
-        ExportError: no picture is labelled.
+        ExportError: `folder` does not exist, or no picture in it has a label.
     """
     if not folder.is_dir():
-        raise ExportError(f"--check {folder} is no folder. Name a folder with a few pictures of each class.")
+        raise ExportError(f"--check {folder} is not a folder. Name a folder with a few pictures of each class.")
     found = sorted(_files(folder, class_names), key=lambda each: each[0])
     files = [(file, label) for file, label in found if label is not None]
     strangers = [file for file, label in found if label is None and _is_picture(file)]
     images, labels, read, damaged = [], [], [], []
-    for at in np.unique(np.linspace(0, len(files) - 1, min(len(files), most)).astype(int)):
+    for at in evenly_spaced(len(files), limit):
         file, label = files[at]
         try:
             images.append(preprocess(file.read_bytes(), spec, max_pixels=max_pixels))
@@ -83,7 +83,7 @@ def _is_picture(file: Path) -> bool:
 
 
 def _files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int | None]]:
-    """Yield files and their classes: by the nearest folder of that name, or else by the longest name that fits, or else None."""
+    """Yield each file with its class: that of the nearest folder, else the longest one that the name begins with, else None."""
     numbers = {_key(name): number for number, name in enumerate(class_names)}
     by_length = sorted(numbers, key=len, reverse=True)
     for file in (Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")):
@@ -96,5 +96,5 @@ def _files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int
 
 
 def _key(name: str) -> str:
-    """Return a name as it is compared: file systems differ in case, accents and spaces, and no file is named `T-shirt/top`."""
+    """Return a name for comparison: file systems differ in case, accents and spaces, and no file can be named `T-shirt/top`."""
     return re.sub(r"[\s/_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()

@@ -1,4 +1,4 @@
-"""The preparation of an image's pixels before they enter the network, as the model's author did it in training."""
+"""How a model's author prepared the pixels of an image in training, before they entered the network."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of red, green and blue in [0, 1]: mode "torch" of `keras.applications`' `preprocess_input`."""
+"""For red, green and blue in [0, 1]: mode "torch" of `keras.applications`' `preprocess_input`."""
 
 CAFFE_MEAN = (123.68, 116.779, 103.939)
-"""Of red, green and blue in [0, 255]: mode "caffe", which also exchanges red and blue."""
+"""For red, green and blue in [0, 255]: mode "caffe", which also exchanges red and blue."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns pixels in [0, 1] into what the network was trained on: exchanges channels, then scales and shifts each."""
+    """Turns pixels in [0, 1] into those that the network was trained on: exchanges red and blue, then scales and shifts each channel."""
 
     name: str
     """As `--preprocessing` takes it, such as `0,255` or `caffe`."""
@@ -54,7 +54,7 @@ class Preparation:
 
 
 def range_of(low: float, high: float, *, bgr: bool = False) -> Preparation:
-    """Return the preparation that makes a black pixel `low` and a white one `high`."""
+    """Return the preparation that turns black into `low` and white into `high`."""
     return Preparation(f"{'bgr:' if bgr else ''}{low:g},{high:g}", (high - low,), (low,), bgr)
 
 
@@ -72,7 +72,7 @@ _NAMED = {"caffe": CAFFE, "torch": TORCH, "tf": SYMMETRIC}
 
 
 def candidates(channels: int) -> tuple[Preparation, ...]:
-    """Return the preparations that are in common use, for an image with this number of channels."""
+    """Return the common preparations for images with this number of channels."""
     return (BYTES, UNIT, SYMMETRIC, *((CAFFE, TORCH) if channels == 3 else ()))
 
 
@@ -83,7 +83,7 @@ def parse_preparation(text: str) -> Preparation:
         text: `caffe`, `tf`, `torch`, `LOW,HIGH`, `bgr:LOW,HIGH` or `MEANS/DEVIATIONS`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `text` is none of these.
     """
     if text in _NAMED:
         return _NAMED[text]
@@ -102,7 +102,7 @@ def parse_preparation(text: str) -> Preparation:
 
 
 def _standardised(text: str) -> Preparation:
-    """Return the preparation that subtracts means of the pixels 0 to 255 and divides by deviations: one, or one a channel."""
+    """Return the preparation that subtracts a mean from pixels 0 to 255 and divides by a deviation: one, or one per channel."""
     try:
         means, deviations = (tuple(map(float, numbers.split(","))) for numbers in text.split("/"))
     except ValueError:

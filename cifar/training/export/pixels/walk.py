@@ -1,7 +1,7 @@
-"""Follow the pixels of images through the graph of a model, up to the first operations that use learned weights.
+"""Runs the graph of a model on images, up to the first operations that use learned weights.
 
-What stands before these prepares the images: augmentation, which does nothing outside training, resizing, padding, scaling,
-`preprocess_input`. It is run rather than recognised, so it may be any layer or function, of any version of Keras, at any depth.
+The operations before these prepare the images: augmentation (which does nothing outside training), resizing, padding,
+scaling, `preprocess_input`. They are run, not recognised, so any layer or function of any version of Keras works, at any depth.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -19,13 +20,13 @@ from cifar.training.export.reading.classifier import Classifier
 _LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"}) | frozenset(
     {"If", "PartitionedCall", "StatefulPartitionedCall", "StatelessIf", "StatelessWhile", "While"}
 )
-"""These have weights also where a graph holds them as constants, or may hide them in a function."""
+"""Operations whose weights may be constants of the graph, or which may contain weights in a function."""
 
-_MOST_NUMBERS = 10_000
-"""Of a large image's numbers, these many are looked at."""
+_MAX_VALUES = 10_000
+"""Largest number of values of one output that are compared."""
 
 _OF_A_VARIABLE = "ReadVariableOp"
-"""Part of the name of each operation that yields the value of a variable."""
+"""Part of the names of operations that return the value of a variable."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
     Returns:
         The results of the operations that were reached, in order, and the name of the first one that uses learned weights.
     """
-    concrete = tf.function(model.rows).get_concrete_function(tf.TensorSpec((1, *images[0].shape), tf.float32))
-    frozen = convert_variables_to_constants_v2(concrete)  # puts functions that are called into the one graph, too
+    with keras.StatelessScope():  # some random layers of Keras 3 change their seeds outside training too
+        concrete = tf.function(model.rows).get_concrete_function(tf.TensorSpec((1, *images[0].shape), tf.float32))
+    frozen = convert_variables_to_constants_v2(concrete)  # also inlines the functions that the graph calls
     (pixels,) = frozen.inputs
     operations, stopped_at = _reached(frozen.graph, pixels)
     with tf.compat.v1.Session(graph=frozen.graph) as session:
@@ -55,10 +57,10 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
 
 
 def _some(values: np.ndarray) -> np.ndarray:
-    """Return at most `_MOST_NUMBERS` of an array's numbers, of each array of the same size the same ones."""
+    """Return at most `_MAX_VALUES` values of an array: the same positions for arrays of the same size."""
     numbers = np.ravel(values)
-    if numbers.size > _MOST_NUMBERS:
-        numbers = numbers[np.random.default_rng(0).integers(0, numbers.size, _MOST_NUMBERS)]
+    if numbers.size > _MAX_VALUES:
+        numbers = numbers[np.random.default_rng(0).integers(0, numbers.size, _MAX_VALUES)]
     return numbers.astype(np.float64)
 
 

@@ -1,1 +1,1 @@
-"""Read a model that somebody else made: recognise its file, load it, and adapt its shapes."""
+"""Reads models from other authors: recognises the file, loads the model, and adapts its shapes."""

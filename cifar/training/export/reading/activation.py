@@ -1,4 +1,4 @@
-"""Find the last activation of a function from its graph, which every library writes with the same operations."""
+"""Finds the last activation of a function in its graph, which has the same operations for every library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ACTIVATIONS = {
     "FusedBatchNormV3": "linear",
 }
 _TRANSPARENT = {"Identity", "IdentityN", "Cast", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
-"""Operations that change no number of the output."""
+"""Operations that do not change the values."""
 
 
 def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int | None, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Adapt a network to the one shape that is served: from images `(n, height, width, 1 or 3)` to rows `(n, classes)`."""
+"""Adapts a network to the shape that is served: from images `(n, height, width, 1 or 3)` to rows `(n, classes)`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ import tensorflow as tf
 from cifar.errors import ExportError
 from cifar.images.spec import ImageSpec
 from cifar.training.export.reading.activation import last_activation
-from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.failures import first_sentence
 from cifar.training.export.reading.network import Network, ReadOptions
 
 log = logging.getLogger(__name__)
+
+_CHANNELS = (1, 3, 4)
+_NAME_OUTPUT = "If the model has another output, name it: --output NAME"
+_SMALLEST_SIDE = 8
+"""Smallest side of an input of two axes that is taken as a grey image without a channel axis."""
+_ROUNDING_OF_16_BITS = 0.02
 
 Rows = Callable[[tf.Tensor], tf.Tensor]
 
@@ -31,12 +37,12 @@ class Classifier:
     """From `(n, height, width, channels)` `float32`, with the alpha channel if there is one, to `(n, columns)` `float32`."""
     image: ImageSpec
     columns: int
-    """The outputs of the network itself: 1 for a single sigmoid or logit."""
+    """Number of outputs of the network itself: 1 for a single sigmoid or logit."""
     variables: tuple[tf.Variable, ...]
     activation: str | None
-    """The last activation: softmax, sigmoid, linear, ...; None where it cannot be seen."""
+    """The last activation: softmax, sigmoid, linear, ...; None if it is unknown."""
     integer: bool = False
-    """True if the input of the network is of an integer type, so that its range is (0, 255)."""
+    """True if the input of the network has an integer type, so its range is (0, 255)."""
     alpha: float | None = None
     """The value of an opaque pixel in the fourth channel, for a model that takes RGBA."""
     logits: bool = False
@@ -60,7 +66,7 @@ class Classifier:
 
 
 def adapt(network: Network, options: ReadOptions) -> Classifier:
-    """Return the classifier that a network is.
+    """Return a network as a classifier.
 
     Raises:
         ExportError: the network does not take images or does not return one row of classes.
@@ -77,7 +83,7 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
                 f"Expected an output of numbers for each class; it is of type {answer.dtype.name}. {_NAME_OUTPUT}"
             )
         exact = tf.cast(answer, tf.float32)
-        # 16 bits are too few for probabilities that add up to 1.
+        # Probabilities in 16 bits do not add up to exactly 1.
         rounded = answer.dtype.size < tf.float32.size and activation == "softmax"
         return exact / tf.reduce_sum(exact, axis=-1, keepdims=True) if rounded else exact
 
@@ -98,15 +104,15 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
 
 
 def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
-    """Return the classifier with the knowledge of whether its outputs are logits.
+    """Return the classifier with `logits` set: from the option, the loss in the file, or the last activation.
 
     Args:
         model: the classifier.
         network: its network, whose file may name the loss.
-        asked: whether the user says that they are.
+        asked: whether the user says that the outputs are logits.
 
     Raises:
-        ExportError: they cannot be logits, or a single output is neither a logit nor a probability.
+        ExportError: the user says so of outputs that cannot be logits, or a single output is neither a logit nor a probability.
     """
     squashed = _returns_probabilities(model)
     if asked and squashed:
@@ -134,14 +140,14 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
 
 
 def _returns_probabilities(model: Classifier) -> bool:
-    """Judge by the last activation or, where it cannot be seen, by whether pixels of any size give probabilities."""
+    """Return whether the outputs are probabilities: by the last activation or, if it is unknown, by outputs for small and huge pixels."""
     if model.activation is not None:
         return model.activation in {"softmax", "sigmoid"}
     images = np.random.default_rng(0).uniform(size=(4, *model.image.shape)).astype(np.float32)
     scales = (1, 255) if model.integer else (1, 255, 1e4, -1e4)
     answers = []
     for scale in scales:
-        with contextlib.suppress(tf.errors.OpError):  # a table of an embedding ends somewhere
+        with contextlib.suppress(tf.errors.OpError):  # an embedding has no entry for a number beyond its table
             answers.append(model(images * scale))
     rows = np.concatenate(answers)
     rows = rows[np.isfinite(rows).all(axis=1)]
@@ -149,15 +155,12 @@ def _returns_probabilities(model: Classifier) -> bool:
     return bool(within and np.abs(rows.sum(axis=1) - 1).max() < _ROUNDING_OF_16_BITS)
 
 
-_ROUNDING_OF_16_BITS = 0.02
-
-
 def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
     """Return height, width and channels of an image, and the function that gives images the shape of the network's input."""
     shape = network.input_shape[1:] if network.input_shape is not None else (None, None, 3)
-    if len(shape) == 1:
-        return _flat(shape[0], options)
-    without_channels = len(shape) == 2 and min(side or 0 for side in shape) >= _SMALLEST_SIDE
+    if len(shape) == 1 or (len(shape) == 2 and None not in shape and min(shape) in _CHANNELS):
+        return _flat(shape, options)
+    without_channels = len(shape) == 2 and all(side is None or side >= _SMALLEST_SIDE for side in shape)
     if without_channels:
         shape = (*shape, 1)
     if len(shape) != 3:
@@ -165,7 +168,7 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
             f"Expected an input of images, (batch, height, width, channels); got {_text(network.input_shape)}."
         )
     first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
-    height, width, channels = (*shape[1:], shape[0]) if first else shape
+    height, width, channels = (*shape[1:], shape[0]) if first else (*shape[:2], shape[2] or 3)
     if channels not in _CHANNELS:
         raise ExportError(
             f"Expected an input with 1 channel (grey), 3 (RGB) or 4 (RGBA); got {_text(network.input_shape)}."
@@ -190,19 +193,14 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
     return (height, width, channels), arrange
 
 
-_CHANNELS = (1, 3, 4)
-_NAME_OUTPUT = "If the model has another output, name it: --output NAME"
-_SMALLEST_SIDE = 8
-"""A matrix with a shorter side is no grey image without a channel axis."""
-
-
-def _flat(length: int | None, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
-    """Return the size of an image whose pixels are one vector, row by row, as `numpy.reshape` and Flatten order them."""
-    if options.image_size is None or length is None:
-        side = math.isqrt(length or 0)
-        example = f"{side},{side}" if side * side == length else "HEIGHT,WIDTH"
+def _flat(shape: tuple[int | None, ...], options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
+    """Return the size of an image whose pixels are one vector or sequence, row by row, as `numpy.reshape` and Flatten order them."""
+    length = math.prod(side or 0 for side in shape)
+    if options.image_size is None or not length:
+        sides = [math.isqrt(length // channels) for channels in (1, 3) if length % channels == 0]
+        square = next((f"{side},{side}" for side in sides if side * side in {length, length // 3}), "HEIGHT,WIDTH")
         raise ExportError(
-            f"The model takes a vector of {length} numbers. If these are the pixels of an image, name its size: --image-size {example}"
+            f"The model takes a vector of {length} numbers. If these are the pixels of an image, name its size: --image-size {square}"
         )
     height, width = options.image_size
     channels, rest = divmod(length, height * width)
@@ -211,11 +209,13 @@ def _flat(length: int | None, options: ReadOptions) -> tuple[tuple[int, int, int
             f"The model takes a vector of {length} numbers; an image of {height}x{width} has {height * width} pixels "
             f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"
         )
-    return (height, width, channels), lambda images: tf.reshape(images, (-1, length))
+    if channels > 1:
+        log.warning("The vector is taken as the colours of one pixel after another. Is it all red, then all green, then all blue? See docs/models.md.")
+    return (height, width, channels), lambda images: tf.reshape(images, (-1, *shape))
 
 
 def _resizing_size(layers: Any) -> tuple[int, int] | None:
-    """Return the size to which the first layer of a model resizes its images: they may as well arrive in it."""
+    """Return the size to which the first layer resizes images: images of that size do not change in it."""
     for layer in getattr(layers, "layers", ()):
         kind = type(layer).__name__
         if kind == "Resizing":
@@ -233,7 +233,7 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
     Args:
         whole: from `(n, *shape)` to the output of the network.
         shape: the shape of one image.
-        batch: the batch size if the model has a fixed one. Such a model may still take others; that is tried.
+        batch: the batch size if the model states a fixed one. Other sizes are tried, because they may work too.
     """
     two = tf.constant(np.random.default_rng(0).uniform(size=(2, *shape)), tf.float32)
     answer = _tried(whole if batch is None else _one_by_one(whole, batch), two)
@@ -259,7 +259,7 @@ def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:
         raise
     except Exception as error:  # a layer may raise anything
         raise ExportError(
-            f"The model cannot take images of {_text(tuple(images.shape[1:]))}: {short(error)}"
+            f"The model cannot take images of {_text(tuple(images.shape[1:]))}: {first_sentence(error)}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Read what a Keras file says about its model without loading it: whether it holds code, and what loss it was trained with."""
+"""Reads from a Keras file, without loading the model, whether it contains code and what loss the model was trained with."""
 
 from __future__ import annotations
 

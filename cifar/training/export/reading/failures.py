@@ -1,4 +1,4 @@
-"""Turn the exceptions of Keras and TensorFlow, which can print a whole model, into one sentence."""
+"""Turns exceptions of Keras and TensorFlow, whose messages can contain a whole model, into one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNKNOWN = re.compile(
     r"Could not locate (?:class|function) '([^']+)'|Unknown [a-z ]+: ?'([^']+)'|Unknown [a-z ]+: ?([A-Za-z_>]\w*)"
     r"|parent module ([\w.]+) cannot be imported|Could not deserialize class '([^']+)' because its parent module"
 )
-"""The ways in which both versions of Keras say that they do not know a class or function."""
+"""Messages of both versions of Keras about a class or function that they do not know."""
 
 _AS_SAVED_MODEL = (
     "In the Python that wrote the file, save a SavedModel instead: model.export(FOLDER), or with Keras 2 "
@@ -28,7 +28,7 @@ _KNOWN = {
     "unknown opcode": _COMPILED_CODE,
     "`TFSMLayer`": "only wraps a SavedModel folder (TFSMLayer). Export that folder in its place.",
 }
-"""The rest of the sentence about a file, by words of the exception."""
+"""The end of the sentence about a file, by words in the exception."""
 
 
 _HOMES = {
@@ -37,10 +37,10 @@ _HOMES = {
     "FixedDropout": "efficientnet.tfkeras",
     "CastToFloat32": "autokeras",
 }
-"""Modules that define what many published models use."""
+"""Modules that define classes and functions of many published models."""
 
 
-def short(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
     log.debug("The whole message:", exc_info=error)
     innermost = str(error).rpartition("Exception encountered: ")[2]
@@ -53,13 +53,15 @@ def short(error: BaseException) -> str:
     return first if len(first) <= _MAX_CHARACTERS else first[: _MAX_CHARACTERS - 4].rstrip() + " ..."
 
 
-def explained(source: object, error: Exception, *, custom: Mapping[str, str], imports: tuple[str, ...]) -> ExportError:
+def loading_error(
+    source: object, error: Exception, *, custom: Mapping[str, str], imports: tuple[str, ...]
+) -> ExportError:
     """Return the error for a model that Keras cannot load, with the option that helps if there is one.
 
     Args:
         source: the file.
         error: what Keras raised.
-        custom: the names of classes that the file uses and that nobody defines, with their modules.
+        custom: the classes that the file uses and that neither Keras nor the imported modules define, with their modules.
         imports: the modules that were imported for it.
     """
     text = str(error)
@@ -72,7 +74,7 @@ def explained(source: object, error: Exception, *, custom: Mapping[str, str], im
         unknown and next(group for group in unknown.groups() if group).rpartition(">")[2]
     )
     if not name or name.startswith(("keras.", "tf_keras.")):
-        return ExportError(f"Keras cannot load {source}: {short(error)}\n{_AS_SAVED_MODEL}")
+        return ExportError(f"Keras cannot load {source}: {first_sentence(error)}\n{_AS_SAVED_MODEL}")
     log.debug("The whole message:", exc_info=error)
     if imports:
         return ExportError(

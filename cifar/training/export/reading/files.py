@@ -1,4 +1,4 @@
-"""Recognise what a file or folder is by its content, because its name says little: people rename models, and Git stores pointers."""
+"""Recognises a model's format by its content. Names prove little: people rename files, and Git LFS leaves pointers in their place."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Format(Enum):
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 _AGAIN = "Download or save it again."
-_KERAS_CAN = "Expected a Keras model: a .keras file, an .h5 file or a SavedModel folder."
+_EXPECTED = "Expected a Keras model: a .keras file, an .h5 file or a SavedModel folder."
 
 _NO_ARCHITECTURE = "holds weights without the architecture. Build the model in Python, call load_weights on it, and save it whole: model.save('model.keras')"
-_PYTORCH = f"is a PyTorch file. {_KERAS_CAN} PyTorch models cannot be exported here."
-_PICKLE = f"is a Python pickle, which runs code when it is loaded and is therefore never read. {_KERAS_CAN}"
+_PYTORCH = f"is a PyTorch file. {_EXPECTED} PyTorch models cannot be exported here."
+_PICKLE = f"is a Python pickle, which runs code when it is loaded and is therefore never read. {_EXPECTED}"
 _JSON_ALONE = (
     "is JSON: at most the architecture without the weights. In Python: model_from_json(text), load_weights(FILE), "
     "model.save('model.keras'). TensorFlow.js models cannot be exported here."
@@ -40,7 +40,7 @@ _PAGE = (
     "is a web page, not a model: the download answered with a page, such as a sign-in. Download the file in a browser."
 )
 _WEIGHTS = ".weights.h5"
-"""The end of the name of a file of weights in Keras 3."""
+"""Ending of the files in which Keras 3 stores weights alone."""
 _LFS_START = b"version https://git-lfs"
 _LFS = "is a Git LFS pointer of a few lines; the model itself was not downloaded. Fetch it: git lfs pull"
 
@@ -49,7 +49,7 @@ def _archive(kind: str) -> str:
     return f"is a {kind} archive. Unpack it, and name the model inside."
 
 
-# The first bytes of what people hand in instead of a model, by position, and the rest of the sentence about it.
+# Other files that users name instead of a model: the position and value of their first bytes, and the end of the sentence about them.
 _OTHERS = (
     (0, _LFS_START, _LFS),
     (0, b"\x1f\x8b", _archive("gzip")),
@@ -57,33 +57,33 @@ _OTHERS = (
     (0, b"7z\xbc\xaf", _archive("7z")),
     (0, b"BZh", _archive("bzip2")),
     (257, b"ustar", _archive("tar")),
-    (0, b"\x93NUMPY", f"is a NumPy array. {_KERAS_CAN}"),
-    (0, b"GGUF", f"is a GGUF file, of a language model. {_KERAS_CAN}"),
-    (4, b"TFL3", f"is a LiteRT (TFLite) file, which cannot be turned back into a network. {_KERAS_CAN}"),
-    (8, b'{"', f"is a safetensors file, that is, weights without the architecture. {_KERAS_CAN}"),
+    (0, b"\x93NUMPY", f"is a NumPy array. {_EXPECTED}"),
+    (0, b"GGUF", f"is a GGUF file, of a language model. {_EXPECTED}"),
+    (4, b"TFL3", f"is a LiteRT (TFLite) file, which cannot be turned back into a network. {_EXPECTED}"),
+    (8, b'{"', f"is a safetensors file, that is, weights without the architecture. {_EXPECTED}"),
     *((0, b"\x80" + bytes([protocol]), _PICKLE) for protocol in (2, 3, 4, 5)),
 )
 _BY_SUFFIX = {
-    ".onnx": f"is an ONNX file. {_KERAS_CAN}",
+    ".onnx": f"is an ONNX file. {_EXPECTED}",
     ".pb": "is a TensorFlow graph. Name the folder of a SavedModel, which holds saved_model.pb and variables/.",
     ".index": _NO_ARCHITECTURE,
     ".data-00000-of-00001": _NO_ARCHITECTURE,
     ".pt": _PYTORCH,
     ".pth": _PYTORCH,
 }
-"""Formats that cannot be told by their first bytes."""
+"""Formats whose first bytes are not unique, by the ending of the name."""
 
 
 def recognise(path: Path) -> Format:
     """Return the format of a file or folder, judged by its content.
 
     Raises:
-        ExportError: it does not exist, is damaged, or is something else. The message says what it is and what to do.
+        ExportError: it does not exist, is damaged, or is no model. The message says what it is and what to do.
     """
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise ExportError(f"{path} does not exist. {_KERAS_CAN}")
+        raise ExportError(f"{path} does not exist. {_EXPECTED}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -120,7 +120,7 @@ def _folder(path: Path) -> Format:
     if (path / "checkpoint").is_file() or any(path.glob("*.index")) or any(path.glob(f"*{_WEIGHTS}")):
         raise ExportError(f"{path} {_NO_ARCHITECTURE}")
     raise ExportError(
-        f"{path} is neither a run (it has no config.json of one) nor a SavedModel (it has no saved_model.pb). {_KERAS_CAN}"
+        f"{path} is neither a run (it has no config.json of one) nor a SavedModel (it has no saved_model.pb). {_EXPECTED}"
     )
 
 
@@ -149,7 +149,7 @@ def _hdf5(path: Path) -> Format:
         ) from error
     if weights:
         raise ExportError(f"{path} {_NO_ARCHITECTURE}")
-    raise ExportError(f"{path} is an HDF5 file without a Keras model in it. {_KERAS_CAN}")
+    raise ExportError(f"{path} is an HDF5 file without a Keras model in it. {_EXPECTED}")
 
 
 def _zip(path: Path) -> Format:
@@ -174,7 +174,7 @@ def _zip(path: Path) -> Format:
     if models:
         raise ExportError(f"{path} is an archive. Unpack it, and name the model inside: {models[0]}")
     raise ExportError(
-        f"{path} is a zip file without a Keras model in it: it has no config.json and metadata.json. {_KERAS_CAN}"
+        f"{path} is a zip file without a Keras model in it: it has no config.json and metadata.json. {_EXPECTED}"
     )
 
 
@@ -200,11 +200,11 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def _what_else(path: Path, head: bytes) -> str:
-    """Return what a file is that is neither HDF5 nor zip, as the rest of a sentence."""
+    """Describe a file that is neither HDF5 nor zip, as the end of a sentence."""
     if not head.strip(b"\0"):
         return f"is empty. {_AGAIN}" if not head else f"holds zeros only. {_AGAIN}"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     starts = {b"<": _PAGE, b"{": _JSON_ALONE, b"[": _JSON_ALONE}
     known = starts.get(text[:1]) or _BY_SUFFIX.get(path.suffix.lower())
     found = (sentence for start, magic, sentence in _OTHERS if head[start:].startswith(magic))
-    return known or next(found, f"is not a Keras model, judged by its first bytes ({head[:8].hex(' ')}). {_KERAS_CAN}")
+    return known or next(found, f"is not a Keras model, judged by its first bytes ({head[:8].hex(' ')}). {_EXPECTED}")

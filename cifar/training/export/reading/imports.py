@@ -1,4 +1,4 @@
-"""Import the Python files that define a model's own layers."""
+"""Imports the Python files that define a model's own layers."""
 
 from __future__ import annotations
 
@@ -6,40 +6,78 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from cifar.errors import ExportError
-from cifar.training.export.reading.failures import short
+from cifar.training.export.reading.failures import first_sentence
 
 log = logging.getLogger(__name__)
 
 _PREPROCESSING = "preprocess_input"
-"""A function of Keras that each network of `keras.applications` has one of: a file tells its name alone."""
+"""Each network of `keras.applications` has its own function of this name, and a file contains only the name."""
 
 
-_ACTIVATIONS = {function.__name__: function for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu)}
-"""Functions of TensorFlow that tutorials name as activations, and that Keras 3 writes under names that it cannot read."""
+_ACTIVATIONS = {
+    function.__name__: function
+    for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu, tf.nn.silu, tf.nn.l2_normalize)
+    + (tf.sin, tf.cos, tf.exp, tf.abs, tf.square, tf.identity)
+}
+"""Functions of TensorFlow that tutorials use as activations. Keras 3 writes their names but cannot read them."""
 
 _LAYERS = {"convnext": ("LayerScale", "StochasticDepth"), "inception_resnet_v2": ("CustomScaleLayer",)}
-"""Layers of `keras.applications` that Keras itself does not know when it reads an .h5 file."""
+"""Layers of `keras.applications`, by module, that Keras does not find when it reads an .h5 file."""
 
 
 def known_objects(library: ModuleType) -> dict[str, Any]:
-    """Return by name what Keras (`keras` or `tf_keras`) writes and cannot read by itself."""
+    """Return by name the objects that Keras (`keras` or `tf_keras`) writes into files but does not find when it reads them."""
     networks = {name: importlib.import_module(f"{library.__name__}.src.applications.{name}") for name in _LAYERS}
     return _ACTIVATIONS | {
         layer: getattr(networks[name], layer) for name, layers in _LAYERS.items() for layer in layers
     }
 
 
-def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
-    """Run Python modules, and return the classes and functions that they define, by name.
+def custom_objects(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return from the names of imported modules the classes and functions that are their own."""
+    return {
+        name: value
+        for name, value in names.items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and (name == _PREPROCESSING or not _is_of_library(value.__module__))
+    }
+
+
+@contextmanager
+def names_in_lambdas(library: ModuleType, names: Mapping[str, Any]) -> Iterator[None]:
+    """Let the code of Lambda layers use the usual names of libraries, such as `tf`, and those of imported modules.
+
+    A file has the code without what its names stand for.
+    """
+    keras3 = library.__name__ == "keras"
+    home = importlib.import_module(f"{library.__name__}.src.utils.{'python_utils' if keras3 else 'generic_utils'}")
+    backend = importlib.import_module("keras._tf_keras.keras.backend") if keras3 else library.backend
+    usual = {"tf": tf, "np": np, "keras": library, "layers": library.layers, "K": backend, "backend": backend}
+    usual |= {"ops": library.ops} if keras3 else {}
+    load = home.func_load
+
+    def load_with_names(*arguments: Any, globs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        return load(*arguments, globs={**usual, **(globs or {}), **names}, **options)
+
+    home.func_load = load_with_names
+    try:
+        yield
+    finally:
+        home.func_load = load
+
+
+def imported_names(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
+    """Run Python modules, and return all their names with their values.
 
     Args:
         modules: names of modules, or paths that end in `.py`.
@@ -52,12 +90,7 @@ def custom_objects(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
     with _as_keras2() if keras2 else nullcontext():
         for name in modules:
             log.warning("Running the code of %s, as --import asks.", name)
-            found |= {
-                key: value
-                for key, value in vars(_imported(name)).items()
-                if (inspect.isclass(value) or inspect.isfunction(value))
-                and (key == _PREPROCESSING or not _is_of_library(value.__module__))
-            }
+            found |= {key: value for key, value in vars(_imported(name)).items() if not key.startswith("__")}
     return found
 
 
@@ -67,15 +100,20 @@ def _imported(name: str) -> ModuleType:
     folder, module = (str(path.parent), path.stem) if path.suffix == ".py" else ("", name)
     if path.suffix == ".py" and not path.is_file():
         raise ExportError(f"--import {name}: there is no such file.")
+    if path.suffix != ".py" and (path.is_file() or path.name != name):
+        raise ExportError(
+            f"--import {name}: expected a Python file, which ends in .py, or the name of a module. From a notebook, copy the code of the "
+            "layers into such a file."
+        )
     if folder:
         sys.modules.pop(module, None)  # another module of this name may have been imported before
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
-    except BaseException as error:  # the module may do anything, also end the program
+    except BaseException as error:  # the module may do anything, even call sys.exit
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise ExportError(f"--import {name} fails with {type(error).__name__}: {short(error)}") from error
+        raise ExportError(f"--import {name} fails with {type(error).__name__}: {first_sentence(error)}") from error
     finally:
         sys.path.remove(folder)
 

@@ -1,4 +1,4 @@
-"""Load models of Keras 3, and those of Keras 2 with `tf_keras`."""
+"""Loads models of Keras 3, and with `tf_keras` those of Keras 2."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ from cifar.training.export.reading.definition import (
     read_definition,
     takes_logits,
 )
-from cifar.training.export.reading.failures import explained, lambda_refused, short
+from cifar.training.export.reading.failures import first_sentence, lambda_refused, loading_error
 from cifar.training.export.reading.files import HDF5
-from cifar.training.export.reading.imports import custom_objects, known_objects
-from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, calls_its_graph, chosen
+from cifar.training.export.reading.imports import (
+    custom_objects,
+    imported_names,
+    known_objects,
+    names_in_lambdas,
+)
+from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, calls_its_graph, choose_output
 
 log = logging.getLogger(__name__)
 
 TF_KERAS = "tf-keras==2.21.0"
-"""The package that reads Keras 2. It is installed without its requirements, because it requires `tensorflow` where `tensorflow-cpu` will do."""
+"""The package that reads Keras 2. It is installed without its requirements, because these include `tensorflow`, and `tensorflow-cpu` is enough."""
 
 
 def load_keras(path: Path, options: ReadOptions, *, keras2: bool) -> Network:
@@ -42,16 +47,18 @@ def load_keras(path: Path, options: ReadOptions, *, keras2: bool) -> Network:
         architecture, training = read_definition(path)
     except (ValueError, KeyError, AttributeError) as error:
         raise ExportError(
-            f"{path} is damaged: its configuration cannot be read ({short(error)}). Download or save it again."
+            f"{path} is damaged: its configuration cannot be read ({first_sentence(error)}). Download or save it again."
         ) from error
     if holds_code(architecture) and not options.allow_lambda:
         raise lambda_refused(path)
-    own = custom_objects(options.imports, keras2=keras2)
+    names = imported_names(options.imports, keras2=keras2)
+    own = custom_objects(names)
     try:
-        model = _load(library, path, own, options)
-    except Exception as error:  # Keras passes on any exception of a layer or of the file format
+        with names_in_lambdas(library, names):
+            model = _load(library, path, own, options)
+    except Exception as error:  # a layer or a reader of the file format may raise anything
         custom = {name: module for name, module in custom_classes(architecture).items() if name not in own}
-        raise explained(path, error, custom=custom, imports=options.imports) from error
+        raise loading_error(path, error, custom=custom, imports=options.imports) from error
     _compute_in_float32(model)
     return _network(library, model, options, training)
 
@@ -73,7 +80,7 @@ def _load(library: Any, path: Path, own: dict[str, Any], options: ReadOptions) -
 
     if path.is_dir() or path.suffix == (suffix := _suffix(path)):
         return load(path)
-    with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name of a file
+    with tempfile.TemporaryDirectory() as folder:  # Keras chooses the reader by the ending of the name
         link = Path(folder) / f"model{suffix}"
         link.symlink_to(path.resolve())
         return load(link)
@@ -86,7 +93,7 @@ def _suffix(path: Path) -> str:
 
 def _compute_in_float32(model: Any) -> None:
     """Make a model that was trained in mixed precision compute in float32, the type of its weights: LiteRT needs it."""
-    # Both versions of Keras lack a public way to visit nested layers, and Keras 2 one to set a policy.
+    # Neither version of Keras has a public way to visit nested layers, and Keras 2 has none to set a policy.
     mixed = [layer for layer in model._flatten_layers() if layer.dtype_policy.name.startswith("mixed_")]  # noqa: SLF001
     if mixed:
         log.warning("The model was trained in mixed precision. It is exported in float32, the type of its weights.")
@@ -107,9 +114,9 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
             f"Expected a model with one input; this model has {len(model.inputs)}: {inputs}. {SEVERAL_INPUTS}"
         )
     names = _output_names(model)
-    output = chosen(names, options.output, [tuple(each.shape) for each in model.outputs])
+    output = choose_output(names, options.output, [tuple(each.shape) for each in model.outputs])
     loss = loss_of(training, output, names)
-    # A model may take and return lists or dictionaries; this one takes and returns one tensor.
+    # The model may take and return lists or dictionaries; the new one takes and returns one tensor.
     model = library.Model(model.inputs[0], model.outputs[names.index(output)])
     return Network(
         call=lambda images: model(images, training=False),
@@ -127,11 +134,12 @@ def _output_names(model: Any) -> list[str]:
         return ["output"]
     if isinstance(model.output, dict):
         return sorted(model.output)  # the order of `model.outputs`
-    return list(model.output_names)
+    names = list(model.output_names)  # the outputs of one layer have the same name
+    return [name if names.count(name) == 1 else f"{name}_{position}" for position, name in enumerate(names)]
 
 
 def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
-    """Return the network of a model without a graph of layers: its output is seen only when it is called."""
+    """Return the network of a model without a graph of layers: its outputs are known only after a call."""
     if not model.variables:
         raise ExportError(
             "The model was saved before it was built, so the file has no weights. Train it, or call it on one image, and save it again."
@@ -146,7 +154,7 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
         if not isinstance(answer, dict | list | tuple):
             return answer
         outputs = answer if isinstance(answer, dict) else {f"output_{i}": each for i, each in enumerate(answer)}
-        return outputs[chosen(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
+        return outputs[choose_output(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
 
     loss = loss_of(training, options.output)
     return Network(

@@ -1,4 +1,4 @@
-"""Load a model of any format as a network."""
+"""Loads a model of any format as a network."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cifar.training.export.reading.keras_models import load_keras
 from cifar.training.export.reading.network import Network, ReadOptions
 from cifar.training.export.reading.saved_models import load_saved_model, load_version
 from cifar.training.export.silence import quiet_libraries
+from cifar.training.run.run_folder import MODEL
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def load(path: Path, options: ReadOptions) -> Network:
 
 def _load(path: Path, kind: Format, options: ReadOptions) -> Network:
     if kind is Format.RUN:
-        return load_keras(path / "model.keras", options, keras2=False)
+        return load_keras(path / MODEL, options, keras2=False)
     if options.signature and kind in {Format.KERAS2, Format.KERAS3}:
         raise ExportError(f"{path} is a Keras file, which has no signatures. Leave --signature out.")
     if kind is Format.VERSION:
@@ -44,7 +45,7 @@ def _load(path: Path, kind: Format, options: ReadOptions) -> Network:
 
 
 def _keras2_saved_model(path: Path, options: ReadOptions) -> Network:
-    """Load a SavedModel of Keras 2 with its layers or, where its layers need Python code, by its signature."""
+    """Load a SavedModel of Keras 2 with its layers or, if they need Python code, by its signature."""
     try:
         network = load_keras(path, options, keras2=True)
         if network.layers is not None:

@@ -15,7 +15,7 @@ SEVERAL_INPUTS = "Export a model that takes an image alone."
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the user for what a file does not say itself."""
+    """The user's options, for facts that the file does not contain."""
 
     image_size: tuple[int, int] | None = None
     """Height and width, for a model that takes images of any size, or flat ones."""
@@ -34,7 +34,7 @@ NO_OPTIONS = ReadOptions()
 
 @dataclass(frozen=True)
 class Network:
-    """One input, one output, in inference mode."""
+    """A model with one input and one output, in inference mode."""
 
     call: Callable[[tf.Tensor], tf.Tensor]
     input_shape: tuple[int | None, ...] | None
@@ -42,17 +42,17 @@ class Network:
     input_dtype: str
     variables: tuple[tf.Variable, ...]
     layers: Any = None
-    """The Keras 3 or `tf_keras` model, for those who look at its layers. None for a SavedModel without them."""
+    """The Keras 3 or `tf_keras` model; None for a SavedModel without layers."""
     from_logits: bool = False
     """True if the loss that the model was trained with takes logits."""
     binary_loss: bool = False
     """True if that loss compares each class by itself, as for multi-label models."""
     input_range: tuple[float, float] | None = None
-    """The values of a black and a white pixel, where the file says so."""
+    """The values of a black and a white pixel, if the file contains them."""
     class_names: tuple[str, ...] = ()
 
 
-def chosen(names: list[str], wanted: str | None, shapes: list[tuple[int | None, ...]]) -> str:
+def choose_output(names: list[str], wanted: str | None, shapes: list[tuple[int | None, ...]]) -> str:
     """Return the name of the output with the classes.
 
     Args:
@@ -76,5 +76,5 @@ def chosen(names: list[str], wanted: str | None, shapes: list[tuple[int | None, 
 
 
 def calls_its_graph(model: Any) -> bool:
-    """Return whether a Functional or Sequential model is called as Keras does it. A subclass may do more than its graph shows."""
+    """Return whether Keras itself defines how the model is called. A subclass may do more than its graph of layers shows."""
     return type(model).call.__module__.partition(".")[0] in {"keras", "tf_keras"}

@@ -1,4 +1,4 @@
-"""Load SavedModel folders by their signatures, without Keras."""
+"""Loads SavedModel folders by their signatures, without Keras."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from cifar.errors import ExportError
 from cifar.models.manifest import Manifest
 from cifar.models.registry import MANIFEST, Version
-from cifar.training.export.reading.failures import short
-from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, chosen
+from cifar.training.export.reading.failures import first_sentence
+from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, choose_output
 
 _DEFAULT_SIGNATURE = "serving_default"
 
@@ -27,7 +27,7 @@ def load_version(path: Path, options: ReadOptions) -> Network:
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except ValidationError as error:
-        raise ExportError(f"{path / MANIFEST} is no manifest of a version ({short(error)}).") from error
+        raise ExportError(f"{path / MANIFEST} is no manifest of a version ({first_sentence(error)}).") from error
     Version(path, manifest).verify()
     if options.signature not in {None, _DEFAULT_SIGNATURE}:
         raise ExportError(f"A version of this project is exported by its {_DEFAULT_SIGNATURE}. Leave --signature out.")
@@ -45,20 +45,20 @@ def load_saved_model(path: Path, options: ReadOptions) -> Network:
     try:
         try:
             loaded = tf.saved_model.load(str(path))
-        except ValueError:  # it holds several graphs, for training and for serving
+        except ValueError:  # the folder has several graphs, for training and for serving
             loaded = tf.saved_model.load(str(path), tags=["serve"])
-    except Exception as error:  # TensorFlow raises whatever the files lead to
+    except Exception as error:  # damaged files can make TensorFlow raise anything
         if "variables/variables" in str(error):
             raise ExportError(
                 f"{path} is a SavedModel without its weights: variables/ is missing or cut off. Copy the whole folder."
             ) from error
-        raise ExportError(f"TensorFlow cannot load {path}: {short(error)}") from error
+        raise ExportError(f"TensorFlow cannot load {path}: {first_sentence(error)}") from error
     signatures = dict(loaded.signatures)
     name = _signature(path, signatures, options.signature)
     signature = signatures[name]
     ((argument, spec),) = _inputs(signature).items()
     outputs = {key: tuple(each.shape) for key, each in signature.structured_outputs.items()}
-    output = chosen(list(outputs), options.output, list(outputs.values()))
+    output = choose_output(list(outputs), options.output, list(outputs.values()))
 
     # The default argument keeps the weights alive; a signature alone does not.
     def call(images: tf.Tensor, _weights: object = loaded) -> tf.Tensor:
