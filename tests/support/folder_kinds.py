@@ -163,14 +163,14 @@ def names_that_are_not_utf_8(root):
     return root
 
 
-@kind(16, 4, says="in sub-folders of their class, which are read too: 20")
+@kind(16, 4, says="in sub-folders of their class, and are read too: 20")
 def the_same_folders_below_each_class(root):
     for name in ("cat", "dog"):
         flat(root / name, batch1=5, batch2=5)
     return root
 
 
-@kind(10, 2, says=(SPLIT, "Too small for that, and not tested: dog"))
+@kind(10, 2, says=(SPLIT, "Classes that are too small for that, and are not tested: dog"))
 def a_class_of_two(root):
     return flat(root, cat=10, dog=2)
 
@@ -180,20 +180,20 @@ def a_class_called_train(root):
     return flat(root, cat=8, dog=7, train=7)
 
 
-@kind(16, 4, says=("further down", SPLIT), left_out={"files that are not pictures": 1})
+@kind(16, 4, says=("The class folders are in", SPLIT), left_out={"files that are not pictures": 1})
 def two_folders_too_high(root):
     flat(root / "download" / "pets", cat=10, dog=10)
     (root / "LICENSE.txt").write_text("x")
     return root
 
 
-@kind(says="further down")
+@kind(says="The class folders are in")
 def parts_one_folder_too_high(root):
     parts(root / "pets")
     return root
 
 
-@kind(16, 4, says="Pictures of pets in sub-folders of their class, which are read too: 10")
+@kind(16, 4, says="Pictures of pets that are in sub-folders of their class, and are read too: 10")
 def pictures_in_folders_below_a_class(root):
     flat(root, cat=10)
     flat(root / "dog", poodle=5, beagle=5)
@@ -225,7 +225,7 @@ def class_names_that_are_not_english(root):
     16,
     4,
     classes=("colon", "lung"),
-    says="If they are the folders in these .colon_n, colon_x, lung_n and 1 more., move those up",
+    says="If the folders in them .colon_n, colon_x, lung_n and 1 more. are the classes, move those up",
 )
 def classes_one_folder_deeper(root):
     flat(root / "colon", colon_n=5, colon_x=5)

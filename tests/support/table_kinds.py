@@ -78,7 +78,7 @@ def a_competition_with_a_table_of_labels_and_a_sample_of_answers(root):
     return table(root, "id,breed", rows).parent
 
 
-@kind(16, 4, classes=("part_1", "part_2"), says="Are these classes. part_1, part_2 are called alike but for a number")
+@kind(16, 4, classes=("part_1", "part_2"), says="Are these classes. The names part_1, part_2 differ only in a number")
 def numbered_folders_without_a_table(root):
     return flat(root, part_1=10, part_2=10)
 
@@ -103,7 +103,7 @@ def a_folder_of_pictures_with_a_table_for_each_part(root):
     8,
     2,
     classes=("cat", "cat dog"),
-    says="Labels that look like several in one cell are read as classes of their own: cat dog",
+    says="Cells that seem to hold several labels are read as one class each: cat dog",
     left_out={"files that are not pictures": 1, "pictures that the table does not list": 3},
 )
 def a_competition_whose_test_table_has_no_labels(root):

@@ -44,9 +44,9 @@ def reexport(
         source: read from it.
         registry: the folder of all models.
         name: of the model in it.
-        precision: of the LiteRT file; see `choose_precision`.
-        held_out: images to judge int8 on. Default: the comparison images, without labels.
-        also: files for other programs: `onnx`, `keras`, both or none.
+        precision: as for `export`.
+        held_out: as for `export`.
+        also: as for `export`.
 
     Raises:
         VersionUnusable: a file of the version differs from its manifest.

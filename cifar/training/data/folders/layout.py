@@ -92,7 +92,7 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
     while not _parts(folder) and (deeper := _wrapped(folder, ())):
         folder = deeper
     if folder is not top:
-        contents.notes.append(f"The classes are those of {folder.path.relative_to(top.path)}, further down.")
+        contents.notes.append(f"The class folders are in {folder.path.relative_to(top.path)}.")
     parts = _parts(folder)
     if TRAIN in parts:
         layout = _with_parts(folder, parts, top, contents)
@@ -265,7 +265,7 @@ def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
             contents.leave_out(NO_PICTURES, sub.path.relative_to(top.path).as_posix())
     if nested:
         contents.notes.append(
-            f"Pictures of {folder.name} in sub-folders of their class, which are read too: {nested:,}."
+            f"Pictures of {folder.name} that are in sub-folders of their class, and are read too: {nested:,}."
         )
     inner = [inner for sub in folder.filled for inner in sub.filled]
     if (
@@ -274,7 +274,7 @@ def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
         and _are_classes(inner)
     ):
         contents.notes.append(
-            f"The classes are {some(list(found))}. If they are the folders in these ({some([sub.name for sub in inner])}), move those up."
+            f"The classes are {some(list(found))}. If the folders in them ({some([sub.name for sub in inner])}) are the classes, move those up."
         )
     return found
 
@@ -345,7 +345,7 @@ def _note_doubts(folder: Folder, contents: Contents) -> None:
     names = [sub.name for sub in folder.filled]
     if not _are_classes(folder.filled):
         contents.notes.append(
-            f"Are these classes? {some(names)} are called alike but for a number, or like any pictures."
+            f"Are these classes? The names {some(names)} differ only in a number, or say nothing but that they are pictures."
         )
     elif odd := [name for name in names if _UNSORTED.fullmatch(name.casefold())]:
         contents.notes.append(

@@ -214,7 +214,7 @@ def _decoded(
         untested = np.setdiff1d(labels, labels[parts == 2])
         if len(untested):
             names_of_untested = [class_names[label] for label in untested.tolist()]
-            contents.notes.append(f"Too small for that, and not tested: {some(names_of_untested)}.")
+            contents.notes.append(f"Classes that are too small for that, and are not tested: {some(names_of_untested)}.")
     order = np.argsort(parts, kind="stable")
     contents.names = [names[good[position]] for position in order]
     sizes = np.bincount(parts, minlength=3)

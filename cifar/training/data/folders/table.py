@@ -78,7 +78,7 @@ def read_tables(
     labels = parts[TRAIN].keys()
     if several := [label for label in labels if ({*re.split(r"[\s,;|]+", label)} - {label}) & labels]:
         contents.notes.append(
-            f"Labels that look like several in one cell are read as classes of their own: {some(several)}. Each picture has one class."
+            f"Cells that seem to hold several labels are read as one class each: {some(several)}. Each picture has one class."
         )
     parts[TRAIN] = dict(sorted(parts[TRAIN].items(), key=lambda item: _by_number(item[0])))
     return check_layout(Layout(parts, unsplit=len(parts) == 1), where, contents)
