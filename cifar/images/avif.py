@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _MAX_STEPS = 2_000
-"""Boxes, items or OBUs that are looked at. Files of cameras and editors have a few dozen."""
+"""Items or OBUs that are looked at. Files of cameras and editors have a few dozen."""
+_VERSION_BYTES = 4
+"""Before the boxes in `meta`."""
 _SEQUENCE_HEADER = 1
 
 
@@ -22,8 +24,7 @@ def coded_pixels(avif: bytes) -> int:
     if avif[8:12] == b"avis":
         raise ValueError("it is a sequence of pictures")
     try:
-        meta = dict(_boxes(avif, 0, len(avif)))[b"meta"]
-        inner = dict(_boxes(avif, meta[0] + 4, meta[1]))
+        inner = dict(boxes(avif, *dict(boxes(avif, 0, len(avif)))[b"meta"]))
         largest = 0
         for start, end in _items(avif, inner[b"iloc"], inner.get(b"idat", (0, 0))[0]):
             largest = max([largest, *_sizes(avif[start:end])])
@@ -32,11 +33,9 @@ def coded_pixels(avif: bytes) -> int:
     return largest
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Yield the type of each box and the place of its content."""
-    for _ in range(_MAX_STEPS):
-        if at + 8 > end:
-            return
+def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Yield the type of each box and the place of its content. `screening.excess` limits their number."""
+    while at + 8 <= end:
         size, kind, head = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
         if size == 1:
             size, head = int.from_bytes(data[at + 8 : at + 16]), 16
@@ -44,9 +43,8 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, i
             size = end - at
         if size < head or at + size > end:
             return
-        yield kind, (at + head, at + size)
+        yield kind, (at + head + _VERSION_BYTES * (kind == b"meta"), at + size)
         at += size
-    raise ValueError(f"it has more than {_MAX_STEPS} boxes")
 
 
 def _items(data: bytes, place: tuple[int, int], idat: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from typing import Any
+
+from cifar.images.avif import boxes
 
 MAX_JPEG_SCANS = 64
 """A progressive JPEG has about ten scans."""
@@ -22,13 +26,22 @@ MAX_EXIF_PARTS = 64
 MAX_PNG_CHUNKS = 20_000
 MAX_GIF_BLOCKS = 2_000
 """Extensions, their blocks of 255 bytes, and stray bytes before the first frame."""
+MAX_BOXES = 5_000
+"""Boxes, and entries of tables, of HEIF and AVIF files. A photo in 400 tiles has about 3,000. libavif holds up all threads while it
+compares each entry with each other: for 3 seconds where there are 60,000, in 120 kB."""
 MAX_TIFF_TAGS = 1_000
 MAX_TIFF_TILE_SIDE = 2_048
 """A decoder keeps one tile in memory, and a tile can be larger than its image. Writers use 128 to 1,024."""
 
 _NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """In compressed data 0xFF is followed by 0 or a restart marker; anything else ends the scan."""
+_SEARCHED_BYTES = 256 * 1024
+"""Searched for a marker at once: at most about a millisecond."""
 _JPEG_SCAN = 0xDA
+_CONTAINERS = {b"meta": {b"iprp": {b"ipco": {}}}}
+"""Boxes of HEIF and AVIF in which others are."""
+_ENTRY_BYTES = {b"iinf": 20, b"iloc": 8, b"iref": 2, b"ipma": 3, b"moov": 4}
+"""Boxes that are tables, and the least bytes of an entry."""
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL_JPEG_FRAMES = frozenset({0xC0, 0xC1})
 _EXIF_PREFIX = b"Exif\0\0"
@@ -45,6 +58,8 @@ def excess(payload: bytes) -> str:
         return _counted(_png_chunks(payload), MAX_PNG_CHUNKS, "PNG chunks")
     if payload.startswith((b"GIF87a", b"GIF89a")):
         return _counted(_gif_blocks(payload), MAX_GIF_BLOCKS, "GIF blocks before the first frame")
+    if payload[4:8] == b"ftyp":
+        return _counted(_boxes(payload, 0, len(payload), _CONTAINERS), MAX_BOXES, "boxes and entries of tables")
     return tiff_excess(payload)
 
 
@@ -101,7 +116,7 @@ def _jpeg_excess(payload: bytes) -> str:
     """Walk from marker to marker to the end of the image. Decoders do not read the bytes after it."""
     at, scans, exif_parts = 2, 0, 0
     for _ in range(MAX_JPEG_SEGMENTS):
-        marker = _NEXT_JPEG_MARKER.search(payload, at)
+        marker = _NEXT_JPEG_MARKER.search(payload, at, at + _SEARCHED_BYTES) or _marker_after(payload, at)
         if not scans and (marker.start() if marker else len(payload)) - at > MAX_JPEG_FILL_BYTES:
             return f"more than {MAX_JPEG_FILL_BYTES} JPEG fill bytes"
         if marker is None or marker[0] == b"\xff\xd9":
@@ -117,6 +132,13 @@ def _jpeg_excess(payload: bytes) -> str:
             return ""
         at = marker.end() + int.from_bytes(payload[marker.end() : marker.end() + 2])
     return f"more than {MAX_JPEG_SEGMENTS} JPEG segments"
+
+
+def _marker_after(payload: bytes, at: int) -> re.Match[bytes] | None:
+    """Search what is left after the first `_SEARCHED_BYTES` from `at`, in parts. Between them, other threads can run."""
+    starts = range(at + _SEARCHED_BYTES - 1, len(payload), _SEARCHED_BYTES)
+    found = (_NEXT_JPEG_MARKER.search(payload, start, start + _SEARCHED_BYTES + 1) for start in starts)
+    return next(filter(None, found), None)
 
 
 def decodes_row_by_row(jpeg: bytes) -> bool:
@@ -144,6 +166,16 @@ def _png_chunks(payload: bytes) -> Iterator[None]:
     while at + 8 <= len(payload) and payload[at + 4 : at + 8] != b"IEND":
         yield
         at += 12 + int.from_bytes(payload[at : at + 4])
+
+
+def _boxes(data: bytes, at: int, end: int, containers: Mapping[bytes, Any]) -> Iterator[None]:
+    """Yield for each box, for those in the boxes that `containers` names, and for as many entries as a table may have."""
+    for kind, (start, stop) in boxes(data, at, end):
+        yield
+        if kind in _ENTRY_BYTES:
+            yield from repeat(None, (stop - start) // _ENTRY_BYTES[kind])
+        if kind in containers:
+            yield from _boxes(data, start, stop, containers[kind])
 
 
 def _gif_blocks(payload: bytes) -> Iterator[None]:

@@ -23,6 +23,7 @@ _UNPACKING = ThreadPoolExecutor(1, "unpacking")
 _GZIP_PIECE_BYTES = 64 * 1024
 """Bytes that are unpacked at once. Each member copies the rest of its piece, so pieces are short."""
 
+_MAX_SIZE_DIGITS = 20
 _MAX_ACCEPTED = 100
 """Entries of an `Accept` header that are read. Thirty thousand would hold the event loop for a fifth of a second."""
 _WEIGHT = re.compile(r"q=[01](\.\d*)?", re.ASCII)
@@ -48,6 +49,12 @@ def error_response(error: CifarError, request_id: str) -> JSONResponse:
 def header(scope: Scope | Message, name: bytes) -> str:
     """Return the value of a header of a request or of the head of an answer, `name` in lower case, or an empty string without that header."""
     return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
+
+
+def announced_bytes(scope: Scope) -> int | None:
+    """Return the `Content-Length` of a request; None without one, or if it has more digits than a size: Python reads at most 4,300."""
+    announced = header(scope, b"content-length")
+    return int(announced) if announced.isdecimal() and len(announced) <= _MAX_SIZE_DIGITS else None
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str | None:

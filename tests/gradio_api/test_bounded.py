@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from gradio import queueing, routes
+from gradio import queueing, route_utils, routes
 from gradio.server_messages import ProcessCompletedMessage
+from starlette.datastructures import Headers
 
 from cifar.serving.gradio import bounded
 from cifar.settings import ROOT
@@ -25,6 +29,23 @@ def test_two_uploads_of_one_photo_have_paths_that_nobody_can_guess(api):
     assert len(paths) == 3
     for path in paths:
         assert api.get(f"/gradio_api/file={path}").content == CAT, "who knows the path can read it"
+
+
+def test_of_an_upload_of_many_files_only_one_is_open(tmp_path):
+    """A form of 70 kB held a thousand file descriptors until it was complete, which on many systems are all that a process has."""
+    bounded.bound_uploads()
+    open_files = []
+
+    async def form() -> AsyncIterator[bytes]:
+        for number in range(200):
+            yield f'--x\r\nContent-Disposition: form-data; name="files"; filename="{number}"\r\n\r\na\r\n'.encode()
+            open_files.append(len(list(Path("/proc/self/fd").iterdir())))
+        yield b"--x--"
+
+    headers = Headers({"content-type": "multipart/form-data; boundary=x"})
+    parser = route_utils.GradioMultiPartParser(headers, form(), upload_dir=tmp_path, max_file_size=10)
+    assert len(asyncio.run(parser.parse()).getlist("files")) == 200
+    assert max(open_files) - open_files[0] < 50
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])

@@ -103,6 +103,20 @@ def test_a_get_request_to_a_route_for_calls_gets_a_4xx(server):
         assert 400 <= httpx2.get(f"{server.address}/gradio_api/{route}").status_code < 500
 
 
+def test_no_call_of_a_client_that_leaves_or_sends_nothing_is_an_internal_error(server):
+    """It would be in the error budget of the operator. A request may have to be forwarded to another worker."""
+    for number in range(8):
+        with socket.create_connection((httpx2.URL(server.address).host, httpx2.URL(server.address).port)) as connection:
+            head = f"POST /gradio_api/upload?upload_id={number} HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            connection.sendall(f"{head}Content-Length: 99\r\n\r\n--x".encode())
+    for route in ("queue/join", "cancel"):
+        assert httpx2.post(f"{server.address}/gradio_api/{route}").status_code < 500
+    deadline = time.monotonic() + 20
+    while metric(server, 'request_count_total{endpoint="/gradio_api/upload",method="POST",status="499"}') < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_five_pages_at_once_get_their_answers(browser, server):
     """Each page has a session of its own."""
     names = CLASS_NAMES[:5]

@@ -56,6 +56,25 @@ def gif_with_comment_blocks(count: int) -> bytes:
     return whole[:start] + b"\x21\xfe" + (b"\xff" + b"c" * 255) * count + b"\0" + whole[start:]
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def with_boxes(format: str, place: tuple[bytes, ...], extra: bytes) -> bytes:
+    """Return a file with further boxes at the end of the box at `place`; of the file if it is empty."""
+    content = encoded(noise(64, 64), format)
+    heads = []
+    for kind in place:
+        start = content.index(kind) - 4
+        size = int.from_bytes(content[start : start + 4])
+        heads.append((content[:start], kind, content[start + size :]))
+        content = content[start + 8 : start + size]
+    content += extra
+    for before, kind, after in reversed(heads):
+        content = before + box(kind, content) + after
+    return content
+
+
 def png_of_size(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     whole = encoded(noise())
@@ -83,6 +102,20 @@ def png_of_size(width: int, height: int) -> bytes:
         pytest.param(gif_with_comment_blocks(70_000), "2000 GIF blocks", id="gif_with_an_18_mb_comment"),
         pytest.param(b"GIF89a" + bytes(7) + b"!\xfe\0" * 500_000, "2000 GIF blocks", id="gif_of_500000_empty_comments"),
         pytest.param(b"GIF89a" + bytes(7) + b"\0!\xfe\0" * 500_000, "2000 GIF blocks", id="gif_of_500000_stray_bytes"),
+        *(
+            pytest.param(with_boxes(format, place, extra), "5000 boxes", id=f"{format}_with_many_{name}")
+            for format in ("AVIF", "HEIF")
+            for name, place, extra in (
+                ("boxes", (), box(b"free") * 6000),
+                ("boxes_in_meta", (b"meta",), box(b"free") * 6000),
+                ("properties", (b"meta", b"iprp", b"ipco"), box(b"free") * 6000),
+                ("items", (b"meta",), box(b"iinf", bytes(120_000))),
+                ("places", (b"meta",), box(b"iloc", bytes(60_000))),
+                ("references", (b"meta",), box(b"iref", bytes(4) + box(b"dimg", bytes(20_000)))),
+                ("associations", (b"meta", b"iprp"), box(b"ipma", bytes(20_000))),
+                ("frames", (), box(b"moov", bytes(40_000))),
+            )
+        ),
     ],
 )
 def test_a_file_with_an_excessive_structure_is_refused_before_decoding(payload, words):

@@ -121,6 +121,18 @@ def test_a_request_that_is_no_http_gets_an_error_of_the_usual_form(address):
         assert answer["request_id"]
 
 
+def test_leading_zeros_of_a_content_length_cost_only_the_announcement(address):
+    """Python refuses to read more than 4,300 digits, which was an internal error of every route."""
+    for zeros in ("", "0" * 5000):
+        with socket.create_connection(address, timeout=20) as connection:
+            status, answer = ask(connection, f"{TYPE}Content-Length: {zeros}{len(FORM)}\r\n", FORM)
+            assert (status, answer["predicted_class"]) == (200, "cat")
+        with socket.create_connection(address, timeout=20) as connection:
+            head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\n{TYPE}Content-Length: {zeros}{len(FORM)}\r\n\r\n"
+            connection.sendall(head.encode() + FORM)
+            assert answer_of(connection)[0] == 200
+
+
 GETS = ["/", "/health", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/models/cifar_classifier"]
 GETS += ["/v1/models/cifar_classifier/metadata", "/gradio_api/info", "/config", "/theme.css"]
 

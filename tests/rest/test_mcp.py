@@ -194,9 +194,15 @@ def tool_call(arguments: str) -> str:
         *(
             (
                 json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}} | long),
-                "200 characters",
+                "10,000 characters",
             )
-            for long in ({"id": "x" * 201}, {"method": "x" * 201}, {"params": {"name": "x" * 10_000_000}})
+            for long in (
+                {"id": "x" * 10_001},
+                {"x" * 10_001: 0},
+                {"params": {"name": "x" * 10_000_000}},
+                {"params": {"name": "predict", "arguments": {"version": " " * 10_000_000}}},
+                {"method": "resources/read", "params": {"uri": "http://" + "x" * 10_000_000}},
+            )
         ),
     ],
 )

@@ -131,6 +131,25 @@ def test_an_archive_with_too_many_files_is_refused_as_a_whole():
     tracemalloc.stop()
 
 
+def test_the_archives_of_a_call_together_take_little_memory_and_few_files():
+    """Entries that are no images count for none, and a call of 9 kB can name one archive sixty times: it took half a gigabyte."""
+    many = zips.archive_of_24000_folders()
+    tracemalloc.start()
+    with pytest.raises(BatchTooLarge, match="more than 1,000 files"):
+        rows_of(*[many] * 16)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    with pytest.raises(BatchTooLarge, match="more than 16 archives"):
+        rows_of(*[zips.zipped([("a.png", PHOTO)])] * 17)
+
+
+def test_a_photo_of_megabytes_in_an_archive_is_read():
+    """The limit on the archive's table of contents held for the photos too."""
+    photo = encoded(noise(1000, 1000))
+    assert len(photo) > 2_000_000
+    assert [row.error for row in rows_of(zips.zipped([("a.png", photo), ("b.png", PHOTO)]))] == [None, None]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_file_names_in_an_archive_are_shown_but_never_used_as_paths(tmp_path, monkeypatch):
     """Nothing is written, two files of one name are two rows, and control characters are replaced."""

@@ -78,6 +78,12 @@ def text() -> str:
     return base64.b64encode(encoded(noise(2150, 2150))).decode()
 
 
+@cache
+def text_in_lines() -> str:
+    """In lines of 36 characters, whose ends are 400,000 escapes in JSON."""
+    return re.sub("(.{36})", "\\1\n", text())
+
+
 def decimals() -> bytes:
     random_ = random.Random(1)
     image = [[[random_.random() for _ in range(3)] for _ in range(32)] for _ in range(32)]
@@ -109,6 +115,15 @@ CASES = [
     ),
     Case("/predict", "a parameter of 19 MB", FORM, lambda: form('name="top_k"', b"\xff" * (LARGEST - 100)), 422),
     Case("/predict", "a photo of 19 MB in base64", JSON, lambda: json.dumps({"inputs": text()}).encode()),
+    Case(
+        "/predict",
+        "a form's head of 19 MB",
+        FORM,
+        lambda: form('name="image"' + "\r\nContent-Type: a" * 1_100_000, b""),
+        400,
+    ),
+    Case("/predict", "base64 with line breaks", JSON, lambda: json.dumps({"inputs": text_in_lines()}).encode()),
+    Case("/predict", "a JPEG of 0xFF", "image/jpeg", lambda: b"\xff\xd8" + b"\xff" * LARGEST, 422),
     Case("/explain", "a photo of 19 MB", FORM, lambda: image_form(photo())),
     Case("/explain", "an Accept of 30,000 commas", FORM, lambda: image_form(CAT), accept="," * 30_000),
     Case("/explain", "a form of many parts", FORM, lambda: b"--cut\r\n\r\n\r\n" * (LARGEST // 11), 400),
@@ -136,6 +151,13 @@ CASES = [
     Case("/gradio_api/mcp", "a file of 14 MB", JSON, lambda: tool("predict", {"image": text()})),
     Case("/gradio_api/mcp/", "1,000 files", JSON, lambda: tool("predict_batch", {"files": [SMALL] * 300 + [""] * 700})),
     Case("/gradio_api/mcp", "1.6 million keys", JSON, lambda: keys(16_000_000), 400),
+    Case(
+        "/gradio_api/mcp",
+        "a number of 18 MB",
+        JSON,
+        lambda: tool("predict", {"image": "", "version": " " * 18_000_000}),
+        400,
+    ),
     *(
         Case(f"/gradio_api/{path}", "900 levels and 30,000 numbers", JSON, gradio_call)
         for path in ("queue/join", "run/predict", "api/predict", "call/predict")
@@ -208,6 +230,7 @@ def watched(tmp_path_factory) -> Iterator[Watched]:
         records_folder=tmp_path_factory.mktemp("records"),
         uploads=tmp_path_factory.mktemp("u"),
         access_log=False,
+        cache_images=0,  # each try must do the work
     )
     engine = open_records(settings)
     write_answers(engine, 1, right=[True] * 2000)

@@ -152,6 +152,13 @@ def table_of_contents_of_40_megabytes() -> bytes:
     return zipped([(f"{place:03}" + "x" * 60_000, b"") for place in range(700)], zipfile.ZIP_STORED)
 
 
+def archive_of_24000_folders() -> bytes:
+    """Return an archive of 1.1 MB whose table of contents is as large as that of a thousand files may be."""
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"/"
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 24_000, 24_000, 24_000 * len(entry), 4, 0)
+    return b"PK\3\4" + 24_000 * entry + end
+
+
 def size_that_lies(announced: int) -> bytes:
     """Return an archive that announces a wrong unpacked size."""
     content = PHOTO

@@ -8,7 +8,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import BodyTooLarge, CifarError, Overloaded
-from cifar.serving.asgi import error_response, header
+from cifar.serving.asgi import announced_bytes, error_response, header
 from cifar.serving.auth.principal import rate_limit_key
 from cifar.serving.process.shares import Shares
 from cifar.serving.routes import rule_of
@@ -47,11 +47,14 @@ class BodyLimit:
             return
         rule = rule_of(scope["path"])
         limit = rule.max_body_bytes or self.max_body_bytes
-        announced = header(scope, b"content-length")
-        is_announced = announced.isdecimal() and not header(scope, b"transfer-encoding")
-        if announced.isdecimal() and int(announced) > limit:
+        size = announced_bytes(scope)
+        if size is not None and size > limit:
             await refuse(_too_large(limit), scope, receive, send)
-        elif is_announced and (int(announced) <= _UNCOUNTED_BYTES or rule.to_disk):  # the server counts these bytes
+        elif (
+            size is not None
+            and not header(scope, b"transfer-encoding")
+            and (size <= _UNCOUNTED_BYTES or rule.to_disk)  # the server counts these bytes
+        ):
             await self.app(scope, receive, send)
         else:
             waiting_bytes = None if rule.to_disk else self._waiting_bytes

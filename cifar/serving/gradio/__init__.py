@@ -48,6 +48,8 @@ bounded.py
     `GradioUploadFile.sha` names an upload's folder; `file_upload_statuses` of `gradio.routes` has `_statuses` and `_signals`.
         gradio_api/test_bounded.py::test_two_uploads_of_one_photo_have_paths_that_nobody_can_guess
         gradio_api/test_bounded.py::test_the_progress_of_uploads_is_forgotten
+    `GradioUploadFile.seek` is called once, when the file is complete.
+        gradio_api/test_bounded.py::test_of_an_upload_of_many_files_only_one_is_open
     `GRADIO_ANALYTICS_MAX_EVENTS` and `GRADIO_ANALYTICS_CACHE_FREQUENCY` are read when a queue is created.
         gradio_api/test_bounded.py::test_gradio_computes_no_statistics_after_a_call
     `gradio.queueing.AsyncQueue` makes the queue of a session's messages, and `Blocks._queue.send_message` fills it.

@@ -22,11 +22,10 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import QueryParams
-from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import WorkerGone
-from cifar.serving.asgi import disconnected, read_body, replay
+from cifar.serving.asgi import body_pieces, disconnected
 from cifar.serving.process.http_protocol import hanging_up
 from cifar.serving.process.lifespan import while_serving
 from cifar.serving.routes import rule_of
@@ -72,9 +71,7 @@ class SessionRouter:
                 path = f"{before}/{event[2]}"
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         elif session_in == "body" and scope["method"] == "POST":
-            body = await read_body(receive)
-            receive = replay(body, receive)
-            owner = self._owner(json.loads(body).get("session_hash"))
+            owner = self._owner(scope["state"]["gradio_session"])
         elif session_in == "query":
             query = QueryParams(scope["query_string"])
             owner = self._owner(query.get("session_hash") or query.get("upload_id"))
@@ -109,7 +106,7 @@ class SessionRouter:
         headers += _forwarded_headers(scope)
         try:
             request = self._client(owner).build_request(
-                scope["method"], address, headers=headers, content=_body(scope, receive)
+                scope["method"], address, headers=headers, content=body_pieces(receive)
             )
             answer = await self._client(owner).send(request, stream=True)
         except httpx2.TransportError as error:
@@ -172,13 +169,6 @@ def _sender_that_adds_the_slot(send: Send, slot: int) -> Send:
         await send({"type": "http.response.body", "body": body})
 
     return send_with_slot
-
-
-async def _body(scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
-    """Yield the request's body as it arrives, until it ends or the client disconnects."""
-    with suppress(ClientDisconnect):
-        async for piece in Request(scope, receive).stream():
-            yield piece
 
 
 def _marked(app: ASGIApp) -> ASGIApp:

@@ -40,6 +40,10 @@ class _Upload(route_utils.GradioUploadFile):  # type: ignore[misc] # Gradio has 
         super().__init__(*args, **options)
         self.sha = _RandomName()
 
+    async def seek(self, _: int) -> None:
+        """Close the file, which is complete: Gradio only moves it. A form may have a thousand files, each with a descriptor."""
+        await self.close()
+
 
 class _Progress(route_utils.FileUploadProgress):  # type: ignore[misc] # Gradio has no types
     """The progress of the latest uploads. Gradio itself keeps the progress of every upload until a client asks for it."""

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar.errors import SettingsError, UploadsFull
-from cifar.serving.asgi import header
+from cifar.serving.asgi import announced_bytes
 from cifar.serving.auth.principal import rate_limit_key
 from cifar.serving.front.body_limit import refuse
 from cifar.serving.process.lifespan import repeat_while_serving
@@ -146,8 +146,8 @@ class UploadQuota:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != UPLOAD_PATH:
             await self.app(scope, receive, send)
             return
-        announced, caller = header(scope, b"content-length"), rate_limit_key(scope)
-        size = int(announced) if announced.isdecimal() else self._max_body_bytes
+        announced, caller = announced_bytes(scope), rate_limit_key(scope)
+        size = self._max_body_bytes if announced is None else announced
         has_room = await asyncio.to_thread(self._has_room, size)
         own = self._now()
         if not has_room or sum(period[caller] for period in self._of_callers) + size > self._share:

@@ -28,7 +28,11 @@ MAX_RATIO = 100
 _ANY_RATIO_BYTES = 64 * 1024
 """Up to this size any ratio is allowed: a picture of one colour compresses a thousandfold."""
 _DIRECTORY_BYTES_PER_FILE = 1024
-"""Allowed size of an archive's central directory for each file."""
+"""Allowed size of the central directories of all archives of a call, for each file. `zipfile` takes about 7 times as much memory."""
+_END_BYTES = 2 * 65536
+"""What is read of an archive beside its directory: its end and a comment."""
+_MAX_ARCHIVES = 16
+"""In a call. Each is open until all files have been read, and has a file descriptor."""
 _NAME_CHARACTERS = 200
 _HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|__MACOSX/|(?:thumbs\.db|desktop\.ini|icon\r)\Z)", re.IGNORECASE)
 """In the names of hidden files, and of those that operating systems add; `./cat.jpg` is neither. The page's zip.js has the same rule."""
@@ -77,8 +81,9 @@ def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) 
     """
     entries: list[Entry] = []
     total_bytes = 0
+    directories = _Directories(settings)
     for upload in uploads:
-        for entry in _entries(upload, settings, stack):
+        for entry in _entries(upload, settings, stack, directories):
             entries.append(entry)
             total_bytes += entry.size_bytes
             if len(entries) > settings.max_batch_files:
@@ -94,7 +99,29 @@ def _too_many(settings: Settings) -> BatchTooLarge:
     return BatchTooLarge(f"There are more than {settings.max_batch_files:,} files. Send fewer at once.")
 
 
-def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[Entry]:
+class _Directories:
+    """What may still be read of the central directories of a call's archives.
+
+    Entries that are no images, such as folders, are not counted as files, and a call may name one archive 400 times.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._archives = _MAX_ARCHIVES
+        self.bytes = settings.max_batch_files * _DIRECTORY_BYTES_PER_FILE + _MAX_ARCHIVES * _END_BYTES
+
+    def open(self) -> None:
+        self._archives -= 1
+        if self._archives < 0:
+            raise BatchTooLarge(f"There are more than {_MAX_ARCHIVES} archives. Send fewer at once.")
+
+    def read(self, size: int) -> None:
+        self.bytes -= size
+        if self.bytes < 0:
+            raise _too_many(self._settings)
+
+
+def _entries(upload: Upload, settings: Settings, stack: ExitStack, directories: _Directories) -> Iterator[Entry]:
     """Yield the entries of one upload."""
     name = display_name(upload.name)
     try:
@@ -104,7 +131,8 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
         if not is_archive:
             yield Entry(name, partial(_read_file, upload, size_bytes, settings), size_bytes)
             return
-        bounded = _Bounded(stack.enter_context(upload.open()), settings)
+        directories.open()
+        bounded = _Bounded(stack.enter_context(upload.open()), directories)
         archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], bounded)))
         bounded.is_open = True
     except BatchTooLarge:
@@ -123,26 +151,27 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack) -> Iterator[E
 
 
 class _Bounded:
-    """An archive that refuses to read more than the largest central directory allowed, which `zipfile` reads in one piece.
+    """An archive that refuses to read a larger central directory than is allowed. `zipfile` reads it in one piece.
 
     Attributes:
         is_open: the central directory has been read.
     """
 
-    def __init__(self, file: BinaryIO, settings: Settings) -> None:
+    def __init__(self, file: BinaryIO, directories: _Directories) -> None:
         self._file = file
-        self._settings = settings
-        self._max_bytes = settings.max_batch_files * _DIRECTORY_BYTES_PER_FILE + 2 * 65536  # its end and a comment
+        self._directories = directories
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
         self.is_open = False
 
     def read(self, size: int = -1) -> bytes:
-        content = self._file.read(size if 0 <= size <= self._max_bytes else self._max_bytes + 1)
-        if len(content) > self._max_bytes:
-            raise _too_many(self._settings)
-        if not self.is_open or (size == _HEAD_BYTES and content.startswith(_SIGNATURES)):
-            return _without_utf8_flags(content)
-        return content
+        if self.is_open:
+            content = self._file.read(size)
+            is_head = size == _HEAD_BYTES and content.startswith(_SIGNATURES)
+            return _without_utf8_flags(content) if is_head else content
+        allowed = self._directories.bytes
+        content = self._file.read(size if 0 <= size <= allowed else allowed + 1)
+        self._directories.read(len(content))
+        return _without_utf8_flags(content)
 
 
 def _without_utf8_flags(heads: bytes) -> bytes:

@@ -26,6 +26,9 @@ _PLAIN_HEAD = re.compile(
     rb'(?i:content-disposition): form-data; name="(\w+)"(; filename="[^"\\\r\n]*")?((?:\r\n(?i:content-(?:type|length)): [^\r\n]*)*)'
 )
 """The head of a part without escapes, encodings, or headers that change its meaning."""
+_PLAIN_HEAD_BYTES = 4096
+"""Of a longer head, the pattern would hold the event loop for up to a quarter of a second. The general parser has a limit too."""
+_MAX_PREAMBLE_BYTES = 64 * 1024
 _FILE_TYPE = re.compile(rb"\s*(?:image/|application/octet-stream)", re.IGNORECASE)
 _FILE_TYPE_LINE = re.compile(rb"\r\ncontent-type:\s*(?:image/|application/octet-stream)", re.IGNORECASE)
 
@@ -110,7 +113,7 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadRequest(f"The Content-Type multipart/form-data names no boundary. {_HOW}")
-    begin = body.find(b"--" + boundary)
+    begin = body.find(b"--" + boundary, 0, _MAX_PREAMBLE_BYTES)
     if begin < 0:
         raise BadRequest(
             f"The form does not contain the boundary {boundary[:70].decode('latin-1')!r} that its Content-Type names. {_HOW}"
@@ -135,7 +138,7 @@ def _read_plain(body: bytes, boundary: bytes) -> list[Part] | None:
     parts: list[Part] = []
     end = len(delimiter) - 2
     while body.startswith(b"\r\n", end) and len(parts) < _MAX_PARTS:
-        begin, head_end = end + 2, body.find(b"\r\n\r\n", end + 2)
+        begin, head_end = end + 2, body.find(b"\r\n\r\n", end + 2, end + 2 + _PLAIN_HEAD_BYTES)
         head = _PLAIN_HEAD.fullmatch(body, begin, head_end) if head_end > 0 else None
         end = body.find(delimiter, head_end + 4)
         if head is None or end < 0:

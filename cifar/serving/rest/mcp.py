@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 PATH = "/gradio_api/mcp"
 _JSON = "application/json"
 _MAX_DEPTH = 100
-_MAX_NAME_CHARACTERS = 200
+_MAX_TEXT_CHARACTERS = 10_000
+"""Of a text that is no file. The library reads numbers, addresses and lists in texts, and repeats them in its errors."""
 _OTHER_ITEMS = 1000
 """Values, keys and lists of a call besides its files."""
 _INSTRUCTIONS = (
@@ -97,10 +98,16 @@ def _check_form(body: bytes, max_files: int) -> None:
     """Check what a call consists of: its values, and those in its texts, since the library reads lists in texts too.
 
     Raises:
-        BadRequest: it is not JSON, too deep, or has too many values or files, or too long a name.
+        BadRequest: it is not JSON, too deep, or has too many values or files, or too long a text.
     """
     max_items = 2 * max_files + _OTHER_ITEMS  # the comma after a file, and the one in its data: URL
     call = parse_json(body, max_items=max_items)
+    parameters = call.get("params") if isinstance(call, dict) else None
+    arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
+    image, files = map(arguments.get, ("image", "files")) if isinstance(arguments, dict) else (None, None)
+    if isinstance(files, list) and len(files) > max_files:
+        raise BadRequest(f"A batch has at most {max_files:,} files; got {len(files):,}.")
+    file_ids = {id(each) for each in (image, files, *(files if isinstance(files, list) else ()))}
     items, parts = 0, [(call, 1)]
     while parts:
         part, depth = parts.pop()
@@ -110,19 +117,10 @@ def _check_form(body: bytes, max_files: int) -> None:
             parts += ((each, depth + 1) for each in part)
         elif isinstance(part, str):
             items += sum(part.count(mark) for mark in ",[{")
+            if len(part) > _MAX_TEXT_CHARACTERS and id(part) not in file_ids:
+                raise BadRequest(f"A text that is no file has at most {_MAX_TEXT_CHARACTERS:,} characters.")
         if depth > _MAX_DEPTH or items > max_items:
             raise BadRequest(f"A call is at most {_MAX_DEPTH} levels deep and has at most {max_items:,} values.")
-    parameters = call.get("params") if isinstance(call, dict) else None
-    names = [call.get("method"), call.get("id")] if isinstance(call, dict) else []
-    names += [parameters.get("name")] if isinstance(parameters, dict) else []
-    if any(
-        isinstance(name, str) and len(name) > _MAX_NAME_CHARACTERS for name in names
-    ):  # the library compares and repeats them
-        raise BadRequest(f"Method, id and tool name of a call have at most {_MAX_NAME_CHARACTERS} characters.")
-    arguments = parameters.get("arguments") if isinstance(parameters, dict) else None
-    files = arguments.get("files") if isinstance(arguments, dict) else None
-    if isinstance(files, list) and len(files) > max_files:
-        raise BadRequest(f"A batch has at most {max_files:,} files; got {len(files):,}.")
 
 
 def create_server(service: Service, settings: Settings) -> FastMCP[None]:
