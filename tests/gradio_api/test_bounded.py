@@ -34,12 +34,15 @@ def test_two_uploads_of_one_photo_have_paths_that_nobody_can_guess(api):
 def test_of_an_upload_of_many_files_only_one_is_open(tmp_path):
     """A form of 70 kB held a thousand file descriptors until it was complete, which on many systems are all that a process has."""
     bounded.bound_uploads()
-    open_files = []
+    open_files: list[int] = []
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     async def form() -> AsyncIterator[bytes]:
         for number in range(200):
             yield f'--x\r\nContent-Disposition: form-data; name="files"; filename="{number}"\r\n\r\na\r\n'.encode()
-            open_files.append(len(list(Path("/proc/self/fd").iterdir())))
+            open_files.append(descriptors())
         yield b"--x--"
 
     headers = Headers({"content-type": "multipart/form-data; boundary=x"})
