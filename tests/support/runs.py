@@ -40,7 +40,7 @@ def colours_folder(folder: Path, count: int) -> Path:
     return folder
 
 
-EPOCHS = {"fast": 4, "tutorial": 3}
+EPOCHS = {"fast": 3, "tutorial": 3}
 
 
 QUICK = TrainConfig(arch="tutorial", epochs=1, batch_size=16)
