@@ -1,4 +1,4 @@
-"""Read class names from a list, from a file of any common kind, or from the folders of a data set."""
+"""Reads class names from a list, from a file of any common kind, or from the folders of a data set."""
 
 from __future__ import annotations
 

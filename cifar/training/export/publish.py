@@ -1,4 +1,4 @@
-"""Turn a folder with a SavedModel into a version: the last steps of every export."""
+"""Turns a folder with a SavedModel into a version: the last steps of every export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export a version again, with new files beside its SavedModel. Its network and its measurements stay the same."""
+"""Exports a version again, with new files beside its SavedModel. Its network and its measurements stay the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the messages of TensorFlow and Keras off the terminal: they are meant for developers and can be kilobytes long."""
+"""Keeps the messages of TensorFlow and Keras off the terminal: they are meant for developers and can be kilobytes long."""
 
 from __future__ import annotations
 

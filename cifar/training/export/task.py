@@ -1,4 +1,4 @@
-"""Tell single-label from multi-label models, and check that the outputs of either are probabilities."""
+"""Tells single-label from multi-label models, and checks that the outputs of either are probabilities."""
 
 from __future__ import annotations
 

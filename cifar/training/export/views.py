@@ -21,7 +21,7 @@ _MAX_IMAGES = 1000
 _MIN_IMAGES = 50
 _BATCH = 50
 _CHANCE = 2.0
-"""In standard deviations of lost minus gained answers. Mirror images that lose more than this do not help."""
+"""Standard deviations by which lost right answers exceed gained ones if mirror images are taken as harmful."""
 
 
 def measure_views(signatures: Any, held_out: HeldOut) -> ViewsInfo | None:

@@ -1,4 +1,4 @@
-"""Write a Keras model as the next version of the registry, and check the written files against the model."""
+"""Writes a Keras model as the next version of the registry, and compares the written files with the model."""
 
 from __future__ import annotations
 

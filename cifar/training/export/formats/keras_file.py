@@ -46,9 +46,7 @@ def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifi
     check_layers(model)
     try:
         model.layers.save(file)
-    except (
-        Exception
-    ) as error:  # a layer may raise anything, and Keras 2 cannot write every model that its .h5 files contain
+    except Exception as error:  # a layer may raise anything, and Keras 2 cannot write every model that it reads
         raise ExportError(
             f"This network cannot be written as a .keras file: {first_sentence(error).rstrip('.')}. Leave out keras."
         ) from error

@@ -1,4 +1,4 @@
-"""Write the further files of a version, and compare each with the model."""
+"""Writes the further files of a version, and compares each with the model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_formats(
     Args:
         also: `onnx`, `keras`, both or none.
         folder: of the version.
-        manifest: of the version. The metadata of the ONNX file come from it.
+        manifest: of the version. The ONNX file's metadata comes from it.
         source: the model.
         signatures: of the reloaded SavedModel.
         comparison: the images, and the version's answers.

@@ -1,4 +1,4 @@
-"""Write the LiteRT file of a version: convert the network, check the file, and choose its precision."""
+"""Writes the LiteRT file of a version: converts the network, checks the file, and chooses its precision."""
 
 from __future__ import annotations
 

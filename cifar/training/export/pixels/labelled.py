@@ -5,7 +5,6 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from cifar.errors import CifarError, ExportError
 from cifar.images.decode import preprocess
 from cifar.images.spec import ImageSpec
+from cifar.training.data.folders.names import key_of
 from cifar.training.data.split import evenly_spaced
 
 _MAX_PICTURES = 400
@@ -46,7 +46,7 @@ def read_labelled(
     If there are more than `limit`, evenly spaced ones are read.
 
     Raises:
-        ExportError: `folder` does not exist, or no picture in it has a label.
+        ExportError: `folder` is not a folder, or no picture in it has a label.
     """
     if not folder.is_dir():
         raise ExportError(f"--check {folder} is not a folder. Name a folder with a few pictures of each class.")
@@ -97,4 +97,4 @@ def _files(folder: Path, class_names: Sequence[str]) -> Iterator[tuple[Path, int
 
 def _key(name: str) -> str:
     """Return a name for comparison: file systems differ in case, accents and spaces, and no file can be named `T-shirt/top`."""
-    return re.sub(r"[\s/_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+    return re.sub(r"[\s/_-]+", " ", key_of(name)).strip()

@@ -16,7 +16,7 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns pixels in [0, 1] into those that the network was trained on: exchanges red and blue, then scales and shifts each channel."""
+    """Turns pixels in [0, 1] into those that the network was trained on: exchanges red and blue if `bgr`, then scales and shifts."""
 
     name: str
     """As `--preprocessing` takes it, such as `0,255` or `caffe`."""
