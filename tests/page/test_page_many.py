@@ -63,7 +63,7 @@ def test_an_unreadable_file_in_a_batch_of_twenty_is_a_row_with_its_error(page):
         "1",
         "",
     )
-    assert "not an image" in table[9]["error"]
+    assert "not a supported image" in table[9]["error"]
     records = json.loads(saved(page, "batch", "json"))
     assert [record.get("label", "") for record in records] == [row["label"] for row in table]
     assert len(records[0]["top_k"]) == 3

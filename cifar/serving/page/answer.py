@@ -67,24 +67,23 @@ def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, r
         request_id: of the answer. With it, the page asks whether the answer is right.
     """
     prediction = answer.prediction
-    grade = prediction.grade
     # A multi-label version has no single right label to ask for.
     feedback = _feedback(answer, request_id) if request_id and not prediction.multi_label else ""
     bars = "".join(_bar(name, score, explains=explains) for name, score in prediction.top_k)
     return (
-        f'<div class="answer" data-grade="{grade}" data-label="{html.escape(prediction.top_k[0][0])}">'
-        f"<h2>{as_html(headline(prediction))}</h2>{_warning(answer, grade)}"
+        f'<div class="answer" data-grade="{prediction.grade}" data-label="{html.escape(prediction.top_k[0][0])}">'
+        f"<h2>{as_html(headline(prediction))}</h2>{_warning(answer)}"
         f'<ol class="bars">{bars}</ol>{feedback}'
-        f"{_seen(answer, manifest, grade)}</div>"
+        f"{_seen(answer, manifest)}</div>"
     )
 
 
-def _warning(answer: Classification, grade: Grade) -> str:
+def _warning(answer: Classification) -> str:
     """Return why the answer is unsure or none of the classes, and what the person can do about it."""
     prediction = answer.prediction
-    if grade == "class" or (prediction.multi_label and grade == "unsure"):
+    if prediction.grade == "class" or (prediction.multi_label and prediction.grade == "unsure"):
         return ""
-    if grade == "none":
+    if prediction.grade == "none":
         reason = text("answer.none_why", count=len(prediction.class_scores))
     else:
         reason = text("answer.unlike_why" if prediction.in_distribution is False else "answer.unclear_why")
@@ -92,16 +91,19 @@ def _warning(answer: Classification, grade: Grade) -> str:
 
 
 def _advice(answer: Classification) -> Text:
+    return text("answer.advice", size=_size(answer))
+
+
+def _size(answer: Classification) -> str:
     height, width = answer.seen.shape[:2]
-    return text("answer.advice", size=f"{width} x {height}")
+    return f"{width} x {height}"
 
 
 def _feedback(answer: Classification, request_id: str) -> str:
     """Return the question whether the answer is right, with a button for each label; `feedback.js` sends the chosen one."""
     prediction = answer.prediction
-    grade = prediction.grade
-    none = grade == "none"
-    advice = f"<small>{as_html(_advice(answer))}</small>" if grade == "class" else ""
+    none = prediction.grade == "none"
+    advice = f"<small>{as_html(_advice(answer))}</small>" if prediction.grade == "class" else ""
     answered = NONE_LABEL if none else prediction.top_k[0][0]
     others = [name for name in feedback_labels(prediction.class_scores) if name != answered]
     choices = "".join(
@@ -134,15 +136,14 @@ def _bar(name: str, score: float, *, explains: bool) -> str:
     )
 
 
-def _seen(answer: Classification, manifest: Manifest, grade: Grade) -> str:
+def _seen(answer: Classification, manifest: Manifest) -> str:
     """Return the image that the model received, and facts about the version and its confidence."""
-    height, width = answer.seen.shape[:2]
     lines = [
-        html_text("answer.seen", size=f"{width} x {height}"),
+        html_text("answer.seen", size=_size(answer)),
         html_text("answer.version", name=answer.model_name, number=answer.version),
         *([html_text(views)] if (views := _VIEWS.get(len(answer.inputs))) else []),
         *([html_text("answer.multi_label")] if manifest.is_multi_label else []),
-        *_calibration(manifest, grade),
+        *_calibration(manifest, answer.prediction.grade),
     ]
     if answer.prediction.in_distribution is None:
         lines.append(html_text("answer.cannot_tell"))

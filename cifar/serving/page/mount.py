@@ -20,7 +20,7 @@ _SCRIPTS = ("page", "server", "files", "live", "feedback", "zip", "batch")
 """`page.js` comes first: the others use its functions."""
 
 
-def mount_page(api: FastAPI, service: Service, settings: Settings, worker: WorkerSlot | None = None) -> None:
+def mount_page(api: FastAPI, service: Service, settings: Settings, worker: WorkerSlot | None) -> None:
     """Build the page for `service` and mount it at `/` of `api`."""
     mark = data_url(_read("mark.svg").encode(), "image/svg+xml")
     mount_blocks(
