@@ -60,10 +60,10 @@ def find_preparation(
     class_names: Sequence[str],
     images: Mapping[str, np.ndarray],
     *,
-    named: Preparation | None = None,
-    labelled: Labelled | None = None,
-    ask: Ask | None = None,
-    familiar: bool = True,
+    named: Preparation | None,
+    labelled: Labelled | None,
+    ask: Ask | None,
+    familiar: bool,
 ) -> FoundPreparation:
     """Find out which preparation of the pixels a model was trained with. Nothing is guessed.
 
@@ -134,7 +134,7 @@ def warn_if_one_label(
     found: FoundPreparation,
     class_names: Sequence[str],
     images: Mapping[str, np.ndarray],
-    labelled: Labelled | None = None,
+    labelled: Labelled | None,
 ) -> None:
     """Warn if all pictures get the same label, as with a wrong range. The pictures are the labelled ones if there are any."""
     shown = labelled.images if labelled else np.stack(list(images.values()))
