@@ -6,6 +6,7 @@ decoded. The module needs Pillow and NumPy, and no machine-learning library.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ _OTHER_PEAK_BYTES_PER_PIXEL = 12
 _COEFFICIENT_BYTES = 2
 
 _EXIF_PREFIX = b"Exif\0\0"
+_DATA_URL = re.compile(rb"\Adata:[^,]{0,100},")
 _EXIF_PREFIXES = re.compile(rb"\A(?>(?:%b)+)" % _EXIF_PREFIX)
 """Pillow drops them one by one and copies the rest each time, which takes hours for a megabyte of them."""
 _CODED_MARGIN_PIXELS = 512 * 512
@@ -214,6 +216,10 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
             raise UnreadableImage(
                 "The file begins like an image, but its header is damaged or cut off. Save it again and send the new file."
             ) from error
+        if _is_base64_of_an_image(payload):
+            raise UnsupportedImage(
+                "The file's content is an image in base64. Decode it, and send the image itself."
+            ) from error
         raise UnsupportedImage(
             f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
         ) from error
@@ -284,6 +290,14 @@ def begins_like_an_image(payload: bytes) -> bool:
     """Return whether one of the decoders in `FORMATS` recognises the first bytes."""
     Image.init()
     return any(bool(accept and accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
+
+
+def _is_base64_of_an_image(payload: bytes) -> bool:
+    start = _DATA_URL.sub(b"", payload[:200], 1)[:64]
+    try:
+        return begins_like_an_image(base64.b64decode(start, validate=True))
+    except ValueError:
+        return False
 
 
 def _orientation(image: Image.Image) -> int:

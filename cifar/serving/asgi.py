@@ -35,12 +35,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 """A function that answers the requests of one route."""
 
 
-def error_response(error: CifarError, request_id: str) -> JSONResponse:
-    """Return the response to an error: a sentence, a stable code, and the request id to quote to the operator."""
+def error_response(error: CifarError, request_id: str, **more: object) -> JSONResponse:
+    """Return the response to an error: a sentence, a stable code, the request id to quote to the operator, and `more`."""
     headers = dict(error.headers)
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    body = {"error": str(error), "code": error.code, "request_id": request_id}
+    body = {"error": str(error), "code": error.code, "request_id": request_id, **more}
     if trace := trace_id.get():
         body["trace_id"] = trace
     return JSONResponse(body, status_code=error.status, headers=headers)

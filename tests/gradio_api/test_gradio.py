@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-import httpx
 import httpx2
 import pytest
 from gradio_client import handle_file
+from gradio_client.exceptions import AppError, ValidationError
 from starlette.routing import Mount
 from support.servers import visited_server
 from support.shipped import NEWEST
@@ -31,11 +31,18 @@ def test_gradio_client_and_rest_give_the_same_answer(client, server):
         assert by_gradio == by_rest
 
 
-def test_a_path_without_handle_file_gets_a_hint(client):
-    """It is the most common mistake with gradio_client."""
-    with pytest.raises(httpx.HTTPStatusError) as caught:
-        client.predict(str(CAT), api_name="/predict")
-    assert "handle_file('photo.jpg')" in caught.value.response.text
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (str(CAT), "/predict"),
+        ([str(CAT)], "/predict_batch"),
+        ({"path": "https://a.example/cat.jpg", "meta": {"_type": "gradio.FileData"}}, "/predict"),
+    ],
+)
+def test_gradio_client_says_what_to_do_with_a_path_or_an_address(client, value, name):
+    """It is the most common mistake, and of most refused calls the client shows the status only."""
+    with pytest.raises((ValidationError, AppError), match=re.escape("handle_file('photo.jpg')")):
+        client.predict(value, api_name=name)
 
 
 def call_with_path(server: str, path: str, **more) -> list[httpx2.Response]:

@@ -123,6 +123,8 @@ def test_wrong_feedback_gets_an_error_and_changes_nothing(client, tmp_path):
         assert (response.status_code, response.json()["code"]) == (status, code), body
         row = rows(tmp_path)[request_id]
         assert (row["feedback_label"], row["feedback_note"]) == ("frog", "first"), body
+    form = client.post("/feedback", data={"request_id": request_id, "label": "dog"}).json()["error"]
+    assert form == "The body must be a JSON object, sent with Content-Type: application/json."
 
 
 def test_a_client_that_uses_the_id_of_another_user_changes_neither_prediction_nor_feedback(tmp_path):

@@ -103,11 +103,12 @@ def test_a_valid_request_id_is_used_and_an_invalid_one_is_replaced(api):
     ("content", "name", "status", "code", "words"),
     [
         (b"just text", "photo.png", 415, "unsupported_image", "whatever its name says"),
+        (b"data:image/jpeg;base64," + base64.b64encode(CAT), "cat.jpg", 415, "unsupported_image", "an image in base64"),
         (truncated_jpeg(), "photo.jpg", 422, "unreadable_image", "truncated"),
         (b"", "photo.jpg", 422, "unreadable_image", "0 bytes"),
         (png_of_100_megapixels, "photo.png", 413, "image_too_large", "megapixels"),
     ],
-    ids=["text_named_png", "truncated_jpeg", "zero_bytes", "png_of_100_megapixels"],
+    ids=["text_named_png", "base64", "truncated_jpeg", "zero_bytes", "png_of_100_megapixels"],
 )
 def test_a_bad_file_gets_its_status_and_a_message(api, content, name, status, code, words):
     """Another file would be answered, so the status is 4xx."""
@@ -140,12 +141,21 @@ def test_a_bad_parameter_gets_its_status_and_a_message(api, fields, status, code
     ("request_", "words"),
     [
         ({}, "no Content-Type"),
-        ({"json": {"image": "x"}}, "application/json"),
-        ({"data": {"other": "x"}}, "urlencoded"),
+        ({"json": {"image": "x"}}, "base64 as `inputs`; got application/json with `image`"),
+        ({"json": {"url": "https://a.example/cat.jpg"}}, "with `url`; addresses are not fetched"),
+        ({"json": {"instances": []}}, "`instances`, which belongs to /v1/models/NAME:predict"),
+        ({"data": {"other": "x"}}, "urlencoded. Use .*-F image=@photo.jpg"),
+        (
+            {
+                "content": CAT.translate(None, b"\0\r\n"),
+                "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+            },
+            "Use `curl -F image=@photo.jpg`",
+        ),
         ({"files": {"image": (None, "text")}}, "came as text"),
         ({"content": b"", "headers": {"Content-Type": "image/png"}}, "No image came"),
     ],
-    ids=["nothing", "json", "urlencoded", "text_field", "empty_raw_body"],
+    ids=["nothing", "json", "address", "tensors", "urlencoded", "curl_with_data", "text_field", "empty_raw_body"],
 )
 def test_the_error_for_a_request_without_an_image_says_how_to_send_one(api, request_, words):
     """A caller who sent JSON or a text field learns from the message what to change."""
@@ -256,7 +266,8 @@ def test_the_task_is_read_from_json_and_from_a_body_without_a_type(api):
     ("call", "status", "code", "words"),
     [
         ({"inputs": "https://a.example/cat.jpg"}, 400, "bad_request", "in base64; got 'https://a.example/ca'"),
-        ({"inputs": 7}, 400, "missing_image", "a file in base64 as `inputs`; got application/json"),
+        ({"inputs": 7}, 400, "missing_image", "a file in base64 as `inputs`; got application/json with `inputs`"),
+        ({"inputs": "aaaa", "parameters": {"candidate_labels": []}}, 422, "bad_parameter", "classes are fixed"),
         ({"inputs": "aaaa"}, 415, "unsupported_image", "whatever its name says"),
         ({"inputs": "aaaa", "parameters": 7}, 400, "bad_request", "`parameters` must be"),
         ({"inputs": "aaaa", "parameters": {"top_k": "x"}}, 422, "bad_parameter", "whole number; got 'x'"),

@@ -236,6 +236,8 @@ def test_unknown_models_versions_labels_and_verbs_are_answered_404(api):
         assert answer.status_code == 404, (path, answer.text)
         assert answer.json()["error"]
     assert api.post(f"{MODEL}:predict", content=b"{").json()["error"].startswith("The body is not JSON")
+    assert "it is a multipart form" in api.post(f"{MODEL}:predict", files={"image": b"x"}).json()["error"]
+    assert "it is an image file" in api.post(f"{MODEL}:predict", content=b"\xff\xd8\xff\xe0\0").json()["error"]
     broken = ask(api, {"signature_name": "serving_bytes", "instances": [b64(CAT[:300])]})
     assert (broken.status_code, broken.json()["code"]) == (422, "unreadable_image")
 

@@ -41,9 +41,11 @@ MAX_CALL_BYTES = 64 * 1024
 _PREFIX = "/gradio_api/"
 _FILE_BY_URL = re.compile(r"/gradio_api/file=\s*[a-zA-Z][\w+.-]*:")
 _SESSION_HASH = re.compile(r"[\w-]{1,64}")
+_PYTHON_CLIENT = "gradio_client/"
+"""In the User-Agent of Gradio's Python client."""
 _MAX_PATH_CHARACTERS = 1024
 """The path of an upload is much shorter. Resolving a path of 64 kB whose folders do not exist takes half a second."""
-_CLOSED = "There is nothing at this address."
+_CLOSED = "There is nothing at this address; /docs lists what there is."
 _DOES_NOT_FIT = "The call does not fit its endpoint. /gradio_api/info lists endpoints and parameters."
 
 
@@ -72,7 +74,8 @@ class GradioGuard:
         try:
             await self._answer(scope, await self._checked(scope, receive), send)
         except CifarError as error:
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            more = _shown_by_client(error) if _PYTHON_CLIENT in header(scope, b"user-agent") else {}
+            await error_response(error, scope["state"]["request_id"], **more)(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Refuse a request that must not reach Gradio. Return a `receive` from which Gradio can read the body."""
@@ -107,11 +110,11 @@ class GradioGuard:
         if session is not None and not (isinstance(session, str) and _SESSION_HASH.fullmatch(session)):
             raise BadRequest("session_hash must be 1 to 64 letters, digits, - or _.")
         data = call.get("data")
-        if isinstance(data, list) and data and isinstance(data[0], str):
+        if isinstance(data, list) and data and _is_path(data[0]):
             raise BadRequest("The image came as text. In Python, wrap its path: handle_file('photo.jpg').")
         if not all(map(self._is_upload, _named_files(call))):
             raise BadRequest(
-                f"A file must be uploaded to {UPLOAD_PATH} first: a path on the server or a URL is not accepted."
+                f"A file must be uploaded to {UPLOAD_PATH} first, as handle_file('photo.jpg') does: a path on the server or a URL is not accepted."
             )
         return session
 
@@ -155,10 +158,25 @@ class GradioGuard:
                 log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
         if status == 405:
-            sentence = f"{scope['method']} is not a method of {scope['path'][:200]}."
+            sentence = f"{scope['method']} is not a method of {scope['path'][:200]}; see /docs."
             raise MethodNotAllowed(sentence, allowed, head=not rule_of(scope["path"]).session)
         if failure is not None:
             raise _as_error(status, bytes(failure))
+
+
+def _shown_by_client(error: CifarError) -> dict[str, Any]:
+    """Make `gradio_client` show the sentence of an error: of all refused calls, it does so for a failed validation only."""
+    if not isinstance(error, BadRequest):
+        return {}
+    error.status = 422
+    return {"detail": [{"__type__": "validate", "is_valid": False, "parameter_name": "call", "message": str(error)}]}
+
+
+def _is_path(value: Any) -> bool:
+    """Return whether text came in place of an upload, or of the first of several."""
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], str) and bool(Path(value[0]).suffix)
+    return isinstance(value, str)
 
 
 async def _read_call(receive: Receive) -> bytes:

@@ -204,7 +204,10 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return _respond(request, BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}."))
+        sentence = f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+        if first["loc"] == ("body",):  # such as a form
+            sentence = "The body must be a JSON object, sent with Content-Type: application/json."
+        return _respond(request, BadParameter(sentence))
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

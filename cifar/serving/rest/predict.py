@@ -39,7 +39,8 @@ _CLASSIFICATION_TOP_K = 5
 """Number of labels that the task returns by default, whatever the setting `default_top_k` says."""
 _HUB_CLIENTS = ("hf_hub/", "@huggingface/")
 """In the User-Agent of Hugging Face's clients, which send a file as the body when they send no parameters."""
-_NO_TYPE = ("", "application/x-www-form-urlencoded")
+_FORM = "application/x-www-form-urlencoded"
+_NO_TYPE = ("", _FORM)
 """The types of a body whose sender chose none. The second one is what `curl --data-binary` adds."""
 _MAX_VALUE_BYTES = 200
 """Of a parameter in a form. To decode 20 MB that are not UTF-8 takes 80 ms."""
@@ -182,6 +183,10 @@ async def read_image(
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return _image_in_form(read_form(body, content_type), names, add), values
+    if (
+        kind == _FORM and body.startswith(b"\xff\xd8") and b"\0" not in body[:64]
+    ):  # `curl -d` takes out zeros and ends of lines
+        raise _missing_image(kind, task=task)
     if kind.startswith("image/") or kind == "application/octet-stream" or begins_like_an_image(body):
         if task and (
             kind in _NO_TYPE or any(client in request.headers.get("user-agent", "") for client in _HUB_CLIENTS)
@@ -190,11 +195,16 @@ async def read_image(
         return body or None, values
     if task and kind == "application/json":
         read = await asyncio.to_thread(_read_task, body) if len(body) > _THREAD_BYTES else _read_task(body)
-        if read:
-            return read[0], {**values, **read[1]}
-    raise MissingImage(
-        "Expected multipart/form-data with a file field `image`, an image/* body, or JSON with a file in base64 as `inputs`; "
-        f"got {kind or 'no Content-Type'}."
+        return read[0], {**values, **read[1]}
+    raise _missing_image(kind, task=task)
+
+
+def _missing_image(kind: str, *, task: bool) -> MissingImage:
+    """Say how to send an image; `kind` is what came instead."""
+    json = ", or JSON with a file in base64 as `inputs`" if task else ""
+    hint = " Use `curl -F image=@photo.jpg`, or `files=` of Python's requests." if kind == _FORM else ""
+    return MissingImage(
+        f"Expected multipart/form-data with a file field `image`, an image/* body{json}; got {kind or 'no Content-Type'}.{hint}"
     )
 
 
@@ -217,20 +227,23 @@ def _image_in_form(parts: list[Part], names: tuple[str, ...], add: Callable[[str
     return _file(images[0]) if images else None
 
 
-def _read_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Read the JSON of Hugging Face's image-classification task; None if it is another object.
+def _read_task(body: bytes) -> tuple[bytes, dict[str, str]]:
+    """Read the JSON of Hugging Face's image-classification task.
 
     Raises:
+        MissingImage: it is another object.
         BadRequest: the JSON cannot be read, or `inputs` is not base64.
         BadParameter: `function_to_apply` is neither softmax nor sigmoid, between which the version has chosen.
     """
     call = parse_json(body, max_items=1000)
     encoded = call.get("inputs") if isinstance(call, dict) else None
     if not isinstance(encoded, str):
-        return None
+        raise _missing_image(_described(call), task=True)
     parameters = call.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise BadRequest("`parameters` must be a JSON object.")
+    if "candidate_labels" in parameters:
+        raise BadParameter("candidate_labels must be left out: the version's classes are fixed.")
     if parameters.get("function_to_apply") not in (None, "softmax", "sigmoid"):
         raise BadParameter("function_to_apply must be left out: the version's scores are probabilities already.")
     values = {"task": CLASSIFICATION}
@@ -242,6 +255,17 @@ def _read_task(body: bytes) -> tuple[bytes, dict[str, str]] | None:
         raise BadRequest(
             f"`inputs` must be an image file in base64; got {encoded[:20]!r}. Addresses are not fetched."
         ) from error
+
+
+def _described(call: Any) -> str:
+    """Return what a JSON body in another service's form is, for an error message."""
+    if not isinstance(call, dict):
+        return "application/json without an object"
+    found = f"application/json with {', '.join(f'`{key[:40]}`' for key in list(call)[:3]) or 'no key'}"
+    if "instances" in call:
+        return f"{found}, which belongs to /v1/models/NAME:predict"
+    addresses = any(isinstance(value, str) and value.startswith(("http://", "https://")) for value in call.values())
+    return f"{found}; addresses are not fetched" if addresses else found
 
 
 def _task_top_k(values: dict[str, str], classes: int) -> int:
