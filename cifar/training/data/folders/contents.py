@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PARTS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -33,7 +35,7 @@ OTHER_TABLES = (".json", ".jsonl", ".parquet", ".feather", ".xls", ".xlsx", ".od
 
 @dataclass
 class Contents:
-    """What was found in a folder, an archive or a table of pictures."""
+    """The findings of reading a folder, an archive or a table of pictures."""
 
     names: list[str] = field(default_factory=list)
     """The path of each training picture and then of each test picture, relative to the source."""
@@ -58,6 +60,11 @@ class Contents:
 
     def leave_out(self, reason: str, name: str) -> None:
         self.left_out.setdefault(reason, []).append(printable(name))
+
+    def leave_out_paths(self, reason: str, paths: Iterable[Path], root: Path) -> None:
+        """Record paths below the folder that names are relative to."""
+        for path in paths:
+            self.leave_out(reason, path.relative_to(root).as_posix())
 
 
 def printable(name: str) -> str:

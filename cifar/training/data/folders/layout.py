@@ -107,7 +107,7 @@ def find_layout(top: Folder, contents: Contents) -> Layout:
         _refuse_unclear_folders(folder, contents)
         layout = Layout({TRAIN: _classes(folder, top, contents)}, unsplit=True)
         _note_doubts(folder, contents)
-        _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
+        contents.leave_out_paths(OUTSIDE_CLASSES, folder.pictures, top.path)
     return check_layout(layout, str(folder.path), contents)
 
 
@@ -223,7 +223,7 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
     if not classes and train.pictures:
         raise DataError(_without_classes(train, contents))
     layout = Layout({TRAIN: classes})
-    _leave_out(train.pictures, OUTSIDE_CLASSES, top, contents)
+    contents.leave_out_paths(OUTSIDE_CLASSES, train.pictures, top.path)
     for part in (VALIDATION, TEST):
         if part not in parts:
             continue
@@ -231,9 +231,9 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
         keys = {key_of(sub.name) for sub in level.folders}
         if keys & {key_of(name) for name in classes}:
             layout.parts[part] = _classes(level, top, contents)
-            _leave_out(level.pictures, OUTSIDE_CLASSES, top, contents)
+            contents.leave_out_paths(OUTSIDE_CLASSES, level.pictures, top.path)
         elif pictures := level.all_pictures():
-            _leave_out(pictures, WITHOUT_CLASSES, top, contents)
+            contents.leave_out_paths(WITHOUT_CLASSES, pictures, top.path)
             contents.notes.append(
                 f"{parts[part].name} has no folder of a class of the training part: its {len(pictures):,} pictures are not used."
             )
@@ -241,8 +241,8 @@ def _with_parts(folder: Folder, parts: dict[str, Folder], top: Folder, contents:
             contents.notes.append(f"{parts[part].name} holds no pictures.")
     for sub in folder.folders:
         if sub not in parts.values():
-            _leave_out(sub.all_pictures(), BESIDE_PARTS, top, contents)
-    _leave_out(folder.pictures, OUTSIDE_CLASSES, top, contents)
+            contents.leave_out_paths(BESIDE_PARTS, sub.all_pictures(), top.path)
+    contents.leave_out_paths(OUTSIDE_CLASSES, folder.pictures, top.path)
     return layout
 
 
@@ -262,7 +262,7 @@ def _classes(folder: Folder, top: Folder, contents: Contents) -> Classes:
                 f"{sub.path} has no image{f' ({reason})' if reason else ''}: add some, or remove the folder."
             )
         else:
-            contents.leave_out(NO_PICTURES, sub.path.relative_to(top.path).as_posix())
+            contents.leave_out_paths(NO_PICTURES, [sub.path], top.path)
     if nested:
         contents.notes.append(
             f"Pictures of {folder.name} that are in sub-folders of their class, and are read too: {nested:,}."
@@ -341,7 +341,7 @@ def _without_classes(folder: Folder, contents: Contents) -> str:
 
 
 def _note_doubts(folder: Folder, contents: Contents) -> None:
-    """Say what makes it doubtful that the sub-folders are the classes, and all there is."""
+    """Note reasons to doubt that the sub-folders are the classes, or all of them."""
     names = [sub.name for sub in folder.filled]
     if not _are_classes(folder.filled):
         contents.notes.append(
@@ -359,7 +359,7 @@ def _note_doubts(folder: Folder, contents: Contents) -> None:
 
 
 def note_other_parts(path: Path, contents: Contents) -> None:
-    """Point to the test part beside a training part that was named by itself: a folder, or a table."""
+    """Note the test part beside a training part, a folder or a table, that the user named alone."""
     if part_of(path.stem) != TRAIN:
         return
     try:
@@ -372,8 +372,3 @@ def note_other_parts(path: Path, contents: Contents) -> None:
         return
     if beside:
         contents.notes.append(f"{some(beside)} beside {path} is not used; name {path.parent} to use it.")
-
-
-def _leave_out(paths: list[Path], reason: str, top: Folder, contents: Contents) -> None:
-    for path in paths:
-        contents.leave_out(reason, path.relative_to(top.path).as_posix())

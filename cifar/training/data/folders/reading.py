@@ -125,14 +125,11 @@ def _table_layout(tables: dict[str, Path], top: Folder, contents: Contents, *, c
         raise DataError(f"{top.path} has no class folders, and {error}") from error
     names = [table.relative_to(top.path).as_posix() for table in tables.values()]
     contents.notes.append(f"There are no class folders; the labels are those of {some(names)}.")
-    side_files = contents.left_out.pop(SIDE_FILES, [])
-    for name in side_files:
+    for name in contents.left_out.pop(SIDE_FILES, []):
         if name not in names:
             contents.leave_out(SIDE_FILES, name)
     listed = {file for classes in layout.parts.values() for files in classes.values() for file in files}
-    for picture in top.all_pictures():
-        if picture not in listed:
-            contents.leave_out(UNLISTED, picture.relative_to(top.path).as_posix())
+    contents.leave_out_paths(UNLISTED, [path for path in top.all_pictures() if path not in listed], top.path)
     return layout
 
 
@@ -174,7 +171,7 @@ def _tables_in(folder: Path, root: Path) -> list[Path]:
 
 
 def _may_be_table(path: Path) -> bool:
-    """Of text files, which most often are something else, those called like a list."""
+    """Return whether a file may be a table, by its name. Few text files are: only those that are named like a list or a part."""
     ending, name = path.suffix.lower(), path.stem.lower()
     return ending in TABLE_ENDINGS and (ending != ".txt" or bool(part_of(name)) or "label" in name or "list" in name)
 
@@ -214,7 +211,9 @@ def _decoded(
         untested = np.setdiff1d(labels, labels[parts == 2])
         if len(untested):
             names_of_untested = [class_names[label] for label in untested.tolist()]
-            contents.notes.append(f"Classes that are too small for that, and are not tested: {some(names_of_untested)}.")
+            contents.notes.append(
+                f"Classes that are too small for that, and are not tested: {some(names_of_untested)}."
+            )
     order = np.argsort(parts, kind="stable")
     contents.names = [names[good[position]] for position in order]
     sizes = np.bincount(parts, minlength=3)

@@ -139,7 +139,7 @@ class Scanner:
                 self._leave_out(HIDDEN_PICTURES, picture)
 
     def _leave_out(self, reason: str, path: Path) -> None:
-        self._contents.leave_out(reason, path.relative_to(self._root).as_posix())
+        self._contents.leave_out_paths(reason, [path], self._root)
 
 
 def _is_picture(path: Path) -> bool:

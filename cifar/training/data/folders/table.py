@@ -33,7 +33,7 @@ _BEST_LABEL_NAMES = (re.compile("(class|label|category)name"), re.compile("class
 _PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
 _ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "-1": False, "false": False, "true": True}
 _NO_LABEL = frozenset({"nan", "<na>"})
-"""What pandas writes for a missing label."""
+"""Texts that pandas writes for a missing label."""
 _TRIED_ROWS = 50
 """Number of rows whose pictures are looked for, to find the column of the paths."""
 

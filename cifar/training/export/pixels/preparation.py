@@ -1,4 +1,4 @@
-"""How a model's author prepared the pixels of an image in training, before they entered the network."""
+"""The preparation of an image's pixels, with which the model's author trained the network."""
 
 from __future__ import annotations
 
