@@ -151,12 +151,12 @@ def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monke
     assert list((settings.registry / "net").iterdir()) == []
 
 
-def test_a_litert_file_with_other_outputs_leaves_no_version(settings, tutorial, monkeypatch):
-    """The LiteRT file must agree with the model within the same tolerance as the SavedModel."""
+def test_a_litert_file_with_other_outputs_is_left_out(settings, tutorial, monkeypatch, caplog):
+    """It must agree with the model within the same tolerance as the SavedModel. Steps, as `x > 127`, enlarge its rounding."""
     monkeypatch.setattr(litert_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
-    with pytest.raises(ExportError, match="LiteRT file differs from the model by nan"):
-        export(tutorial, settings.registry, "net")
-    assert list((settings.registry / "net").iterdir()) == []
+    version = export(tutorial, settings.registry, "net")
+    assert "(its answers differ). The version is served with TensorFlow" in caplog.text
+    assert Predictor.load(version).engine == "tensorflow"
 
 
 def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):

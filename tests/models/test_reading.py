@@ -65,6 +65,8 @@ OTHERS = {
     "an_error_of_a_store": ("model.keras", b"\n<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page"),
     "text": ("model.keras", b"not a model", "is not a Keras model, judged by its first bytes"),
     "json": ("model.json", b' {"class_name": "Sequential"}', "the architecture without the weights"),
+    "a_list_of_weights": ("model.weights.json", b'{"weight_map": {}}', "weights without the architecture"),
+    "a_notebook": ("train.ipynb", b'{"cells": []}', "is Python code"),
     "a_pickle": ("model.pkl", pickle.dumps({"weights": 1}), "is a Python pickle, which runs code"),
     "an_old_pytorch_file": ("model.pth", pickle.dumps([1]), "is a PyTorch file"),
     "a_pytorch_file": ("model.keras", zipped(**{"archive/data.pkl": b""}), "is a PyTorch file"),
@@ -121,6 +123,9 @@ def test_hdf5_files_without_a_model_are_told_apart(settings, tmp_path, whole):
     """Weights alone need the architecture; other data need another file."""
     with pytest.raises(ExportError, match="holds weights without the architecture"):
         read_source(whole / "model.weights.h5", settings)
+    (tmp_path / "cp.index").touch()
+    with pytest.raises(ExportError, match="holds weights without the architecture"):
+        read_source(tmp_path / "cp", settings)
     (tmp_path / "data.h5").write_bytes(hdf5(tmp_path))
     with pytest.raises(ExportError, match="without a Keras model in it"):
         read_source(tmp_path / "data.h5", settings)
@@ -235,6 +240,7 @@ def test_layers_that_are_not_of_keras_need_the_file_that_defines_them(settings, 
         (str(tmp_path / "empty_part.py"),): "uses Double, which .* does not define",
         (str(tmp_path / "failing_part.py"),): "fails with ModuleNotFoundError: No module named 'nothing_of_this_name'",
         (str(tmp_path / "missing.py"),): "there is no such file",
+        (str(tmp_path / "model.keras"),): r"expected a Python file, which ends in \.py",
     }.items():
         with pytest.raises(ExportError, match=words):
             read_source(tmp_path / "model.keras", settings, options=ReadOptions(imports=imports), **known)
@@ -256,6 +262,19 @@ def test_code_inside_a_file_runs_only_if_it_is_allowed(settings, tmp_path, name)
     model.save(tmp_path / name)
     with pytest.raises(ExportError, match=r"Python code in the file.*--allow-lambda"):
         read_source(tmp_path / name, settings, class_names=NAMES, logits=True)
+
+
+def test_a_name_that_a_lambda_layer_lacks_is_that_of_a_file_to_import(settings, tmp_path):
+    """A file has the code of a Lambda layer without what its names stand for; those of the author's script come with that."""
+    (tmp_path / "script_of_lambda.py").write_text("LARGEST = 255.0\n")
+    divide = eval("lambda x: x / LARGEST", {"LARGEST": 255.0})  # noqa: S307
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Lambda(divide), layers.Flatten(), layers.Dense(3)])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ExportError, match=r"uses LARGEST, .*--import FILE\.py"):
+        read_source(tmp_path / "model.keras", settings, class_names=NAMES, options=ReadOptions(allow_lambda=True))
+    options = ReadOptions(allow_lambda=True, imports=(str(tmp_path / "script_of_lambda.py"),))
+    source = read_source(tmp_path / "model.keras", settings, class_names=NAMES, logits=True, options=options)
+    assert source.pixels.preparation.name == "0,255"
 
 
 def test_a_missing_tf_keras_is_named_with_the_command(settings, monkeypatch):

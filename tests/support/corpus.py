@@ -135,6 +135,23 @@ KINDS = {
         options={"image_size": (28, 28)},
         asks="--image-size 28,28",
     ),
+    "pixels_in_sequence": Kind(
+        "Input of a sequence of pixels, `(784, 1)` or `(1024, 3)`",
+        models.pixels_in_sequence,
+        prepare=lambda images: images.reshape(len(images), -1, 3),
+        options={"image_size": (12, 12)},
+        asks="--image-size HEIGHT,WIDTH",
+        forms=(KERAS3, H5_OF_KERAS2),
+    ),
+    "rows": Kind(
+        "Input of a sequence of rows, `(None, 28)`",
+        models.rows,
+        shape=(12, 12, 1),
+        prepare=lambda images: images[..., 0],
+        options={"image_size": (12, 12)},
+        asks="--image-size HEIGHT,WIDTH",
+        forms=(KERAS3, H5_OF_KERAS2),
+    ),
     "any_size": Kind(
         "Input of any size, `(None, None, 3)`",
         lambda k: models.functional(k, shape=(None, None, 3)),
@@ -167,6 +184,14 @@ KINDS = {
     "several_outputs": Kind("Several outputs", models.several_outputs, finish=lambda answer: answer[1], **LABEL),
     "dictionary_of_outputs": Kind(
         "A dictionary of outputs", models.dictionary_of_outputs, finish=lambda answer: answer["label"], **LABEL
+    ),
+    "outputs_of_one_layer": Kind(
+        "Several outputs of one layer, which have the same name",
+        models.outputs_of_one_layer,
+        finish=lambda answer: answer[1][:, 0],
+        options={"output": "split_1"},
+        asks="--output NAME",
+        forms=(KERAS3,),
     ),
     "losses_in_a_list": Kind(
         "Losses in a list, of which another output's takes logits",
@@ -211,9 +236,7 @@ KINDS = {
         tolerance=1e-2,
         forms=(KERAS3,),
     ),
-    "own_layers": Kind(
-        "Layers of the author's own", lambda k: models.functional(k, before=models.own_module(k)["Scale"]()), **OWN
-    ),
+    "own_layers": Kind("Layers and functions of the author's own", models.own_layers, **OWN),
     "subclass": Kind("A subclass of Model", models.subclass, **OWN, forms=(KERAS3, KERAS2)),
     "lambda_layer": Kind(
         "A Lambda layer",

@@ -103,6 +103,10 @@ DERIVED = {
         lambda: sequential(keras.Sequential([augmentation(), keras.Sequential([L.Rescaling(1 / 255)])])),
         "0,255",
     ),
+    "seeds_that_change": (
+        lambda: sequential(L.RandomSharpness(0.3), L.RandomSaturation(0.3), L.RandomGrayscale(), L.Rescaling(1 / 255)),
+        "0,255",
+    ),
     "resizing_before": (lambda: sequential(L.Resizing(12, 12), L.Rescaling(1 / 255)), "0,255"),
     "crops_before": (lambda: sequential(L.CenterCrop(14, 14), L.Cropping2D(1), L.Rescaling(1 / 255)), "0,255"),
     "padding_before": (lambda: sequential(L.ZeroPadding2D(2), L.Rescaling(1 / 127.5, -1)), "0,255"),

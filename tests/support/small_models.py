@@ -44,7 +44,7 @@ def last_layers(k: Any) -> list[Any]:
 def own_module(k: Any) -> dict[str, Any]:
     """Return the names in the module `own`, which is named with --import."""
     names: dict[str, Any] = {"__name__": "own"}
-    exec(OWN_LAYERS.format(library=k.__name__), names)  # noqa: S102
+    exec(OWN_LAYERS.format(library=k.__name__).replace("tf.keras", k.__name__), names)  # noqa: S102
     return names
 
 
@@ -121,6 +121,27 @@ def mixed_precision(k: Any) -> Any:
     return k.Model(pixels, layers.Dense(3, "softmax", dtype=policy)(layers.GlobalMaxPooling2D(dtype=policy)(features)))
 
 
+def own_layers(k: Any) -> Any:
+    own = own_module(k)
+    return functional(k, before=lambda pixels: k.layers.Activation(own["double"])(own["Scale"]()(pixels)))
+
+
+def outputs_of_one_layer(k: Any) -> Any:
+    pixels = k.Input(SHAPE)
+    return k.Model(
+        pixels, k.ops.split(k.layers.Softmax()(k.layers.Reshape((2, 3))(head(k, pixels, None, 6))), 2, axis=1)
+    )
+
+
+def rows(k: Any) -> Any:
+    layers = [k.layers.Conv1D(4, 3, activation="relu"), k.layers.GlobalMaxPooling1D()]
+    return k.Sequential([k.Input((None, 12)), *layers, *last_layers(k)])
+
+
+def pixels_in_sequence(k: Any) -> Any:
+    return k.Sequential([k.Input((144, 3)), k.layers.Conv1D(4, 5, activation="relu"), *last_layers(k)])
+
+
 def subclass(k: Any) -> Any:
     model = own_module(k)["Subclassed"]()
     model(np.zeros((1, *SHAPE), np.float32))
@@ -129,7 +150,7 @@ def subclass(k: Any) -> Any:
 
 def lambda_layer(k: Any) -> Any:
     shape = {} if k.__name__ == "tf_keras" else {"output_shape": SHAPE}
-    return k.Sequential([k.Input(SHAPE), k.layers.Lambda(lambda x: x * 2, **shape), *last_layers(k)])
+    return k.Sequential([k.Input(SHAPE), k.layers.Lambda(lambda x: x * np.float32(2), **shape), *last_layers(k)])
 
 
 def lambda_of_keras(k: Any) -> Any:
@@ -141,7 +162,9 @@ def unreadable_by_keras(k: Any) -> Any:
     import tensorflow as tf
     from keras.src.applications.convnext import LayerScale
 
-    return functional(k, tf.nn.softmax, before=LayerScale(0.5, 3))
+    return functional(
+        k, tf.nn.softmax, before=lambda pixels: k.layers.Activation(tf.nn.silu)(LayerScale(0.5, 3)(pixels))
+    )
 
 
 def several_inputs(k: Any) -> Any:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from cifar.errors import ExportError
 from cifar.images.spec import ImageSpec
 from cifar.training.export.reading.activation import last_activation
-from cifar.training.export.reading.failures import first_sentence
+from cifar.training.export.reading.failures import calling_error
 from cifar.training.export.reading.network import Network, ReadOptions
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
         asked: whether the user says that the outputs are logits.
 
     Raises:
-        ExportError: the user says so of outputs that cannot be logits, or a single output is neither a logit nor a probability.
+        ExportError: the outputs cannot be logits as the user says, or a single output is neither a logit nor a probability.
     """
     squashed = _returns_probabilities(model)
     if asked and squashed:
@@ -158,7 +158,7 @@ def _returns_probabilities(model: Classifier) -> bool:
 def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
     """Return height, width and channels of an image, and the function that gives images the shape of the network's input."""
     shape = network.input_shape[1:] if network.input_shape is not None else (None, None, 3)
-    if len(shape) == 1 or (len(shape) == 2 and None not in shape and min(shape) in _CHANNELS):
+    if len(shape) == 1 or (len(shape) == 2 and None not in shape and set(shape) & set(_CHANNELS)):
         return _flat(shape, options)
     without_channels = len(shape) == 2 and all(side is None or side >= _SMALLEST_SIDE for side in shape)
     if without_channels:
@@ -210,7 +210,9 @@ def _flat(shape: tuple[int | None, ...], options: ReadOptions) -> tuple[tuple[in
             f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"
         )
     if channels > 1:
-        log.warning("The vector is taken as the colours of one pixel after another. Is it all red, then all green, then all blue? See docs/models.md.")
+        log.warning(
+            "The vector is taken as the colours of one pixel after another. Is it all red, then all green, then all blue? See docs/models.md."
+        )
     return (height, width, channels), lambda images: tf.reshape(images, (-1, *shape))
 
 
@@ -258,9 +260,7 @@ def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:
     except ExportError:
         raise
     except Exception as error:  # a layer may raise anything
-        raise ExportError(
-            f"The model cannot take images of {_text(tuple(images.shape[1:]))}: {first_sentence(error)}"
-        ) from error
+        raise calling_error(_text(tuple(images.shape[1:])), error) from error
 
 
 def _one_by_one(whole: Rows, batch: int) -> Rows:

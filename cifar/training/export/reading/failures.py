@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 _MAX_CHARACTERS = 200
 
 _UNKNOWN = re.compile(
-    r"Could not locate (?:class|function) '([^']+)'|Unknown [a-z ]+: ?'([^']+)'|Unknown [a-z ]+: ?([A-Za-z_>]\w*)"
+    r"Could not locate (?:class|function) '([^']+)'|Unknown [a-z ]+:? ?'([^']+)'|Unknown [a-z ]+: ?([A-Za-z_>]\w*)"
     r"|parent module ([\w.]+) cannot be imported|Could not deserialize class '([^']+)' because its parent module"
+    r"|name '(\w+)' is not defined"
 )
-"""Messages of both versions of Keras about a class or function that they do not know."""
+"""Messages of both versions of Keras about a class or function that they do not know, and of Lambda layers about a name."""
 
 _AS_SAVED_MODEL = (
     "In the Python that wrote the file, save a SavedModel instead: model.export(FOLDER), or with Keras 2 "
@@ -86,6 +87,16 @@ def loading_error(
         f"{source} uses {name}, whose code is not in the file. Name the Python file or module that defines it{module}, whose code "
         f"is then run: --import FILE.py{home}"
     )
+
+
+def calling_error(shape: str, error: Exception) -> ExportError:
+    """Return the error for a model that cannot be called with images of a shape."""
+    if missing := re.search(r"name '(\w+)' is not defined", str(error)):
+        return ExportError(
+            f"The model has a Lambda layer that uses {missing[1]}, which is not in the file. Name the Python file or module that defines "
+            "it, whose code is then run: --import FILE.py"
+        )
+    return ExportError(f"The model cannot take images of {shape}: {first_sentence(error)}")
 
 
 def lambda_refused(source: object) -> ExportError:

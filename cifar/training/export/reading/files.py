@@ -39,6 +39,9 @@ _JSON_ALONE = (
 _PAGE = (
     "is a web page, not a model: the download answered with a page, such as a sign-in. Download the file in a browser."
 )
+_CODE = "is Python code, not a model. Run it, and save the model in it: model.save('model.keras')"
+_WEIGHTS_INDEX = ".weights.json"
+"""The end of the name of the list of files over which Keras 3 spreads large weights."""
 _WEIGHTS = ".weights.h5"
 """Ending of the files in which Keras 3 stores weights alone."""
 _LFS_START = b"version https://git-lfs"
@@ -66,6 +69,8 @@ _OTHERS = (
 _BY_SUFFIX = {
     ".onnx": f"is an ONNX file. {_EXPECTED}",
     ".pb": "is a TensorFlow graph. Name the folder of a SavedModel, which holds saved_model.pb and variables/.",
+    ".ipynb": _CODE,
+    ".py": _CODE,
     ".index": _NO_ARCHITECTURE,
     ".data-00000-of-00001": _NO_ARCHITECTURE,
     ".pt": _PYTORCH,
@@ -83,7 +88,8 @@ def recognise(path: Path) -> Format:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise ExportError(f"{path} does not exist. {_EXPECTED}")
+        checkpoint = path.with_name(f"{path.name}.index").is_file()
+        raise ExportError(f"{path} {_NO_ARCHITECTURE if checkpoint else f'does not exist. {_EXPECTED}'}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -204,7 +210,10 @@ def _what_else(path: Path, head: bytes) -> str:
     if not head.strip(b"\0"):
         return f"is empty. {_AGAIN}" if not head else f"holds zeros only. {_AGAIN}"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    starts = {b"<": _PAGE, b"{": _JSON_ALONE, b"[": _JSON_ALONE}
-    known = starts.get(text[:1]) or _BY_SUFFIX.get(path.suffix.lower())
+    if text.startswith(b"<"):
+        return _PAGE
+    if path.name.endswith(_WEIGHTS_INDEX):
+        return _NO_ARCHITECTURE
+    known = _BY_SUFFIX.get(path.suffix.lower()) or (_JSON_ALONE if text.startswith((b"{", b"[")) else None)
     found = (sentence for start, magic, sentence in _OTHERS if head[start:].startswith(magic))
     return known or next(found, f"is not a Keras model, judged by its first bytes ({head[:8].hex(' ')}). {_EXPECTED}")

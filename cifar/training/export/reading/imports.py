@@ -24,11 +24,9 @@ _PREPROCESSING = "preprocess_input"
 """Each network of `keras.applications` has its own function of this name, and a file contains only the name."""
 
 
-_ACTIVATIONS = {
-    function.__name__: function
-    for function in (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu, tf.nn.silu, tf.nn.l2_normalize)
-    + (tf.sin, tf.cos, tf.exp, tf.abs, tf.square, tf.identity)
-}
+_OF_NN = (tf.nn.softmax, tf.nn.log_softmax, tf.nn.crelu, tf.nn.silu, tf.nn.l2_normalize)
+_OF_MATH = (tf.sin, tf.cos, tf.exp, tf.abs, tf.square, tf.identity)
+_ACTIVATIONS = {function.__name__: function for function in (*_OF_NN, *_OF_MATH)}
 """Functions of TensorFlow that tutorials use as activations. Keras 3 writes their names but cannot read them."""
 
 _LAYERS = {"convnext": ("LayerScale", "StochasticDepth"), "inception_resnet_v2": ("CustomScaleLayer",)}
@@ -62,7 +60,14 @@ def names_in_lambdas(library: ModuleType, names: Mapping[str, Any]) -> Iterator[
     keras3 = library.__name__ == "keras"
     home = importlib.import_module(f"{library.__name__}.src.utils.{'python_utils' if keras3 else 'generic_utils'}")
     backend = importlib.import_module("keras._tf_keras.keras.backend") if keras3 else library.backend
-    usual = {"tf": tf, "np": np, "keras": library, "layers": library.layers, "K": backend, "backend": backend}
+    usual = {
+        "tf": tf if keras3 else _tensorflow_with(library),
+        "np": np,
+        "keras": library,
+        "layers": library.layers,
+        "K": backend,
+        "backend": backend,
+    }
     usual |= {"ops": library.ops} if keras3 else {}
     load = home.func_load
 
@@ -89,7 +94,6 @@ def imported_names(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with _as_keras2() if keras2 else nullcontext():
         for name in modules:
-            log.warning("Running the code of %s, as --import asks.", name)
             found |= {key: value for key, value in vars(_imported(name)).items() if not key.startswith("__")}
     return found
 
@@ -105,6 +109,7 @@ def _imported(name: str) -> ModuleType:
             f"--import {name}: expected a Python file, which ends in .py, or the name of a module. From a notebook, copy the code of the "
             "layers into such a file."
         )
+    log.warning("Running the code of %s, as --import asks.", name)
     if folder:
         sys.modules.pop(module, None)  # another module of this name may have been imported before
     sys.path.insert(0, folder)
@@ -122,6 +127,19 @@ def _is_of_library(module: str) -> bool:
     return module.partition(".")[0] in {"keras", "tf_keras", "tensorflow", "numpy", "typing", "builtins"}
 
 
+class _TensorFlow(ModuleType):
+    """TensorFlow with another Keras. Layers use `tf.keras` also when they are created and called, long after the import."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(tf, name)
+
+
+def _tensorflow_with(library: ModuleType) -> ModuleType:
+    module = _TensorFlow("tensorflow")
+    vars(module)["keras"] = library
+    return module
+
+
 @contextmanager
 def _as_keras2() -> Iterator[None]:
     """Let `import keras`, `from tensorflow.keras import ...` and `tf.keras` mean Keras 2."""
@@ -131,14 +149,14 @@ def _as_keras2() -> Iterator[None]:
         return f"{name}.".startswith(("keras.", "tensorflow.keras."))
 
     kept = {name: module for name, module in sys.modules.items() if is_keras(name)}
-    attribute = tf.keras
     for name in kept:
         del sys.modules[name]
-    sys.modules["keras"] = sys.modules["tensorflow.keras"] = tf.keras = tf_keras
+    sys.modules["keras"] = sys.modules["tensorflow.keras"] = tf_keras
+    sys.modules["tensorflow"] = _tensorflow_with(tf_keras)
     try:
         yield
     finally:
         for name in [name for name in sys.modules if is_keras(name)]:
             del sys.modules[name]
         sys.modules.update(kept)
-        tf.keras = attribute
+        sys.modules["tensorflow"] = tf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import tensorflow as tf
 from cifar.errors import ExportError
 from cifar.training.export.reading.definition import (
     custom_classes,
+    functions_by_name,
     holds_code,
     is_binary,
     loss_of,
@@ -55,7 +57,7 @@ def load_keras(path: Path, options: ReadOptions, *, keras2: bool) -> Network:
     own = custom_objects(names)
     try:
         with names_in_lambdas(library, names):
-            model = _load(library, path, own, options)
+            model = _load(library, path, architecture, own, options)
     except Exception as error:  # a layer or a reader of the file format may raise anything
         custom = {name: module for name, module in custom_classes(architecture).items() if name not in own}
         raise loading_error(path, error, custom=custom, imports=options.imports) from error
@@ -72,10 +74,18 @@ def _keras2(path: Path) -> Any:
         ) from error
 
 
-def _load(library: Any, path: Path, own: dict[str, Any], options: ReadOptions) -> Any:
+def _load(library: Any, path: Path, architecture: Any, own: dict[str, Any], options: ReadOptions) -> Any:
+    objects = known_objects(library) | own
+    readable = functions_by_name(architecture)
+
     def load(file: Path) -> Any:
+        if library is not keras and file.suffix == ".h5" and readable != architecture:
+            with library.utils.custom_object_scope(objects):
+                model = library.models.model_from_json(json.dumps(readable))
+            model.load_weights(str(file))
+            return model
         return library.models.load_model(
-            str(file), custom_objects=known_objects(library) | own, compile=False, safe_mode=not options.allow_lambda
+            str(file), custom_objects=objects, compile=False, safe_mode=not options.allow_lambda
         )
 
     if path.is_dir() or path.suffix == (suffix := _suffix(path)):
