@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,17 @@ def test_results_that_nobody_reads_take_a_limited_amount_of_memory(monkeypatch):
         assert sum(each.own_bytes for each in sessions.values()) <= 4_000_000
     assert sessions["modest"].get_nowait().output == {"data": ["m" * 1000]}
     assert len(sessions) < 20
+
+
+def test_opened_pages_leave_little_for_the_garbage_collector(api):
+    """It holds up the whole process while it looks through them: 0.4 seconds for a thousand pages, which one caller can open."""
+    kept = []
+    for page in range(120):
+        api.post("/gradio_api/run/models", json={"data": [], "session_hash": f"page{page}"}).raise_for_status()
+        if page in {59, 119}:
+            gc.collect()
+            kept.append(len(gc.get_objects()))
+    assert kept[1] - kept[0] < 5000
 
 
 def test_calls_that_nobody_reads_are_forgotten(api):

@@ -6,7 +6,8 @@ uses only Gradio's documented interface; `tests/project/test_structure.py` check
 mount.py
     `Blocks.has_launched`, a security switch: while it is False, Gradio accepts any path on the server as a file of a call.
         gradio_api/test_gradio.py::test_gradios_own_check_of_file_paths_is_switched_on
-    `Blocks.state_session_capacity` limits the memory for open pages. No test.
+    `Blocks.state_session_capacity` limits the memory for open pages.
+        gradio_api/test_bounded.py::test_opened_pages_leave_little_for_the_garbage_collector
     `GRADIO_TEMP_DIR` is read when a component is created; uploads are written below it.
         gradio_api/test_uploads.py::test_calls_write_no_files_and_a_worker_deletes_the_old_uploads_of_all_workers
     `mount_gradio_app` adds one `Mount`, whose `app` is replaced by the guard and the session router.

@@ -17,6 +17,8 @@ _MAX_TRACKED_UPLOADS = 1000
 _MAX_OWNERS = 10_000
 _MAX_UNREAD_BYTES = 32 * 1024**2
 """Memory for all unread results in one process. The result of a batch of 1,000 images takes 4 MB."""
+_MAX_UNREAD_SESSIONS = 500
+"""Sessions whose unread results one process keeps; Gradio's number, 2,000, makes garbage collections long."""
 _BYTES_PER_JSON_BYTE = 4
 """Memory of a result as Python objects, for each byte of its JSON."""
 _BYTES_PER_MESSAGE = 4096
@@ -107,6 +109,7 @@ def bound_results(page: gr.Blocks) -> None:
     """
     queueing.AsyncQueue = _Messages
     queue = page._queue  # noqa: SLF001 - there is no public way to it
+    queue.pending_messages_per_session.max_size = _MAX_UNREAD_SESSIONS
     sessions, events, send = queue.pending_messages_per_session, queue.pending_event_ids_session, queue.send_message
 
     def send_within_limit(event: Any, message: Any) -> None:

@@ -21,8 +21,9 @@ from cifar.settings import Settings
 
 MAX_QUEUED_CALLS = 100
 """Calls by `gradio_client` that are queued in one process; Gradio refuses further ones."""
-MAX_PAGE_SESSIONS = 1000
-"""Open pages for which one process keeps state; the oldest state is deleted first."""
+MAX_PAGE_SESSIONS = 50
+"""Open pages for which one process keeps state; the oldest state is deleted first. No component here needs it. It has 300 objects a page,
+and Python's garbage collector looked through those of a thousand pages for up to 0.4 seconds, in which nobody was answered."""
 
 
 def mount_blocks(
