@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from inspect import signature
 from pathlib import Path
 
+import httpcore2
 import httpx
+import httpx._transports.default as httpx_transports
 import httpx2
 import numpy as np
 import pytest
@@ -26,6 +29,10 @@ from cifar.training.data.dataset import Dataset
 # HTTP clients wait five seconds for an answer by default, which is too short where tests share two cores.
 for get in (httpx2.get, httpx.get):  # `gradio_client` uses httpx
     signature(get).parameters["timeout"].default.read = 60
+
+# Each client reads the certificates of all authorities, which takes 20 ms. The tests make thousands of clients.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
+httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)
 
 # The machine's settings must not reach the tests; uploads and records go to temporary folders.
 for name in [name for name in os.environ if name.startswith("CIFAR_") or name in {"PORT", "MODEL_VERSION"}]:
