@@ -153,6 +153,13 @@ class Hosts:
             process.kill()
             raise
 
+    def stop_all(self) -> None:
+        """Ask all programs to end, then wait for each."""
+        for process in self.processes.values():
+            process.terminate()
+        for host in list(self.processes):
+            self.stop(host)
+
     def start_app(self, app: str) -> None:
         """Start `python -m cifar serve` with its own files: only the registry and Redis are shared."""
         files = self.folder / app
@@ -194,7 +201,7 @@ def three_replicas(folder: Path, **settings: str) -> Iterator[Hosts]:
     with ExitStack() as stack:
         stack.enter_context(network())
         hosts = Hosts(folder, shared | settings)
-        stack.callback(lambda: [hosts.stop(host) for host in list(hosts.processes)])
+        stack.callback(hosts.stop_all)
         redis = [redis_server, "--bind", address("redis"), "--protected-mode", "no", "--save", "", "--dir", str(folder)]
         hosts.start("redis", redis)
         for app in APPS:
