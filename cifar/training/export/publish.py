@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cifar.files import sha256
 from cifar.models.manifest import FileInfo, Manifest
@@ -18,20 +16,17 @@ from cifar.training.export.formats.write import write_formats
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.litert.write import write_litert
-from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.source import ExportSource
 from cifar.training.export.views import measure_views
 
 
 def complete(
     folder: Path,
-    base: Path,
     manifest: Manifest,
     *,
     source: ExportSource,
     signatures: Any,
     comparison: Comparison,
-    answers: Callable[[Classifier], np.ndarray],
     precision: Precision,
     held_out: HeldOut | None,
     also: Sequence[str],
@@ -39,13 +34,11 @@ def complete(
     """Write the files beside a SavedModel, each compared with the model, and publish the version.
 
     Args:
-        folder: see `publish`. It has the SavedModel.
-        base: see `publish`.
-        manifest: see `publish`. The measurements of the new files are added to it.
+        folder: a temporary folder in that of the model's versions, with a SavedModel.
+        manifest: of the version. Its number, its files and the measurements of the new files are filled in.
         source: the model.
         signatures: of the loaded SavedModel.
         comparison: see `write_litert`.
-        answers: see `write_formats`.
         precision: of the LiteRT file; see `choose_precision`.
         held_out: images to judge int8 and mirror images on. None: the comparison images, without labels.
         also: files for other programs.
@@ -59,22 +52,17 @@ def complete(
     )
     write_warmup_requests(manifest, folder)
     written = write_formats(
-        also, folder, manifest=manifest, source=source, signatures=signatures, comparison=comparison, answers=answers
+        also, folder, manifest=manifest, source=source, signatures=signatures, comparison=comparison
     )
     parity = manifest.parity | {"litert_max_abs_difference": difference} | written
     views = None if manifest.is_multi_label else measure_views(signatures, held_out)
     update = {"quantization": quantization, "views": views, "parity": parity}
-    return publish(folder, base, manifest.model_copy(update=update))
+    return _publish(folder, manifest.model_copy(update=update))
 
 
-def publish(folder: Path, base: Path, manifest: Manifest) -> Version:
-    """Write the manifest, and rename the folder to the next free number.
-
-    Args:
-        folder: a temporary folder under `base`, with all files of the version.
-        base: the folder of the model's versions.
-        manifest: of the version. Its number and its files are replaced by the actual ones.
-    """
+def _publish(folder: Path, manifest: Manifest) -> Version:
+    """Write the manifest, and rename the folder to the next free number."""
+    base = folder.parent
     files = {
         file.relative_to(folder).as_posix(): FileInfo(bytes=file.stat().st_size, sha256=sha256(file))
         for file in model_files(folder)

@@ -66,12 +66,10 @@ def reexport(
         comparison = Comparison(list(source.images), images, expected, old.parity.get("tolerance", TOLERANCE))
         return complete(
             folder,
-            base,
             old.model_copy(update={"name": name, "created": now()}),
             source=source,
             signatures=loaded.signatures,
             comparison=comparison,
-            answers=lambda _: np.asarray(expected["probabilities"]),
             precision=precision,
             held_out=held_out,
             also=also,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from cifar.models.manifest import ConfidenceInfo, Manifest, PixelsInfo, Signatur
 from cifar.models.registry import Registry, Version
 from cifar.training.export.compare import MAX_TOLERANCE, Comparison, compare_signatures, tolerance_for
 from cifar.training.export.formats.write import check_formats
+from cifar.training.export.function import exported_function
 from cifar.training.export.litert.held_out import HeldOut
 from cifar.training.export.litert.quantize import Precision
 from cifar.training.export.publish import complete, now
-from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.source import ExportSource
 from cifar.training.export.task import check_probabilities
 from cifar.training.libraries import library_versions
-from cifar.training.run.calibration import calibrated, ood_score, with_features
 
 PREPROCESSING = "upright by EXIF, on white where transparent, squashed to the input size (bilinear), uint8"
 
@@ -93,20 +91,12 @@ def export(
             signatures=_signatures(reloaded.signatures),
             files={},
         )
-        images = comparison.images.astype(np.float32) / 255
-
-        def answers(model: Classifier) -> np.ndarray:
-            plain = replace(source, model=model, confidence=None)
-            return np.asarray(_exported_function(plain)(images)["probabilities"])
-
         return complete(
             folder,
-            base,
             manifest,
             source=source,
             signatures=reloaded.signatures,
             comparison=comparison,
-            answers=answers,
             precision=precision,
             held_out=held_out,
             also=also,
@@ -117,7 +107,7 @@ def _comparison(source: ExportSource) -> Comparison:
     """Return the comparison images with the model's outputs for them, computed as a graph, as Keras' `predict` does."""
     images = np.stack(list(source.images.values()))
     unit = images.astype(np.float32) / 255
-    network = _exported_function(source)
+    network = exported_function(source)
     graph = tf.function(network)
     outputs = {name: keras.ops.convert_to_numpy(value) for name, value in graph(tf.constant(unit)).items()}
     probabilities = outputs["probabilities"]
@@ -135,33 +125,6 @@ def _comparison(source: ExportSource) -> Comparison:
     return Comparison(list(source.images), images, outputs, tolerance_for(probabilities, called, np.asarray(rounded)))
 
 
-def _exported_function(
-    source: ExportSource, arrays: Mapping[str, Any] | None = None
-) -> Callable[[Any], dict[str, Any]]:
-    """Return the function that is exported: from float images in [0, 1] to output tensors by name.
-
-    Args:
-        source: the model and its confidence.
-        arrays: the parameters of the out-of-distribution score, as variables. Default: the arrays of the confidence.
-    """
-    confidence = source.confidence
-    scored = with_features(source.model.layers) if confidence else None
-
-    def answer(unit_images: Any) -> dict[str, Any]:
-        pixels = source.pixels.preparation(unit_images)
-        if confidence is None or scored is None:
-            outputs = source.model(pixels)
-            to_probabilities = keras.ops.sigmoid if source.multi_label else keras.ops.softmax
-            return {"probabilities": to_probabilities(outputs) if source.model.logits else outputs}
-        features, probabilities = scored(pixels, training=False)
-        return {
-            "probabilities": calibrated(probabilities, confidence.temperature),
-            "ood_score": ood_score(features, confidence, arrays or confidence.arrays),
-        }
-
-    return answer
-
-
 def write_saved_model(source: ExportSource, folder: Path) -> None:
     """Write the network with three signatures: for float images, for uint8 images, and for encoded files."""
     height, width, channels = source.model.image.shape
@@ -173,7 +136,7 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
         name: tf.Variable(array, trainable=False)
         for name, array in (source.confidence.arrays if source.confidence else {}).items()
     }
-    network = _exported_function(source, module.confidence)
+    network = exported_function(source, module.confidence)
 
     def from_floats(input_image: tf.Tensor) -> dict[str, tf.Tensor]:
         return network(input_image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
@@ -15,6 +15,7 @@ from cifar.models.manifest import Manifest
 from cifar.training.export.compare import Comparison
 from cifar.training.export.formats.keras_file import KERAS_FILE, check_layers, write_keras
 from cifar.training.export.formats.onnx import ONNX_FILE, write_onnx
+from cifar.training.export.function import exported_function
 from cifar.training.export.reading.classifier import Classifier
 from cifar.training.export.source import ExportSource
 
@@ -48,7 +49,6 @@ def write_formats(
     source: ExportSource,
     signatures: Any,
     comparison: Comparison,
-    answers: Callable[[Classifier], np.ndarray],
 ) -> dict[str, float]:
     """Write the files in these formats, and return the largest differences of a probability for the manifest.
 
@@ -59,7 +59,6 @@ def write_formats(
         source: the model.
         signatures: of the reloaded SavedModel.
         comparison: the images, and the version's answers.
-        answers: returns the probabilities `(n, classes)` of a model for the images of the comparison, without calibration.
 
     Raises:
         ExportError: a file cannot be written, or gives other outputs than the model.
@@ -75,10 +74,17 @@ def write_formats(
         )
     if "keras" in also and not (folder / KERAS_FILE).exists():  # a copy of a version may have one already
         reloaded = write_keras(source.model, folder / KERAS_FILE, source.options)
-        plain = replace(comparison, expected={"probabilities": answers(source.model)})
-        difference = plain.differences("Keras file", {"probabilities": answers(reloaded)})
-        parity["keras_max_abs_difference"] = difference["probabilities"]
+        parity["keras_max_abs_difference"] = _keras_difference(reloaded, source, comparison)
     return parity
+
+
+def _keras_difference(reloaded: Classifier, source: ExportSource, comparison: Comparison) -> float:
+    """Compare the model of a Keras file, which has no calibration, with the model that is exported."""
+    images = comparison.images.astype(np.float32) / 255
+    plain = [replace(source, model=model, confidence=None) for model in (source.model, reloaded)]
+    expected, found = (np.asarray(exported_function(each)(images)["probabilities"]) for each in plain)
+    own = replace(comparison, expected={"probabilities": expected})
+    return own.differences("Keras file", {"probabilities": found})["probabilities"]
 
 
 def _metadata(manifest: Manifest) -> dict[str, Any]:
