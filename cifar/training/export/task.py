@@ -30,7 +30,7 @@ def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:
     if asked and (model.columns == 1 or model.activation == "softmax"):
         has = "one output" if model.columns == 1 else "a softmax as its last layer"
         raise ExportError(f"The model has {has}, so its probabilities add up to 1. Leave out --multi-label.")
-    sigmoids = model.activation == "sigmoid" or (model.logits and network.binary_loss)
+    sigmoids = model.activation == "sigmoid" or (model.logits and network.loss.is_binary)
     if not (asked or (sigmoids and model.columns > 1)):
         return False
     if not asked:

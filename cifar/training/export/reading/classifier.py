@@ -119,9 +119,9 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
         ends = f"ends in a {model.activation}" if model.activation else "returns probabilities"
         raise ExportError(f"The model {ends}, so its outputs are no logits. Leave out --logits.")
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
-    trained_on_logits = network.from_logits and not squashed
+    trained_on_logits = network.loss.takes_logits and not squashed
     if trained_on_logits and not asked:
-        added = "sigmoid" if network.binary_loss or model.columns == 1 else "softmax"
+        added = "sigmoid" if network.loss.is_binary or model.columns == 1 else "softmax"
         log.warning("The file says that the model was trained with from_logits=True: a %s is added.", added)
     logits = asked or trained_on_logits or model.activation == "log_softmax"  # the softmax of log(p) is p
     if model.columns == 1 and model.activation not in {"sigmoid", "linear", None}:

@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -71,24 +71,31 @@ def custom_classes(architecture: Any) -> dict[str, str]:
     }
 
 
-def takes_logits(loss: Any) -> bool:
-    """Return whether a loss, from `loss_of`, takes logits."""
-    return any(node.get("from_logits") is True for node in _nodes(loss))
+class Loss(NamedTuple):
+    """The loss that a model was trained with."""
+
+    takes_logits: bool = False
+    is_binary: bool = False
+    """True if it compares each class by itself, as for multi-label models."""
 
 
-def is_binary(loss: Any) -> bool:
-    """Return whether a loss, from `loss_of`, compares each class by itself."""
-    return any(str(node.get("class_name")).startswith("Binary") for node in _nodes(loss))
-
-
-def loss_of(training: Any, output: str | None, names: Sequence[str] = ()) -> Any:
-    """Return the loss of one output in a training configuration, or None if there is none or it cannot be told.
+def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> Loss:
+    """Return the loss of one output in a training configuration.
 
     Args:
         training: a training configuration, from `read_definition`.
         output: the name of the output.
         names: the names of all outputs in order, for losses in a list. Empty: unknown.
     """
+    nodes = list(_nodes(_loss(training, output, names)))
+    return Loss(
+        takes_logits=any(node.get("from_logits") is True for node in nodes),
+        is_binary=any(str(node.get("class_name")).startswith("Binary") for node in nodes),
+    )
+
+
+def _loss(training: Any, output: str | None, names: Sequence[str]) -> Any:
+    """Return the definition of the loss, or None if there is none or it is unknown which one it is."""
     loss = training.get("loss") if isinstance(training, dict) else None
     if not isinstance(loss, dict | list) or "class_name" in loss:
         return loss  # of the only output, or of all

@@ -17,10 +17,8 @@ from cifar.training.export.reading.definition import (
     custom_classes,
     functions_by_name,
     holds_code,
-    is_binary,
-    loss_of,
     read_definition,
-    takes_logits,
+    read_loss,
 )
 from cifar.training.export.reading.failures import first_sentence, lambda_refused, loading_error
 from cifar.training.export.reading.files import HDF5
@@ -125,7 +123,7 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         )
     names = _output_names(model)
     output = choose_output(names, options.output, [tuple(each.shape) for each in model.outputs])
-    loss = loss_of(training, output, names)
+    loss = read_loss(training, output, names)
     # The model may take and return lists or dictionaries; the new one takes and returns one tensor.
     model = library.Model(model.inputs[0], model.outputs[names.index(output)])
     return Network(
@@ -134,8 +132,7 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         input_dtype=_name(model.inputs[0].dtype),
         variables=_variables(model),
         layers=model,
-        from_logits=takes_logits(loss),
-        binary_loss=is_binary(loss),
+        loss=loss,
     )
 
 
@@ -166,14 +163,12 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
         outputs = answer if isinstance(answer, dict) else {f"output_{i}": each for i, each in enumerate(answer)}
         return outputs[choose_output(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
 
-    loss = loss_of(training, options.output)
     return Network(
         call=call,
         input_shape=tuple(shape) if isinstance(shape, list | tuple) else None,
         input_dtype="float32",
         variables=_variables(model),
-        from_logits=takes_logits(loss),
-        binary_loss=is_binary(loss),
+        loss=read_loss(training, options.output),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar.errors import ExportError
-from cifar.training.export.reading.definition import is_binary, loss_of, read_definition, takes_logits
+from cifar.training.export.reading.definition import read_definition, read_loss
 from cifar.training.export.reading.files import Format, recognise
 from cifar.training.export.reading.keras_models import load_keras
 from cifar.training.export.reading.network import Network, ReadOptions
@@ -57,5 +57,4 @@ def _keras2_saved_model(path: Path, options: ReadOptions) -> Network:
     training: Any = {}
     with suppress(ModuleNotFoundError, ValueError):
         _, training = read_definition(path)
-    loss = loss_of(training, options.output)
-    return replace(load_saved_model(path, options), from_logits=takes_logits(loss), binary_loss=is_binary(loss))
+    return replace(load_saved_model(path, options), loss=read_loss(training, options.output))

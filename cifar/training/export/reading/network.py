@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from cifar.errors import ExportError
+from cifar.training.export.reading.definition import Loss
 
 SEVERAL_INPUTS = "Export a model that takes an image alone."
 
@@ -30,6 +31,7 @@ class ReadOptions:
 
 
 NO_OPTIONS = ReadOptions()
+NO_LOSS = Loss()
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,7 @@ class Network:
     variables: tuple[tf.Variable, ...]
     layers: Any = None
     """The Keras 3 or `tf_keras` model; None for a SavedModel without layers."""
-    from_logits: bool = False
-    """True if the loss that the model was trained with takes logits."""
-    binary_loss: bool = False
-    """True if that loss compares each class by itself, as for multi-label models."""
+    loss: Loss = NO_LOSS
     input_range: tuple[float, float] | None = None
     """The values of a black and a white pixel, if the file contains them."""
     class_names: tuple[str, ...] = ()
