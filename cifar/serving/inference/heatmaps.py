@@ -43,7 +43,7 @@ class Explanation:
     seconds: float
     """Time to compute it, without the time in the queue."""
     grade: Grade
-    """Of the answer to the image, whatever the label is."""
+    """The grade of the answer to the image, whichever label is explained."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the explanation in the form that all APIs share."""

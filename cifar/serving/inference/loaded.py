@@ -29,7 +29,7 @@ _REMOTE_BATCHES = 8
 _QUICK_SECONDS = 0.002
 """A model that answers one image in this time runs in the event loop, if the process has one core to itself."""
 _VERY_QUICK_SECONDS = 0.0003
-"""The same, if it has several: then a thread that computes at the same time is worth more than it costs."""
+"""The same limit if the process has several cores: above it, a thread that computes beside the loop gains more than it costs."""
 _RETRY_SECONDS = 60
 """Time after which a version that failed to load is tried again, although neither the rollout nor its files have changed."""
 

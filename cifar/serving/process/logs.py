@@ -23,7 +23,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 """Control and invisible characters, which could forge text on a terminal. Line feeds are handled by indentation."""
 _MAX_CHARACTERS = 8000
-"""Of one event. The middle of a longer one is left out, so that a caller cannot fill the log with a few requests."""
+"""Longest text of one event. The middle of a longer one is left out, so that a caller cannot fill the log with a few requests."""
 
 
 def log_config(settings: Settings) -> dict[str, Any]:

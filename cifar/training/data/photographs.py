@@ -21,7 +21,7 @@ PHOTO = "photo"
 PHOTO_SHAPE = (128, 128, 3)
 """Its input by default."""
 LEAST_SIDE = 64
-"""Of its input. In a smaller one, its last convolutions see one pixel."""
+"""Smallest side of its input. With a smaller one, its last convolutions see a single pixel."""
 MOST_PHOTOGRAPHS = 5000
 """With more pictures, a network that is trained on them alone is not at a disadvantage any more."""
 

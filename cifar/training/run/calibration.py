@@ -38,7 +38,7 @@ _MIN_PROBABILITY = 1e-37
 FITTED_IMAGES = 12_000
 """Limit for the training images, and for the synthetic outliers, that the score is fitted on."""
 _REGULARIZATION = 0.1
-"""Of the linear score, whose features have a variance of 1. 0.01 to 0.3 are equally good."""
+"""Strength of the penalty on the weights of the linear score, whose features have a variance of 1. 0.01 to 0.3 are equally good."""
 _ENERGY_WEIGHT = 2
 """Spread of the energy of typical images in the score, relative to that of the linear score. 1 to 3 are equally good."""
 METHOD = "energy of the logits, plus a linear score of the last layer's features against synthetic outliers"
