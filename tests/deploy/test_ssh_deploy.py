@@ -115,11 +115,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def test_an_image_that_is_ready_replaces_the_old_one_and_can_be_rolled_back(host):
     """It is tried beside the old one first; after the switch the previous digest is kept."""
-    for kind in ("good", "slow"):
+    for kind in ("good", "better"):
         status, output = host.deploy(image(kind))
         assert (status, host.serves()) == (0, True), output
-    assert host.history() == [f"run cifar-space{part} {kind}" for kind in ("good", "slow") for part in ("-try", "")]
-    assert (host.file("current"), host.file("previous")) == (f"{image('slow')}\n", f"{image('good')}\n")
+    assert host.history() == [f"run cifar-space{part} {kind}" for kind in ("good", "better") for part in ("-try", "")]
+    assert (host.file("current"), host.file("previous")) == (f"{image('better')}\n", f"{image('good')}\n")
     status, output = host.deploy("rollback")
     assert (status, host.file("current")) == (0, f"{image('good')}\n"), output
     assert "serving registry.example/good" in output
@@ -186,8 +186,8 @@ def test_the_next_deployment_recovers_from_a_killed_script(host):
     assert (status, host.serves()) == (1, True), output
     assert "the previous deployment was interrupted" in output
     assert "serving registry.example/good" in output
-    status, output = host.deploy(image("slow"))
-    assert (status, host.serves(), host.file("current")) == (0, True, f"{image('slow')}\n"), output
+    status, output = host.deploy(image("better"))
+    assert (status, host.serves(), host.file("current")) == (0, True, f"{image('better')}\n"), output
     assert not (host.folder / "state/cifar-space-before").exists()
 
 

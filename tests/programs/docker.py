@@ -1,6 +1,6 @@
 """A replacement for docker in tests: a container is a small web server, and an image's name says how it behaves.
 
-- `.../good@...` serves.
+- `.../good@...` and `.../better@...` serve.
 - `.../slow@...` takes four seconds to start.
 - `.../never@...` runs, but never becomes ready.
 - `.../once@...` becomes ready in the trial, but not after the switch.
@@ -79,7 +79,9 @@ def variables(words: list[str]) -> list[str]:
 def launch(name: str, image: str, port: str, *given: str) -> None:
     assert not Path("/proc/self/fd/9").exists(), "the container would keep the lock"
     command = ["-c", "import time; time.sleep(600)"]
-    if behaviour(image) in {"good", "slow"} or (behaviour(image) in {"once", "cut"} and name.endswith("-try")):
+    if behaviour(image) in {"good", "better", "slow"} or (
+        behaviour(image) in {"once", "cut"} and name.endswith("-try")
+    ):
         (STATE / "site").mkdir(exist_ok=True)
         (STATE / "site" / "readyz").touch()
         command = ["-m", "http.server", port, "--bind", "127.0.0.1", "--directory", str(STATE / "site")]
