@@ -93,7 +93,7 @@ def _start() -> tuple[Settings, FastAPI]:
             settings = settings.model_copy(update={"workers": worker.workers})
         logging.config.dictConfig(log_config(settings))
         return settings, create_app(settings, worker=worker)
-    except CifarError as error:
+    except (CifarError, OSError) as error:
         sys.exit(f"cifar: {error}")
 
 

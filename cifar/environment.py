@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -110,6 +111,20 @@ def secure_address(url: str) -> str:
     if not (parts.hostname and (parts.scheme == "https" or parts.hostname in _LOOPBACK_HOSTS)):
         raise ValueError("expected an address that begins with https:// (http:// only to this machine)")
     return url
+
+
+def proxies(text: str) -> str:
+    """Return addresses and networks as they are. A server believes no proxy that is named in another way, and does not say so.
+
+    Raises:
+        ValueError: one of them is neither an address nor a network nor `*`.
+    """
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            part == "*" or ip_network(part)
+        except ValueError as error:
+            raise ValueError(f"expected addresses or networks, such as 172.30.0.0/24, or *; {error}") from error
+    return text
 
 
 def refuse_wrong_redis_address(url: str) -> None:

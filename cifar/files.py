@@ -108,6 +108,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def unwritable(folder: Path) -> str:
+    """Return why files cannot be written in a folder, which need not exist, or an empty string. Nothing is created."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is a file"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders of killed processes. Call it only while no other process writes to `folder`."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):

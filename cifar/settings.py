@@ -297,6 +297,11 @@ class Settings(BaseSettings):
             raise ValueError("expected a path such as /cifar")
         return path
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, text: str) -> str:
+        return environment.proxies(text)
+
     @field_validator("cors_origins")
     @classmethod
     def _as_browsers_send_them(cls, origins: list[str]) -> list[str]:

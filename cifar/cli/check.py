@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
-from cifar.errors import CifarError, RecordsError
+from cifar.errors import CifarError, RecordsError, SettingsError
+from cifar.files import unwritable
 from cifar.models.rollout import RolloutLog
 from cifar.records.database import open_engine
 from cifar.records.key import records_key
@@ -15,11 +16,11 @@ from cifar.settings import Settings
 
 
 def failures(settings: Settings) -> list[str]:
-    """Return one sentence for each failure: of the version to serve, of the records' settings and key, and of sign-in.
+    """Return one sentence for each failure: of the version, of the records' settings and key, of the uploads' folder, of sign-in.
 
     Outside services, such as the database, are not asked: a server starts without them.
     """
-    checks = (_check_version, _check_records, _check_sign_in)
+    checks = (_check_version, _check_records, _check_uploads, _check_sign_in)
     return [sentence for check in checks if (sentence := _failure(check, settings))]
 
 
@@ -44,6 +45,11 @@ def _check_records(settings: Settings) -> None:
             records_key(settings)
         except OSError as error:
             raise RecordsError(f"The records' key cannot be used: {error}") from error
+
+
+def _check_uploads(settings: Settings) -> None:
+    if settings.uploads and (reason := unwritable(settings.uploads)):
+        raise SettingsError(f"CIFAR_UPLOADS={str(settings.uploads)!r} cannot be written: {reason}.")
 
 
 def _check_sign_in(settings: Settings) -> None:

@@ -27,6 +27,7 @@ records = Typer(help="Export, delete and migrate predictions and feedback.")
 app.add_typer(keys, name="keys", epilog="example: python -m cifar keys create ci")
 app.add_typer(records, name="records", epilog="example: python -m cifar records export --out records.csv")
 
+_KINDS: dict[str, Literal["csv", "parquet"]] = {"": "csv", ".csv": "csv", ".parquet": "parquet"}
 _VERSIONS = "The version in use and the one on trial. Default: the stable one and the other one with traffic."
 _EFFECT = "Print how much feedback it takes to detect this difference. Default: CIFAR_AB_EFFECT_SHARE."
 
@@ -144,9 +145,11 @@ def _keys_file(settings: Settings) -> Path:
 @records.command("export", epilog="example: python -m cifar records export --out records.csv")
 def export_records(
     out: Path = OUT,
-    kind: Literal["csv", "parquet"] = Option("csv", "--format", help="The file format."),
+    kind: Literal["csv", "parquet"] | None = Option(None, "--format", help="Default: by the ending of --out."),
 ) -> None:
     """Write all predictions with their feedback as a table."""
+    if (kind := kind or _KINDS.get(out.suffix.lower())) is None:
+        raise RecordsError(f"The ending of {out} is neither .csv nor .parquet. Choose another, or add --format csv.")
     with _records_database(load_settings()) as engine:
         from cifar.records.export import export_table
 

@@ -260,7 +260,7 @@ class RolloutLog:
         return change
 
     def _revisions(self) -> list[int]:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return sorted(int(file.stem) for file in self.folder.iterdir() if _CHANGE.fullmatch(file.name))
         return []
 

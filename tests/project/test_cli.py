@@ -143,6 +143,7 @@ def test_an_unwritable_path_is_reported_without_temporary_names(tmp_path):
         (["keys", "create", "ann"], "/proc/self cannot be used: "),
         (["predict", "--input", "examples", "--output", "/proc/self/out.parquet"], "/proc/self cannot be used: "),
         (["records", "export", "--out", rows], "/proc/self cannot be used: "),
+        (["records", "export", "--out", "rows.xlsx"], "The ending of rows.xlsx is neither .csv nor .parquet."),
     ):
         message = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
         assert message.startswith(f"cifar: {words}"), message
@@ -184,9 +185,10 @@ def test_an_error_of_the_operating_system_becomes_a_sentence(error, words, monke
     [
         ({"CIFAR_WORKERS": 2}, "CIFAR_WORKERS=2 run python -m cifar serve"),
         ({"MODEL_VERSION": 7}, "cifar_classifier has no version 7; there are: 1"),
+        ({"CIFAR_REGISTRY": "README.md"}, "No version of cifar_classifier in the registry"),
     ],
 )
-def test_app_py_refuses_several_workers_and_a_missing_pinned_version(variables, words):
+def test_app_py_refuses_several_workers_and_a_missing_version_or_registry(variables, words):
     """It is one process, so it cannot start two workers; and without its version it could serve nothing."""
     result = python("app.py", **variables, PORT=0)
     assert result.returncode == 1
@@ -304,7 +306,7 @@ def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
     assert held["train_images_by_class"] == {"circle": 20, "square": 20, "star": 20}
     run = tmp_path / "run"
     trained = cifar_process(
-        "train", "--data", data, "--out", run, "--epochs", 5, "--image-size", 48, "--batch-size", 8, "--h5"
+        "train", "--data", data, "--out", run, "--epochs", 2, "--image-size", 48, "--batch-size", 8, "--h5"
     )
     assert trained.returncode == 0, trained.stderr
     assert Path(trained.stdout.strip()) == run / "model.keras"

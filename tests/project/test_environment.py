@@ -70,6 +70,17 @@ def test_the_job_of_training_gets_no_variables_of_services():
     assert job["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
+def test_a_trusted_proxy_is_an_address_or_a_network(monkeypatch):
+    """A host name, or an address with the length of its network, used to be trusted by nobody, and nothing said why."""
+    for right in ("*", "127.0.0.1, ::1,172.30.0.0/24", ""):
+        monkeypatch.setenv("CIFAR_TRUSTED_PROXIES", right)
+        assert load_settings().trusted_proxies
+    for wrong in ("nginx", "172.30.0.1/24", "10.0.0.0/8 192.168.0.0/16"):
+        monkeypatch.setenv("CIFAR_TRUSTED_PROXIES", wrong)
+        with pytest.raises(SettingsError, match=r"CIFAR_TRUSTED_PROXIES=.* expected addresses or networks"):
+            load_settings()
+
+
 def test_a_web_origin_is_compared_as_browsers_send_it(monkeypatch):
     """With a slash at the end, as in an address bar, it used to match no origin, and nothing said why."""
     monkeypatch.setenv("CIFAR_CORS_ORIGINS", '["https://A.example/", "http://b:8080", "https://c:443", "app://x", "*"]')

@@ -61,6 +61,8 @@ class ApiKeys:
         self._file = file
         self._stamp = self._reported = _stamp(file)
         self._entries = {entry.id: entry for entry in read(file)}
+        if not file.exists():
+            log.warning("There are no API keys: %s does not exist. python -m cifar keys create NAME writes it.", file)
         self._checked_at = time.monotonic()
 
     def principal(self, key: str) -> Principal:
