@@ -19,6 +19,16 @@ from cifar.training.export.write import export
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 
 
+class FocalLoss(keras.losses.Loss):
+    """A loss of somebody's own, of whose name nobody can tell whether it compares each class by itself."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.losses.binary_crossentropy(y_true, y_pred, from_logits=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"from_logits": True}
+
+
 def saved(path: Path, *ends: str, loss: str | None = None, library: Any = keras, name: str = "model.keras") -> Path:
     """Save a network with a dense layer for each activation, of which there is one or one for each of three classes."""
     library.utils.set_random_seed(7)
@@ -70,10 +80,14 @@ def test_logits_of_a_binary_loss_get_a_sigmoid_each(settings, tmp_path):
 
 
 def test_logits_without_a_loss_get_a_sigmoid_each_on_request(settings, tmp_path):
-    """The file does not say which it is."""
+    """The file does not say which it is, nor does the name of a loss that is not of Keras."""
     file = saved(tmp_path, "linear")
-    with pytest.raises(ExportError, match="add --logits, and --multi-label if an image can be of several classes"):
-        served(file, settings)
+    model = keras.saving.load_model(file)
+    model.compile(loss=FocalLoss())
+    model.save(tmp_path / "own_loss.keras")
+    for each in (file, tmp_path / "own_loss.keras"):
+        with pytest.raises(ExportError, match="add --logits, and --multi-label if an image can be of several classes"):
+            served(each, settings)
     task, answers = served(file, settings, logits=True, multi_label=True)
     assert task == "multi_label"
     np.testing.assert_allclose(answers, sigmoid(of_keras(file)), atol=1e-5)

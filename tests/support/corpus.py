@@ -120,6 +120,13 @@ KINDS = {
     "ensemble": Kind(
         "The mean of several softmaxes, compiled with `from_logits=True` by mistake", models.ensemble, forms=(KERAS3,)
     ),
+    "largest_of_sigmoids": Kind(
+        "The largest of the sigmoids of all places in an image",
+        models.largest_of_sigmoids,
+        finish=two_classes,
+        arguments=BINARY,
+        forms=(KERAS3,),
+    ),
     "log_softmax": Kind("log_softmax", lambda k: models.functional(k, "log_softmax"), finish=np.exp, forms=(KERAS3,)),
     "no_channel": Kind(
         "Input without a channel axis, `(28, 28)`",
@@ -290,6 +297,25 @@ KINDS = {
         lambda k: models.functional(k, before=lambda pixels: k.layers.Dropout(0.5)(pixels, training=True)),
         refused="differently each time",
         forms=(H5_OF_KERAS2,),
+    ),
+    "batch": Kind(
+        "BatchNormalization that is called with `training=True`, of Keras 2",
+        lambda k: models.functional(k, before=lambda pixels: k.layers.BatchNormalization()(pixels, training=True)),
+        refused="the other pictures of its batch",
+        forms=(H5_OF_KERAS2,),
+    ),
+    "own_predict": Kind(
+        "A subclass of Model whose `predict` prepares images",
+        models.own_predict,
+        options={"imports": ("own.py",)},
+        refused="has its own predict",
+        forms=(KERAS3,),
+    ),
+    "signed_bytes": Kind(
+        "An input of `int8`",
+        models.signed_bytes,
+        refused="cannot be pixels",
+        forms=(KERAS3,),
     ),
     "python_code": Kind(
         "A layer that calls Python (`tf.numpy_function`, `tf.py_function`)",

@@ -98,6 +98,13 @@ def compare_signatures(comparison: Comparison, signatures: Any) -> dict[str, Any
         "serving_default": signatures["serving_default"](input_image=tf.constant(images, tf.float32) / 255),
         "serving_bytes": signatures["serving_bytes"](image_bytes=files),
     }
+    together, alone = (outputs[name]["probabilities"] for name in ("serving_uint8", "serving_uint8, one by one"))
+    if (difference := float(np.abs(together - alone).max())) > MAX_TOLERANCE:
+        raise ExportError(
+            f"The model's answer to a picture depends on the other pictures of its batch, by up to {difference:.2g}: a layer acts as in "
+            "training (BatchNormalization that is called with training=True) or takes a mean or a maximum over all pictures. Save the "
+            "model without that."
+        )
     largest = [comparison.differences(name, found) for name, found in outputs.items()]
     parity = {"images": len(images), "max_abs_difference": max(each["probabilities"] for each in largest)}
     if comparison.has_score:

@@ -17,8 +17,6 @@ _ACTIVATIONS = {
     "MatMul": "linear",
     "BatchMatMulV2": "linear",
     "Conv2D": "linear",
-    "Mean": "linear",
-    "Max": "linear",
     "FusedBatchNormV3": "linear",
 }
 _TRANSPARENT = {"Identity", "IdentityN", "Cast", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}

@@ -25,6 +25,9 @@ _NAME_OUTPUT = "If the model has another output, name it: --output NAME"
 _SMALLEST_SIDE = 8
 """Smallest side of an input of two axes that is taken as a grey image without a channel axis."""
 _ROUNDING_OF_16_BITS = 0.02
+_SQUASHING = frozenset({"softmax", "sigmoid"})
+_NO_PIXELS = frozenset({tf.int8, tf.bool})
+"""Types of numbers that cannot hold pixels from 0 to 255."""
 
 Rows = Callable[[tf.Tensor], tf.Tensor]
 
@@ -75,9 +78,18 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
     spec_channels = 3 if channels == 4 else channels
     dtype = tf.as_dtype(network.input_dtype)
 
+    if dtype in _NO_PIXELS:
+        raise ExportError(
+            f"The model takes numbers of type {dtype.name}, which cannot be pixels from 0 to 255. Save it again behind layers that make "
+            "them from such pixels: keras.Sequential([keras.Input((32, 32, 3)), LAYERS, model])"
+        )
+
+    def arranged(images: tf.Tensor) -> tf.Tensor:
+        pixels = arrange(images)
+        return tf.cast(tf.round(pixels) if dtype.is_integer else pixels, dtype)
+
     def whole(images: tf.Tensor) -> tf.Tensor:
-        arranged = arrange(images)
-        answer = network.call(tf.cast(tf.round(arranged) if dtype.is_integer else arranged, dtype))
+        answer = network.call(arranged(images))
         if not answer.dtype.is_floating:
             raise ExportError(
                 f"Expected an output of numbers for each class; it is of type {answer.dtype.name}. {_NAME_OUTPUT}"
@@ -90,6 +102,9 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
     activation: str | None = None
     batch = network.input_shape[0] if network.input_shape else None
     rows, columns = _output(whole, (height, width, channels), batch)
+    if network.predict:
+        images = 255 * np.random.default_rng(0).uniform(size=(2, height, width, channels)).astype(np.float32)
+        _check_predict(network.predict, arranged(images), rows(images).numpy())
     activation = last_activation(whole, (batch, height, width, channels))
     return Classifier(
         rows=rows,
@@ -116,7 +131,7 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     """
     squashed = _returns_probabilities(model)
     if asked and squashed:
-        ends = f"ends in a {model.activation}" if model.activation else "returns probabilities"
+        ends = f"ends in a {model.activation}" if model.activation in _SQUASHING else "returns probabilities"
         raise ExportError(f"The model {ends}, so its outputs are no logits. Leave out --logits.")
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
     trained_on_logits = network.loss.takes_logits and not squashed
@@ -141,8 +156,8 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
 
 def _returns_probabilities(model: Classifier) -> bool:
     """Return whether the outputs are probabilities: by the last activation or, if it is unknown, by outputs for small and huge pixels."""
-    if model.activation is not None:
-        return model.activation in {"softmax", "sigmoid"}
+    if model.activation not in {"linear", None}:  # probabilities times a matrix can be probabilities too
+        return model.activation in _SQUASHING
     images = np.random.default_rng(0).uniform(size=(4, *model.image.shape)).astype(np.float32)
     scales = (1, 255) if model.integer else (1, 255, 1e4, -1e4)
     answers = []
@@ -252,6 +267,20 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
     if answer.shape == (2, columns):
         return called, columns
     return (lambda images: tf.reshape(called(images), (-1, columns))), columns
+
+
+def _check_predict(predict: Callable[[Any], Any], images: Any, called: np.ndarray) -> None:
+    """Refuse a model whose class has a `predict` that does more than call the model."""
+    try:
+        same = np.allclose(np.reshape(predict(images), called.shape), called, atol=1e-3)
+    except Exception:  # it may raise anything, for example if it takes files
+        log.debug("The model's own predict:", exc_info=True)
+        same = False
+    if not same:
+        raise ExportError(
+            "The class of the model has its own predict, which answers otherwise than the model itself: it prepares images or changes "
+            "answers, and no version can hold that. Make it layers of the model, and save that: keras.Sequential([..., model, ...])"
+        )
 
 
 def _tried(function: Rows, images: tf.Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ class Loss(NamedTuple):
     """The loss that a model was trained with."""
 
     takes_logits: bool = False
+    """True if it takes logits and its name says of what kind. A loss of the author's own may expect a softmax or sigmoids."""
     is_binary: bool = False
     """True if it compares each class by itself, as for multi-label models."""
 
@@ -87,10 +89,14 @@ def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> L
         output: the name of the output.
         names: the names of all outputs in order, for losses in a list. Empty: unknown.
     """
-    nodes = list(_nodes(_loss(training, output, names)))
+    nodes = [node for node in _nodes(_loss(training, output, names)) if "class_name" in node]
+    of_logits = [
+        node for node in nodes if isinstance(node.get("config"), dict) and node["config"].get("from_logits") is True
+    ]
     return Loss(
-        takes_logits=any(node.get("from_logits") is True for node in nodes),
-        is_binary=any(str(node.get("class_name")).startswith("Binary") for node in nodes),
+        takes_logits=bool(of_logits)
+        and all(re.search("Categorical|Binary|Sigmoid", node["class_name"]) for node in of_logits),
+        is_binary=any(re.search("Binary|Sigmoid", node["class_name"]) for node in nodes),
     )
 
 

@@ -58,7 +58,7 @@ def names_in_lambdas(library: ModuleType, names: Mapping[str, Any]) -> Iterator[
     A file has the code without what its names stand for.
     """
     keras3 = library.__name__ == "keras"
-    home = importlib.import_module(f"{library.__name__}.src.utils.{'python_utils' if keras3 else 'generic_utils'}")
+    home: Any = importlib.import_module(f"{library.__name__}.src.utils.{'python_utils' if keras3 else 'generic_utils'}")
     backend = importlib.import_module("keras._tf_keras.keras.backend") if keras3 else library.backend
     usual = {
         "tf": tf if keras3 else _tensorflow_with(library),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from cifar.training.export.reading.imports import (
     known_objects,
     names_in_lambdas,
 )
-from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, calls_its_graph, choose_output
+from cifar.training.export.reading.network import SEVERAL_INPUTS, Network, ReadOptions, choose_output, is_keras_own
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def _compute_in_float32(model: Any) -> None:
 
 def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> Network:
     """Return one input and one output of a model."""
-    if not getattr(model, "inputs", None) or not calls_its_graph(model):
+    if not getattr(model, "inputs", None) or not is_keras_own(model, "call"):
         return _subclassed(model, options, training)
     if len(model.inputs) != 1:
         inputs = ", ".join(each.name.partition(":")[0] for each in model.inputs)
@@ -124,6 +127,12 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
     names = _output_names(model)
     output = choose_output(names, options.output, [tuple(each.shape) for each in model.outputs])
     loss = read_loss(training, output, names)
+
+    def pick(answer: Any) -> Any:
+        several = isinstance(answer, list | tuple)
+        return answer[output] if isinstance(answer, dict) else answer[names.index(output)] if several else answer
+
+    predict = _own_predict(model, pick)
     # The model may take and return lists or dictionaries; the new one takes and returns one tensor.
     model = library.Model(model.inputs[0], model.outputs[names.index(output)])
     return Network(
@@ -133,7 +142,20 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
         variables=_variables(model),
         layers=model,
         loss=loss,
+        predict=predict,
     )
+
+
+def _own_predict(model: Any, pick: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+    """Return the `predict` of a model, of which `pick` takes the one output, or None if it is that of Keras."""
+    if is_keras_own(model, "predict", "predict_step", "make_predict_function"):
+        return None
+
+    def predict(images: Any) -> Any:
+        with redirect_stdout(io.StringIO()):  # a progress bar
+            return pick(model.predict(images))
+
+    return predict
 
 
 def _output_names(model: Any) -> list[str]:
@@ -156,19 +178,19 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
     if getattr(model, "inputs", None):
         shape = list(model.inputs[0].shape)
 
-    def call(images: tf.Tensor) -> tf.Tensor:
-        answer = model(images, training=False)
+    def pick(answer: Any) -> Any:
         if not isinstance(answer, dict | list | tuple):
             return answer
         outputs = answer if isinstance(answer, dict) else {f"output_{i}": each for i, each in enumerate(answer)}
         return outputs[choose_output(list(outputs), options.output, [tuple(each.shape) for each in outputs.values()])]
 
     return Network(
-        call=call,
+        call=lambda images: pick(model(images, training=False)),
         input_shape=tuple(shape) if isinstance(shape, list | tuple) else None,
         input_dtype="float32",
         variables=_variables(model),
         loss=read_loss(training, options.output),
+        predict=_own_predict(model, pick),
     )
 
 

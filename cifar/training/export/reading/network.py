@@ -46,6 +46,8 @@ class Network:
     layers: Any = None
     """The Keras 3 or `tf_keras` model; None for a SavedModel without layers."""
     loss: Loss = NO_LOSS
+    predict: Callable[[Any], Any] | None = None
+    """The `predict` of the model, if its class has one of its own."""
     input_range: tuple[float, float] | None = None
     """The values of a black and a white pixel, if the file contains them."""
     class_names: tuple[str, ...] = ()
@@ -74,6 +76,6 @@ def choose_output(names: list[str], wanted: str | None, shapes: list[tuple[int |
     raise ExportError(f"The model has no output {wanted!r}; its outputs are {described}.")
 
 
-def calls_its_graph(model: Any) -> bool:
-    """Return whether Keras itself defines how the model is called. A subclass may do more than its graph of layers shows."""
-    return type(model).call.__module__.partition(".")[0] in {"keras", "tf_keras"}
+def is_keras_own(model: Any, *methods: str) -> bool:
+    """Return whether Keras itself defines methods of a model. Those of a subclass may do more than its graph of layers shows."""
+    return all(getattr(type(model), name).__module__.partition(".")[0] in {"keras", "tf_keras"} for name in methods)
