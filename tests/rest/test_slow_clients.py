@@ -35,6 +35,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def server(monkeypatch) -> Iterator[uvicorn.Server]:
     """A server whose limits of time are a hundredth of the real ones."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(http_protocol, "READ_SECONDS", 0.3)
     config = uvicorn.Config(app, http=HttpProtocol, log_config=None, port=free_port(), lifespan="off")
@@ -61,6 +62,14 @@ def received(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(pieces)
+
+
+@pytest.mark.parametrize(("head", "answers"), [(b"", 0), (HEAD, 1)], ids=["nothing", "half a head"])
+def test_a_head_that_does_not_come_is_refused(server, head, answers):
+    """A thousand such connections were still there after 20 seconds."""
+    with connected(server) as connection:
+        connection.sendall(head)
+        assert received(connection).count(b"HTTP/1.1 408 ") == answers
 
 
 @pytest.mark.parametrize(
