@@ -17,14 +17,15 @@ from typing import Annotated, Any
 import orjson
 from fastapi import FastAPI
 from mcp.server.fastmcp import Context, FastMCP
+from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cifar.errors import INTERNAL_ERROR, BadRequest, CifarError, NotAcceptable
+from cifar.errors import INTERNAL_ERROR, BadParameter, BadRequest, CifarError, NotAcceptable
 from cifar.serving.asgi import header, preferred, read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
@@ -123,9 +124,25 @@ def _check_form(body: bytes, max_files: int) -> None:
             raise BadRequest(f"A call is at most {_MAX_DEPTH} levels deep and has at most {max_items:,} values.")
 
 
+class _Server(FastMCP[None]):
+    """The library's server, with a sentence of ours for a wrong name or argument: its own repeats the argument, and names our classes."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return await super().call_tool(name, arguments)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                first = error.__cause__.errors()[0]
+                wrong = BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+            else:
+                tools = ", ".join(tool.name for tool in await self.list_tools())
+                wrong = BadParameter(f"There is no tool {name[:40]!r}; there are: {tools}.")
+        return _failed(wrong)
+
+
 def create_server(service: Service, settings: Settings) -> FastMCP[None]:
     """Create the tools, with the names and parameters of Gradio's endpoints."""
-    server: FastMCP[None] = FastMCP(
+    server = _Server(
         "CIFAR Space",
         instructions=_INSTRUCTIONS,
         json_response=True,
@@ -241,11 +258,19 @@ async def _result(
 ) -> CallToolResult:
     """Return an answer or an error as structured content, and as text for clients that know only text."""
     try:
-        content, failed = await answer(), False
+        content = await answer()
     except CifarError as error:
-        content, failed = {"error": str(error), "code": error.code}, True
+        return _failed(error)
     except Exception:
         log.exception("an MCP call failed")
-        content, failed = {"error": INTERNAL_ERROR, "code": CifarError.code}, True
-    text = TextContent(type="text", text=orjson.dumps(content).decode())
-    return CallToolResult(content=[text, *pictures], structuredContent=content, isError=failed)
+        return _failed(CifarError(INTERNAL_ERROR))
+    return CallToolResult(content=[_as_text(content), *pictures], structuredContent=content)
+
+
+def _failed(error: CifarError) -> CallToolResult:
+    content = {"error": str(error), "code": error.code}
+    return CallToolResult(content=[_as_text(content)], structuredContent=content, isError=True)
+
+
+def _as_text(content: dict[str, Any]) -> TextContent:
+    return TextContent(type="text", text=orjson.dumps(content).decode())
