@@ -71,10 +71,10 @@ def tree(root: Path, contents: Mapping[str, int | bytes | str | Link | None], na
     for name, content in contents.items():
         path = root / name
         if isinstance(content, int):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
             flat(root, **{name: content})
         elif isinstance(content, Link):
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(content)
         else:
             put(path, content.encode() if isinstance(content, str) else content)
