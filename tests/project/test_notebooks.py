@@ -65,7 +65,7 @@ def test_the_notebooks_lead_from_a_folder_to_a_report(tmp_path):
     """Training, export and report run on a small data set, and the live plot is one picture."""
     data = shapes_folder(tmp_path / "shapes", train=20, test=10)
     where = {"DATA": str(data), "REGISTRY": str(tmp_path / "registry"), "NAME": "shapes"}
-    trained = run("01_train_and_export.ipynb", **where, RUN=str(tmp_path / "run"), TIME_BUDGET_SECONDS=15)
+    trained = run("01_train_and_export.ipynb", **where, RUN=str(tmp_path / "run"), TIME_BUDGET_SECONDS=9)
     pictures = [
         output
         for cell in trained.cells

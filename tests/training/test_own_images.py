@@ -26,19 +26,14 @@ def cifar(*arguments: object, **environment: object) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory):
-    """60 discs, 60 squares and 60 stars of different sizes for training, and 20 of each for testing."""
-    return shapes_folder(tmp_path_factory.mktemp("shapes") / "shapes", train=60, test=20)
-
-
-def test_three_classes_of_sixty_images_are_trained_exported_and_served(tmp_path, shapes):
+def test_three_classes_of_sixty_images_are_trained_exported_and_served(tmp_path):
     """After the four commands of the README, page, REST and gradio_client answer with the names of the folders."""
+    shapes = shapes_folder(tmp_path / "shapes", train=60, test=20)
     held = json.loads(cifar("data", shapes, "--image-size", 32, "--json"))
     assert held["image"] == "32x32x3"
     assert held["train_images_by_class"] == dict.fromkeys(KINDS, 60)
     run = tmp_path / "run"
-    options = ["--epochs", 8, "--validation-split", 0.2]
+    options = ["--epochs", 5, "--validation-split", 0.2]
     cifar("train", "--data", shapes, "--out", run, *options)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test_images"] == 60
@@ -62,8 +57,9 @@ def test_three_classes_of_sixty_images_are_trained_exported_and_served(tmp_path,
         assert "top_k must be from 1 to 3" in refused.json()["error"]
 
 
-def test_a_run_can_start_from_another_run_or_version(tmp_path, whole, shapes):
+def test_a_run_can_start_from_another_run_or_version(tmp_path, whole):
     """`--init-from` takes a run or a version with other classes, and config.json records it."""
+    shapes = shapes_folder(tmp_path / "shapes", train=10, test=1)
     registry = {"CIFAR_REGISTRY": tmp_path / "registry", "CIFAR_MODEL_NAME": "colours"}
     version = cifar("export", whole("fast"), **registry).strip()
     for name, source in (("of-run", whole("fast")), ("of-version", version)):
