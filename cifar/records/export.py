@@ -60,7 +60,8 @@ def _cells(engine: Engine) -> Iterator[Row]:
 def _write_csv(rows: Iterator[Row], file: Path) -> int:
     count = 0
     with file.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        # RFC 4180's line ends: with another one, `csv` does not quote a note with "\r", which ends a row in spreadsheets
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\r\n")
         writer.writeheader()
         for row in rows:
             times = {name: row[name] and row[name].isoformat() for name in _TIMES}
