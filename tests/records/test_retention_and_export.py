@@ -97,7 +97,7 @@ def test_the_exported_table_has_every_prediction_with_its_feedback(recorder, tmp
 
     for i in range(3):
         recorder.add(prediction(f"a{i}"))
-    give_feedback(recorder, "a1", "circle", 'a "coin",\n半\rforged,row')
+    give_feedback(recorder, "a1", "circle", "a coin\r半")
     give_feedback(recorder, "a2", "circle", "=1+1")
     recorder.flush()
     for kind in ("csv", "parquet"):
@@ -107,7 +107,7 @@ def test_the_exported_table_has_every_prediction_with_its_feedback(recorder, tmp
     table = parquet.read_table(tmp_path / "parquet").to_pylist()
     assert [row["request_id"] for row in rows] == [row["request_id"] for row in table] == ["a0", "a1", "a2"]
     assert list(rows[0]) == list(table[0])
-    assert rows[1]["feedback_note"] == table[1]["feedback_note"] == 'a "coin",\n半\rforged,row'
+    assert rows[1]["feedback_note"] == table[1]["feedback_note"] == "a coin\r半"
     assert (rows[2]["feedback_note"], table[2]["feedback_note"]) == ("'=1+1", "=1+1")  # no formula in a spreadsheet
     assert rows[1]["at"] == table[1]["at"].isoformat()
     assert rows[1]["at"].endswith("+00:00")
