@@ -35,7 +35,7 @@ class _Member(NamedTuple):
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is a zip or tar archive, by its content. A zip file whose end is missing is one, too."""
+    """Return whether a file is a zip or tar archive, by its content. An archive whose end is missing is one, too."""
     try:
         return _is_zip(path) or tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError):

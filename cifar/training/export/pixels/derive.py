@@ -35,7 +35,7 @@ _ENDS = {
     UNIT: ((-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5), (1, 0)),
     SYMMETRIC: ((0, 1), (0, 255)),
 }
-"""The values of black and white after the usual conversions of each range. No other range gives these values."""
+"""The values of black and white after the usual conversions of each range. These conversions make no sense for other ranges."""
 
 _PUBLISHED = {
     CAFFE: r"resnet(50|101|152)|vgg(16|19)",
