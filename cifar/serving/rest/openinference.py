@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -268,9 +269,12 @@ def _count(given: dict[str, Any], tensor: str, dtype: str, manifest: Manifest, m
 
 
 def _files(data: Any, count: int) -> list[bytes]:
-    files = list(_binary_texts(data)) if isinstance(data, bytes) else [_file(value) for value in _flat(data)]
+    if isinstance(data, bytes):
+        files = list(islice(_binary_texts(data), count + 1))  # 20 MB can hold five million, which take 150 MB
+    else:
+        files = [_file(value) for value in _flat(data)]
     if len(files) != count:
-        raise BadRequest(f"The shape announces {count} files; got {len(files)}.")
+        raise BadRequest(f"The shape announces {count} files; got {'more' if len(files) > count else len(files)}.")
     return files
 
 
