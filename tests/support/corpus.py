@@ -298,6 +298,22 @@ KINDS = {
         refused="differently each time",
         forms=(H5_OF_KERAS2,),
     ),
+    "augmentation_in_a_folder": Kind(
+        "Random augmentation in a folder of Keras 3, in which it stays active",
+        models.augmentation,
+        **FROM_LAYERS,
+        refused="augmentation is active",
+        forms=(FOLDER,),
+    ),
+    "stateful": Kind(
+        "An RNN with `stateful=True`",
+        lambda k: k.Sequential(
+            [k.Input((12, 12), batch_size=1), k.layers.SimpleRNN(3, stateful=True), k.layers.Dense(3, "softmax")]
+        ),
+        shape=(12, 12, 1),
+        refused="set stateful=False",
+        forms=(KERAS3,),
+    ),
     "batch": Kind(
         "BatchNormalization that is called with `training=True`, of Keras 2",
         lambda k: models.functional(k, before=lambda pixels: k.layers.BatchNormalization()(pixels, training=True)),

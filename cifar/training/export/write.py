@@ -115,7 +115,7 @@ def _comparison(source: ExportSource) -> Comparison:
     if random > MAX_TOLERANCE:
         raise ExportError(
             f"The model answers the same picture differently each time, by up to {random:.2g}: a layer is random, such as Dropout "
-            "that is called with training=True. Save the model without that."
+            "that is called with training=True. Save the model without that. In a folder of Keras 3's model.export augmentation is active: export the .keras file."
         )
     if not all(np.isfinite(value).all() for value in outputs.values()):
         raise ExportError("The model returns NaN or infinity: its training failed, or --input-range is wrong.")
@@ -168,7 +168,7 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
         name = re.search(r"Trackable referencing this tensor = <tf.Variable '([^':]*)", str(error))
         raise ExportError(
             f"The model uses a variable that is not one of its weights{f' ({name[1]})' if name else ''}, so a file does not contain it. In your "
-            "layer, create it with self.add_weight or keras.random.SeedGenerator, and save the model again."
+            "layer, create it with self.add_weight or keras.random.SeedGenerator (in an RNN, set stateful=False), and save the model again."
         ) from error
 
 

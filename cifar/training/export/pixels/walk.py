@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework import convert_to_constants as freezing
 
 from cifar.training.export.reading.classifier import Classifier
 
@@ -44,9 +43,7 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
     Returns:
         The results of the operations that were reached, in order, and the name of the first one that uses learned weights.
     """
-    with keras.StatelessScope():  # some random layers of Keras 3 change their seeds outside training too
-        concrete = tf.function(model.rows).get_concrete_function(tf.TensorSpec((1, *images[0].shape), tf.float32))
-    frozen = convert_variables_to_constants_v2(concrete)  # also inlines the functions that the graph calls
+    frozen = _frozen(tf.function(model.rows).get_concrete_function(tf.TensorSpec((1, *images[0].shape), tf.float32)))
     (pixels,) = frozen.inputs
     operations, stopped_at = _reached(frozen.graph, pixels)
     with tf.compat.v1.Session(graph=frozen.graph) as session:
@@ -54,6 +51,23 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
         rows = [[_some(each) for each in session.run(outputs, {pixels.name: image[None]})] for image in images]
     by_operation = zip(operations, zip(*rows, strict=True), strict=True)
     return [Step(_short(operation.name), np.stack(results)) for operation, results in by_operation], _short(stopped_at)
+
+
+def _frozen(concrete: Any) -> Any:
+    """Return a function with constants in place of variables, as one graph without calls of functions.
+
+    These are the steps of `convert_variables_to_constants_v2`, which fails where a graph changes a variable. Random layers of Keras 3
+    change their seeds outside training too.
+    """
+    data = freezing._FunctionConverterDataInEager(concrete, lower_control_flow=True, aggressive_inlining=False)  # noqa: SLF001
+    nodes = data.graph_def.node
+    changes = {node.name for node in nodes if node.op.startswith("Assign")}
+    kept = [node for node in nodes if node.name not in changes]
+    for node in kept:
+        node.input[:] = [each for each in node.input if each.removeprefix("^") not in changes]
+    data.graph_def.ClearField("node")
+    data.graph_def.node.extend(kept)
+    return freezing._construct_concrete_function(concrete, *freezing._replace_variables_by_constants(data))  # noqa: SLF001
 
 
 def _some(values: np.ndarray) -> np.ndarray:
