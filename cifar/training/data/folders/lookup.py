@@ -11,6 +11,11 @@ from urllib.parse import unquote
 
 from cifar.training.data.folders.names import key_of, part_of
 
+_MAX_ALIKE = 20
+"""Of more files that fit equally well, none is meant."""
+
+Tails = dict[tuple[str, ...], list[Path]]
+
 
 class Files:
     """Finds files below a folder by relative paths, paths of another machine, addresses, and names without folder or ending.
@@ -32,6 +37,7 @@ class Files:
         self._part = part
         self._below = below or folder
         self._by_name: dict[str, list[Path]] | None = None
+        self._by_tail: dict[str, Tails] = {}
         self.repeated: dict[str, list[Path]] = {}
         """The files of each cell for which more than one fits."""
 
@@ -54,21 +60,34 @@ class Files:
         return None
 
     def _best(self, candidates: list[Path], parts: Sequence[str], cell: str) -> Path | None:
-        ranks = [
-            (
-                _shared_end([*map(key_of, folders)], [*map(key_of, parts[:-1])]),
-                path.is_relative_to(self._folder),
-                self._part in map(part_of, folders),
-                parts[-1] in {path.name, path.stem},
+        """Return the candidate that has the most of the written folders in common; of several, the one that other signs point to."""
+        if len(candidates) > 1:
+            tails = self._tails(key_of(parts[-1]), candidates)
+            written = tuple(map(key_of, reversed(parts[:-1])))
+            candidates = next(
+                tails[written[:count]] for count in range(len(written), -1, -1) if written[:count] in tails
             )
-            for path in candidates
-            for folders in [path.relative_to(self._below).parts[:-1]]
-        ]
-        best = [path for path, rank in zip(candidates, ranks, strict=True) if rank == max(ranks)]
-        if len(best) > 1:
-            self.repeated[cell] = best
+        for sign in (
+            lambda path: path.is_relative_to(self._folder),
+            lambda path: self._part in map(part_of, path.relative_to(self._below).parts[:-1]),
+            lambda path: parts[-1] in {path.name, path.stem},
+        ):
+            if 1 < len(candidates) <= _MAX_ALIKE:
+                candidates = [path for path in candidates if sign(path)] or candidates
+        if len(candidates) > 1:
+            self.repeated[cell] = candidates
             return None
-        return best[0]
+        return candidates[0]
+
+    def _tails(self, name: str, candidates: list[Path]) -> Tails:
+        """Return the files of this name by their last folders, from the file upwards, for each number of folders."""
+        if name not in self._by_tail:
+            tails = self._by_tail[name] = defaultdict(list)
+            for path in candidates:
+                folders = tuple(map(key_of, reversed(path.relative_to(self._below).parts[:-1])))
+                for count in range(len(folders) + 1):
+                    tails[folders[:count]].append(path)
+        return self._by_tail[name]
 
     def _index(self) -> dict[str, list[Path]]:
         """Return the files by name with and without ending."""
@@ -79,13 +98,3 @@ class Files:
                     for name in {key_of(path.name), key_of(path.stem)}:
                         self._by_name[name].append(path)
         return self._by_name
-
-
-def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many folders two paths have in common, counted from the end."""
-    count = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
