@@ -6,7 +6,7 @@ The decoder allocates memory for the coded size, up to 16,384 x 16,384 pixels, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 _MAX_STEPS = 2_000
 """Items or OBUs that are looked at. Files of cameras and editors have a few dozen."""
@@ -26,7 +26,7 @@ def coded_pixels(avif: bytes) -> int:
     try:
         inner = dict(boxes(avif, *dict(boxes(avif, 0, len(avif)))[b"meta"]))
         largest = 0
-        for start, end in _items(avif, inner[b"iloc"], inner.get(b"idat", (0, 0))[0]):
+        for _, start, end in items(avif, inner[b"iloc"], inner.get(b"idat", (0, 0))[0]):
             largest = max([largest, *_sizes(avif[start:end])])
     except (KeyError, IndexError) as error:
         raise ValueError("its table of contents is damaged") from error
@@ -47,8 +47,14 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, in
         at += size
 
 
-def _items(data: bytes, place: tuple[int, int], idat: int) -> Iterator[tuple[int, int]]:
-    """Yield the place of each item, from the box `iloc`."""
+def items(
+    data: bytes, place: tuple[int, int], idat: int, wanted: Container[int] | None = None
+) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and end of each item, from the box `iloc`.
+
+    Raises:
+        ValueError: an item is in pieces, or there are too many. Pieces of items that are not `wanted` are no error; None: all are.
+    """
     at, _ = place
     version = data[at]
     offset_size, length_size = data[at + 4] >> 4, data[at + 4] & 15
@@ -65,15 +71,18 @@ def _items(data: bytes, place: tuple[int, int], idat: int) -> Iterator[tuple[int
     if count > _MAX_STEPS:
         raise ValueError(f"it has more than {_MAX_STEPS} items")
     for _ in range(count):
-        number(wide)
+        item = number(wide)
         method = number(2) & 15 if version else 0
         number(2)
         base, extents = number(base_size), number(2)
         if method > 1 or extents != 1:
-            raise ValueError("its pictures are in pieces")
+            if wanted is None or item in wanted:
+                raise ValueError("its pictures are in pieces")
+            at += extents * (index_size + offset_size + length_size)
+            continue
         number(index_size)
         start = base + number(offset_size) + (idat if method else 0)
-        yield start, start + number(length_size) if length_size else len(data)
+        yield item, start, start + number(length_size) if length_size else len(data)
 
 
 def _sizes(obus: bytes) -> Iterator[int]:

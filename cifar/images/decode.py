@@ -20,6 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.avif import coded_pixels
 from cifar.images.directories import bound_directories
+from cifar.images.heif import largest_pixels
 from cifar.images.screening import decodes_row_by_row, excess, short_tag, tiff_excess
 from cifar.images.spec import ImageSpec, Views
 from cifar.images.views import MAX_VIEWS, is_photograph, larger, views_of, with_crops
@@ -53,6 +54,7 @@ _EXIF_PREFIX = b"Exif\0\0"
 _DATA_URL = re.compile(rb"\Adata:[^,]{0,100},")
 _EXIF_PREFIXES = re.compile(rb"\A(?>(?:%b)+)" % _EXIF_PREFIX)
 """Pillow drops them one by one and copies the rest each time, which takes hours for a megabyte of them."""
+_PIXELS_OF_PICTURES = {"AVIF": coded_pixels, "HEIF": largest_pixels}
 _CODED_MARGIN_PIXELS = 512 * 512
 """Encoders pad a picture to full blocks."""
 
@@ -237,18 +239,20 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
             f"The {image.format} image has {width} x {height} pixels; at most {_megapixels(max_pixels)} can be decoded, and {_MAX_SIDE} a side. "
             "Scale it down."
         )
-    if image.format == "AVIF":
+    if image.format in _PIXELS_OF_PICTURES:
         _check_coded_size(image, payload)
     return image
 
 
-def _check_coded_size(image: Image.Image, avif: bytes) -> None:
-    """Refuse a file whose coded picture is larger than the image: the decoder would need memory for that one."""
+def _check_coded_size(image: Image.Image, payload: bytes) -> None:
+    """Refuse a file with a picture that is larger than the image: the decoder would need memory for that one."""
     try:
-        if coded_pixels(avif) > 2 * image.width * image.height + _CODED_MARGIN_PIXELS:
+        if _PIXELS_OF_PICTURES[str(image.format)](payload) > 2 * image.width * image.height + _CODED_MARGIN_PIXELS:
             raise ValueError("the picture in it is larger than it announces")
     except ValueError as error:
-        raise UnreadableImage(f"The AVIF file cannot be read: {error}. Save it again as one still picture.") from error
+        raise UnreadableImage(
+            f"The {image.format} file cannot be read: {error}. Save it again as one still picture."
+        ) from error
 
 
 def _counted_pixels(image: Image.Image, jpeg: bytes) -> int:

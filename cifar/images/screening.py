@@ -38,7 +38,7 @@ _NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SEARCHED_BYTES = 256 * 1024
 """Searched for a marker at once: at most about a millisecond."""
 _JPEG_SCAN = 0xDA
-_CONTAINERS = {b"meta": {b"iprp": {b"ipco": {}}}}
+_CONTAINERS: Mapping[bytes, Any] = {b"meta": {b"iprp": {b"ipco": {}}}}
 """Boxes of HEIF and AVIF in which others are."""
 _ENTRY_BYTES = {b"iinf": 20, b"iloc": 8, b"iref": 2, b"ipma": 3, b"moov": 4}
 """Boxes that are tables, and the least bytes of an entry."""
