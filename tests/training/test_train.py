@@ -199,8 +199,8 @@ def test_a_time_budget_that_allows_few_steps_uses_smaller_batches(tmp_path, cloc
 
         few = config("fast", epochs=None, time_budget=40.0, batch_size=batch_size)
         with pytest.raises(EndOfTest):
-            train(few, colours(240), tmp_path / name, on_epoch=stop_after_one_epoch)
-    fitted = 240 * 0.8
+            train(few, colours(120), tmp_path / name, on_epoch=stop_after_one_epoch)
+    fitted = 120 * 0.8
     assert steps["chosen"] == fitted // 32
     assert steps["default"] == fitted // 8
 
