@@ -150,6 +150,14 @@ KINDS = {
         asks="--image-size HEIGHT,WIDTH",
         forms=(KERAS3, H5_OF_KERAS2),
     ),
+    "planes": Kind(
+        "Input of a sequence for each colour, `(3, 1024)`",
+        lambda k: k.Sequential([k.Input((3, 144)), k.layers.Conv1D(4, 1), *models.last_layers(k)]),
+        prepare=lambda images: images.transpose(0, 3, 1, 2).reshape(len(images), 3, -1),
+        options={"image_size": (12, 12)},
+        asks="--image-size HEIGHT,WIDTH",
+        forms=(KERAS3,),
+    ),
     "rows": Kind(
         "Input of a sequence of rows, `(None, 28)`",
         models.rows,
@@ -304,15 +312,6 @@ KINDS = {
         **FROM_LAYERS,
         refused="augmentation is active",
         forms=(FOLDER,),
-    ),
-    "stateful": Kind(
-        "An RNN with `stateful=True`",
-        lambda k: k.Sequential(
-            [k.Input((12, 12), batch_size=1), k.layers.SimpleRNN(3, stateful=True), k.layers.Dense(3, "softmax")]
-        ),
-        shape=(12, 12, 1),
-        refused="set stateful=False",
-        forms=(KERAS3,),
     ),
     "batch": Kind(
         "BatchNormalization that is called with `training=True`, of Keras 2",

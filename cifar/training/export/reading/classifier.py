@@ -224,11 +224,16 @@ def _flat(shape: tuple[int | None, ...], options: ReadOptions) -> tuple[tuple[in
             f"The model takes a vector of {length} numbers; an image of {height}x{width} has {height * width} pixels "
             f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"
         )
-    if channels > 1:
+    if channels > 1 and channels not in shape:
         log.warning(
             "The vector is taken as the colours of one pixel after another. Is it all red, then all green, then all blue? See docs/models.md."
         )
-    return (height, width, channels), lambda images: tf.reshape(images, (-1, *shape))
+    planes = len(shape) == 2 and shape[0] == channels > 1
+
+    def arrange(images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.transpose(images, (0, 3, 1, 2)) if planes else images, (-1, *shape))
+
+    return (height, width, channels), arrange
 
 
 def _resizing_size(layers: Any) -> tuple[int, int] | None:
