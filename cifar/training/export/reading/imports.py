@@ -72,7 +72,7 @@ def names_in_lambdas(library: ModuleType, names: Mapping[str, Any]) -> Iterator[
     load = home.func_load
 
     def load_with_names(*arguments: Any, globs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        return load(*arguments, globs={**usual, **(globs or {}), **names}, **options)
+        return load(*arguments, globs={**(globs or {}), **usual, **names}, **options)
 
     home.func_load = load_with_names
     try:
