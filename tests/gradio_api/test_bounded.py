@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tracemalloc
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +52,19 @@ def test_of_an_upload_of_many_files_only_one_is_open(tmp_path):
     parser = route_utils.GradioMultiPartParser(headers, form(), upload_dir=tmp_path, max_file_size=10)
     assert len(asyncio.run(parser.parse()).getlist("files")) == 200
     assert max(open_files) - open_files[0] < 50
+
+
+def test_calls_that_name_one_large_upload_hold_few_copies_of_it(api):
+    """200 calls of 100 bytes each took 1.5 GB: Gradio held each copy while it waited for a thread, and, after an error, until a garbage collection."""
+    (path,) = api.post("/gradio_api/upload", files={"files": ("a.jpg", b"\xff\xd8" + bytes(15_000_000))}).json()
+    call = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}
+    tracemalloc.start()
+    with ThreadPoolExecutor(24) as pool:
+        answers = pool.map(lambda kind: api.post(f"/gradio_api/{kind}/predict", json=call), ["run", "call"] * 12)
+        assert {answer.status_code for answer in answers} == {200, 422}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150_000_000
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])

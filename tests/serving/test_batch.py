@@ -143,6 +143,17 @@ def test_the_archives_of_a_call_together_take_little_memory_and_few_files():
         rows_of(*[zips.zipped([("a.png", PHOTO)])] * 17)
 
 
+def test_the_rows_of_bad_files_hold_nothing_of_them(tmp_path):
+    """Each error held its traceback, and so the content of its file, as long as the table lived: 200 MB for one call."""
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8" + bytes(5_000_000))
+    rows_of(PHOTO)  # loads everything that is loaded once
+    tracemalloc.start()
+    rows = rows_of(*[tmp_path / "bad.jpg"] * 20)
+    assert tracemalloc.get_traced_memory()[0] < 10_000_000
+    tracemalloc.stop()
+    assert {row.error.code for row in rows} == {"unreadable_image"}
+
+
 def test_a_photo_of_megabytes_in_an_archive_is_read():
     """The limit on the archive's table of contents held for the photos too."""
     photo = encoded(noise(1000, 1000))

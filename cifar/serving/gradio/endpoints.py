@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from gradio.components import Component
 
 from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.gradio.calls import as_cifar_error, requester_of
-from cifar.serving.gradio.components import Choice, Integer, Photo, one_or_more_files
+from cifar.serving.gradio.components import Choice, Integer, Photo, one_or_more_files, read_photo
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
@@ -118,10 +119,13 @@ def _add(function: Callable[..., Awaitable[dict[str, Any]]], *inputs: Component)
 
     @wraps(function)  # Gradio reads the signature and the docstring
     async def call(*arguments: Any) -> dict[str, Any]:
+        values = [await read_photo(value) if isinstance(value, Path) else value for value in arguments]
         try:
-            return await function(*arguments)
+            return await function(*values)
         except Exception as error:
-            raise gr.Error(str(as_cifar_error(error)), print_exception=False) from error
+            sentence = str(as_cifar_error(error))
+        values.clear()  # Gradio keeps what is raised, and so this frame, until the next garbage collection
+        raise gr.Error(sentence, print_exception=False)
 
     gr.Button(visible=False).click(
         call,

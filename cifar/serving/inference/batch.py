@@ -130,7 +130,8 @@ async def _row(entry: Entry, classify: Classify) -> Row:
     except _CALL_ERRORS:
         raise
     except CifarError as error:
-        return Row(entry.name, error=error)
+        error.__cause__ = error.__context__ = None  # their frames hold the file's content as long as the table lives
+        return Row(entry.name, error=error.with_traceback(None))
     except Exception:
         log.exception("a file of a batch failed")
         return Row(entry.name, error=CifarError(INTERNAL_ERROR))

@@ -15,7 +15,7 @@ from cifar.images.spec import ImageSpec
 from cifar.images.views import ALLOWED_VIEWS
 from cifar.serving.auth.principal import Requester
 from cifar.serving.gradio.calls import requester_of
-from cifar.serving.gradio.components import Choice, Photo, Slider, plain_html
+from cifar.serving.gradio.components import Choice, Photo, Slider, plain_html, read_photo
 from cifar.serving.inference.classify import Classification, whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.page.answer import answer_html, error_html
@@ -140,7 +140,7 @@ class ClassifyTab:
 
     async def _show_answer(  # noqa: PLR0917 - Gradio passes the values by position
         self,
-        payload: bytes | None,
+        photo: Path | None,
         top_k: object,
         version: object,
         views: object,
@@ -148,6 +148,7 @@ class ClassifyTab:
         request: gr.Request,
     ) -> tuple[str, str]:
         """Return the answer to a photo, or its error, and an empty text in place of the heat map of the previous photo."""
+        payload = await read_photo(photo)
         if payload is None:
             return _NO_ANSWER, ""
         try:
@@ -184,9 +185,10 @@ class ClassifyTab:
             return error_html(error)
         return self._html(answer, explains=False)
 
-    async def _show_why(self, payload: bytes | None, version: object, event: gr.EventData, request: gr.Request) -> str:
+    async def _show_why(self, photo: Path | None, version: object, event: gr.EventData, request: gr.Request) -> str:
         """Return the heat map for the class whose button "Why?" was pressed."""
         label = str(getattr(event, "value", None))
+        payload = await read_photo(photo)
         try:
             explanation = await self._explainer.explain(
                 payload,
