@@ -260,7 +260,9 @@ class RolloutLog:
         return change
 
     def _revisions(self) -> list[int]:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        if not self.registry.base.is_dir():
+            return []
+        with suppress(FileNotFoundError):
             return sorted(int(file.stem) for file in self.folder.iterdir() if _CHANGE.fullmatch(file.name))
         return []
 
