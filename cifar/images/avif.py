@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator
 _MAX_STEPS = 2_000
 """Items or OBUs that are looked at. Files of cameras and editors have a few dozen."""
 _VERSION_BYTES = 4
-"""Before the boxes in `meta`."""
+"""The version and flags of `meta`, which stand before the boxes in it."""
 _SEQUENCE_HEADER = 1
 
 

@@ -30,7 +30,7 @@ _ANY_RATIO_BYTES = 64 * 1024
 _DIRECTORY_BYTES_PER_FILE = 1024
 """Allowed size of the central directories of all archives of a call, for each file. `zipfile` takes about 7 times as much memory."""
 _END_BYTES = 2 * 65536
-"""What is read of an archive beside its directory: its end and a comment."""
+"""Bytes that are read of an archive beside its directory: its end and a comment."""
 _MAX_ARCHIVES = 16
 """In a call. Each is open until all files have been read, and has a file descriptor."""
 _NAME_CHARACTERS = 200
@@ -100,7 +100,7 @@ def _too_many(settings: Settings) -> BatchTooLarge:
 
 
 class _Directories:
-    """What may still be read of the central directories of a call's archives.
+    """The bytes and archives that a call may still open: a count over the central directories of all its archives.
 
     Entries that are no images, such as folders, are not counted as files, and a call may name one archive 400 times.
     """

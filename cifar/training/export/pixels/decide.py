@@ -153,7 +153,7 @@ def warn_if_one_label(
 
 @dataclass(frozen=True)
 class Counts:
-    """How well the model classifies labelled pictures with each preparation."""
+    """The accuracy of the model on labelled pictures with each preparation."""
 
     right: dict[Preparation, int]
     """Number of pictures that get the right label."""
