@@ -21,6 +21,22 @@ class Divide(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("test")
+class DivideOneByOne(keras.layers.Layer):
+    """Scales in a loop over the images."""
+
+    def call(self, images):
+        return ops.map(lambda image: image / 255.0, images)
+
+
+@keras.saving.register_keras_serializable("test")
+class DivideBytes(keras.layers.Layer):
+    """Scales images whose values show that they are not scaled."""
+
+    def call(self, images):
+        return ops.cond(ops.max(images) > 1, lambda: images / 255.0, lambda: images)
+
+
+@keras.saving.register_keras_serializable("test")
 class ScalingConvolution(keras.layers.Conv2D):
     """A layer of somebody's own that scales and then convolves."""
 
@@ -65,6 +81,12 @@ def transfer_by_name():
     inside = L.Input((16, 16, 3))
     network = keras.Model(inside, L.Conv2D(4, 3)(inside), name="mobilenetv2_0.35_32")
     return functional(lambda pixels: network(augmentation()(pixels), training=False))
+
+
+def recurrent(*before):
+    """Return a network that reads each image line by line, forwards and backwards. Its loops contain weights."""
+    lines = (L.Reshape((16, 48)), L.Bidirectional(L.LSTM(24, return_sequences=True)), L.Reshape((16, 16, 3)))
+    return sequential(*before, *lines)
 
 
 def hidden_in_a_subclass():
@@ -151,6 +173,9 @@ DERIVED = {
     "one_branch_scaled": (lambda: branches(L.Rescaling(1 / 255), L.Identity()), "0,255"),
     "created_backwards": (created_backwards, "0,255"),
     "layer_of_ones_own": (lambda: sequential(Divide()), "0,255"),
+    "scaled_in_a_loop": (lambda: sequential(DivideOneByOne()), "0,255"),
+    "scaled_under_a_condition": (lambda: sequential(DivideBytes()), "0,255"),
+    "recurrent_after_rescaling": (lambda: recurrent(L.Rescaling(1 / 255)), "0,255"),
     "scaling_inside_a_layer_with_weights": (lambda: sequential(ScalingConvolution(4, 3)), "0,255"),
     "scaling_inside_a_subclass": (hidden_in_a_subclass, "0,255"),
     "grey": (lambda: sequential(L.Rescaling(1 / 255), shape=(16, 16, 1)), "0,255"),
@@ -178,6 +203,7 @@ DERIVED = {
 
 ASKED = {
     "convolution_first": (sequential, "0,1"),
+    "recurrent_first": (recurrent, "0,1"),
     "augmentation_only": (lambda: sequential(augmentation()), "0,255"),
     "resizing_only": (lambda: sequential(L.Resizing(12, 12)), "-1,1"),
     "batch_normalization_first": (lambda: sequential(L.BatchNormalization()), "0,255"),

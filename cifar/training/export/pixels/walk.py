@@ -6,7 +6,7 @@ scaling, `preprocess_input`. They are run, not recognised, so any layer or funct
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,8 @@ from tensorflow.python.framework import convert_to_constants as freezing
 
 from cifar.training.export.reading.classifier import Classifier
 
-_LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"}) | frozenset(
-    {"If", "PartitionedCall", "StatefulPartitionedCall", "StatelessIf", "StatelessWhile", "While"}
-)
-"""Operations whose weights may be constants of the graph, or which may contain weights in a function."""
+_LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"})
+"""Operations whose weights may be constants of the graph."""
 
 _MAX_VALUES = 10_000
 """Largest number of values of one output that are compared."""
@@ -54,12 +52,12 @@ def walk(model: Classifier, images: Sequence[np.ndarray]) -> tuple[list[Step], s
 
 
 def _frozen(concrete: Any) -> Any:
-    """Return a function with constants in place of variables, as one graph without calls of functions.
+    """Return a function with constants in place of variables.
 
     These are the steps of `convert_variables_to_constants_v2`, which fails where a graph changes a variable. Random layers of Keras 3
-    change their seeds outside training too.
+    change their seeds outside training too. Loops and conditions stay one operation each: the values inside cannot be fetched.
     """
-    data = freezing._FunctionConverterDataInEager(concrete, lower_control_flow=True, aggressive_inlining=False)  # noqa: SLF001
+    data = freezing._FunctionConverterDataInEager(concrete, lower_control_flow=False, aggressive_inlining=False)  # noqa: SLF001
     nodes = data.graph_def.node
     changes = {node.name for node in nodes if node.op.startswith("Assign")}
     kept = [node for node in nodes if node.name not in changes]
@@ -80,16 +78,24 @@ def _some(values: np.ndarray) -> np.ndarray:
 
 def _reached(graph: Any, pixels: Any) -> tuple[list[Any], str]:
     reached, operations, stopped_at = {pixels.name}, [], ""
+    functions = {each.signature.name: each.node_def for each in graph.as_graph_def().library.function}
     for operation in graph.get_operations():
         if not any(each.name in reached for each in operation.inputs):
             continue
-        if operation.type in _LEARNED or any(_OF_A_VARIABLE in each.name for each in operation.inputs):
+        if _is_learned(operation.node_def, functions) or any(_OF_A_VARIABLE in each.name for each in operation.inputs):
             stopped_at = stopped_at or operation.name
             continue
         reached |= {each.name for each in operation.outputs}
         if operation.outputs and operation.outputs[0].dtype.is_floating:
             operations.append(operation)
     return operations, stopped_at
+
+
+def _is_learned(node: Any, functions: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether a node, or a function that it calls, may have weights as constants. `functions`: their nodes by name."""
+    called = [each.name for value in node.attr.values() for each in (value.func, *value.list.func)]
+    inner = [each for name in called for each in functions.get(name, ())]
+    return node.op in _LEARNED or any(each.op == "MatMul" or _is_learned(each, functions) for each in inner)
 
 
 def _short(name: str) -> str:
