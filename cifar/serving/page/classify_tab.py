@@ -51,12 +51,7 @@ class ClassifyTab:
     """
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        """Lay out the tab within the current `gr.Blocks`.
-
-        Args:
-            service: answers the photos.
-            settings: the folder of the examples, the default number of labels and the pixel limit.
-        """
+        """Lay out the tab within the current `gr.Blocks`."""
         self._classifier = service.classifier
         self._explainer = service.explainer
         class_names = self._classifier.versions.default.manifest.class_names

@@ -29,11 +29,7 @@ _READ_ADDRESS = "() => [{address: location.origin + location.pathname}]"
 
 
 class Page:
-    """The page with its tabs, and the endpoints for Gradio's clients.
-
-    Attributes:
-        blocks: what Gradio mounts.
-    """
+    """The page with its tabs, and the endpoints for Gradio's clients. Gradio mounts its `blocks`."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._versions = service.classifier.versions

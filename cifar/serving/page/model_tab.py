@@ -24,12 +24,7 @@ _LEVELS = {"none": "drift.none", "warn": "drift.warn", "alert": "drift.alert"}
 
 
 def model_html(manifest: Manifest, drift: str = "") -> str:
-    """Return the tab's content for one version.
-
-    Args:
-        manifest: of the version.
-        drift: the content of the section on drift; without it, the section is left out.
-    """
+    """Return the tab's content for one version. `drift` is the content of a section, which is left out if it is empty."""
     measured = manifest.metrics.get("test")
     history = manifest.metrics.get("history")
     sections = [_section("model.facts", _facts(manifest))]

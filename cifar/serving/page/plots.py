@@ -39,13 +39,9 @@ def class_bars(per_class: dict[str, Any]) -> str:
 
 
 def wide_table(name: str, columns: Iterable[str], rows: Iterable[str], *, corner: str = "") -> str:
-    """Return a table that scrolls sideways within itself.
+    """Return a table that scrolls sideways within itself. The heading above it has the id `NAME-title`.
 
-    Args:
-        name: its CSS class. The heading above it has the id `NAME-title`.
-        columns: the contents of the header cells, as HTML.
-        rows: the `<tr>` elements of the body.
-        corner: the cell in front of the header cells, as HTML.
+    `columns` are the contents of the header cells, `corner` the cell in front of them, and `rows` the `<tr>` elements of the body.
     """
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     return (
@@ -142,13 +138,9 @@ def curves(title: Text, series: list[Series]) -> str:
 
 
 def interval_plot(title: Text, x_title: Text, looks: Sequence[tuple[int, float, float, float]]) -> str:
-    """Plot a value and its interval against a count.
+    """Plot a value and its interval against a count: `looks` are `(count, value, low, high)`, by ascending count.
 
-    Args:
-        title: of the plot.
-        x_title: of the horizontal axis.
-        looks: `(count, value, low, high)`, by ascending count. The scale follows the later three quarters; the intervals of
-            the first quarter are the widest and may be cut off.
+    The scale follows the later three quarters. The intervals of the first quarter are the widest and may be cut off.
     """
     later = looks[len(looks) // 4 :]
     ticks = _ticks(min(0.0, *(look[2] for look in later)), max(0.0, *(look[3] for look in later)))

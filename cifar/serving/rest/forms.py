@@ -98,11 +98,7 @@ class _Collector:
 
 
 def read_form(body: bytes, content_type: str) -> list[Part]:
-    """Parse a form.
-
-    Args:
-        body: the complete form.
-        content_type: the request's Content-Type header, which names the boundary.
+    """Parse a complete form, whose boundary the header `content_type` names.
 
     Raises:
         BadRequest: there is no boundary, the body is not a complete form, or it has too many parts.

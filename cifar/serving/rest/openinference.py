@@ -190,15 +190,9 @@ def _tensors(infos: dict[str, Any]) -> list[dict[str, Any]]:
 def read_infer(
     body: bytes, manifest: Manifest, *, max_images: int, max_pixels: int, decode: Decode, header_length: str = ""
 ) -> InferCall:
-    """Read the body of an `infer` call for one version.
+    """Read the body of an `infer` call for one version: JSON, followed by the input if it is binary.
 
-    Args:
-        body: JSON, followed by the input if it is binary.
-        manifest: see `read_call`, as for the other arguments.
-        max_images: the same.
-        max_pixels: the same.
-        decode: the same.
-        header_length: value of the header that says how many bytes of the body are JSON; empty for all.
+    `header_length` is the value of the header that says how many bytes are JSON, empty for all. For the other arguments see `read_call`.
 
     Raises:
         BadRequest: the call does not follow the protocol, or its tensor has the wrong shape or range.
@@ -355,13 +349,7 @@ def _outputs(call: dict[str, Any], signature: SignatureInfo, classes: int) -> li
 
 
 def write_infer(call: InferCall, rows: np.ndarray, manifest: Manifest) -> tuple[bytes, int]:
-    """Return the body of the answer, and how many bytes of it are JSON; 0 for all of it.
-
-    Args:
-        call: the call.
-        rows: see `write_answer`.
-        manifest: that of the version that answered.
-    """
+    """Return the body of the answer, and how many bytes of it are JSON; 0 for all of it. For `rows` see `write_answer`."""
     outputs, tail = [], []
     for asked in call.outputs:
         tensor = _output(asked, rows, manifest.class_names)

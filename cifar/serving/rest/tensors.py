@@ -78,13 +78,7 @@ def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: i
 
 
 def write_answer(call: TensorCall, rows: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """Return the answer in the form of the call.
-
-    Args:
-        call: the call.
-        rows: `(n, classes)` or `(n, classes + 1)` `float32`, as `Predictor.answers` returns them.
-        class_names: the classes of the version.
-    """
+    """Return the answer in the form of the call. `rows` are those of `Predictor.answers`, one for each image."""
     classes = len(class_names)
     outputs: dict[str, list[Any]] = {
         "probabilities": rows[:, :classes].tolist(),

@@ -68,14 +68,7 @@ Read = Callable[..., Call]
 
 @dataclass(frozen=True)
 class TensorAnswer(Generic[Call]):
-    """The model's answer to a call.
-
-    Attributes:
-        call: the call.
-        rows: see `write_answer`.
-        manifest: that of the version that answered.
-        headers: those of the response, which name version and engine.
-    """
+    """The model's answer to a call: see `write_answer`. The headers of the response name version and engine."""
 
     call: Call
     rows: np.ndarray
