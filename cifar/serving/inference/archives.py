@@ -69,12 +69,7 @@ class Entry(NamedTuple):
 def entries_of(uploads: Sequence[Upload], settings: Settings, stack: ExitStack) -> list[Entry]:
     """List the files to classify. Each archive is replaced by the files in it.
 
-    An archive that cannot be read becomes one entry, whose `read` raises the error.
-
-    Args:
-        uploads: the uploaded files.
-        settings: `max_batch_files`, `max_batch_bytes` and `max_body_bytes`.
-        stack: closes the archives.
+    An archive that cannot be read becomes one entry, whose `read` raises the error. `stack` closes the archives.
 
     Raises:
         BatchTooLarge: there are too many files, or they have too many bytes in total.
@@ -153,8 +148,7 @@ def _entries(upload: Upload, settings: Settings, stack: ExitStack, directories: 
 class _Bounded:
     """An archive that refuses to read a larger central directory than is allowed. `zipfile` reads it in one piece.
 
-    Attributes:
-        is_open: the central directory has been read.
+    It `is_open` when the central directory has been read.
     """
 
     def __init__(self, file: BinaryIO, directories: _Directories) -> None:

@@ -93,11 +93,7 @@ class Batch:
     ) -> AsyncIterator[Row]:
         """Yield a row for each file, in the order of the files. Closing the iterator cancels the remaining work.
 
-        Args:
-            requester: see `RecordedClassifier.classify`.
-            top_k: the same.
-            version: the same.
-            views: the same.
+        For the arguments see `RecordedClassifier.classify`.
 
         Raises:
             BadParameter, VersionNotFound, VersionUnusable, NotReady: the call itself is wrong or too early.
@@ -164,11 +160,7 @@ class Batches:
 
     @asynccontextmanager
     async def open(self, uploads: Sequence[Upload], caller: str = "") -> AsyncIterator[Batch]:
-        """List the files of a call. Archives among them stay open until the context ends.
-
-        Args:
-            uploads: the files and archives.
-            caller: see `Shares.take`.
+        """List the files of a call. Archives among them stay open until the context ends. For the `caller` see `Shares.take`.
 
         Raises:
             MissingImage: there is no file, or there are only archives without files.

@@ -61,12 +61,7 @@ class Batcher:
         self._queues: dict[str, deque[_Waiting]] = {}
 
     def at_once(self, views: np.ndarray, *, channel: str) -> Answer | None:
-        """Answer one picture before returning, if the model is quick enough for the event loop; otherwise return None.
-
-        Args:
-            views: see `submit`.
-            channel: the same.
-        """
+        """Answer one picture before returning, if the model is quick enough for the event loop; otherwise return None."""
         if len(views) > self._max_in_loop:
             return None
         rows, seconds = self._timed(views)

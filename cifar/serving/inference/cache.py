@@ -49,15 +49,9 @@ class AnswerCache:
         self._writes: set[asyncio.Task[object]] = set()
 
     def key(self, digest: str, predictor: Predictor, views: Views = 1) -> bytes:
-        """Return the key of a file, a version and a number of views. The version's creation time is part of it, as numbers can be exported anew.
+        """Return the key of a file's digest, a version and a number of views (`Predictor.views_for`); empty when the cache is off.
 
-        Args:
-            digest: see `file_digest`.
-            predictor: the version that answers.
-            views: from `Predictor.views_for`.
-
-        Returns:
-            Empty when the cache is off.
+        The version's creation time is part of it, as numbers can be exported anew.
         """
         if not self._local.maxsize:
             return b""

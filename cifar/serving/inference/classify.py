@@ -76,14 +76,7 @@ class Classifier:
     def __init__(
         self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, *, host_lock: Path | None = None
     ) -> None:
-        """Set it up.
-
-        Args:
-            versions: the loaded versions.
-            settings: the limits.
-            cache: the answers that were given before.
-            host_lock: see `Decoder`.
-        """
+        """Set it up. For `host_lock` see `Decoder`."""
         self.versions = versions
         self.waiting_bytes = Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
         self.queue = QueueSlots(
@@ -161,12 +154,7 @@ def decode_small(payload: bytes, spec: ImageSpec, views: Views = 1, *, max_pixel
     """Decode an image for which that takes at most about a millisecond. For the event loop.
 
     A 947-byte JPEG takes 54 microseconds; a thread would add 33 of processor time (measured on 2026-11-26, two cores).
-
-    Args:
-        payload: the encoded file.
-        spec: see `preprocess`, as for the errors.
-        views: see `to_views`.
-        max_pixels: the same.
+    For the arguments and errors see `preprocess_views`.
 
     Returns:
         The views; None for a large image, and for a JPEG that is not decoded in one scan, such as a progressive one.

@@ -81,15 +81,8 @@ class Explainer:
     ) -> Explanation:
         """Classify an image and compute the heat map of one label. This costs as much as about 80 predictions.
 
-        Cancelling the call, or disconnecting, cancels what has not been computed yet.
-
-        Args:
-            payload: see `Classifier.classify`, as for the other arguments and errors.
-            channel: the same.
-            requester: see `RecordedClassifier.classify`.
-            label: one of the version's classes; None or "" for the most probable one.
-            version: the same.
-            disconnected: the same.
+        Cancelling the call, or disconnecting, cancels what has not been computed yet. `label` is one of the version's classes; None or ""
+        for the most probable one. For the other arguments see `RecordedClassifier.classify`.
 
         Raises:
             BadParameter: there is no such label.

@@ -23,13 +23,7 @@ class QueueSlots:
     """A limited number of queue slots for the images of all channels. Use it from one event loop."""
 
     def __init__(self, *, max_images: int, max_seconds: float, waiting_bytes: Shares | None = None) -> None:
-        """Set the limits.
-
-        Args:
-            max_images: slots. An image that finds none free is refused.
-            max_seconds: longest time for which one image holds a slot.
-            waiting_bytes: what the files of all waiting images may take together. None: no limit.
-        """
+        """Let at most `max_images` hold a slot, each for `max_seconds`, whose files take `waiting_bytes` together (None: no limit)."""
         self._slots = Shares(max_images)
         self._max_seconds = max_seconds
         self._bytes = waiting_bytes or Shares(sys.maxsize)
@@ -42,13 +36,7 @@ class QueueSlots:
     async def slot(
         self, channel: str, disconnected: Disconnected = None, *, caller: str = "", size_bytes: int = 0
     ) -> AsyncIterator[None]:
-        """Hold a slot while the block runs. The block is cancelled at the time limit, and when the client disconnects.
-
-        Args:
-            channel: the way in which the request came.
-            disconnected: see `Disconnected`.
-            caller: see `Shares.take`.
-            size_bytes: size of the file that waits.
+        """Hold a slot for a file while the block runs. The block is cancelled at the time limit, and when the client disconnects.
 
         Raises:
             Overloaded: no slot is free, or the waiting files have too many bytes, in all or of this caller.

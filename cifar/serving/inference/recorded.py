@@ -36,17 +36,10 @@ class RecordedClassifier:
         disconnected: Disconnected = None,
         record: bool = False,
     ) -> Classification:
-        """Classify one image file and count the answer.
+        """Classify one image file and count the answer. For the other arguments and the errors see `Classifier.classify`.
 
-        Args:
-            payload: see `Classifier.classify`, as for the errors.
-            channel: the same.
-            requester: the request that asks; None outside a request, as in a test.
-            top_k: the same.
-            version: the same.
-            views: the same.
-            disconnected: the same.
-            record: store the prediction, so that feedback can refer to it, and ask shadow versions too.
+        `requester` is None outside a request, as in a test. To `record` is to store the prediction, so that feedback can refer to it, and to
+        ask shadow versions too.
         """
         started = time.perf_counter()
         answer = await self._classifier.classify(

@@ -32,14 +32,7 @@ def while_serving(api: FastAPI, context: Callable[[], AbstractAsyncContextManage
 
 
 def repeat_while_serving(api: FastAPI, work: Callable[[], object], *, seconds: float, at_start: bool = False) -> None:
-    """Call `work` in a thread every `seconds` while the server runs. Its exceptions are logged.
-
-    Args:
-        api: the app that is served.
-        work: the function to call.
-        seconds: time between two calls.
-        at_start: make the first call at the start, not `seconds` later.
-    """
+    """Call `work` in a thread every `seconds` while the server runs, first `at_start` or `seconds` later. Its exceptions are logged."""
 
     async def repeat() -> None:
         if at_start:

@@ -206,8 +206,7 @@ def _with_exemplar(sample: Sample) -> Sample:
 def exposition(accept: str = "") -> tuple[bytes, str]:
     """Return the metrics of all workers, and their content type. Takes up to 0.1 seconds: call it in a thread.
 
-    Args:
-        accept: the request's header of that name: Prometheus' text format, or OpenMetrics, which has exemplars of the worker that answers.
+    A request's header `accept` chooses Prometheus' text format, or OpenMetrics, which has exemplars of the worker that answers.
     """
     encode, kind = choose_encoder(accept)
     registry: Collector = REGISTRY

@@ -7,11 +7,7 @@ class Shares:
     """Counts what is taken. Use it from one event loop."""
 
     def __init__(self, limit: int) -> None:
-        """Set the limit.
-
-        Args:
-            limit: how much there is for all callers. One caller may take half of it, but at least 1.
-        """
+        """Set how much there is for all callers. One caller may take half of it, but at least 1."""
         self.limit = limit
         self.taken = 0
         self._share = max(1, limit // 2)
@@ -20,9 +16,7 @@ class Shares:
     def take(self, caller: str, amount: int = 1) -> bool:
         """Take some, and return whether there was enough. What was taken must be given back with `give`.
 
-        Args:
-            caller: see `rate_limit_key`. Empty: calls without a request, which have no limit of their own.
-            amount: how much.
+        `caller` is a `rate_limit_key`, or empty for calls without a request, which have no limit of their own.
         """
         own = self._by_caller.get(caller, 0) + amount
         if self.taken + amount > self.limit or (caller and own > self._share):

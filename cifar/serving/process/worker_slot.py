@@ -53,22 +53,13 @@ imports this module before it forks them."""
 
 
 def count_connections(connections: int | None, *, slot: int | None = None) -> None:
-    """Tell the other workers how many connections a worker has.
-
-    Args:
-        connections: their number; None when the worker accepts no more.
-        slot: the worker's; None for this process.
-    """
+    """Tell the other workers how many connections the worker of a slot has, by default this one; None when it accepts no more."""
     number = slot if slot is not None else current.number if current else 0
     _connections[number % _SLOTS] = 0 if connections is None else connections + 1
 
 
 def fair_share(waiting: int) -> int:
-    """Return how many of the waiting connections this worker may accept, so that all workers get equally many.
-
-    Args:
-        waiting: number of connections that wait to be accepted.
-    """
+    """Return how many of the waiting connections this worker may accept, so that all workers get equally many."""
     own = _connections[(current.number if current else 0) % _SLOTS] - 1
     total, level = waiting, 0
     for count, connections in enumerate(sorted(filter(None, _connections)), 1):
@@ -139,13 +130,7 @@ class _Listener:
     """
 
     def __init__(self, listening: socket.socket, connect: Callable[[], asyncio.Protocol], open_: Connections) -> None:
-        """Begin to accept.
-
-        Args:
-            listening: the socket.
-            connect: makes the protocol of a connection.
-            open_: the connections of this process.
-        """
+        """Begin to accept. `connect` makes the protocol of a connection, and `open_` are the connections of this process."""
         self._socket = listening
         self._connect = connect
         self._open = open_
