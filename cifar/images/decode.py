@@ -51,7 +51,7 @@ _OTHER_PEAK_BYTES_PER_PIXEL = 12
 _COEFFICIENT_BYTES = 2
 
 _EXIF_PREFIX = b"Exif\0\0"
-_DATA_URL = re.compile(rb"\Adata:[^,]{0,100},")
+_DATA_URL_HEAD = re.compile(r"\s{0,100}data:[^,]{0,200};\s{0,10}base64\s{0,10},", re.IGNORECASE)
 _EXIF_PREFIXES = re.compile(rb"\A(?>(?:%b)+)" % _EXIF_PREFIX)
 """Pillow drops them one by one and copies the rest each time, which takes hours for a megabyte of them."""
 _PIXELS_OF_PICTURES = {"AVIF": coded_pixels, "HEIF": largest_pixels}
@@ -296,8 +296,14 @@ def begins_like_an_image(payload: bytes) -> bool:
     return any(bool(accept and accept(payload[:16])) for _, accept in (Image.OPEN[name] for name in FORMATS))
 
 
+def without_data_url_head(text: str) -> str:
+    """Return what follows the head of a `data:` URL in base64, such as `data:image/png;base64,`; any other text as it is."""
+    head = _DATA_URL_HEAD.match(text)
+    return text[head.end() :] if head else text
+
+
 def _is_base64_of_an_image(payload: bytes) -> bool:
-    start = _DATA_URL.sub(b"", payload[:200], 1)[:64]
+    start = without_data_url_head(payload[:400].decode("latin-1"))[:64]
     try:
         return begins_like_an_image(base64.b64decode(start, validate=True))
     except ValueError:

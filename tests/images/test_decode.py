@@ -13,7 +13,7 @@ from PIL import Image
 from support.pictures import corners, encoded, noise, png_of_100_megapixels, truncated_jpeg
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from cifar.images.decode import FORMATS, preprocess
+from cifar.images.decode import FORMATS, preprocess, without_data_url_head
 from cifar.images.spec import ImageSpec
 
 pillow_heif.register_heif_opener()
@@ -228,3 +228,16 @@ def test_the_bundled_decoders_of_heic_are_those_in_which_the_known_holes_are_men
     assert hevc is not None
     assert tuple(map(int, libraries["libheif"].split("."))) >= (1, 23, 6)
     assert tuple(map(int, hevc[1].split("."))) >= (1, 1, 3)
+
+
+def test_the_head_of_a_data_url_is_recognised_in_every_spelling_that_browsers_take():
+    """REST, MCP and the hint at base64 in a file use one rule: capitals, parameters and spaces do not matter, other texts are left."""
+    for head in (
+        "data:image/jpeg;base64,",
+        "data:;base64,",
+        "DATA:image/JPEG;Base64,",
+        '\n data:image/png;name="a (1) 猫.png";charset=utf-8; base64 ,',
+    ):
+        assert without_data_url_head(f"{head}/9j/4A==") == "/9j/4A==", head
+    for other in ("/9j/4A==", "data:image/jpeg,/9j/", "data", f"data:{'x' * 300};base64,/9j/", "x data:;base64,/9j/"):
+        assert without_data_url_head(other) == other

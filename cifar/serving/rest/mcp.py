@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cifar.errors import INTERNAL_ERROR, BadParameter, BadRequest, CifarError, NotAcceptable
+from cifar.images.decode import without_data_url_head
 from cifar.serving.asgi import header, preferred, read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
@@ -51,7 +51,6 @@ _INSTRUCTIONS = (
 _IMAGE = "The image file in base64, or as a data: URL. JPEG, PNG, WebP, GIF, BMP, TIFF, HEIF or AVIF."
 _READS = ToolAnnotations(readOnlyHint=True, idempotentHint=True, openWorldHint=False)
 _WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=False, idempotentHint=True, openWorldHint=False)
-_DATA_URL = re.compile(r"data:[\w.+/;=-]*;base64,", re.ASCII)
 
 Image = Annotated[str, Field(description=_IMAGE)]
 TopK = Annotated[int | None, Field(description="How many classes to rank.")]
@@ -244,9 +243,8 @@ def _requester(context: Request) -> Requester | None:
 
 def _decoded(image: str) -> bytes:
     """Return the file in base64 or in a `data:` URL."""
-    data = image[match.end() :] if (match := _DATA_URL.match(image[:200])) else image
     try:
-        return decode_base64(data)
+        return decode_base64(without_data_url_head(image))
     except ValueError as error:
         raise BadRequest(
             f"An image is its file in base64, or a data: URL with base64; got {image[:20]!r}. Addresses are not fetched."

@@ -7,7 +7,6 @@ form or as a raw body with a query. Requests for exactly this path reach it dire
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import request_response
 
 from cifar.errors import BadParameter, BadRequest, MissingImage
-from cifar.images.decode import begins_like_an_image
+from cifar.images.decode import begins_like_an_image, without_data_url_head
 from cifar.models.grades import Grade
 from cifar.serving.asgi import Endpoint, disconnected, read_unpacked_body
 from cifar.serving.auth.principal import Requester
@@ -50,7 +49,6 @@ _SEVERAL = (
     "Several files came, and POST /predict classifies one. Send many to the endpoint /predict_batch "
     "(gradio_client or POST /gradio_api/call/predict_batch), or one request for each."
 )
-_DATA_URL = re.compile(r"\Adata:[\w.+/;=-]{0,100};base64,", re.ASCII)
 _TASK = {
     "type": "object",
     "required": ["inputs"],
@@ -250,7 +248,7 @@ def _read_task(body: bytes) -> tuple[bytes, dict[str, str]]:
     if (top_k := parameters.get("top_k")) is not None:
         values["top_k"] = str(top_k) if isinstance(top_k, str | float | int) else type(top_k).__name__
     try:
-        return decode_base64(_DATA_URL.sub("", encoded, 1)), values
+        return decode_base64(without_data_url_head(encoded)), values
     except ValueError as error:
         raise BadRequest(
             f"`inputs` must be an image file in base64; got {encoded[:20]!r}. Addresses are not fetched."
