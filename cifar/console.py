@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -12,12 +12,15 @@ def say(message: str) -> None:
     print(f"cifar: {message}", file=sys.stderr)
 
 
-def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+def json_text(data: Any) -> str:
+    return json.dumps(data, indent=2)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print these columns of the rows below a header line, separated by tabs so that `cut` can read them."""
+def print_table(columns: Iterable[str], rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print these columns of the rows below a header line, separated by tabs so that `cut` can read them; or all as JSON."""
+    if as_json:
+        print(json_text(rows))
+        return
     print(*columns, sep="\t")
     for row in rows:
         print(*(row[name] for name in columns), sep="\t")
@@ -26,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
 def print_report(report: dict[str, Any], *, as_json: bool) -> None:
     """Print names and values, one a line, or JSON. A value may itself be a dictionary."""
     if as_json:
-        print_json(report)
+        print(json_text(report))
         return
     for key, value in report.items():
         if isinstance(value, dict):

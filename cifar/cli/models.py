@@ -28,7 +28,7 @@ from cifar.cli.arguments import (
     preparation,
 )
 from cifar.cli.ask import ask_preparation, can_ask
-from cifar.console import print_json, print_table, say
+from cifar.console import json_text, print_table, say
 from cifar.errors import BadParameter, BulkError, CifarError, ExportError, VersionNotFound, VersionUnusable
 from cifar.images.spec import Views
 from cifar.models.registry import Registry, Version
@@ -179,10 +179,7 @@ def inspect(folder: Path = Argument(..., help="A version's folder."), as_json: b
     from cifar.models.inspection import as_text, inspect_version
 
     report = inspect_version(folder)
-    if as_json:
-        print_json(report)
-    else:
-        print(as_text(report))
+    print(json_text(report) if as_json else as_text(report))
 
 
 @app.command(epilog="example: python -m cifar predict photo.jpg --top-k 5")
@@ -216,7 +213,7 @@ def predict(
     if not as_json:
         _print_predictions(rows)
     elif rows:
-        print_json(rows)
+        print(json_text(rows))
     for problem in problems[:-1]:
         say(str(problem))
     if problems:
@@ -299,10 +296,8 @@ def list_versions(as_json: bool = JSON) -> None:
             labels = [label for label, number in rollout.labels.items() if number == row["version"]]
             row["labels"] = ",".join(labels)
             row["traffic"] = sum(rollout.traffic.get(label, 0) for label in labels)
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_table(list(rows[0]), rows)
+    if rows or as_json:
+        print_table(rows[0] if rows else (), rows, as_json=as_json)
     else:
         say(f"There is no version of {settings.model_name} in {settings.registry}.")
     for problem in problems:
@@ -363,10 +358,8 @@ def traffic(
 def changes(as_json: bool = JSON) -> None:
     """List the changes of labels and traffic, and who made them."""
     rows = [change.model_dump() for change in RolloutLog.of(load_settings()).changes()]
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_table(["revision", "at", "by", "action"], rows)
+    if rows or as_json:
+        print_table(["revision", "at", "by", "action"], rows, as_json=as_json)
     else:
         say("Nothing has been changed yet: the highest version is the stable one.")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from typer import Argument, Exit, Option, Typer
 
 from cifar.cli.arguments import JSON, OUT, TwoVersions, difference, duration, two_versions
-from cifar.console import print_json, print_report, print_table, say
+from cifar.console import json_text, print_report, print_table, say
 from cifar.environment import process_environment
 from cifar.errors import CifarError, RecordsError
 from cifar.models.registry import Registry
@@ -76,10 +76,7 @@ def ab_report(
 
     with _records_database(settings) as engine:
         report = ab_report(engine, settings, versions=versions or (), since_days=since, effect=effect)
-    if as_json:
-        print_json(report.as_json())
-    else:
-        print(ab_text(report))
+    print(json_text(report.as_json()) if as_json else ab_text(report))
 
 
 @app.command(epilog="example: python -m cifar drift --since 6")
@@ -94,10 +91,7 @@ def drift(
 
     with _records_database(settings) as engine:
         found = drift_report(engine, Registry(settings.registry, settings.model_name), since_hours=since)
-    if as_json:
-        print_json([version.as_json() for version in found])
-    else:
-        print(drift_text(found))
+    print(json_text([version.as_json() for version in found]) if as_json else drift_text(found))
 
 
 @keys.command("create", epilog="example: python -m cifar keys create ci --scopes predict")
@@ -119,11 +113,7 @@ def list_keys(as_json: bool = JSON) -> None:
     settings = load_settings()
     from cifar.serving.auth.api_keys import listed
 
-    rows = listed(_keys_file(settings))
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(["name", "key", "scopes", "created"], rows)
+    print_table(["name", "key", "scopes", "created"], listed(_keys_file(settings)), as_json=as_json)
 
 
 @keys.command("revoke", epilog="example: python -m cifar keys revoke ci")

@@ -24,7 +24,7 @@ from cifar.cli.arguments import (
 )
 from cifar.cli.models import chosen_version
 from cifar.cli.packages import need_tensorflow
-from cifar.console import print_json, print_report, say
+from cifar.console import json_text, print_report, say
 from cifar.environment import process_environment
 from cifar.settings import ROOT, load_settings
 
@@ -60,10 +60,7 @@ def data(
 
     dataset = read_dataset(source, settings, image_shape=_square(image_size) if image_size else None)
     summary = summarize(dataset)
-    if as_json:
-        print_json(summary)
-    else:
-        print(as_text(summary, dataset))
+    print(json_text(summary) if as_json else as_text(summary, dataset))
     if damaged:
         write_damaged(dataset, damaged)
     try:
