@@ -24,6 +24,7 @@ from gradio_client import Client, handle_file
 from support.nginx import certificate_in
 from support.pictures import encoded, noise
 from support.servers import SHARED, free_port
+from support.waiting import until
 
 from cifar import CLASS_NAMES, __version__
 from cifar.settings import ROOT
@@ -129,10 +130,7 @@ def started(
     arguments = ["--detach", "--name", container.name, "--network", "host", *LOCKED_IN, *variables, *options]
     container.engine("run", *arguments, image, *command)
     try:
-        deadline = time.monotonic() + 60
-        while not ready(container.address):
-            assert time.monotonic() < deadline, container.log()
-            time.sleep(0.2)
+        until(lambda: ready(container.address), container.log)
         yield
     finally:
         container.engine("rm", "--force", container.name)

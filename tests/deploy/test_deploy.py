@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from support.nginx import render
 from support.servers import free_port, listens, need
+from support.waiting import until
 
 from cifar.models.registry import Registry
 from cifar.settings import ROOT, Settings
@@ -131,9 +131,7 @@ def test_with_a_json_log_each_line_of_the_container_is_json(tmp_path, log_format
     port = free_port()
     process = started(tmp_path, PORT=str(port), CIFAR_LOG_FORMAT=log_format)
     try:
-        deadline = time.monotonic() + 20
-        while not listens(port) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: listens(port))
         assert httpx2.get(f"http://127.0.0.1:{port}/", headers={"User-Agent": 'a"b\\c'}).status_code == 503
         os.kill(int((tmp_path / "nginx.pid").read_text()), signal.SIGTERM)
     except BaseException:

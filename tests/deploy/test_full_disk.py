@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.pictures import encoded, noise
-from support.servers import CAT, Server, ask_all, mixed_payloads, need, running
+from support.servers import CAT, Server, ask_all, mixed_payloads, need, running, wait_for_workers
+from support.waiting import until
 
 from cifar.settings import ROOT
 
@@ -74,20 +75,14 @@ def test_a_full_disk_costs_only_uploads_and_some_metrics(small_disk):
         assert requests_of("request_count_total", server) > 64
         assert server.workers() == workers, "no worker died"
         os.kill(min(workers), signal.SIGKILL)  # a worker that starts on a full disk
-        deadline = time.monotonic() + 60
-        while server.log.read_text().count("is ready on") < 3:
-            assert time.monotonic() < deadline, server.log.read_text()[-3000:]
-            time.sleep(0.1)
+        wait_for_workers(server, 3)
         assert ask_all(server.address, mixed_payloads(), 64)
         full.unlink()
         for file in (small_disk / "uploads").rglob("*"):
             os.utime(file, (1, 1))
         (replaced,) = [pid for pid in server.workers() if pid in workers]
         os.kill(replaced, signal.SIGKILL)  # gunicorn's master sweeps before it starts the next one
-        deadline = time.monotonic() + 60
-        while upload(server).status_code != 200:
-            assert time.monotonic() < deadline, "there is no room for uploads again"
-            time.sleep(0.2)
+        until(lambda: upload(server).status_code == 200, "there is no room for uploads again")
 
 
 _COUNT = """

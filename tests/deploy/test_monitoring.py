@@ -23,6 +23,7 @@ import yaml
 from gradio_client import Client, handle_file
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 from support.servers import Server, classify, free_port, need, running, wait_for_workers
+from support.waiting import until
 
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT
@@ -62,12 +63,7 @@ class Watched:
 
     def has_data(self, expression: str) -> bool:
         """Wait for a sample of an expression. A recording rule may need another scrape and another evaluation."""
-        deadline = time.monotonic() + 30
-        while not self.query(expression):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1)
-        return True
+        return bool(until(lambda: self.query(expression), f"{expression} has no data"))
 
     def value(self, expression: str) -> float:
         """Return the current value of an expression, or -1."""
@@ -123,10 +119,7 @@ class prometheus:  # noqa: N801 - reads as a function where it is used
         command += [f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address={self.listen}"]
         with (self.folder / "prometheus.log").open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 30
-        while not self.is_ready():
-            assert time.monotonic() < deadline, (self.folder / "prometheus.log").read_text()
-            time.sleep(0.1)
+        until(self.is_ready, (self.folder / "prometheus.log").read_text)
         return f"http://{self.listen}"
 
     def is_ready(self) -> bool:
@@ -238,11 +231,8 @@ def test_every_rule_is_healthy_and_no_alert_fires_without_reason(watched):
 @pytest.mark.nightly
 def test_prometheus_counts_requests_to_all_workers(watched):
     """The counters of two workers add up to exactly the number of requests."""
-    deadline = time.monotonic() + 20
     expression = 'sum(request_count_total{endpoint="/predict",method="POST"})'
-    while watched.value(expression) != watched.predictions and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert watched.value(expression) == watched.predictions
+    until(lambda: watched.value(expression) == watched.predictions, lambda: watched.value(expression))
     assert watched.value('sum(request_latency_seconds_count{endpoint="/predict",method="POST"})') == watched.predictions
     answered = watched.value('sum(request_count_total{endpoint="/predict",status="200"})')
     assert watched.value('sum(cifar_images_total{route="rest"})') == answered

@@ -21,6 +21,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
 from support.nginx import Nginx, certificate_in, running_nginx
 from support.servers import Server, load_on, need, wait_for_workers
+from support.waiting import until
 
 from cifar import CLASS_NAMES
 from cifar.settings import ROOT, Settings
@@ -39,14 +40,12 @@ def client_from(address: str, **options) -> httpx2.Client:
 
 def logged(nginx: Nginx, **fields: object) -> dict:
     """Return the line of the access log with these fields; it is written just after the response."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def found() -> dict | None:
         lines = [json.loads(line) for line in nginx.log.read_text().splitlines() if line.startswith("{")]
-        for line in lines:
-            if fields.items() <= line.items():
-                return line
-        time.sleep(0.05)
-    pytest.fail(f"{fields} was not logged")
+        return next((line for line in lines if fields.items() <= line.items()), None)
+
+    return until(found, f"{fields} was not logged")
 
 
 @contextmanager
@@ -253,10 +252,7 @@ def test_concurrent_requests_of_one_address_are_limited(upstream, tmp_path):
             assert refused.headers["Retry-After"] == "1"
             assert refused.json()["code"] == "too_many_connections"
             assert httpx2.get(f"{nginx.address}/health").status_code == 200
-        deadline = time.monotonic() + 20
-        while http.get(f"{nginx.address}/health").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: http.get(f"{nginx.address}/health").status_code == 200)
 
 
 def test_without_the_app_nginx_answers_503_with_retry_after(tmp_path):
@@ -330,10 +326,7 @@ def test_a_renewed_certificate_is_served_after_the_signal_that_compose_names(tmp
     with running_nginx(tmp_path, "127.0.0.1:1", NGINX_TLS_FOLDER=str(certificate_in(tmp_path))) as nginx:
         for _ in range(2):
             renewed = (tmp_path / "tls.crt").read_text()
-            deadline = time.monotonic() + 20
-            while ssl.get_server_certificate(("127.0.0.1", nginx.tls_port)) != renewed:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda now=renewed: ssl.get_server_certificate(("127.0.0.1", nginx.tls_port)) == now)
             served.add(renewed)
             certificate_in(tmp_path)
             nginx.process.send_signal(signal.SIGHUP)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from support.cli import cifar
 from support.samples import write_two_versions
 from support.servers import CAT, Server, free_port, running
+from support.waiting import until
 
 SECRET = "k" * 32
 
@@ -22,13 +22,6 @@ def damage(folder: Path) -> None:
     """Overwrite a file of version 2, which is the stable one."""
     for path in (folder / "registry/cifar_classifier/2").rglob("*.tflite"):
         path.write_bytes(b"damaged")
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def alive(pid: int) -> bool:

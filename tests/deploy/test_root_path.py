@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from playwright.sync_api import expect
 from support.browser import EXAMPLES, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 from support.nginx import render, running_nginx
 from support.servers import CAT, Server, free_port, listens, need, running
+from support.waiting import until
 
 from cifar.errors import SettingsError
 from cifar.settings import load_settings
@@ -44,11 +44,8 @@ def another_server(folder: Path, app: str) -> Iterator[str]:
     (folder / "nginx.conf").write_text(OTHER % {"folder": folder, "port": port, "path": PATH, "app": app})
     user = ["-g", "user root;"] if os.geteuid() == 0 else []
     process = subprocess.Popen([need("nginx"), "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf", *user])
-    deadline = time.monotonic() + 20
-    while not listens(port):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: listens(port) or process.poll() is not None)
+    assert process.poll() is None
     yield f"http://localhost:{port}{PATH}"
     process.terminate()
     process.wait(20)

@@ -18,6 +18,7 @@ from support.hosts import APPS, Hosts, cut_off, three_replicas
 from support.identities import SECRET, visitor_cookie
 from support.pictures import encoded, noise
 from support.samples import write_two_versions
+from support.waiting import until
 
 from cifar.models.registry import Registry
 from cifar.models.rollout import RolloutLog
@@ -97,13 +98,6 @@ def under_load(hosts: Hosts) -> Iterator[Load]:
             thread.join(60)
 
 
-def wait_until(happened, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def test_a_page_session_stays_on_its_host_and_all_hosts_are_used(hosts):
     """Hosts share no files, so upload, queue and stream of a client must reach the same host."""
     used = Counter()
@@ -129,8 +123,8 @@ def test_a_rate_limit_counts_over_all_hosts_and_without_redis_per_host(hosts):
             "the count starts again"
         )
         ready = f"{hosts.app('app1')}/readyz"
-        wait_until(lambda: httpx2.get(ready, timeout=30).json()["without"] == ["redis"], "/readyz lists Redis")
-    wait_until(lambda: ask(hosts.app("app1"), caller).status_code == 429, "the shared count is back")
+        until(lambda: httpx2.get(ready, timeout=30).json()["without"] == ["redis"], "/readyz lists Redis")
+    until(lambda: ask(hosts.app("app1"), caller).status_code == 429, "the shared count is back")
 
 
 def test_hosts_share_cached_answers(hosts):
@@ -168,9 +162,9 @@ def test_labels_and_traffic_are_the_same_on_all_hosts(hosts):
 
     log.label("canary", 1, by="test")
     log.split({"stable": 50, "canary": 50}, by="test")
-    wait_until(lambda: all_users() == {(1, 1, 1), (2, 2, 2)}, "all hosts split the users alike")
+    until(lambda: all_users() == {(1, 1, 1), (2, 2, 2)}, "all hosts split the users alike")
     log.promote(1, by="test", check_loadable=lambda _: None)
-    wait_until(lambda: all_users() == {(1, 1, 1)}, "all hosts follow")
+    until(lambda: all_users() == {(1, 1, 1)}, "all hosts follow")
 
 
 def test_a_rolling_restart_under_load_fails_no_request(hosts):
@@ -188,13 +182,13 @@ def test_a_rolling_restart_under_load_fails_no_request(hosts):
 def test_a_disconnected_host_costs_only_the_requests_in_progress(hosts):
     """Each client may lose the request it has sent and one on a kept connection; all others are answered."""
     with under_load(hosts) as load:
-        wait_until(lambda: len(load.seen) > 50, "the clients are asking")
+        until(lambda: len(load.seen) > 50, "the clients are asking")
         with cut_off("app2"):
             cut = time.monotonic()
             time.sleep(2 * TIMEOUT_SECONDS)
             lost = len(load.failures())
             during = [answer for at, answer in load.seen if at >= cut]
-        wait_until(lambda: ask(hosts.app("app2"), "192.0.2.9").status_code == 200, "the host is back")
+        until(lambda: ask(hosts.app("app2"), "192.0.2.9").status_code == 200, "the host is back")
         back = time.monotonic()
         time.sleep(2)
     print(f"host disconnected: {len(during)} requests meanwhile, {lost} failed; after it: {len(load.failures(back))}")

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 import yaml
 from support.servers import free_port, listens, need
+from support.waiting import until
 
 from cifar.settings import ROOT
 
@@ -202,10 +203,7 @@ def test_a_lost_connection_does_not_interrupt_a_deployment(host):
     assert (status, output.strip()) == (3, "another deployment is running on this host")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 90
-    while host.file("current") != f"{image('slow')}\n":
-        assert time.monotonic() < deadline, host.file("log")
-        time.sleep(0.5)
+    until(lambda: host.file("current") == f"{image('slow')}\n", lambda: host.file("log"))
     assert host.serves()
 
 

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from support.hostile_files import zipped
 from support.servers import CAT, DATA_URL, mcp_session, running
+from support.waiting import until
 
 from cifar.errors import SettingsError
 from cifar.serving.gradio.uploads import UPLOAD_LIFETIME_SECONDS, UploadQuota, own_folder, sweep, sweep_while_serving
@@ -62,10 +63,7 @@ def test_calls_write_no_files_and_a_worker_deletes_the_old_uploads_of_all_worker
         for path in written:
             os.utime(path, (time.time() - UPLOAD_LIFETIME_SECONDS - 1,) * 2)
         server.process.send_signal(signal.SIGHUP)  # starts new workers
-        deadline = time.monotonic() + 120
-        while written & files_below(uploads):
-            assert time.monotonic() < deadline, "no worker deleted the uploads"
-            time.sleep(0.5)
+        until(lambda: not written & files_below(uploads), "no worker deleted the uploads")
 
 
 def test_old_uploads_are_deleted_and_recent_ones_stay(tmp_path):
@@ -118,10 +116,7 @@ def test_a_running_server_deletes_old_uploads_of_an_earlier_one(tmp_path, monkey
     os.utime(left_over, (1, 1))
     application = create_app(Settings(uploads=tmp_path))
     with TestClient(application):
-        deadline = time.monotonic() + 20
-        while left_over.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert not left_over.exists()
+        until(lambda: not left_over.exists())
 
 
 def test_old_uploads_are_deleted_while_the_server_runs(tmp_path):
@@ -135,10 +130,7 @@ def test_old_uploads_are_deleted_while_the_server_runs(tmp_path):
             file.parent.mkdir()
             file.touch()
         os.utime(new, (time.time() + 3600,) * 2)
-        deadline = time.monotonic() + 20
-        while old.parent.exists():
-            assert time.monotonic() < deadline, "the old upload is still there"
-            time.sleep(0.05)
+        until(lambda: not old.parent.exists(), "the old upload is still there")
     assert new.exists()
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -30,11 +31,13 @@ from support.servers import (
     load_on,
     metric,
     mixed_payloads,
+    need,
     running,
     scores,
     wait_for_workers,
 )
 from support.shipped import NEWEST
+from support.waiting import until
 
 from cifar import CLASS_NAMES
 
@@ -111,10 +114,8 @@ def test_no_call_of_a_client_that_leaves_or_sends_nothing_is_an_internal_error(s
             connection.sendall(f"{head}Content-Length: 99\r\n\r\n--x".encode())
     for route in ("queue/join", "cancel"):
         assert httpx2.post(f"{server.address}/gradio_api/{route}").status_code < 500
-    deadline = time.monotonic() + 20
-    while metric(server, 'request_count_total{endpoint="/gradio_api/upload",method="POST",status="499"}') < 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    left = 'request_count_total{endpoint="/gradio_api/upload",method="POST",status="499"}'
+    until(lambda: metric(server, left) >= 8)
 
 
 def test_five_pages_at_once_get_their_answers(browser, server):
@@ -279,40 +280,53 @@ def test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end(serv
     theirs = [session for session in sessions if owner(session) == victim_slot][:8]
     others = [session for session in sessions if owner(session) == 3][:4]
     pid = worker_in(server, victim_slot)
+    heard: dict[str, str] = {}
+    ended = threading.Event()
     with ThreadPoolExecutor(12) as pool:
         os.kill(pid, signal.SIGSTOP)  # so that the other workers accept the streams, and pass its own on to it
-        streams = {session: pool.submit(listen, server, session) for session in (*theirs, *others)}
-        time.sleep(1)
+        streams = {s: pool.submit(listen, server, s, heard, ended) for s in (*theirs, *others)}
+        until(lambda: waiting_at(server, victim_slot) == len(theirs) and len(heard) == len(others), heard)
         os.kill(pid, signal.SIGCONT)
-        time.sleep(2)
-        assert [stream.result() for stream in streams.values() if stream.done()] == [], "none has ended yet"
+        until(lambda: len(heard) == len(streams), heard)
         ready = server.log.read_text().count("is ready on")
         os.kill(pid, signal.SIGKILL)
-        heard = [streams[session].result(timeout=10) for session in theirs]
-        assert ["The worker that held this session has ended" in text for text in heard] == [True] * len(theirs), heard
-        assert all(streams[session].result(timeout=20).endswith("silent") for session in others)
+        ends = [streams[session].result(timeout=60) for session in theirs]
+        assert ["The worker that held this session has ended" in text for text in ends] == [True] * len(theirs), ends
+        ended.set()
+        ends = [streams[session].result(timeout=60) for session in others]
+        assert [text.endswith("still open") for text in ends] == [True] * len(others), ends
     wait_for_workers(server, ready + 1)
 
 
-def listen(server: Server, session: str) -> str:
-    """Return what a session's heartbeat stream sends until it ends, or for six seconds."""
+def listen(server: Server, session: str, heard: dict[str, str], ended: threading.Event) -> str:
+    """Return what a session's heartbeat stream sends until it ends, or until it sends something after `ended`."""
     text = ""
     try:
-        with httpx2.stream("GET", f"{server.address}/gradio_api/heartbeat/{session}", timeout=40) as stream:
-            began = time.monotonic()
+        with httpx2.stream("GET", f"{server.address}/gradio_api/heartbeat/{session}", timeout=60) as stream:
             for piece in stream.iter_text():
-                text += piece
-                if time.monotonic() - began > 6:
-                    return text + " silent"
+                text = heard[session] = text + piece
+                if ended.is_set():
+                    return text + " still open"
     except httpx2.TransportError:
         return text + " cut off"
     return text
 
 
+def waiting_at(server: Server, slot: int) -> int:
+    """Return how many connections the worker in a slot has not accepted yet from the other workers."""
+    name = socket_of(server, slot).name
+    listed = subprocess.run([need("ss"), "-xlnH"], capture_output=True, text=True, check=True).stdout.splitlines()
+    _type, _state, waiting, *_ = next(line for line in listed if name in line).split()
+    return int(waiting)
+
+
+def socket_of(server: Server, slot: int) -> Path:
+    return next(server.log.parent.glob(f"cifar-workers-*/{slot}.sock")).resolve()
+
+
 def worker_in(server: Server, slot: int) -> int:
     """Return the process id of the worker in a slot."""
-    link = next(server.log.parent.glob(f"cifar-workers-*/{slot}.sock")).resolve()
-    return int(re.search(r"-(\d+)\.sock", link.name)[1])
+    return int(re.search(r"-(\d+)\.sock", socket_of(server, slot).name)[1])
 
 
 def test_the_death_of_a_worker_under_load_costs_only_the_requests_that_it_was_answering(server):

@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from support.databases import real_postgres
 from support.pictures import encoded, noise
 from support.servers import running, wait_until_ready
+from support.waiting import until
 
 from app import create_app
 from cifar import CLASS_NAMES
@@ -204,13 +205,6 @@ def test_predictions_go_on_while_postgresql_is_down_and_feedback_gets_an_error(t
         cluster.start()
         until(lambda: client.get("/readyz").json()["without"] == [])
         assert give_feedback(client, meanwhile).status_code == 200
-
-
-def until(true) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from fastapi.testclient import TestClient
 from support.databases import real_redis
 from support.pictures import encoded, noise
 from support.servers import free_port, wait_until_ready
+from support.waiting import until
 
 from app import create_app
 from cifar.errors import SettingsError
@@ -119,11 +119,8 @@ def test_without_redis_each_process_counts_alone_and_logs_one_line(tmp_path, cap
         return client.get("/readyz").json()["without"]
 
     def ask_until(client: TestClient, missing: list[str]) -> None:
-        deadline = time.monotonic() + 20
-        while without(client) != missing:
-            assert ask(client) == 200
-            assert time.monotonic() < deadline, f"expected {missing}"
-            time.sleep(0.05)
+        until(lambda: without(client) == missing or ask(client) != 200, f"expected {missing}")
+        assert without(client) == missing, "every request is answered"
 
     caplog.set_level("INFO", "cifar.dependency")
     with app(**settings) as client:

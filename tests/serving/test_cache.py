@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from support.databases import real_redis
 from support.pictures import encoded, noise
 from support.samples import copy_version
-from support.servers import until
+from support.waiting import until_async
 
 from cifar.models.engines import load_engine
 from cifar.models.predictor import Predictor
@@ -129,7 +129,7 @@ def test_an_answer_of_one_process_is_found_by_another_in_redis(versions, models,
         redis = SharedRedis(url)
         one, two, three = (Classifier(versions, Settings(), AnswerCache(images=10, redis=redis)) for _ in range(3))
         first = await one.classify(PHOTO, channel="rest")
-        await until(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
+        await until_async(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
         (key,) = await redis.client.keys("cifar:answer:*")
         second = await two.classify(PHOTO, channel="rest")
         assert second.prediction == first.prediction
@@ -140,7 +140,7 @@ def test_an_answer_of_one_process_is_found_by_another_in_redis(versions, models,
             await redis.client.set(key, nonsense)
             third = await three.classify(PHOTO, channel="rest")
             assert third.prediction == first.prediction
-            await until(partial(is_replaced, redis.client, key, nonsense))
+            await until_async(partial(is_replaced, redis.client, key, nonsense))
             three = Classifier(versions, Settings(), AnswerCache(images=10, redis=redis))
         await redis.client.aclose()
         return [answer.inference_ms for answer in (first, second, third)]

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.cli import cifar
 from support.databases import real_redis
 from support.pictures import encoded, noise
-from support.servers import NO_CACHE, until, wait_until_ready
+from support.servers import NO_CACHE, wait_until_ready
+from support.waiting import until_async
 
 from app import create_app
 from cifar.models.manifest import OOD_THRESHOLD
@@ -84,7 +85,7 @@ def test_the_ood_score_is_stored_in_redis_with_the_answer(versions, tmp_path):
         redis = SharedRedis(url)
         one, two = (Classifier(versions, Settings(), AnswerCache(images=10, redis=redis)) for _ in range(2))
         first = await one.classify(UNFAMILIAR, channel="rest")
-        await until(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
+        await until_async(partial(redis.client.keys, "cifar:answer:*"))  # written in the background
         second = await two.classify(UNFAMILIAR, channel="rest")
         assert second.inference_ms is None, "it came from Redis"
         assert second.prediction == first.prediction

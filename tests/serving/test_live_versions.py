@@ -16,7 +16,8 @@ from prometheus_client import REGISTRY
 from support.identities import bearer, visitor_cookie
 from support.pictures import encoded, noise
 from support.samples import copy_version, write_two_versions
-from support.servers import CAT, EXAMPLES, NO_CACHE, until, wait_until_ready
+from support.servers import CAT, EXAMPLES, NO_CACHE, wait_until_ready
+from support.waiting import until_async
 
 from app import create_app
 from cifar.errors import VersionUnusable
@@ -265,7 +266,7 @@ def test_a_shadow_version_answers_in_the_background_and_only_the_comparison_is_s
                 ada = Requester(name, "ada", frozenset())
                 answer = await classifier.classify(payload, channel="rest", requester=ada, record=record)
                 assert answer.version == 1
-            await until(partial(is_idle, shadows))
+            await until_async(partial(is_idle, shadows))
 
     asyncio.run(ask())
     assert [(each.request_id, each.version, each.shadow_version, each.agrees) for each in comparisons] == [
@@ -294,7 +295,7 @@ def test_shadow_images_beyond_the_limit_are_skipped(registry, log):
 
         await asyncio.gather(*map(classify, range(10)))
         assert shadows.pending <= 2
-        await until(partial(is_idle, shadows))
+        await until_async(partial(is_idle, shadows))
 
     asyncio.run(ask())
     assert 1 <= len(comparisons) < 10

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from support.pictures import encoded
 from support.samples import copy_version
-from support.servers import NO_CACHE, until, wait_until_ready
+from support.servers import NO_CACHE, wait_until_ready
+from support.waiting import until_async
 
 from app import create_app
 from cifar.cli.main import main
@@ -179,7 +180,7 @@ def test_the_distance_to_a_shadow_version_is_that_of_the_class_that_differs_most
     async def ask() -> None:
         shadows = Shadows(versions, on_comparison=found.append)
         shadows.ask("a", answer)
-        await until(lambda: asyncio.sleep(0, not shadows.pending))
+        await until_async(lambda: asyncio.sleep(0, not shadows.pending))
 
     asyncio.run(ask())
     assert found[0].distance == pytest.approx(0.3, abs=0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import http.server
 import itertools
@@ -16,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from fastapi.testclient import TestClient
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from support.pictures import encoded, noise
+from support.waiting import until
 
 from cifar import CLASS_NAMES
 from cifar.serving.inference.cache import AnswerCache
@@ -160,10 +160,7 @@ def running(
 
 def wait_for_workers(server: Server, ready: int) -> None:
     """Wait until the log says this many times that a worker is ready, at most two minutes."""
-    deadline = time.monotonic() + 120
-    while server.log.read_text().count("is ready on") < ready:
-        assert time.monotonic() < deadline, server.log.read_text()[-2000:]
-        time.sleep(0.1)
+    until(lambda: server.log.read_text().count("is ready on") >= ready, lambda: server.log.read_text()[-2000:])
 
 
 def classify(server: Server, i: int, client: httpx2.Client | None = None) -> bool:
@@ -211,13 +208,6 @@ def mixed_payloads() -> list[bytes]:
         *examples,
         *(encoded(noise(size, size, seed=size), kind) for size in (32, 300, 900) for kind in ("PNG", "JPEG")),
     ]
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until `condition` returns something true, at most 20 seconds."""
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - what it waits for sets no event
-            await asyncio.sleep(0.01)
 
 
 def scores(response: httpx2.Response) -> list[float]:
