@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -60,13 +61,8 @@ class Records:
     ) -> None:
         """Record an answer that is about to be sent. When this returns, the record survives the process.
 
-        Args:
-            answer: the answer.
-            payload: the image file. It is stored only with the setting `keep_uploads`.
-            requester: the request that asked.
-            channel: the way in which it came.
-            started: when the classification began, by `time.perf_counter`.
-            named: whether the request named the version. The A/B test leaves its answer out.
+        The image file, `payload`, is stored only with the setting `keep_uploads`. The classification `started` at that time of
+        `time.perf_counter`. The A/B test leaves out the answers to requests that `named` the version.
         """
         images = self._recorder.images
         if images and not await asyncio.to_thread(images.put, answer.digest, payload):
@@ -96,15 +92,9 @@ class Records:
 
     def add_comparison(self, comparison: ShadowComparison) -> None:
         """Record how the answer of a shadow version compares with the answer that was sent."""
-        self._recorder.add_comparison(
-            {
-                "model": comparison.model,
-                "version": comparison.version,
-                "shadow_version": comparison.shadow_version,
-                "agrees": comparison.agrees,
-                "distance": comparison.distance,
-            }
-        )
+        row = asdict(comparison)
+        del row["request_id"]
+        self._recorder.add_comparison(row)
 
     async def store_feedback(
         self, request_id: str, label: object, note: object, *, requester: Requester | None
