@@ -65,12 +65,7 @@ class VersionDrift:
 
 
 def drift_report(engine: Engine, registry: Registry, *, since_hours: float | None = None) -> list[VersionDrift]:
-    """Measure the drift of each version that answered requests within the window, in ascending order of versions.
-
-    Args:
-        engine: the records' database.
-        registry: the versions, whose manifests hold the reference distributions.
-        since_hours: length of the window up to now, in hours. Default: `WINDOW_HOURS`.
+    """Measure the drift of each version that answered requests in the last `since_hours` (`WINDOW_HOURS`), in ascending order of versions.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the records' database does not answer.

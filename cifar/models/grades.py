@@ -18,12 +18,7 @@ FAR = 2 * OOD_THRESHOLD
 
 
 def grade_of(score: float, ood_score: float | None) -> Grade:
-    """Return the grade of an answer.
-
-    Args:
-        score: the probability of the first class.
-        ood_score: None for a version without this score; its answers are never `none`.
-    """
+    """Return the grade of an answer by the probability of its first class. Without an OOD score it is never `none`."""
     if ood_score is not None and ood_score > OOD_THRESHOLD:
         return "none" if ood_score > FAR or score < CERTAIN else "unsure"
     return "class" if score >= CLEAR else "unsure"

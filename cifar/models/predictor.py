@@ -61,10 +61,7 @@ class Predictor:
     def load(cls, version: Version, engine: Engine = "auto", *, threads: int | None = None) -> Predictor:
         """Verify, load and warm up a version. It takes a tenth of a second with LiteRT, seconds with TensorFlow.
 
-        Args:
-            version: the version to load.
-            engine: see `load_engine`.
-            threads: number of threads to compute with; None for the number of processors.
+        For the engine and its threads, by default one for each processor, see `load_engine`.
 
         Raises:
             VersionUnusable: a file differs from the exported one, or the engine cannot run the version.
@@ -156,12 +153,7 @@ class Predictor:
         return min(top_k, len(self.class_names))
 
     def predict(self, images: np.ndarray, *, top_k: int, views: int = 1) -> list[Prediction]:
-        """Classify images.
-
-        Args:
-            images: as for `answers`.
-            top_k: number of classes to rank, from 1 to the number of classes.
-            views: as for `answers`.
+        """Classify images, which are as for `answers`, and rank `top_k` classes for each.
 
         Raises:
             BadParameter: `top_k` is out of range; or see `answers`.

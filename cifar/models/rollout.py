@@ -88,12 +88,7 @@ class RolloutLog:
     """
 
     def __init__(self, registry: Registry, *, pinned: int | None = None) -> None:
-        """Open the log of one model.
-
-        Args:
-            registry: the model's versions.
-            pinned: a stable version that takes precedence over the log (the setting `model_version`).
-        """
+        """Open the log of one model. A `pinned` stable version takes precedence over it (the setting `model_version`)."""
         self.registry = registry
         self.pinned = pinned
         self.folder = registry.base / FOLDER
@@ -190,12 +185,9 @@ class RolloutLog:
         return self._write(last, by=by, action=f"label {name}={number}", labels={**last.labels, name: number})
 
     def split(self, traffic: Mapping[str, int], *, by: str, shadow: Mapping[str, int] | None = None) -> Rollout:
-        """Split the traffic between labels, and set the shadow traffic.
+        """Split the traffic between labels, by percentage of the users, and set the shadow traffic, by percentage of the requests.
 
-        Args:
-            traffic: percentage of the users by label. Labels that are not listed get none.
-            by: the author of the change.
-            shadow: percentage of the requests by label.
+        Labels that are not listed get none.
 
         Raises:
             BadParameter: the percentages do not add to 100, or one is out of range.

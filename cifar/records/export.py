@@ -32,15 +32,9 @@ _ROWS_IN_MEMORY = 10_000
 
 
 def export_table(engine: Engine, out: Path, kind: str) -> int:
-    """Write all predictions with their feedback to a file. Times are in UTC, and the scores are a JSON object.
+    """Write all predictions with their feedback to a file, and return their number. Times are in UTC, and the scores are a JSON object.
 
-    Args:
-        engine: see `open_engine`.
-        out: the file. An existing one is replaced, but only when the new one is complete.
-        kind: `csv` or `parquet`.
-
-    Returns:
-        The number of predictions.
+    The file is of the `kind` `csv` or `parquet`. An existing one is replaced, but only when the new one is complete.
 
     Raises:
         RecordsError: the library for Parquet is not installed.
@@ -97,12 +91,8 @@ def _write_parquet(rows: Iterator[Row], file: Path) -> int:
 def export_images(engine: Engine, settings: Settings, out: Path) -> tuple[dict[str, int], dict[str, int]]:
     """Write the stored images that have feedback as an image folder: `train/<class>/*`.
 
-    The latest feedback counts for an image that was uploaded several times. Images of none of the classes are left out.
-
-    Args:
-        engine: see `open_engine`.
-        settings: says where the images are.
-        out: a new folder. It is created only when all images could be written.
+    The latest feedback counts for an image that was uploaded several times. Images of none of the classes are left out. The folder is
+    created only when all images could be written.
 
     Returns:
         The numbers of written images by class, and of omitted images by reason.

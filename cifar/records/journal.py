@@ -24,11 +24,7 @@ class Journal:
     """The journal file that this process writes."""
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
-        """Create a new file.
-
-        Args:
-            folder: the folder for the journals of all processes of this host.
-            max_bytes: largest size of the file.
+        """Create a new file in the folder for the journals of all processes of this host.
 
         Raises:
             OSError: the folder cannot be written.

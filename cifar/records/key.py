@@ -15,9 +15,7 @@ KEY_BYTES = 32
 def records_key(settings: Settings, *, new: bytes | None = None) -> bytes:
     """Return the key: derived from the setting `records_key`, else the content of `users.key`, which is created if needed.
 
-    Args:
-        settings: the records folder and the setting.
-        new: the content of the file if it does not exist. Default: random.
+    A `new` key is what the file then contains. Default: random.
 
     Raises:
         OSError: the folder or the file cannot be used, or the file does not have `KEY_BYTES` bytes.

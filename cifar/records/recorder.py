@@ -48,13 +48,7 @@ class Recorder:
         on_drop: Callable[[int], object] = lambda _: None,
         max_journal_bytes: int = MAX_JOURNAL_BYTES,
     ) -> None:
-        """Make a recorder. Nothing is written yet.
-
-        Args:
-            settings: database, folder, retention and limits.
-            flush_seconds: interval at which the journal is moved into the database.
-            on_drop: called with the number of records that were dropped.
-            max_journal_bytes: largest journal file.
+        """Make a recorder. Nothing is written yet. `on_drop` is called with the number of records that were dropped.
 
         Raises:
             SettingsError: see `database_url`.

@@ -31,12 +31,9 @@ def line_of(table: str, row: dict[str, Any]) -> bytes:
 
 
 def insert_lines(engine: Engine, lines: list[bytes], *, on_drop: Callable[[int], object]) -> None:
-    """Insert the rows in lines of a journal, except those that exist.
+    """Insert the rows in lines of a journal (`line_of`), except those that exist.
 
-    Args:
-        engine: see `open_engine`.
-        lines: as `line_of` returns them. Others, and rows that the database refuses, are left out.
-        on_drop: called with the number of lines that were left out.
+    Other lines, and rows that the database refuses, are left out; `on_drop` is called with their number.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the lines are not the cause: the database is down or has other tables.

@@ -29,13 +29,6 @@ class BodyLimit:
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, waiting_bytes: Shares) -> None:
-        """Set the limits.
-
-        Args:
-            app: the app behind it.
-            max_body_bytes: largest body of one request.
-            waiting_bytes: limit on all arriving bodies together.
-        """
         self.app = app
         self.max_body_bytes = max_body_bytes
         self._waiting_bytes = waiting_bytes

@@ -39,14 +39,7 @@ class Observe:
     """
 
     def __init__(self, app: ASGIApp, *, access_log: bool, log_addresses: bool = False, headers: Headers = ()) -> None:
-        """Observe `app`.
-
-        Args:
-            app: the app that answers.
-            access_log: log one line for each request.
-            log_addresses: with the client's address.
-            headers: names in lower case, and values; added to each answer that has none of that name.
-        """
+        """Observe `app`. `headers`, names in lower case, are added to each answer that has none of that name."""
         self.app = app
         self._access_log = access_log
         self._log_addresses = log_addresses

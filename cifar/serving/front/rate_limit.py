@@ -24,13 +24,7 @@ class RateLimit:
     """Answers 429 to callers over their limit. Headers of all answers to limited requests say how many are left."""
 
     def __init__(self, app: ASGIApp, settings: Settings, *, redis: SharedRedis | None) -> None:
-        """Limit `app`.
-
-        Args:
-            app: the app to limit.
-            settings: `rate_limit_predict` and `rate_limit_page`, each empty for no limit.
-            redis: holds one count for all workers and hosts. Without it, or while it is down, each process has its own.
-        """
+        """Limit `app`. `redis` holds one count for all workers and hosts. Without it, or while it is down, each process has its own."""
         self.app = app
         limits = {"predict": settings.rate_limit_predict, "page": settings.rate_limit_page}
         self._limits = {group: parse(text) for group, text in limits.items() if text}

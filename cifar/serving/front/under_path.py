@@ -15,12 +15,7 @@ class UnderPath:
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
-        """Wrap `app`.
-
-        Args:
-            app: the app.
-            prefix: the path, with a slash at its beginning and none at its end.
-        """
+        """Wrap `app`. `prefix` has a slash at its beginning and none at its end."""
         self.app = app
         self._prefix = prefix
 
