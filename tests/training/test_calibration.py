@@ -80,7 +80,7 @@ def test_95_percent_of_the_held_out_images_are_in_distribution(scored_run):
 
     def scores(images: np.ndarray) -> np.ndarray:
         features, _ = network(images.astype(np.float32))
-        return np.asarray(module.ood_score(features, fitted, fitted.arrays))
+        return np.asarray(module.scaled_score(module.raw_score(features, fitted.arrays), fitted))
 
     inside = (scores(dataset.train_images[held_out]) <= 1).mean()
     assert inside == pytest.approx(0.95, abs=2 / len(held_out))
@@ -90,20 +90,22 @@ def test_95_percent_of_the_held_out_images_are_in_distribution(scored_run):
 
 
 def test_the_score_of_a_network_trained_on_changed_copies_knows_such_and_its_threshold_is_that_of_unchanged_images(
-    scored_run,
+    scored_run, tmp_path
 ):
     """Otherwise blurred and dark photographs of a class would be called none, or strange ones would not be caught."""
     run, dataset, held_out = scored_run
     model = keras.saving.load_model(run / "model.keras")
     fitted = dataset.train_images[:100], dataset.train_labels[:100]
     part = dataset.train_images[held_out], dataset.train_labels[held_out]
-    plain, changed = (module.fit_confidence(model, fitted, part, share) for share in (0.0, 0.5))
+    plain, changed = (
+        write_confidence(tmp_path, model, fitted=fitted, held_out=part, photo_views=share) for share in (0.0, 0.5)
+    )
     network = module.with_features(model)
     copies = photo_views(part[0], np.random.default_rng(3))
 
     def flagged(confidence: module.Confidence, images: np.ndarray) -> float:
         features, _ = network(images.astype(np.float32))
-        return float((np.asarray(module.ood_score(features, confidence, confidence.arrays)) > 1).mean())
+        return float((np.asarray(module.raw_score(features, confidence.arrays)) > confidence.high).mean())
 
     assert flagged(changed, copies) < flagged(plain, copies)
     for confidence in (plain, changed):

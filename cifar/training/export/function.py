@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from cifar.training.export.source import ExportSource
-from cifar.training.run.calibration import calibrated, ood_score, with_features
+from cifar.training.run.calibration import calibrated, raw_score, scaled_score, with_features
 
 
 def exported_function(source: ExportSource, arrays: Mapping[str, Any] | None = None) -> Callable[[Any], dict[str, Any]]:
@@ -30,7 +30,7 @@ def exported_function(source: ExportSource, arrays: Mapping[str, Any] | None = N
         features, probabilities = scored(pixels, training=False)
         return {
             "probabilities": calibrated(probabilities, confidence.temperature),
-            "ood_score": ood_score(features, confidence, arrays or confidence.arrays),
+            "ood_score": scaled_score(raw_score(features, arrays or confidence.arrays), confidence),
         }
 
     return answer

@@ -84,13 +84,8 @@ def raw_score(features: Any, arrays: Mapping[str, Any]) -> Any:
     return ops.sum(features * arrays["direction"], axis=1) + energy
 
 
-def ood_score(features: Any, confidence: Confidence, arrays: Mapping[str, Any]) -> Any:
-    """Return `raw_score` scaled for users, `(n,)`: 0 for the median held-out image, above 1 for 5 % of them."""
-    return scaled_score(raw_score(features, arrays), confidence)
-
-
 def scaled_score(raw: Any, confidence: Confidence) -> Any:
-    """Scale raw scores as `ood_score` does."""
+    """Scale raw scores, `(n,)`, for users: 0 for the median held-out image, above 1 for 5 % of them."""
     return (raw - confidence.low) / (confidence.high - confidence.low)
 
 
@@ -128,9 +123,24 @@ def write_confidence(
         held_out: the same of images that the network was not trained on.
         photo_views: share of the training images that were changed; see `photo_views`.
     """
-    if with_features(model) is None or len(held_out[1]) < FEWEST_HELD_OUT:
+    network, (images, labels), (held_out_images, held_out_labels) = with_features(model), fitted, held_out
+    if network is None or len(held_out_labels) < FEWEST_HELD_OUT:
         return None
-    confidence = fit_confidence(model, fitted, held_out, photo_views)
+    random = np.random.default_rng(0)
+    chosen = np.sort(random.permutation(len(images))[:FITTED_IMAGES])
+    outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
+    features, _ = _predict(network, _as_trained(images[chosen], photo_views, random))
+    held_out_features, probabilities = _predict(network, held_out_images)
+    arrays = fit_score(features, outliers, *_dense_layers(model)[-1].get_weights())
+    confidence = make_confidence(
+        arrays,
+        scores=ops.convert_to_numpy(raw_score(held_out_features, arrays)),
+        probabilities=probabilities,
+        held_out_labels=held_out_labels,
+        labels=labels,
+        fitted_images=len(chosen),
+        outliers=len(outliers),
+    )
     save_confidence(run, confidence)
     return confidence
 
@@ -162,31 +172,6 @@ def without_score(held_out: int) -> str:
     return (
         f"Confidence is not calibrated, and no answer is called none of the classes: {held_out} held-out images are too few; "
         f"{FEWEST_HELD_OUT} are needed."
-    )
-
-
-def fit_confidence(
-    model: keras.Model,
-    fitted: tuple[np.ndarray, np.ndarray],
-    held_out: tuple[np.ndarray, np.ndarray],
-    photo_views: float = 0.0,
-) -> Confidence:
-    """Fit temperature and score to a network with a dense layer; see `write_confidence`."""
-    network, (images, labels), (held_out_images, held_out_labels) = with_features(model), fitted, held_out
-    random = np.random.default_rng(0)
-    chosen = np.sort(random.permutation(len(images))[:FITTED_IMAGES])
-    outliers, _ = _predict(network, make_outliers(images[chosen], len(chosen), random))
-    features, _ = _predict(network, _as_trained(images[chosen], photo_views, random))
-    held_out_features, probabilities = _predict(network, held_out_images)
-    arrays = fit_score(features, outliers, *_dense_layers(model)[-1].get_weights())
-    return make_confidence(
-        arrays,
-        scores=ops.convert_to_numpy(raw_score(held_out_features, arrays)),
-        probabilities=probabilities,
-        held_out_labels=held_out_labels,
-        labels=labels,
-        fitted_images=len(chosen),
-        outliers=len(outliers),
     )
 
 
