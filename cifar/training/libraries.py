@@ -8,14 +8,6 @@ from importlib import metadata
 
 def library_versions() -> dict[str, str]:
     """Return Python and the libraries that can change a model's weights or files, by name."""
-    tensorflow = "tensorflow-cpu" if _installed("tensorflow-cpu") else "tensorflow"
+    tensorflow = "tensorflow-cpu" if any(metadata.distributions(name="tensorflow-cpu")) else "tensorflow"
     names = (tensorflow, "keras", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

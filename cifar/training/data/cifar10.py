@@ -50,9 +50,12 @@ def read_batches(path: Path) -> Batches:
     Raises:
         DataError: a batch is missing or damaged.
     """
-    if path.is_dir():
-        return _from_batches(lambda name: _read_file(path / name))
-    return _read_archive(path)
+    if not path.is_dir():
+        return _read_archive(path)
+    try:
+        return _from_batches(lambda name: (path / name).read_bytes())
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error}). Extract cifar-10-python.tar.gz again.") from error
 
 
 def _read_archive(path: Path) -> Batches:
@@ -72,13 +75,6 @@ def _read_archive(path: Path) -> Batches:
         raise DataError(
             f"{path} is not a complete .tar.gz archive ({reason}): the download stopped early, or it is another file. Download it again."
         ) from error
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). Extract cifar-10-python.tar.gz again.") from error
 
 
 def _from_batches(read: Callable[[str], bytes]) -> Batches:
