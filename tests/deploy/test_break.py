@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from support.databases import real_redis
 from support.hostile_files import hostile_files, whole_files
 from support.servers import Server, ask_all, free_port, metric, mixed_payloads, need, running, scores
+from support.waiting import until
 
 from cifar.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from cifar.images.decode import preprocess
@@ -120,16 +121,19 @@ def test_killing_and_restarting_redis_under_load_costs_no_answer(tmp_path):
                     if response.status_code != 200 or scores(response) != alone[i]:
                         wrong.append((response.status_code, response.text[:200]))
 
+        log = server.log.read_text
         with ThreadPoolExecutor(32) as pool:
             runs = [pool.submit(load) for _ in range(32)]
             for _ in range(2):
+                before = log().count("redis is back")
                 with real_redis(tmp_path / "redis", port):
-                    time.sleep(3.5)  # the circuit may have opened just before, for a second
+                    until(lambda times=before: log().count("redis is back") > times)
+                    time.sleep(1)
                 time.sleep(1.5)
             stop.set()
             for run in runs:
                 run.result()
-        logged = re.findall(r"redis (is down|is back)", server.log.read_text())
+        logged = re.findall(r"redis (is down|is back)", log())
         print(f"{next(count)} requests, logged: {Counter(logged)}")
         assert metric(server, 'cifar_remote_failures_total{dependency="redis"}') > 0
     assert wrong == []

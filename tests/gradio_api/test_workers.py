@@ -227,9 +227,7 @@ def test_a_reload_under_load_costs_no_request(server):
         ready = server.log.read_text().count("is ready on")
         server.process.send_signal(signal.SIGHUP)
         wait_for_workers(server, ready + WORKERS)
-        deadline = time.monotonic() + 60
-        while server.workers() & before and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: not server.workers() & before)
         time.sleep(1)
         stop.set()
         for run in runs:

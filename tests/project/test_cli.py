@@ -207,7 +207,7 @@ def test_ctrl_c_stops_the_server_without_a_traceback():
         upload.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n")
         time.sleep(1)  # the request has begun, and its body never comes
         process.send_signal(signal.SIGINT)
-        output = "".join(process.communicate(timeout=15))
+        output = "".join(process.communicate(timeout=60))
     assert (process.returncode, "Traceback" in output) == (0, False), output
 
 
@@ -222,14 +222,22 @@ def test_a_path_too_long_for_the_worker_sockets_ends_the_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_in_use_ends_the_start():
-    """The message names the address, and nothing says that the server is running."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_in_use_ends_the_start(workers):
+    """The message names the address, and nothing says that the server is running. gunicorn's own lines, ten for one cause, are not printed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = cifar_process("serve", "--host", "127.0.0.1", "--port", port)
+        result = cifar_process("serve", "--host", "127.0.0.1", "--port", port, "--workers", workers)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another: PORT=7861\n" in result.stderr
-    assert "Serving at" not in result.stderr
+    assert not re.search("Serving at|ERROR", result.stderr)
+
+
+def test_an_ipv6_address_is_listened_on_as_one():
+    """gunicorn took `::1:7860` for a host and a port, and app.py asked IPv4 for it."""
+    with pytest.raises(SettingsError, match=r"on \[2001:db8::1\]:7860: .*CIFAR_HOST must be an address") as refused:
+        listen(Settings(host="2001:db8::1", port=7860))
+    assert "hostname" not in str(refused.value)
 
 
 def test_predict_prints_labels_as_a_table_and_as_json():

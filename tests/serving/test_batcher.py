@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from support.waiting import until_async
 
 from cifar.images.views import views_of
 from cifar.serving.inference.batcher import Batcher
@@ -171,7 +172,7 @@ def test_as_many_batches_are_computed_at_once_as_the_engine_allows():
         batcher = Batcher(model, max_images=1, parallel=2)
         model.gate.clear()
         answers = [batcher.submit(picture(value), channel="rest") for value in range(5)]
-        await asyncio.sleep(0.2)
+        await until_async(lambda: asyncio.sleep(0.1, len(model.batches) >= 2))
         inside = len(model.batches)
         model.gate.set()
         await asyncio.gather(*answers)
