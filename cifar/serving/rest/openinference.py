@@ -153,13 +153,7 @@ def _add_models(router: APIRouter, calls: TensorCalls, settings: Settings) -> No
 def _add_infer(router: APIRouter, calls: TensorCalls, settings: Settings) -> None:
     async def answer(request: Request, number: int | None) -> Response:
         read = partial(read_infer, header_length=header(request.scope, _HEADER_LENGTH.lower().encode()))
-        answered = await calls.answer(
-            request, number, read, may_hold_files=lambda body: b"BYTES" in body or b"\\" in body
-        )
-        content, header_length = write_infer(answered.call, answered.rows, answered.manifest)
-        headers = {**answered.headers, _HEADER_LENGTH: str(header_length)} if header_length else answered.headers
-        kind = "application/octet-stream" if header_length else "application/json"
-        return Response(content, media_type=kind, headers=headers)
+        return await calls.answer(request, number, read=read, write=write_infer, mark=b"BYTES")
 
     options: dict[str, Any] = {"openapi_extra": _BODY, "dependencies": documented(settings)}
 
@@ -348,8 +342,8 @@ def _outputs(call: dict[str, Any], signature: SignatureInfo, classes: int) -> li
     return found
 
 
-def write_infer(call: InferCall, rows: np.ndarray, manifest: Manifest) -> tuple[bytes, int]:
-    """Return the body of the answer, and how many bytes of it are JSON; 0 for all of it. For `rows` see `write_answer`."""
+def write_infer(call: InferCall, rows: np.ndarray, manifest: Manifest) -> Response:
+    """Return the response. For `rows` see `write_answer`."""
     outputs, tail = [], []
     for asked in call.outputs:
         tensor = _output(asked, rows, manifest.class_names)
@@ -366,7 +360,10 @@ def write_infer(call: InferCall, rows: np.ndarray, manifest: Manifest) -> tuple[
         outputs.append(output)
     head = {"model_name": manifest.name, "model_version": str(manifest.version), "outputs": outputs}
     content = orjson.dumps(head if call.call_id is None else {**head, "id": call.call_id})
-    return (content + b"".join(tail), len(content)) if tail else (content, 0)
+    if not tail:
+        return Response(content, media_type="application/json")
+    headers = {_HEADER_LENGTH: str(len(content))}
+    return Response(content + b"".join(tail), media_type="application/octet-stream", headers=headers)
 
 
 def _output(asked: RequestedOutput, rows: np.ndarray, class_names: list[str]) -> np.ndarray | list[list[str]]:

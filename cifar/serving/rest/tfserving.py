@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
@@ -29,7 +28,7 @@ from cifar.serving.inference.loaded import LoadedVersions
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.metrics import count_answer
 from cifar.serving.rest.openapi import ERRORS, failures
-from cifar.serving.rest.tensors import read_call, write_answer
+from cifar.serving.rest.tensors import TensorCall, read_call, write_answer
 from cifar.settings import Settings
 
 CHANNEL = "tensor"
@@ -51,29 +50,6 @@ _SCHEMA = {
     "properties": {"signature_name": {}, "instances": {}, "inputs": {}},
 }
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
-
-
-class HasImages(Protocol):
-    """A call that has been read."""
-
-    @property
-    def images(self) -> np.ndarray:
-        """`(n, height, width, channels)` `uint8`."""
-
-
-Call = TypeVar("Call", bound=HasImages)
-Read = Callable[..., Call]
-"""A function with the arguments of `read_call`."""
-
-
-@dataclass(frozen=True)
-class TensorAnswer(Generic[Call]):
-    """The model's answer to a call: see `write_answer`. The headers of the response name version and engine."""
-
-    call: Call
-    rows: np.ndarray
-    manifest: Manifest
-    headers: dict[str, str]
 
 
 class _Part(StringConvertor):
@@ -117,15 +93,22 @@ class TensorCalls:
         self._files_threads = ThreadPoolExecutor(2, "tensor-files")
 
     async def answer(
-        self, request: Request, number: int | None, read: Read[Call], *, may_hold_files: Callable[[bytes], bool]
-    ) -> TensorAnswer[Call]:
-        """Read a call, and wait for the model's answers.
+        self,
+        request: Request,
+        number: int | None,
+        *,
+        read: Callable[..., Any],
+        write: Callable[[Any, np.ndarray, Manifest], Response],
+        mark: bytes,
+    ) -> Response:
+        """Answer a call. The response's headers name version and engine.
 
         Args:
             request: its body has not been read yet; it may be packed with gzip.
             number: the version; None for the one that the rollout chooses for the caller.
-            read: reads the body, such as `read_call`.
-            may_hold_files: whether a body may hold image files, which are expensive to decode.
+            read: reads the body, with the arguments of `read_call`. The call that it returns has `images`, as `TensorCall` has.
+            write: makes the response of the call, the rows of `Predictor.answers` and the manifest of the version.
+            mark: is in each body with image files, which are expensive to decode, unless its JSON has escapes.
 
         Raises:
             CifarError: see `read_unpacked_body`, `read`, `QueueSlots.slot` and `LoadedVersions.get`.
@@ -139,7 +122,7 @@ class TensorCalls:
             manifest = served.predictor.version.manifest
             limits = {"max_images": MAX_CALL_IMAGES, "max_pixels": self._settings.max_image_pixels}
             reading = partial(read, body, manifest, **limits, decode=self._classifier.decoder.finish)
-            if may_hold_files(body):  # they may wait for memory, and must not hold up other work in threads
+            if mark in body or b"\\" in body:  # files may wait for memory, and must not hold up other work in threads
                 call = await asyncio.get_running_loop().run_in_executor(self._files_threads, reading)
             else:
                 call = await asyncio.to_thread(reading) if len(body) > _THREAD_BYTES else reading()
@@ -148,20 +131,20 @@ class TensorCalls:
         rows = np.stack([answer.row for answer in answers])
         for row in rows:
             count_answer(CHANNEL, manifest.version, served.predictor.rank(row, 1))
-        headers = {
-            "X-Model-Version": str(manifest.version),
-            "X-Model-Engine": f"{served.predictor.engine}, {served.predictor.precision}",
-        }
-        return TensorAnswer(call, rows, manifest, headers)
+        response = write(call, rows, manifest)
+        response.headers["X-Model-Version"] = str(manifest.version)
+        response.headers["X-Model-Engine"] = f"{served.predictor.engine}, {served.predictor.precision}"
+        return response
 
 
 def _add_predict(router: APIRouter, calls: TensorCalls) -> None:
     versions = calls.versions
 
-    async def answer(request: Request, number: int | None) -> Response:
-        answered = await calls.answer(request, number, read_call, may_hold_files=_may_hold_files)
-        content = orjson.dumps(write_answer(answered.call, answered.rows, answered.manifest.class_names))
-        return Response(content, media_type="application/json", headers=answered.headers)
+    def write(call: TensorCall, rows: np.ndarray, manifest: Manifest) -> Response:
+        content = orjson.dumps(write_answer(call, rows, manifest.class_names))
+        return Response(content, media_type="application/json")
+
+    answer = partial(calls.answer, read=read_call, write=write, mark=b"b64")
 
     @router.post("/{name:tfserving_part}/versions/{version:tfserving_number}:predict", openapi_extra=_BODY)
     async def predict_by_version(name: Name, version: Number, request: Request) -> Response:
@@ -225,11 +208,6 @@ def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
         """Report which versions can be used, newest first."""
         check_name(versions, name)
         return {"model_version_status": [_status(versions, number) for number in reversed(versions.registry.numbers())]}
-
-
-def _may_hold_files(body: bytes) -> bool:
-    """Return whether a call may hold image files, which are expensive to decode. JSON may write `b64` with escapes."""
-    return b"b64" in body or b"\\" in body
 
 
 def check_name(versions: LoadedVersions, name: str) -> None:
