@@ -37,20 +37,11 @@ def predict_many(
     part_images: int | None = None,
     views: Views = 1,
 ) -> int:
-    """Classify all images of a folder or of a file of paths; see `cifar.bulk` for the output folder.
+    """Classify all images of a folder or of a file of paths (`listing.paths`); see `cifar.bulk` for the output folder.
 
     The listing assigns each image to a part, and each part is written atomically. A run that was killed can therefore be resumed
-    with either runner, without losing or repeating a row.
-
-    Args:
-        source: a folder of images, or a file of paths; see `listing.paths`.
-        output: a folder that does not exist yet, or with `resume` the folder of an earlier run.
-        version: the version that classifies the images.
-        settings: the engine and the limits.
-        runner: `local` for the processors of this machine, or `ray` for a Ray cluster whose machines all have the same paths.
-        resume: continue the run if `output` exists.
-        part_images: images per part of a new run. Default: `PART_IMAGES`.
-        views: number of views of each image to average: see `to_views`.
+    with either runner, without losing or repeating a row. The runner `local` takes the processors of this machine, and `ray` a Ray
+    cluster whose machines all have the same paths. Without `resume`, `output` may not exist. For `views` see `to_views`.
 
     Returns:
         The number of rows written by this call that hold an error.

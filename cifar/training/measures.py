@@ -96,10 +96,8 @@ def auroc_interval(lower: np.ndarray, higher: np.ndarray) -> list[float]:
 def mean_interval(classes: Sequence[dict[str, Any]]) -> list[float]:
     """Return a 95 % interval of the mean accuracy of classes as `[low, high]`, from the Wilson interval of each (MOVER).
 
+    The classes are entries of `per_class` (`measure`) that have images.
     Source: Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27(10), 2008.
-
-    Args:
-        classes: entries of `per_class` (`measure`) that have images.
     """
     accuracy, low, high = (np.array([[each["accuracy"], *each["interval"]] for each in classes])).T
     below, above = (float(np.sqrt(np.square(bound - accuracy).sum())) / len(classes) for bound in (low, high))
@@ -109,9 +107,7 @@ def mean_interval(classes: Sequence[dict[str, Any]]) -> list[float]:
 def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of the accuracies of the classes that have images, so that a large class counts like a small one.
 
-    Args:
-        predicted: `(n,)` integers.
-        labels: `(n,)` integers, the true classes; `n` is at least 1.
+    Predictions and labels are `(n,)` integers, `n` at least 1.
     """
     return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
 

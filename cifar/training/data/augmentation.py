@@ -10,18 +10,11 @@ def augment(images: np.ndarray, *, positions: np.ndarray, epoch: int, seed: int,
 
     Every image is shifted by up to `max_shift` pixels in each direction; the border is filled by reflection. Half of the
     images are mirrored in even epochs and the other half in odd epochs, so two epochs show both sides of each image
-    (alternating flip, Jordan 2024, arXiv:2404.00498).
-
-    Args:
-        images: `(n, height, width, channels)` `uint8`.
-        positions: `(n,)`, each image's position in the data set. It decides in which epochs an image is mirrored, so
-            shuffling does not matter.
-        epoch: the number of the epoch, from 0.
-        seed: the run's seed.
-        max_shift: in pixels; with 0 images are only mirrored.
+    (alternating flip, Jordan 2024, arXiv:2404.00498). The positions `(n,)` of the images in the data set decide which half an
+    image is in, so shuffling does not matter.
 
     Returns:
-        A new array of the same shape and type as `images`.
+        A new array of the same shape as `images`, `(n, height, width, channels)` `uint8`.
     """
     random = np.random.default_rng((seed, epoch, 1))
     height, width = images.shape[1:3]

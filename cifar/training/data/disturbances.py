@@ -29,12 +29,9 @@ class Disturbance:
 
 
 def shift(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Shift images down and to the right by whole pixels; up and to the left with negative numbers. The border is repeated.
+    """Shift images `(n, height, width, channels)` down and to the right by whole pixels; the other way with negative numbers.
 
-    Args:
-        images: `(n, height, width, channels)`.
-        rows: number of pixels down.
-        columns: number of pixels to the right.
+    The border is repeated.
     """
     height, width = images.shape[1:3]
     around = ((0, 0), (abs(rows),) * 2, (abs(columns),) * 2, (0, 0))

@@ -39,10 +39,7 @@ def describe(contents: Contents) -> list[str]:
 def find_duplicates(names: Sequence[str], training: Part, test: Part) -> list[str]:
     """Say which images are equal, pixel by pixel at the size of the model's input.
 
-    Args:
-        names: of the training images and then of the test images; without names nothing is looked for.
-        training: the training images and their labels.
-        test: the test images and their labels.
+    The names are those of the training images and then of the test images; without names nothing is looked for.
     """
     if not names:
         return []
@@ -94,14 +91,7 @@ def imbalance(class_names: Sequence[str], labels: np.ndarray) -> list[str]:
 
 
 def describe_training(class_names: Sequence[str], fitted: np.ndarray, held_out: int | None, test: int) -> list[str]:
-    """Say what a run trains on and how many images are held out.
-
-    Args:
-        class_names: the classes.
-        fitted: the labels of the images to train on.
-        held_out: number of images for validation; None for cross-validation.
-        test: number of test images.
-    """
+    """Say what a run trains on, by its labels, and how many images are held out (None: cross-validation) and for testing."""
     counts = np.bincount(fitted, minlength=len(class_names))
     by_class = (
         ""

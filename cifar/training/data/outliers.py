@@ -147,15 +147,10 @@ _CHUNK = 32
 
 
 def make_outliers(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Make synthetic outliers, the same number of each kind.
-
-    Args:
-        images: training images, `(n, height, width, channels)` `uint8`.
-        count: the approximate number of outliers.
-        random: the source of all random choices.
+    """Make about `count` synthetic outliers from training images, the same number of each kind.
 
     Returns:
-        An array like `images` with about `count` rows, grouped by kind.
+        An array like `images`, `(n, height, width, channels)` `uint8`, grouped by kind.
     """
     chunks = max(1, round(count / len(KINDS) / _CHUNK))
     made = [make(images[random.integers(0, len(images), _CHUNK)], random) for make in KINDS for _ in range(chunks)]

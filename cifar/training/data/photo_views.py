@@ -23,12 +23,8 @@ _GREY_SHARE = 0.3
 def photo_views(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return a changed copy of each image: with some probability each zoomed, lit, blurred, noisy, compressed, in this order.
 
-    Args:
-        images: `(n, height, width, channels)` `uint8`; 1 or 3 channels.
-        random: decides what happens to which image.
-
     Returns:
-        A new array of the same shape and type.
+        A new array of the same shape as `images`, `(n, height, width, 1 or 3)` `uint8`.
     """
     changed = _some(images, 0.6, _zoom, random)
     changed = _light(changed, 0.45, random)

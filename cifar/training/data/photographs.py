@@ -83,10 +83,7 @@ class NetworkChoice:
 def choose_network(arch: str | None, image_size: int | None, options: Mapping[str, object]) -> NetworkChoice:
     """Choose architecture and size of the input from the options of `train`, as far as they decide.
 
-    Args:
-        arch: as named; None leaves the choice to the pictures, unless another option shows that it is not `photo`.
-        image_size: side of the input, as named.
-        options: the other settings.
+    Without `arch` the pictures decide, unless another option shows that it is not `photo`.
 
     Raises:
         BadParameter: `photo` is named, with an option that it does not have.

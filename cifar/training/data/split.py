@@ -19,13 +19,7 @@ _MIN_TRAINING_IMAGES = 2
 def split_validation(
     labels: np.ndarray, fraction: float, seed: int, class_names: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out a share of every class for validation; the same images for the same seed.
-
-    Args:
-        labels: `(n,)` integers.
-        fraction: share of each class for validation, in (0, 1). At least one image of each class is held out.
-        seed: of the random choice.
-        class_names: for the error message.
+    """Hold out a share of every class for validation, at least one image; the same images for the same seed.
 
     Returns:
         Positions of the training and of the validation images, both ascending. Each position is in one of the two.
@@ -57,12 +51,8 @@ def evenly_spaced(total: int, limit: int) -> np.ndarray:
 def split_test(labels: np.ndarray, contents: Sequence[bytes]) -> np.ndarray:
     """Set a share of every class apart for testing.
 
-    The choice depends on the files' contents alone, not on their names, order or decoded size, so that `evaluate` finds the
-    images that `train` set apart. Equal files are in the same part. Each class keeps at least two training images.
-
-    Args:
-        labels: `(n,)` integers.
-        contents: a digest of each file.
+    The choice depends on the digests of the files' contents alone, not on their names, order or decoded size, so that `evaluate`
+    finds the images that `train` set apart. Equal files are in the same part. Each class keeps at least two training images.
 
     Returns:
         Positions of the test images, ascending.

@@ -25,10 +25,7 @@ class Cluster:
 
 
 def read_cluster(text: str | None) -> Cluster:
-    """Parse the value of `TF_CONFIG`.
-
-    Args:
-        text: the value; None if the variable is not set.
+    """Parse the value of `TF_CONFIG`; None if the variable is not set.
 
     Raises:
         TrainingError: the variable is not set or not JSON, or cluster and task do not match. The message has an example.

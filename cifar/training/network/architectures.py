@@ -145,15 +145,11 @@ def build_model(
 
 
 def initialize(model: keras.Model, images: np.ndarray) -> None:
-    """Set the initial weights of a network that begins by whitening. Other networks keep those that Keras gave them.
+    """Set the initial weights of a new network that begins by whitening. Other networks keep those that Keras gave them.
 
-    The first layer whitens 2x2 patches: its kernel holds the eigenvectors of their covariance and the negatives
-    of these (Page 2019, "How to train your ResNet, 8"). The other convolutions start with the identity in as many output
-    channels as there are inputs, and with random weights in the rest (airbench).
-
-    Args:
-        model: a new network.
-        images: training images, `(n, height, width, channels)` `uint8`.
+    The first layer whitens 2x2 patches of training images `(n, height, width, channels)`: its kernel holds the eigenvectors of
+    their covariance and the negatives of these (Page 2019, "How to train your ResNet, 8"). The other convolutions start with the
+    identity in as many output channels as there are inputs, and with random weights in the rest (airbench).
     """
     if all(layer.name != _WHITEN for layer in model.layers):
         return

@@ -29,19 +29,11 @@ _WORST_CLASSES = 3
 def write_card(
     report_folder: Path, settings: Settings, out: Path, notes: Path | None, *, license_id: str = "unknown"
 ) -> Path:
-    """Write the model card of the version that a report describes. An existing card is replaced.
+    """Write the model card of the version that a report (`evaluate --out`) describes, and return its path.
 
-    If the report has photographs, the version's manifest gets their figures, which the page shows.
-
-    Args:
-        report_folder: a folder written by `evaluate --out`.
-        settings: the registry.
-        out: the file to write. The report's pictures are copied to `docs/model_card` beside it.
-        notes: a Markdown file to insert, such as the origin of the data and further measurements.
-        license_id: of the model, as Hugging Face's model cards name it, such as `mit`.
-
-    Returns:
-        `out`.
+    An existing card is replaced, and the report's pictures are copied to `docs/model_card` beside it. `notes` is a Markdown file
+    to insert; the licence is named as in Hugging Face's model cards, such as `mit`. If the report has photographs, the version's
+    manifest gets their figures, which the page shows.
 
     Raises:
         DataError: there is no report, its version number was exported again since, or the notes cannot be read.
@@ -93,13 +85,7 @@ def card(
 ) -> str:
     """Return the card as Markdown, with the YAML front matter of Hugging Face's model cards.
 
-    Args:
-        manifest: the manifest of the version.
-        report: the report of the same version, see `make_report`.
-        pictures: the names of the report's PNG files.
-        notes: Markdown to insert.
-        repeat_commands: see `commands`.
-        license_id: see `write_card`.
+    `pictures` are the names of the report's PNG files, `notes` Markdown to insert, and `repeat_commands` those of `commands`.
     """
     environment = Environment(  # noqa: S701 - the card is Markdown, so nothing is escaped
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -99,10 +99,7 @@ def _files(folder: Path) -> list[Path]:
 def measure_photographs(predictor: Predictor, photographs: Photographs, settings: Settings) -> dict[str, Any]:
     """Classify the photographs as the server would, with one view and with six, and measure the answers.
 
-    Args:
-        predictor: the version, of one label for each image.
-        photographs: from `find_photographs`. Files that cannot be decoded are named and left out.
-        settings: the limit of pixels.
+    The version has one label for each image. Files that cannot be decoded are named and left out.
 
     Returns:
         A dictionary that can be written as JSON. `source`, `images` and `others` (of none of the classes) count the photographs,
@@ -205,12 +202,7 @@ def _share(marked: Iterable[bool]) -> dict[str, Any]:
 
 
 def figures_of_the_page(measured: dict[str, Any], gains_from_views: bool) -> dict[str, Any]:
-    """Return the entry of one folder in a manifest's `metrics.photographs`: the figures for the number of views that the page uses.
-
-    Args:
-        measured: from `measure_photographs`.
-        gains_from_views: of the manifest.
-    """
+    """Return the entry of one folder, from `measure_photographs`, in a manifest's `metrics.photographs`: with the page's number of views."""
     views = MAX_VIEWS if gains_from_views else 1
     figures: dict[str, Any] = measured["views"][str(views)]
     return {"source": measured["source"], "others": measured["others"], "number_of_views": views} | figures

@@ -20,12 +20,7 @@ _MAX_NAME_CHARACTERS = 16
 
 
 def draw_report(report: dict[str, Any], images: np.ndarray, folder: Path) -> list[str]:
-    """Draw the plots of a report.
-
-    Args:
-        report: the result of `evaluate`.
-        images: the test images, `(n, height, width, channels)` `uint8`.
-        folder: the folder for the PNG files.
+    """Draw the plots of a report, the result of `evaluate` on the images `(n, height, width, channels)` `uint8`, as PNG files.
 
     Returns:
         The names of the files: `confusion_matrix.png`, `reliability.png`, and, if the report holds their figures,

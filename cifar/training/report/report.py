@@ -39,16 +39,8 @@ def make_report(
 ) -> dict[str, Any]:
     """Evaluate a version on the test images of a data set, and optionally write the report.
 
-    Args:
-        version: the version to evaluate.
-        settings: the engine and the limits.
-        source: the data set; see `load_dataset`.
-        photographs: folders to measure besides; see `find_photographs`.
-        out: a folder that does not exist yet, for `report.json`, `report.md` and PNG files. It is created when the report is
-            complete. None: the report is only returned.
-        views: see `evaluate`.
-        disturbed_images: see `evaluate`.
-        skip_damaged: see `load_dataset`.
+    The folder `out` must not exist yet. It is created when the report is complete, with `report.json`, `report.md` and PNG files.
+    For the other arguments see `load_dataset`, `evaluate` and `find_photographs`.
 
     Returns:
         The content of `report.json`: the result of `evaluate`, `photographs` (a result of `measure_photographs` for each folder), and
