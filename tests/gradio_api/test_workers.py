@@ -181,11 +181,14 @@ def test_every_worker_reports_the_metrics_of_all_workers(server):
         assert metric(server, name) == before + 40
 
 
-def test_no_process_loads_tensorflow_or_pandas(server):
-    """With the engine LiteRT nobody needs them. They would cost memory, and TensorFlow does not survive the fork of the workers."""
+def test_no_process_loads_a_large_library_that_it_does_not_use(server):
+    """They would cost memory, TensorFlow does not survive the fork of the workers, and Gradio's first call held the loop to import matplotlib."""
+    assert httpx2.post(f"{server.address}/gradio_api/run/models", json={"data": []}).status_code == 200
     for pid in {server.process.pid, *server.workers()}:
         mapped = Path(f"/proc/{pid}/maps").read_text()
-        assert not {library for library in ("libtensorflow", "/pandas/", "/pyarrow/") if library in mapped}
+        assert not {
+            library for library in ("libtensorflow", "/pandas/", "/pyarrow/", "/matplotlib/") if library in mapped
+        }
 
 
 def test_connections_that_open_together_are_spread_evenly_over_the_workers(server):

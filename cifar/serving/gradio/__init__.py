@@ -26,7 +26,7 @@ components.py
         gradio_api/test_endpoints.py::test_a_plain_http_call_may_leave_out_the_last_values
 __init__.py
     `gradio.caching` uses pandas only to compare cached values, of which this project has none. No other module of Gradio imports pandas.
-        gradio_api/test_workers.py::test_no_process_loads_tensorflow_or_pandas
+        gradio_api/test_workers.py::test_no_process_loads_a_large_library_that_it_does_not_use
 calls.py
     `gr.Request.request` is Starlette's request, with the `state` that our middleware set.
         gradio_api/test_gradio.py::test_gradio_client_and_rest_give_the_same_answer
@@ -53,6 +53,8 @@ bounded.py
         gradio_api/test_bounded.py::test_of_an_upload_of_many_files_only_one_is_open
     `GRADIO_ANALYTICS_MAX_EVENTS` and `GRADIO_ANALYTICS_CACHE_FREQUENCY` are read when a queue is created.
         gradio_api/test_bounded.py::test_gradio_computes_no_statistics_after_a_call
+    `utils.MatplotlibBackendMananger` surrounds each call, and imports matplotlib.
+        gradio_api/test_workers.py::test_no_process_loads_a_large_library_that_it_does_not_use
     `gradio.queueing.AsyncQueue` makes the queue of a session's messages, and `Blocks._queue.send_message` fills it.
         gradio_api/test_bounded.py::test_results_that_nobody_reads_take_a_limited_amount_of_memory
     Each queued call passes `Blocks._queue.push`, and a result that nobody fetched stays in `pending_event_ids_session`.

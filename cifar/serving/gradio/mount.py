@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount, Route
 
 from cifar.serving.gradio.affinity import SessionRouter, listen_for_other_workers
-from cifar.serving.gradio.bounded import bound_results, bound_uploads, leave_out_statistics
+from cifar.serving.gradio.bounded import bound_results, bound_uploads, leave_out_matplotlib, leave_out_statistics
 from cifar.serving.gradio.events import KnownEvents
 from cifar.serving.gradio.guard import GradioGuard
 from cifar.serving.gradio.upload_loop import UploadLoop
@@ -46,6 +46,7 @@ def mount_blocks(
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # each component reads it when it is created
     bound_uploads()
     leave_out_statistics()
+    leave_out_matplotlib()
     page = create_page()
     page.queue(max_size=MAX_QUEUED_CALLS)
     # `launch()` would set these two; a mounted page is never launched.
