@@ -14,9 +14,7 @@ from cifar.training.run.calibration import calibrated, raw_score, scaled_score, 
 def exported_function(source: ExportSource, arrays: Mapping[str, Any] | None = None) -> Callable[[Any], dict[str, Any]]:
     """Return the function that is exported: from float images in [0, 1] to output tensors by name.
 
-    Args:
-        source: the model and its confidence.
-        arrays: the parameters of the out-of-distribution score, as variables. Default: the arrays of the confidence.
+    `arrays` are the parameters of the out-of-distribution score as variables; by default, those of the confidence are constants.
     """
     confidence = source.confidence
     scored = with_features(source.model.layers) if confidence else None

@@ -31,17 +31,10 @@ def complete(
     held_out: HeldOut | None,
     also: Sequence[str],
 ) -> Version:
-    """Write the files beside a SavedModel, each compared with the model, and publish the version.
+    """Write the files beside a SavedModel in a temporary folder, each compared with the model, and publish the version.
 
-    Args:
-        folder: a temporary folder in that of the model's versions, with a SavedModel.
-        manifest: of the version. Its number, its files and the measurements of the new files are filled in.
-        source: the model.
-        signatures: of the loaded SavedModel.
-        comparison: see `write_litert`.
-        precision: of the LiteRT file; see `choose_precision`.
-        held_out: images to judge int8 and mirror images on. None: the comparison images, without labels.
-        also: files for other programs.
+    The number, the files and the measurements of the new files are filled into the manifest. Without `held_out`, int8 and mirror
+    images are judged on the comparison images, without labels.
 
     Raises:
         ExportError: a file gives other answers than the model, or int8 was requested and not accepted.

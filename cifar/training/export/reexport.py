@@ -35,18 +35,10 @@ def reexport(
     held_out: HeldOut | None = None,
     also: Sequence[str] = (),
 ) -> Version:
-    """Copy a version as the next version of `name`, and write the files beside its SavedModel again.
+    """Copy the version in a folder as the next version of `name`, and write the files beside its SavedModel again.
 
-    Unlike `export`, it keeps the bytes of the SavedModel, the out-of-distribution score and the measurements.
-
-    Args:
-        path: the version's folder.
-        source: read from it.
-        registry: the folder of all models.
-        name: of the model in it.
-        precision: as for `export`.
-        held_out: as for `export`.
-        also: as for `export`.
+    Unlike `export`, which has the same options, it keeps the bytes of the SavedModel, the out-of-distribution score and the
+    measurements.
 
     Raises:
         VersionUnusable: a file of the version differs from its manifest.

@@ -17,12 +17,7 @@ _MAX_ROUNDING = 1e-3
 
 
 def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:
-    """Return whether each class has a probability of its own.
-
-    Args:
-        model: the classifier.
-        network: its network, whose file may name the loss.
-        asked: True if the user calls the model multi-label.
+    """Return whether each class has a probability of its own: by the user's word (`asked`), the last layer, and the loss in the file.
 
     Raises:
         ExportError: the user calls a model multi-label that cannot be.
@@ -42,12 +37,9 @@ def is_multi_label(model: Classifier, network: Network, asked: bool) -> bool:
 
 
 def check_probabilities(probabilities: np.ndarray, *, multi_label: bool, activation: str | None) -> None:
-    """Check that outputs can be served as probabilities.
+    """Check that outputs `(n, classes)`, after the softmax or sigmoid that the export adds for logits, can be served as probabilities.
 
-    Args:
-        probabilities: `(n, classes)`, after the softmax or sigmoid that the export adds for logits.
-        multi_label: whether each class has a probability of its own. Otherwise they must add up to 1.
-        activation: the last one of the model, if it can be seen.
+    Unless the model is multi-label they must add up to 1. `activation` is the last one of the model, if it can be seen.
 
     Raises:
         ExportError: they cannot. The message names the option that helps.

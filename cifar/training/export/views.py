@@ -25,11 +25,7 @@ _CHANCE = 2.0
 
 
 def measure_views(signatures: Any, held_out: HeldOut) -> ViewsInfo | None:
-    """Compare the answers for single images with the mean answers for each image and its mirror image.
-
-    Args:
-        signatures: those of the loaded SavedModel.
-        held_out: images that the network was not trained on, of which at most 1,000 are used.
+    """Compare the answers for at most 1,000 single images with the mean answers for each image and its mirror image.
 
     Returns:
         None without labels, and for fewer than 50 images.

@@ -37,19 +37,12 @@ def export(
     held_out: HeldOut | None = None,
     also: Sequence[str] = (),
 ) -> Version:
-    """Write `source` as the next version of `name` under `registry`.
+    """Write `source` as the next version of `name` under `registry`, with the files `also`: `onnx`, `keras`, both or none.
 
     The SavedModel is written to a hidden folder, loaded again, and compared with the model on real images, as one batch and one
     by one. Only then is `manifest.json` written and the folder renamed to its number. A failure or a crash at any point leaves no
-    version, and a version is never overwritten.
-
-    Args:
-        source: the model.
-        registry: the folder of all models.
-        name: of the model in it.
-        precision: of the LiteRT file; see `choose_precision`.
-        held_out: images to judge int8 on. Default: the comparison images, without labels.
-        also: files for other programs: `onnx`, `keras`, both or none.
+    version, and a version is never overwritten. For the precision of the LiteRT file see `choose_precision`; without `held_out`, int8
+    is judged on the comparison images, without labels.
 
     Raises:
         ExportError: the model's outputs are not probabilities, or the reloaded model gives other outputs. The message names the

@@ -67,16 +67,10 @@ def calibrated(probabilities: Any, temperature: float) -> Any:
 
 
 def raw_score(features: Any, arrays: Mapping[str, Any]) -> Any:
-    """Return how unlike the training images the features are: a linear score of them, plus the energy of the logits.
+    """Return how unlike the training images the features are, `(n,)`: a linear score of them, plus the energy of the logits.
 
-    The energy is the negative logarithm of the sum of the exponentials of the logits (Liu et al. 2020, arXiv:2010.03759).
-
-    Args:
-        features: `(n, width)`, from a model made by `with_features`.
-        arrays: from `fit_score`.
-
-    Returns:
-        `(n,)`; higher means more unlike the training images.
+    The energy is the negative logarithm of the sum of the exponentials of the logits (Liu et al. 2020, arXiv:2010.03759). The
+    features `(n, width)` are those of a model made by `with_features`, and the arrays are from `fit_score`.
     """
     logits = ops.matmul(features, arrays["kernel"]) + arrays["bias"]
     largest = ops.max(logits, axis=1)  # not ops.logsumexp, which tests for infinity; LiteRT cannot
@@ -114,14 +108,8 @@ def write_confidence(
     """Fit temperature and score, write them into the folder `run`, and return them.
 
     A network without a dense layer, or with fewer than `FEWEST_HELD_OUT` held-out images, gets neither; then nothing is written,
-    and the result is None.
-
-    Args:
-        run: the run's folder.
-        model: from `(n, height, width, channels)` pixels in [0, 255] to `(n, classes)` probabilities.
-        fitted: the training images, `(n, height, width, channels)` `uint8`, and their labels `(n,)`.
-        held_out: the same of images that the network was not trained on.
-        photo_views: share of the training images that were changed; see `photo_views`.
+    and the result is None. The fitted and the held-out images are `(n, height, width, channels)` `uint8`, with their labels `(n,)`;
+    `photo_views` is the share of the training images that were changed.
     """
     network, (images, labels), (held_out_images, held_out_labels) = with_features(model), fitted, held_out
     if network is None or len(held_out_labels) < FEWEST_HELD_OUT:
@@ -194,16 +182,9 @@ def make_confidence(
     fitted_images: int,
     outliers: int,
 ) -> Confidence:
-    """Fit temperature and threshold to answers to held-out images.
+    """Fit temperature and threshold to the raw scores `(n,)` of held-out images and the answers `(n, classes)` to them.
 
-    Args:
-        arrays: from `fit_score`.
-        scores: `(n,)`, raw scores of the held-out images.
-        probabilities: `(n, classes)`, the answers to them.
-        held_out_labels: `(n,)`, their classes.
-        labels: of all training images.
-        fitted_images: number of images that the score was fitted on.
-        outliers: number of synthetic outliers.
+    The arrays are from `fit_score`, and `labels` are those of all training images.
     """
     temperature = fit_temperature(probabilities, held_out_labels)
     low, high = np.quantile(scores, (0.5, IN_DISTRIBUTION_SHARE))
@@ -226,14 +207,10 @@ def _predict(network: keras.Model, images: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature whose probabilities have the lowest Brier score.
+    """Return the temperature whose probabilities `(n, classes)` have the lowest Brier score, for images that were not trained on.
 
     The log loss is not used: it depends mostly on the few answers that are wrong with near certainty, and left networks
     that were trained with label smoothing overconfident in the middle range (docs/ood.md).
-
-    Args:
-        probabilities: `(n, classes)`, of images that the network was not trained on.
-        labels: `(n,)` positions of the true classes.
 
     Returns:
         From 0.2 to 5; above 1 for an overconfident network.
@@ -254,11 +231,8 @@ def fit_score(
 ) -> dict[str, np.ndarray]:
     """Fit the linear score by least squares, and scale it so that the energy can be added to it.
 
-    Args:
-        features: `(n, width)`, of training images.
-        outliers: `(m, width)`, features of synthetic outliers.
-        kernel: `(width, classes)`, of the last dense layer.
-        bias: `(classes,)`, of the same.
+    The features are those of training images, `(n, width)`, and of synthetic outliers, `(m, width)`; kernel `(width, classes)` and
+    bias `(classes,)` those of the last dense layer.
 
     Returns:
         The `float32` parameters of `raw_score`.

@@ -45,16 +45,9 @@ class Devices:
         validation_batch_size: int,
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> dict[str, float]:
-        """Train one epoch, with the images in the given order, then validate.
+        """Train one epoch of the model that was given to `start`, with the images in the given order, then validate.
 
-        Args:
-            model: the model that was given to `start`.
-            training: images and labels to train on.
-            validation: images and labels to validate on.
-            number: of the epoch, from 0.
-            batch_size: images per step.
-            validation_batch_size: the same for validation; changes the result only by rounding.
-            callbacks: called as Keras's `fit` calls them.
+        The number of the epoch is from 0. The batch size of the validation changes the result only by rounding.
 
         Returns:
             Loss and metrics. The names of those on validation images begin with `val_`.

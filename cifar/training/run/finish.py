@@ -29,16 +29,7 @@ _HELD_OUT_BYTES = 100_000_000
 def finish(
     plan: TrainingPlan, run: Path, trained: keras.Model, history: list[Row], *, h5: bool, waited_seconds: float
 ) -> None:
-    """Measure the trained model and write every result into the folder `run`, `metrics.json` last.
-
-    Args:
-        plan: the plan of the run.
-        run: the run's folder.
-        trained: the model after the last complete epoch.
-        history: the rows of all epochs, at least one.
-        h5: also write `model.h5`.
-        waited_seconds: how long training waited for images.
-    """
+    """Measure the model after the last complete epoch, and write every result into the folder `run`, `metrics.json` last."""
     dataset = plan.dataset
     # Keras's own layers in float32: the format that is served, and a file that can be loaded without this package.
     model = build_model(plan.config.arch, plan.classes, image_shape=dataset.image_shape)
@@ -69,15 +60,8 @@ def write_results(
 ) -> None:
     """Measure the final model on the test part, and write samples, plots, model and, last, `metrics.json`.
 
-    Args:
-        run: the run's folder.
-        model: from pixels in [0, 255] to probabilities, of Keras's own layers.
-        dataset: the data of the run.
-        history: the rows of all epochs, at least one.
-        metrics: what is known of the training; added to the metrics.
-        confidence: the calibration, if any.
-        held_out: positions of the images that the validation figures are from.
-        h5: also write `model.h5`.
+    The model is of Keras's own layers, from pixels in [0, 255] to probabilities. The history has at least one row, `metrics` what
+    is known of the training, and `held_out` the positions of the images that the validation figures are from.
     """
     metrics = {
         "validation_accuracy": round(history[-1]["val_accuracy"], 4),

@@ -25,12 +25,8 @@ def write_reference(
 ) -> np.ndarray:
     """Classify the held-out images as the exported version will, and write the distribution of the answers.
 
-    Args:
-        run: the run's folder.
-        model: from `(n, height, width, channels)` pixels in [0, 255] to `(n, classes)` probabilities.
-        confidence: the calibration that was fitted to the model, if any.
-        held_out: `(n, height, width, channels)` `uint8` that the model was not fitted on.
-        class_names: in the order of the outputs.
+    The model, from pixels in [0, 255] to `(n, classes)` probabilities, was not fitted on the images, `(n, height, width, channels)`
+    `uint8`.
 
     Returns:
         `(n,)`, the position of the predicted class of each image.
@@ -60,13 +56,9 @@ def save_reference(run: Path, reference: Reference) -> None:
 
 
 def make_reference(answers: np.ndarray, images: np.ndarray, class_names: Sequence[str], *, source: str) -> Reference:
-    """Count the answers to images that the model was not fitted on.
+    """Count the answers to images, `(n, height, width, channels)` `uint8`, that the model was not fitted on.
 
-    Args:
-        answers: `(n, classes)` probabilities, or `(n, classes + 1)` with `ood_score` last, as `Predictor.answers` returns them.
-        images: `(n, height, width, channels)` `uint8`, the images that were answered.
-        class_names: in the order of the columns.
-        source: a description of the images, for the manifest.
+    The answers are `(n, classes)` probabilities, or `(n, classes + 1)` with `ood_score` last, as `Predictor.answers` returns them.
     """
     classes = len(class_names)
     probabilities, scores = answers[:, :classes], answers[:, classes:]

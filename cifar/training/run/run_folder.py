@@ -41,12 +41,7 @@ Row = dict[str, float]
 
 
 def check_folder(run: Path, description: dict[str, Any], *, resume: bool) -> None:
-    """Check that a run can begin or, with `resume`, continue in the folder.
-
-    Args:
-        run: the folder; it need not exist.
-        description: from `describe_run`; used with `resume` only.
-        resume: continue the run in the folder, if there is one.
+    """Check that a run can begin or, with `resume`, continue in the folder, which need not exist.
 
     Raises:
         TrainingError: the folder exists, is not a run, or was made with other settings or data. The message lists them.

@@ -25,13 +25,9 @@ _BATCH = 500
 
 
 def copy_weights(source: str, model: keras.Model) -> None:
-    """Copy the weights of a trained model of the same architecture, except those whose shapes differ.
+    """Copy the weights of a version's folder, a run folder or a `.keras` file of the same architecture, except those whose shapes differ.
 
     The last layer keeps its initial weights if the number of classes differs.
-
-    Args:
-        source: a version's folder, a run folder or a `.keras` file.
-        model: the new model.
 
     Raises:
         TrainingError: `source` holds no model, or no convolution of it has the same shape.
@@ -70,13 +66,9 @@ class Teachers:
     """Trained networks whose mean answer another network learns instead of the labels (Hinton et al. 2015, arXiv:1503.02531)."""
 
     def __init__(self, sources: Sequence[str], dataset: Dataset, validation_split: float, seed: int) -> None:
-        """Load the networks.
+        """Load the networks, which take pixels in [0, 255], from run folders or `.keras` files.
 
-        Args:
-            sources: run folders or `.keras` files, of networks that take pixels in [0, 255].
-            dataset: the data of the run.
-            validation_split: of the run.
-            seed: of the run. Together they choose the held-out images, which a teacher may not have seen.
+        Share and seed of the run choose its held-out images, which a teacher may not have seen.
 
         Raises:
             TrainingError: there is no network, it has other classes, takes images of another size, or was trained on images
@@ -85,11 +77,9 @@ class Teachers:
         self._networks = [_teacher(source, dataset, validation_split, seed) for source in sources]
 
     def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return what to learn: the mean of the calibrated answers, and a tenth of the label.
+        """Return what to learn for images `(n, height, width, channels)` `uint8`: the mean of the calibrated answers, and a tenth of the label.
 
-        Args:
-            images: `(n, height, width, channels)` `uint8`.
-            labels: `(n, classes)`, one-hot.
+        The labels are one-hot, `(n, classes)`.
 
         Returns:
             `(n, classes)` `float32` probabilities.

@@ -27,18 +27,10 @@ def check_layers(model: Classifier) -> None:
 
 
 def write_keras(model: Classifier, file: Path, options: ReadOptions) -> Classifier:
-    """Write the network of a classifier, and load the file again.
+    """Write the network of a classifier, which was read with these options, and load the file again as a classifier.
 
     The file takes the network's own input, without the scaling that the other files of a version contain, and returns its own
     outputs, without calibration.
-
-    Args:
-        model: the classifier.
-        file: the file to write.
-        options: those that the model was read with.
-
-    Returns:
-        The classifier of the loaded file.
 
     Raises:
         ExportError: Keras cannot write the model, or cannot load the file again.

@@ -26,10 +26,7 @@ def write_onnx(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Write the signature for `uint8` images as an ONNX file, and load the file again with ONNX Runtime.
 
-    Args:
-        signatures: those of the reloaded SavedModel.
-        metadata: for the file's `metadata_props`. A value that is not text is written as JSON.
-        file: the file to write.
+    Values of `metadata` that are no texts are written as JSON.
 
     Returns:
         The function that runs the file: from images `(n, height, width, channels)` `uint8` to outputs by name.

@@ -23,11 +23,7 @@ _ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 
 def check_formats(also: Sequence[str], model: Classifier | None = None) -> None:
-    """Check that these formats can be written, before the slow steps.
-
-    Args:
-        also: `onnx`, `keras`, both or none.
-        model: the model; None before it is read.
+    """Check that the formats, `onnx` and `keras`, can be written, before the slow steps. `model` is None before it is read.
 
     Raises:
         ExportError: a package is missing, or the model has no layers for a Keras file.
@@ -51,14 +47,6 @@ def write_formats(
     comparison: Comparison,
 ) -> dict[str, float]:
     """Write the files in these formats, and return the largest differences of a probability for the manifest.
-
-    Args:
-        also: `onnx`, `keras`, both or none.
-        folder: of the version.
-        manifest: of the version. The ONNX file's metadata comes from it.
-        source: the model.
-        signatures: of the reloaded SavedModel.
-        comparison: the images, and the version's answers.
 
     Raises:
         ExportError: a file cannot be written, or gives other outputs than the model.

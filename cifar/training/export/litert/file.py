@@ -39,10 +39,7 @@ _AXIS_LABELS = np.uint8(2)
 
 
 def convert(signatures: Any) -> bytes:
-    """Convert the network of a SavedModel, and name its inputs and outputs.
-
-    Args:
-        signatures: those of the loaded SavedModel.
+    """Convert the network of a loaded SavedModel with these signatures, and name its inputs and outputs.
 
     Raises:
         Exception: LiteRT lacks an operation of the network. The converter raises several types.
@@ -57,11 +54,9 @@ def convert(signatures: Any) -> bytes:
 
 
 def _with_signature(content: bytes, outputs: Sequence[str]) -> bytes:
-    """Add the signature. `probabilities` becomes the first output, because many programs read only that one.
+    """Add the signature to a file with one input. `outputs` are the names of its outputs, in their order in the file.
 
-    Args:
-        content: a LiteRT file with one input.
-        outputs: names of its outputs, in their order in the file.
+    `probabilities` becomes the first output, because many programs read only that one.
     """
     model = flatbuffer_utils.read_model_from_bytearray(content)
     graph = model.subgraphs[0]  # the others are bodies of loops and branches
@@ -92,11 +87,7 @@ def _free(name: str, taken: set[str]) -> str:
 def with_metadata(content: bytes, *, name: str, image: ImageSpec, class_names: Sequence[str]) -> bytes:
     """Add the metadata, and append the labels as an uncompressed zip archive, as tflite-support does.
 
-    Args:
-        content: a LiteRT file with a signature.
-        name: of the model.
-        image: size of the input.
-        class_names: in the order of the probabilities.
+    The file has a signature, and the class names are in the order of its probabilities.
     """
     model = flatbuffer_utils.read_model_from_bytearray(content)
     described = _metadata(name, image, has_score=len(model.subgraphs[0].outputs) > 1)

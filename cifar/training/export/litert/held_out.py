@@ -35,13 +35,9 @@ class HeldOut:
 
 
 def read_held_out(path: Path, source: ExportSource, settings: Settings, *, labelled: Path | None = None) -> HeldOut:
-    """Read images to judge int8 on: from a folder if there is one, else those of the run, else the comparison images without labels.
+    """Read images to judge int8 on: from a folder if there is one, else those of the run at `path`, else the comparison images without labels.
 
-    Args:
-        path: what is exported.
-        source: read from it.
-        settings: the pixel limit.
-        labelled: a folder of pictures of each class, of which at most 2,500 are read.
+    Of the folder `labelled`, with pictures of each class, at most 2,500 are read.
 
     Raises:
         ExportError: no picture in the folder is labelled.

@@ -76,16 +76,9 @@ def choose_precision(
 ) -> tuple[bytes, Quantization]:
     """Return the LiteRT file to export, and the reason for its precision.
 
-    With `auto` and `int8`, layers compute in int8 if the file then stays within `judge.BOUNDS` and is at least `MIN_SPEEDUP`
-    times as fast. A progress bar shows the search, which takes seconds to about two minutes.
-
-    Args:
-        content: the float32 file, with one input of one image.
-        precision: `float32` leaves the file as it is; `int8` raises an error if no int8 file is accepted; `auto` accepts either.
-        held_out: images to compare the files on, at least `MIN_IMAGES` for int8.
-        classes: number of classes.
-        multi_label: whether each class has a probability of its own.
-        has_score: whether the file has an OOD score.
+    `content` is the float32 file, with one input of one image; `float32` leaves it as it is. With `auto` and `int8`, layers compute
+    in int8 if the file then stays within `judge.BOUNDS` and is at least `MIN_SPEEDUP` times as fast, on at least `MIN_IMAGES`
+    images. A progress bar shows the search, which takes seconds to about two minutes.
 
     Raises:
         ExportError: `precision` is `int8`, and no int8 file was accepted. The message says why.

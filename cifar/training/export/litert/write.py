@@ -26,15 +26,9 @@ def write_litert(
     precision: Precision,
     held_out: HeldOut,
 ) -> tuple[float | None, Quantization | None]:
-    """Write the network of a SavedModel as a LiteRT file.
+    """Write the network of a SavedModel as a LiteRT file into the version's folder; its precision is that of `choose_precision`.
 
-    Args:
-        signatures: those of the loaded SavedModel.
-        folder: of the version.
-        comparison: images, and the answers that the float32 file must give to them.
-        manifest: of the version.
-        precision: see `choose_precision`.
-        held_out: images to judge int8 on.
+    Before that choice, it must give the answers of the comparison.
 
     Returns:
         The largest difference of a probability between the float32 file and the model, and the choice of the precision.

@@ -29,15 +29,9 @@ class Head:
 def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, strength: float) -> Head:
     """Minimize the weighted cross-entropy plus `strength / 2` times the squared norm of the kernel.
 
-    The features are centred and divided by their root mean square distance from the centre, so that one strength suits
+    The features `(n, width)` are centred and divided by their root mean square distance from the centre, so that one strength suits
     networks and data of any scale. The solution lies in the span of the pictures' features, and is sought there if there are
-    fewer pictures than features.
-
-    Args:
-        features: `(n, width)`.
-        labels: `(n,)`; each class from 0 to the highest has at least one.
-        weights: `(n,)`, the weight of each picture in the loss.
-        strength: strength of the regularization.
+    fewer pictures than features. Labels and weights of the pictures are `(n,)`; each class from 0 to the highest has a picture.
     """
     centre = features.mean(axis=0, dtype=np.float64)
     centred = features - centre

@@ -29,10 +29,6 @@ def photo_network(image_shape: Shape, classes: int) -> keras.Model:
 
     There is no batch normalization: `load_backbone` makes it a part of the convolutions. The features, `(n, 1280)`, have length 1.
 
-    Args:
-        image_shape: height, width and 3 channels.
-        classes: number of outputs.
-
     Returns:
         A model from `(n, height, width, 3)` pixels in [0, 255] to `(n, classes)` probabilities.
     """

@@ -96,23 +96,14 @@ class _Validated:
 def train_photo(
     config: TrainConfig, dataset: Dataset, run: Path, description: dict[str, Any], *, h5: bool = False
 ) -> Path:
-    """Fit a classifier, and write it into a run folder.
+    """Fit a classifier, write it into a run folder, and return the path of `model.keras`.
 
     Cross-validation chooses the strength of the regularization and gives the accuracy, the temperature and the threshold of
-    the OOD score. If the data set has a validation part, that part is used instead, and is not fitted on.
-
-    Args:
-        config: with `arch` "photo".
-        dataset: images of at least 64x64 pixels in RGB, at least two of each class.
-        run: the run's folder. It is created after the features have been computed.
-        description: from `describe_run`.
-        h5: also write `model.h5`.
-
-    Returns:
-        The path of `model.keras`.
+    the OOD score. If the data set has a validation part, that part is used instead, and is not fitted on. The run's folder is
+    created after the features have been computed.
 
     Raises:
-        BadParameter: the images are too small.
+        BadParameter: the images have fewer than 64x64 pixels.
         DataError: a class has one training picture.
         TrainingError: the pretrained weights are not installed.
     """
@@ -210,10 +201,7 @@ def _features(network: keras.Model, images: np.ndarray, title: str) -> np.ndarra
 def _cross_validate(pictures: Pictures, splits: Sequence[_Split], truth: np.ndarray) -> _Validated:
     """Try each strength of the regularization; return the one with the smallest loss.
 
-    Args:
-        pictures: the training pictures.
-        splits: the divisions.
-        truth: labels of the held-out pictures, in the order of the splits.
+    The labels of the held-out pictures are in the order of the splits.
     """
     tried = []
     for strength in tqdm(STRENGTHS, desc="cross-validation", disable=None, leave=False):
