@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
@@ -27,7 +26,7 @@ def test_fetch_of_node_classifies_and_reads_a_refusal_while_it_still_sends(serve
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("javac"), reason="a JDK, 200 MB, is not installed by .ci/run")
 def test_javas_client_which_offers_http_2_classifies_and_reads_a_refusal(server):
     """Its stock client sends each first request with `Upgrade: h2c`. `test_http.py` sends the same bytes."""
-    assert answers("java", "Classify.java", server) == [*[CAT] * 4, *[TOO_LARGE] * 2]
+    need("javac")  # `java` compiles the file
+    assert answers(need("java"), "Classify.java", server) == [*[CAT] * 4, *[TOO_LARGE] * 2]
