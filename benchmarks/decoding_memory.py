@@ -86,7 +86,6 @@ def _memory(name: str) -> int:
 
 
 def main() -> None:
-    """Print the table."""
     print(f"{SIDE} x {SIDE} pixels; bytes a pixel\n{'format':32}{'file bytes':>12}{'peak':>8}{'allowed':>9}")
     for (name, payload), small in zip(images(SIDE).items(), images(64).values(), strict=True):
         peak, allowed = measure(payload, small)

@@ -23,7 +23,6 @@ _DIVISIONS = 10
 
 
 def main() -> None:
-    """Print a table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--each", type=int, nargs="+", default=[5, 10, 20, 50], help="pictures of each class")

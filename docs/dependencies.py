@@ -125,7 +125,6 @@ def locked(file: str) -> list[str]:
 
 
 def page() -> str:
-    """Return the page."""
     text = HEAD
     for file, (title, note) in GROUPS.items():
         text += f"\n## {title}\n\n{note}\n\n| package | licence | reason |\n|---|---|---|\n"

@@ -47,7 +47,6 @@ class BulkRun:
         return -(-self.images // self.part_images)
 
     def part_size(self, number: int) -> int:
-        """Return the number of images in a part."""
         return min(self.part_images, self.images - (number - 1) * self.part_images)
 
 
@@ -134,7 +133,6 @@ def missing_parts(run: BulkRun, output: Path) -> list[int]:
 
 
 def part_paths(output: Path, number: int) -> list[str]:
-    """Return the paths of the images of one part."""
     with (output / _LISTING / f"{number:06}.txt").open(encoding="ascii") as lines:
         return [json.loads(line) for line in lines]
 

@@ -24,7 +24,6 @@ _MEANINGS = {
 
 
 def can_ask() -> bool:
-    """Return whether a user at a terminal can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

@@ -19,8 +19,6 @@ _SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 @dataclass(frozen=True)
 class Disturbance:
-    """One kind of disturbance."""
-
     unit: str
     """The meaning of a strength."""
     strengths: tuple[float, ...]

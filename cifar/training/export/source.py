@@ -155,7 +155,6 @@ def _confidence(run: Path, metrics: dict[str, Any]) -> Confidence | None:
 def _log_assumptions(
     model: Classifier, pixels: FoundPreparation, names: tuple[str, ...], *, assumed_names: bool
 ) -> None:
-    """Log what was derived or assumed."""
     if pixels.found_by == "layers":
         log.warning("Pixels are prepared as %s: %s.", pixels.preparation.name, pixels.evidence)
     if assumed_names:

@@ -35,8 +35,6 @@ _MEASURED = ("images", "accuracy", "accuracy_interval", "balanced_accuracy", "lo
 
 @dataclass(frozen=True)
 class Photographs:
-    """The files of one folder."""
-
     name: str
     """The name in reports, which do not show the path."""
     files: list[Path]

@@ -26,7 +26,6 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc] # Keras is untyp
         self._bar.close()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Move the bar."""
         steps = steps_done(self.model)
         self._bar.desc = _minutes(self._schedule.seconds_left(steps))
         self._bar.update(100 * self._schedule.done(steps) - self._bar.n)

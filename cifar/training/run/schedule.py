@@ -101,7 +101,6 @@ class LearningRateSchedule(keras.callbacks.Callback):  # type: ignore[misc] # Ke
         self._validation_batch_began = time.monotonic()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note how long it took."""
         self._validation_batches.append(time.monotonic() - self._validation_batch_began)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:

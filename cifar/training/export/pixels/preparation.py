@@ -79,8 +79,7 @@ def candidates(channels: int) -> tuple[Preparation, ...]:
 def parse_preparation(text: str) -> Preparation:
     """Return the preparation that the option `--preprocessing` names.
 
-    Args:
-        text: `caffe`, `tf`, `torch`, `LOW,HIGH`, `bgr:LOW,HIGH` or `MEANS/DEVIATIONS`.
+    It is `caffe`, `tf`, `torch`, `LOW,HIGH`, `bgr:LOW,HIGH` or `MEANS/DEVIATIONS`.
 
     Raises:
         ValueError: `text` is none of these.

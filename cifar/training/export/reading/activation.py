@@ -26,9 +26,7 @@ _TRANSPARENT = {"Identity", "IdentityN", "Cast", "Reshape", "Squeeze", "ExpandDi
 def last_activation(function: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int | None, ...]) -> str | None:
     """Return softmax, sigmoid, linear or another activation, or None if the output is computed in another way.
 
-    Args:
-        function: from a float32 tensor to one tensor.
-        shape: the shape of the argument.
+    The function takes one float32 tensor of this shape, and returns one tensor.
     """
     traced = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32))
     graph = traced.graph.as_graph_def()

@@ -82,12 +82,9 @@ class Loss(NamedTuple):
 
 
 def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> Loss:
-    """Return the loss of one output in a training configuration.
+    """Return the loss of one output in a training configuration from `read_definition`.
 
-    Args:
-        training: a training configuration, from `read_definition`.
-        output: the name of the output.
-        names: the names of all outputs in order, for losses in a list. Empty: unknown.
+    The names are those of all outputs in order, for losses in a list; empty if they are unknown.
     """
     nodes = [node for node in _nodes(_loss(training, output, names)) if "class_name" in node]
     of_logits = [

@@ -82,11 +82,9 @@ def names_in_lambdas(library: ModuleType, names: Mapping[str, Any]) -> Iterator[
 
 
 def imported_names(modules: tuple[str, ...], *, keras2: bool) -> dict[str, Any]:
-    """Run Python modules, and return all their names with their values.
+    """Run Python modules, named or given as paths that end in `.py`, and return all their names with their values.
 
-    Args:
-        modules: names of modules, or paths that end in `.py`.
-        keras2: whether `keras` and `tf.keras` are Keras 2 in these modules.
+    With `keras2`, `keras` and `tf.keras` are Keras 2 in these modules.
 
     Raises:
         ExportError: a module does not exist or fails.

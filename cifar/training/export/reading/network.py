@@ -54,12 +54,7 @@ class Network:
 
 
 def choose_output(names: list[str], wanted: str | None, shapes: list[tuple[int | None, ...]]) -> str:
-    """Return the name of the output with the classes.
-
-    Args:
-        names: the names of the outputs.
-        wanted: the one that the user names.
-        shapes: the shapes of the outputs, for the message.
+    """Return the name of the output with the classes: the one that the user names, or the only one.
 
     Raises:
         ExportError: there are several and none is named, or there is none of this name.
