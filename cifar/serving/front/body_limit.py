@@ -34,7 +34,6 @@ class BodyLimit:
         self._waiting_bytes = waiting_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count the bytes of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -40,7 +40,6 @@ class RateLimit:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count a request and pass it on, or refuse it."""
         group = rule_of(scope["path"]).rate_group if scope["type"] == "http" and scope["method"] == "POST" else ""
         limit = self._limits.get(group)
         if limit is None or scope["state"].get("from_worker"):  # the other worker has counted it

@@ -43,14 +43,7 @@ class SessionRouter:
     """An ASGI app around Gradio's. It answers requests for this worker's sessions and forwards those for others."""
 
     def __init__(self, gradio: ASGIApp, *, slot: int, workers: int, sockets: Path) -> None:
-        """Wrap `gradio`.
-
-        Args:
-            gradio: the app that answers.
-            slot: the number of this worker, from 0.
-            workers: the number of workers.
-            sockets: the folder in which each worker listens, at `SLOT.sock`.
-        """
+        """Wrap `gradio`. Each worker, of which this is number `slot`, from 0, listens in the folder `sockets`, at `SLOT.sock`."""
         self.gradio = gradio
         self._slot = slot
         self._workers = workers
@@ -58,7 +51,6 @@ class SessionRouter:
         self._clients: dict[int, httpx2.AsyncClient] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or forward it to the worker that holds its session."""
         if scope["type"] != "http" or scope["state"].get("from_worker"):
             await self.gradio(scope, receive, send)
             return

@@ -59,9 +59,6 @@ class Photo(gr.Image):
         """Return the value that Gradio's generated code examples send."""
         return {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
-    def example_value(self) -> Any:
-        return "photo.jpg"
-
     def preprocess(self, payload: ImageData | None) -> Path | None:
         """Return the path of the uploaded file, or None without one; `read_photo` reads it.
 

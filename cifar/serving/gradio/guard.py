@@ -53,19 +53,15 @@ class GradioGuard:
     """An ASGI app around Gradio's."""
 
     def __init__(self, gradio: ASGIApp, *, own_routes: Iterable[Route], file_roots: list[Path]) -> None:
-        """Guard `gradio`.
+        """Guard `gradio`. A call may name files in `file_roots`.
 
-        Args:
-            gradio: the mounted app.
-            own_routes: the routes of the API. A request for one of their paths arrives here only if its method is wrong.
-            file_roots: the folders whose files a call may name.
+        A request for a path of `own_routes`, those of the API, arrives here only if its method is wrong.
         """
         self.gradio = gradio
         self._own_routes = [(route.path_regex, route.methods or ()) for route in own_routes]
         self._file_roots = [root.resolve() for root in file_roots]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to Gradio, or refuse it."""
         if scope["type"] != "http":
             await self.gradio(scope, receive, send)
             return

@@ -92,9 +92,7 @@ def _is_ours(folder: Path) -> bool:
 def sweep(folder: Path, *, max_age_seconds: float = UPLOAD_LIFETIME_SECONDS) -> None:
     """Delete files in `folder` that were last written more than `max_age_seconds` ago, and old empty folders.
 
-    Args:
-        folder: from `own_folder`. In any other folder, nothing is deleted.
-        max_age_seconds: largest age.
+    In a folder that is not from `own_folder`, nothing is deleted.
     """
     oldest = time.time() - max_age_seconds
     with suppress(OSError):  # another process may sweep the same folder at the same time
@@ -142,7 +140,6 @@ class UploadQuota:
         self._measuring_took = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != UPLOAD_PATH:
             await self.app(scope, receive, send)
             return

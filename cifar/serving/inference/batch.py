@@ -115,22 +115,18 @@ class Batch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _row(self, entry: Entry, classify: Classify) -> Row:
-        async with self._large_files if entry.size_bytes > _LARGE_BYTES else nullcontext():
-            return await _row(entry, classify)
-
-
-async def _row(entry: Entry, classify: Classify) -> Row:
-    try:
-        payload = await asyncio.to_thread(entry.read)
-        return Row(entry.name, await _with_retries(payload, classify))
-    except _CALL_ERRORS:
-        raise
-    except CifarError as error:
-        error.__cause__ = error.__context__ = None  # their frames hold the file's content as long as the table lives
-        return Row(entry.name, error=error.with_traceback(None))
-    except Exception:
-        log.exception("a file of a batch failed")
-        return Row(entry.name, error=CifarError(INTERNAL_ERROR))
+        try:
+            async with self._large_files if entry.size_bytes > _LARGE_BYTES else nullcontext():
+                payload = await asyncio.to_thread(entry.read)
+                return Row(entry.name, await _with_retries(payload, classify))
+        except _CALL_ERRORS:
+            raise
+        except CifarError as error:
+            error.__cause__ = error.__context__ = None  # their frames hold the file as long as the table lives
+            return Row(entry.name, error=error.with_traceback(None))
+        except Exception:
+            log.exception("a file of a batch failed")
+            return Row(entry.name, error=CifarError(INTERNAL_ERROR))
 
 
 async def _with_retries(payload: bytes, classify: Classify) -> Classification:

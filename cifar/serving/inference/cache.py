@@ -80,7 +80,6 @@ class AnswerCache:
         return cached
 
     def put_local(self, key: bytes, answer: CachedAnswer) -> None:
-        """Hold an answer in this process."""
         if key and len(answer.views) <= self._local.maxsize:
             self._local[key] = answer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -22,11 +21,11 @@ _WATCH_AFTER_SECONDS = 0.02
 class QueueSlots:
     """A limited number of queue slots for the images of all channels. Use it from one event loop."""
 
-    def __init__(self, *, max_images: int, max_seconds: float, waiting_bytes: Shares | None = None) -> None:
-        """Let at most `max_images` hold a slot, each for `max_seconds`, whose files take `waiting_bytes` together (None: no limit)."""
+    def __init__(self, *, max_images: int, max_seconds: float, waiting_bytes: Shares) -> None:
+        """Let at most `max_images` hold a slot, each for `max_seconds`, whose files take `waiting_bytes` together."""
         self._slots = Shares(max_images)
         self._max_seconds = max_seconds
-        self._bytes = waiting_bytes or Shares(sys.maxsize)
+        self._bytes = waiting_bytes
 
     @property
     def taken(self) -> int:

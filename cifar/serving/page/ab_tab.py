@@ -23,7 +23,6 @@ _UNKNOWN = "–"  # noqa: RUF001 - a dash in an empty cell
 
 
 def ab_html(report: ABReport) -> str:
-    """Return the tab's content."""
     days = f"{report.since_days:g}"
     if report.verdict == "no_records":
         return f'<p class="missing">{html_text("ab.no_records", days=days)}</p>'

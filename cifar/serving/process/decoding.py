@@ -32,12 +32,7 @@ class Decoder:
     """Decodes image files in threads of its own. It can be used from any thread."""
 
     def __init__(self, settings: Settings, *, host_lock: Path | None = None) -> None:
-        """Set the limits.
-
-        Args:
-            settings: `max_decoding_bytes`, `max_image_pixels` and `workers`.
-            host_lock: a file that the workers of a host lock to decode a large image. None: this is the only process.
-        """
+        """Set the limits. The workers of a host lock the file `host_lock` to decode a large image. None: this is the only process."""
         self._max_pixels = settings.max_image_pixels
         self._max_bytes = self._free_bytes = settings.max_decoding_bytes
         self._freed = threading.Condition()

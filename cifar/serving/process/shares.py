@@ -31,7 +31,6 @@ class Shares:
         return self.taken if self.taken + amount > self.limit else self._by_caller.get(caller, 0)
 
     def give(self, caller: str, amount: int = 1) -> None:
-        """Give back what was taken."""
         if not amount:
             return
         self.taken -= amount

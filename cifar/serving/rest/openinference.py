@@ -73,7 +73,6 @@ class InferCall:
 
 
 def add_openinference(api: FastAPI, calls: TensorCalls, settings: Settings) -> None:
-    """Add the routes."""
     own = {400: "A malformed call, or a tensor of the wrong shape", 404: "No such model or version"}
     router = APIRouter(prefix="/v2", responses=failures({**ERRORS, **own}))
     _add_health(router, calls)

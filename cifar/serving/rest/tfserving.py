@@ -70,7 +70,6 @@ register_url_convertor("tfserving_number", _Number())
 
 
 def add_tfserving(api: FastAPI, calls: TensorCalls, settings: Settings) -> None:
-    """Add the routes."""
     own = {
         400: "A malformed body, or a tensor of the wrong shape",
         404: "No such model, version or label",
