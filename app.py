@@ -11,9 +11,9 @@ from contextlib import suppress
 import uvicorn
 from fastapi import FastAPI
 
-from cifar.errors import CifarError
+from cifar.errors import CifarError, SettingsError
 from cifar.models.registry import Registry
-from cifar.profile import who_can_reach
+from cifar.profile import address, who_can_reach
 from cifar.serving.inference.cache import AnswerCache
 from cifar.serving.inference.classify import Classifier
 from cifar.serving.inference.loaded import LoadedVersions
@@ -105,22 +105,36 @@ class _Server(Server):
             await super().shutdown(sockets)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """Bind the port, so that a port in use is reported with a message."""
+def listen(settings: Settings) -> socket.socket:
+    """Bind the port, so that a port in use is reported with a message.
+
+    Raises:
+        SettingsError: the address or the port cannot be used.
+    """
+    is_ipv6 = ":" in settings.host
     try:
-        return socket.create_server((settings.host, settings.port), backlog=2048)
+        return socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=2048,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),  # `::` takes IPv4 too, as under gunicorn
+        )
     except OSError as error:
         reason = (error.strerror or "").partition(" (while")[0]
         other_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
         advice = "Choose another: PORT=7861" if other_port else "CIFAR_HOST must be an address of this machine."
-        sys.exit(f"cifar: cannot listen on {settings.host}:{settings.port}: {reason}. {advice}")
+        raise SettingsError(f"cannot listen on {address(settings.host, settings.port)}: {reason}. {advice}") from error
 
 
 if __name__ == "__main__":
     settings, app = _start()
     if settings.workers > 1:
         sys.exit(f"cifar: app.py is one process; for CIFAR_WORKERS={settings.workers} run python -m cifar serve")
-    with _listen(settings) as listener:
+    try:
+        listener = listen(settings)
+    except SettingsError as error:
+        sys.exit(f"cifar: {error}")
+    with listener:
         capture_prints()
         port, public = listener.getsockname()[1], settings.profile == "public"
         logging.getLogger("cifar").info(who_can_reach(settings.host, port, public=public))

@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -27,16 +26,17 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # must be set before prom
 # does not work after a fork. A reload (SIGHUP) reads settings and models again, but new code needs a restart.
 import alembic.command  # noqa: E402, F401  # each worker checks at its start that the records' tables are up to date
 
-import app  # noqa: E402, F401
+import app  # noqa: E402
 
 with suppress(ModuleNotFoundError):
     import ai_edge_litert.interpreter  # noqa: F401
 from gunicorn.errors import HaltServer  # noqa: E402
+from gunicorn.systemd import listen_fds  # noqa: E402
 from prometheus_client import multiprocess  # noqa: E402
 
 from cifar.cli.check import failures  # noqa: E402
 from cifar.errors import CifarError, SettingsError  # noqa: E402
-from cifar.profile import who_can_reach  # noqa: E402
+from cifar.profile import address, who_can_reach  # noqa: E402
 from cifar.serving.gradio.uploads import own_folder, sweep  # noqa: E402
 from cifar.serving.process import metrics, printed  # noqa: E402
 from cifar.serving.process.logs import log_config  # noqa: E402
@@ -48,7 +48,7 @@ try:
 except SettingsError as error:
     sys.exit(f"cifar: {error}")
 
-bind = f"{_settings.host}:{_settings.port}"
+bind = address(_settings.host, _settings.port)
 workers = _settings.workers
 worker_class = "cifar.serving.process.worker.Worker"
 forwarded_allow_ips = _settings.trusted_proxies
@@ -76,11 +76,30 @@ for its platform to start a new one."""
 
 def on_starting(server):
     """Exit if a worker could not start, since gunicorn would restart workers endlessly. Check every reload in the same way."""
-    if found := failures(_settings):
+    if found := failures(_settings) or _unusable_port(server):
         sys.exit("\n".join(f"cifar: {sentence}" for sentence in found))
     server.handle_hup = partial(
         _reload_if_possible, server, server.handle_hup
     )  # gunicorn looks its handlers up by name
+
+
+def _unusable_port(server):
+    """Return why the port cannot be bound, as a list. Workers whose master was killed hold it for a second or two.
+
+    gunicorn would try as often, and log two lines each time.
+    """
+    inherits = server.master_pid or listen_fds(unset_environment=False)
+    if inherits or (_settings.host.lower(), _settings.port) not in server.address:  # `--bind` has chosen others
+        return []
+    for seconds in (1, 1, 1, 1, 0):
+        try:
+            app.listen(_settings).close()
+        except SettingsError as error:
+            reason = str(error)
+            time.sleep(seconds)
+        else:
+            return []
+    return [reason]
 
 
 def _reload_if_possible(server, reload):
@@ -93,8 +112,7 @@ def _reload_if_possible(server, reload):
         own_folder(settings, _folder)
         found = failures(settings)
         if settings.port not in [listener.cfg_addr[1] for listener in server.LISTENERS]:
-            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-            socket.create_server((settings.host, settings.port), family=family).close()
+            app.listen(settings).close()
     except (CifarError, OSError) as error:
         found = [str(error)]
     for sentence in found:

@@ -22,11 +22,16 @@ def with_profile(chosen: Mapping[str, object]) -> dict[str, object]:
     return {"profile": profile, **defaults, **chosen}
 
 
+def address(host: str, port: int) -> str:
+    """Return `HOST:PORT`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def who_can_reach(host: str, port: int, *, public: bool) -> str:
     """Return the first line of a server: its address, who can reach it, and what to set before it faces the internet."""
     if host in {"localhost", "127.0.0.1", "::1"}:
         return f"Serving at http://localhost:{port}, for programs on this machine only"
     everywhere = host in {"0.0.0.0", "::", ""}  # noqa: S104 - it is compared
-    address = f"http://{'localhost' if everywhere else host}:{port}"
+    place = f"http://{address('localhost' if everywhere else host, port)}"
     warning = "" if public else "; before it faces the internet set CIFAR_PROFILE=public, and read docs/deploy.md"
-    return f"Serving at {address}, for everyone whose network reaches port {port} of this machine{warning}"
+    return f"Serving at {place}, for everyone whose network reaches port {port} of this machine{warning}"

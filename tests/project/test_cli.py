@@ -19,10 +19,12 @@ from support.pictures import encoded, noise
 from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
 from support.shipped import VERSIONS
 
+from app import listen
 from cifar import show
 from cifar.cli.arguments import expand
 from cifar.cli.main import main
-from cifar.settings import ROOT
+from cifar.errors import SettingsError
+from cifar.settings import ROOT, Settings
 
 TRAIN = ["train", "--data", "x", "--out", "y"]
 COMMANDS = "data train export inspect evaluate card predict models serve records keys ab drift"
@@ -234,7 +236,7 @@ def test_a_port_in_use_ends_the_start(workers):
 
 
 def test_an_ipv6_address_is_listened_on_as_one():
-    """gunicorn took `::1:7860` for a host and a port, and app.py asked IPv4 for it."""
+    """Gunicorn took `::1:7860` for a host and a port, and app.py asked IPv4 for it."""
     with pytest.raises(SettingsError, match=r"on \[2001:db8::1\]:7860: .*CIFAR_HOST must be an address") as refused:
         listen(Settings(host="2001:db8::1", port=7860))
     assert "hostname" not in str(refused.value)
