@@ -93,13 +93,6 @@ def test_bins_with_edges_and_counts_that_do_not_match_are_refused():
             Bins(edges=edges, counts=counts)
 
 
-def test_brightness_and_contrast_are_mean_and_standard_deviation():
-    """Both are those of the model's input, scaled to [0, 1]."""
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    assert brightness_and_contrast(image) == pytest.approx((image.mean() / 255, image.std() / 255), abs=1e-6)
-    assert brightness_and_contrast(np.full((4, 4, 1), 255, np.uint8)) == (1.0, 0.0)
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_shipped_versions_hold_a_reference_of_their_held_out_images(number):
     """There are 2,300 of them, as in the validation figures; version 2 counts 95 % of them as in distribution."""

@@ -236,7 +236,7 @@ def test_brightness_and_contrast_are_mean_and_standard_deviation_of_the_models_i
     random = np.random.default_rng(0)
     for pixels in (random.integers(0, 256, (32, 32, 3), np.uint8), np.full((96, 96, 1), 255, np.uint8)):
         expected = pixels.mean() / 255, pixels.std() / 255
-        assert brightness_and_contrast(pixels) == pytest.approx(expected, abs=1e-5)
+        assert brightness_and_contrast(pixels) == pytest.approx(expected, abs=1e-6)
 
 
 class Load:

@@ -24,7 +24,6 @@ from cifar.records.feedback import MAX_NOTE_CHARACTERS
 from cifar.records.journal import journals
 from cifar.records.reader import read_predictions
 from cifar.records.tables import comparisons, metadata
-from cifar.records.values import NONE_LABEL
 from cifar.settings import ROOT
 
 
@@ -113,15 +112,6 @@ def test_of_two_predictions_under_one_id_the_first_stays(recorder):
     rows = {row["request_id"]: row for row in read_predictions(recorder.engine)}
     assert (rows["a"]["user"], rows["a"]["label"]) == ("ann", "star")
     assert set(rows) == {"a", "b"}
-
-
-def test_feedback_is_stored_with_its_prediction_and_replaces_earlier_feedback(recorder):
-    """Each prediction has at most one feedback, the last one."""
-    recorder.add(prediction("a"))
-    assert give_feedback(recorder, "a", "circle", "a coin")["label"] == "circle"
-    give_feedback(recorder, "a", NONE_LABEL)
-    (row,) = read_predictions(recorder.engine)
-    assert (row["feedback_label"], row["feedback_note"]) == (NONE_LABEL, "")
 
 
 def test_only_the_user_of_a_prediction_and_an_administrator_can_give_feedback_on_it(recorder):

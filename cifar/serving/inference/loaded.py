@@ -243,14 +243,6 @@ class LoadedVersions:
         self._last_attempt, self._attempted_at = attempt, now
         return True
 
-    def choose(self, user: str) -> int:
-        """Return the number of the version that answers a user.
-
-        Raises:
-            NotReady: nothing is loaded yet.
-        """
-        return self._ready_state().version_of(user)
-
     def if_loaded(self, number: int | None = None, user: str = "") -> Served | None:
         """Return a live version without blocking: the one asked for, or the user's. None for one that `get` may have to load.
 
