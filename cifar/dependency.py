@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from circuitbreaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,12 @@ class Dependency:
     """
 
     def __init__(
-        self, name: str, *, impact: str, failures: type[Exception] | tuple[type[Exception], ...] = Exception
+        self,
+        name: str,
+        *,
+        impact: str,
+        failures: type[Exception] | tuple[type[Exception], ...] = Exception,
+        may_fail_in_part: bool = False,
     ) -> None:
         """Describe a service; nothing is called.
 
@@ -44,6 +48,8 @@ class Dependency:
             name: used in the log, in `/readyz` and as the metrics' label.
             impact: a sentence for the log: what the server cannot do while the service is down.
             failures: the exceptions that mean that the service is down. Any other exception counts as an answer.
+            may_fail_in_part: the service can answer some calls while it refuses others, as a full Redis does. After a failure, it
+                is back when no call has failed for `RECOVERY_SECONDS`.
         """
         self.name = name
         self.failing = False
@@ -54,7 +60,9 @@ class Dependency:
         """Called when `failing` changes, with the new value."""
         self._impact = impact
         self._failures = failures
-        self._breaker = CircuitBreaker(MAX_FAILURES, RECOVERY_SECONDS, expected_exception=failures, name=name)
+        self._may_fail_in_part = may_fail_in_part
+        self._failures_in_outage = 0
+        self._failed_at = self._answers_since = float("-inf")
         self._lock = threading.Lock()
 
     @contextmanager
@@ -64,18 +72,36 @@ class Dependency:
         Raises:
             CircuitOpen: the service failed several times in a row; the body is not run.
         """
-        if self._breaker.opened:
+        if self._failures_in_outage >= MAX_FAILURES and time.monotonic() - self._failed_at < RECOVERY_SECONDS:
             raise CircuitOpen(self.name)
         try:
-            with self._breaker:
-                yield
+            yield
         except Exception as error:
-            self.report(error if isinstance(error, self._failures) else None)
+            self._count(error if isinstance(error, self._failures) else None)
             raise
-        self.report(None)
+        self._count(None)
 
-    def report(self, error: Exception | None) -> None:
-        """Note the result of a call: its error, or None when it succeeded. `guard` does this already."""
+    def _count(self, error: Exception | None) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if error:
+                self._failures_in_outage += 1
+                self._failed_at = now
+            elif self._failures_in_outage:
+                if self._answers_since < self._failed_at:
+                    self._answers_since = now
+                if self._may_fail_in_part and now - self._answers_since < RECOVERY_SECONDS:
+                    return
+                self._failures_in_outage = 0
+        self.report(error)
+
+    def report(self, error: Exception | None, *, impact: str = "") -> None:
+        """Note the result of a call: its error, or None when it succeeded. `guard` does this already.
+
+        Args:
+            error: why it failed.
+            impact: what the server cannot do because of this error, if it is not what it cannot do without the service.
+        """
         failing = error is not None
         with self._lock:
             changed, self.failing = failing != self.failing, failing
@@ -85,7 +111,7 @@ class Dependency:
             return
         self.on_change(failing)
         if failing:
-            reason = str(error).strip().partition("\n")[0]
-            log.warning("%s is down (%s: %s). %s", self.name, type(error).__name__, reason, self._impact)
+            reason = str(error).strip().partition("\n")[0] or "no answer in time"
+            log.warning("%s is down (%s: %s). %s", self.name, type(error).__name__, reason, impact or self._impact)
         else:
             log.info("%s is back", self.name)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
+from redis import Redis
 from support.databases import real_redis
 from support.pictures import encoded, noise
 from support.servers import free_port, wait_until_ready
@@ -148,3 +149,23 @@ def test_a_redis_that_hangs_is_not_called_after_a_few_timeouts(monkeypatch):
             before = float(failures[1])
             assert [ask(client) for _ in range(10)] == [200] * 10
             assert f'cifar_remote_failures_total{{dependency="redis"}} {before}' in client.get("/metrics").text
+
+
+@pytest.mark.slow
+def test_a_redis_that_takes_nothing_more_is_one_outage(tmp_path, caplog, monkeypatch):
+    """A full Redis still answers reads. Each request used to log that it is down and that it is back."""
+    monkeypatch.setattr("cifar.dependency.RECOVERY_SECONDS", 1)
+    caplog.set_level("INFO", "cifar.dependency")
+    with (
+        real_redis(tmp_path) as url,
+        app(rate_limit_predict="1000/minute", redis_url=url) as client,
+        Redis.from_url(url) as redis,
+    ):
+        redis.config_set("maxmemory", 1)
+        for _ in range(30):
+            assert ask(client) == 200
+            assert client.get("/readyz").json()["without"] == ["redis"]
+        redis.config_set("maxmemory", 0)
+        until(lambda: ask(client) == 200 and client.get("/readyz").json()["without"] == [], "Redis is used again")
+    lines = [record.message for record in caplog.records if record.name == "cifar.dependency"]
+    assert [line.partition(" (")[0] for line in lines] == ["redis is down", "redis is back"]

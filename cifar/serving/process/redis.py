@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from cifar.dependency import Dependency
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 0.2
-"""Longest wait for a connection and for each answer. Redis saves work, so it must not hold up a request."""
+"""Longest wait for a connection and for the answers of one `ask`. Redis saves work, so it must not hold up a request."""
 
 
 class SharedRedis:
@@ -22,13 +23,14 @@ class SharedRedis:
 
         self.client = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self.dependency = Dependency(
-            "redis", impact="Each process keeps its own rate limits and cache until it is back."
+            "redis", impact="Each process keeps its own rate limits and cache until it is back.", may_fail_in_part=True
         )
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Return the result of `call`, or None if Redis does not answer. Callers go on without it."""
         try:
             with self.dependency.guard():
-                return await call()
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    return await call()
         except Exception:  # the guard has logged and counted it
             return None
