@@ -166,7 +166,9 @@ def test_a_wrong_number_of_names_is_refused_in_a_line(model_of, tmp_path, monkey
     assert "has 1000 outputs, but 999 class names were given: 999 classes (a rather long name of class 0, " in message
     assert len(message) < 500
     assert main(["export", model_of(1000), "--name", "x"]) == 1
-    assert "They may be in" not in capsys.readouterr().err, "one name is missing there"
+    message = capsys.readouterr().err
+    assert "The names of the model's 1000 classes are unknown. Name them in order: --classes" in message
+    assert "They may be in" not in message, "one name is missing there"
     (tmp_path / "labels.txt").write_text("\n".join(map(str, range(1000))))
     assert main(["export", model_of(1000), "--name", "x"]) == 1
     message = capsys.readouterr().err

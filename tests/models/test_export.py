@@ -37,23 +37,6 @@ def tutorial(settings):
     return read_source(path, settings)
 
 
-def test_the_three_signatures_agree_on_the_same_image(settings, tutorial):
-    """Float images, uint8 images and encoded files give the same outputs, as one batch and one by one."""
-    version = export(tutorial, settings.registry, "net")
-    signatures = tf.saved_model.load(str(version.path)).signatures
-    files = [encoded(noise(32, 32, seed=i)) for i in range(7)]
-    images = np.stack([np.asarray(noise(32, 32, seed=i)) for i in range(7)])
-    by_pixels = signatures["serving_uint8"](image=tf.constant(images))["probabilities"].numpy()
-    floats = tf.constant(images / np.float32(255))
-    by_floats = signatures["serving_default"](input_image=floats)["probabilities"].numpy()
-    by_files = signatures["serving_bytes"](image_bytes=tf.constant(files))
-    one = signatures["serving_uint8"](image=tf.constant(images[3:4]))["probabilities"].numpy()
-    np.testing.assert_allclose(by_floats, by_pixels, atol=1e-6)
-    np.testing.assert_allclose(by_files["probabilities"].numpy(), by_pixels, atol=1e-6)
-    np.testing.assert_allclose(one[0], by_pixels[3], atol=1e-6)
-    assert [name.decode() for name in by_files["classes"].numpy()[6]] == list(CLASS_NAMES)
-
-
 def test_a_model_with_other_classes_needs_an_explicit_name(small_version, monkeypatch, capsys):
     """Otherwise a forgotten --name would change the classes of a running service."""
     monkeypatch.setenv("CIFAR_REGISTRY", str(small_version.path.parent.parent))
@@ -139,38 +122,12 @@ def test_a_saved_model_with_other_outputs_leaves_no_version(settings, tutorial, 
     assert list((settings.registry / "net").iterdir()) == []
 
 
-def test_a_crash_before_the_manifest_leaves_no_version(settings, tutorial, monkeypatch):
-    """A failed export leaves the registry as it was."""
-
-    def crash(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(publish_module, "sha256", crash)
-    with pytest.raises(OSError, match="No space left"):
-        export(tutorial, settings.registry, "net")
-    assert list((settings.registry / "net").iterdir()) == []
-
-
 def test_a_litert_file_with_other_outputs_is_left_out(settings, tutorial, monkeypatch, caplog):
     """It must agree with the model within the same tolerance as the SavedModel. Steps, as `x > 127`, enlarge its rounding."""
     monkeypatch.setattr(litert_module, "litert_from", lambda _: lambda images: np.full((len(images), 10), np.nan))
     version = export(tutorial, settings.registry, "net")
     assert "(its answers differ). The version is served with TensorFlow" in caplog.text
     assert Predictor.load(version).engine == "tensorflow"
-
-
-def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow(settings, tmp_path):
-    """LiteRT cannot run this Fourier transform. The version is complete without a LiteRT file."""
-    pixels = keras.Input((8, 8, 3))
-    spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
-    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(spectrum))
-    keras.Model(pixels, outputs).save(tmp_path / "model.keras")
-    source = read_source(tmp_path / "model.keras", settings, class_names=("a", "b", "c"), input_range=(0, 1))
-    version = export(source, settings.registry, "fourier")
-    assert version.manifest.parity["litert_max_abs_difference"] is None
-    predictor = Predictor.load(version)
-    assert predictor.engine == "tensorflow"
-    assert predictor.predict(np.zeros((1, 8, 8, 3), np.uint8), top_k=1)
 
 
 @pytest.mark.parametrize(
@@ -189,41 +146,6 @@ def test_an_exported_keras_2_file_gives_the_outputs_of_keras_2(settings, file, o
     if options.get("logits"):
         expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "input_range"), [(".keras", (0.0, 1.0)), (".h5", (-1.0, 1.0)), (".keras", (0.0, 255.0))]
-)
-def test_the_input_range_reaches_the_graph(settings, tmp_path, suffix, input_range):
-    """For example, a model that expects inputs in [-1, 1] receives them from uint8 pixels, in both file formats."""
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
-    )
-    path = tmp_path / f"model{suffix}"
-    model.save(path)
-    source = read_source(path, settings, class_names=("a", "b", "c", "d"), input_range=input_range)
-    version = export(source, settings.registry, "grey")
-    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
-    low, high = input_range
-    expected = model(images / np.float32(255) * (high - low) + low).numpy()
-    np.testing.assert_allclose(Predictor.load(version).answers(images), expected, atol=1e-5)
-
-
-def test_unknown_or_missing_class_names_are_refused(settings):
-    """The names of three outputs cannot be guessed, and there must be one for each output."""
-    with pytest.raises(ExportError, match=r"names of the model's 3 classes are unknown.* --classes"):
-        read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings)
-    with pytest.raises(ExportError, match="3 outputs, but 2 class names were given"):
-        read_source(KERAS2 / "keras2_64px_3classes_logits.h5", settings, class_names=("a", "b"))
-
-
-def test_logits_without_the_option_are_refused(settings):
-    """Outputs that are not probabilities must not be served as probabilities."""
-    file = KERAS2 / "keras2_64px_3classes_logits.h5"
-    source = read_source(file, settings, class_names=("a", "b", "c"), input_range=(0, 1))
-    with pytest.raises(ExportError, match="--logits"):
-        export(source, settings.registry, "net")
 
 
 def test_a_model_with_nan_outputs_is_refused(settings, tmp_path):

@@ -19,6 +19,8 @@ from keras import layers
 
 from cifar.cli.main import main
 from cifar.errors import ExportError, VersionUnusable
+from cifar.models.predictor import Predictor
+from cifar.models.registry import Registry
 from cifar.settings import ROOT
 from cifar.training.export.reading.failures import first_sentence
 from cifar.training.export.reading.files import Format, recognise
@@ -295,8 +297,10 @@ def test_a_librarys_exception_becomes_one_sentence():
     assert first_sentence(ValueError()) == "ValueError"
 
 
-def test_the_converter_of_litert_prints_nothing(tmp_path, monkeypatch, capfd, caplog):
-    """For an operation that LiteRT lacks it printed 12.7 kB; one line says that TensorFlow serves the version."""
+def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow_and_its_converter_prints_nothing(
+    tmp_path, monkeypatch, capfd, caplog
+):
+    """For this Fourier transform the converter printed 12.7 kB; one line says that TensorFlow serves the version."""
     pixels = keras.Input((8, 8, 3))
     spectrum = keras.ops.fft2((pixels[..., 0], pixels[..., 1]))[0]
     keras.Model(pixels, layers.Dense(3, "softmax")(layers.Flatten()(spectrum))).save(tmp_path / "model.keras")
@@ -307,6 +311,11 @@ def test_the_converter_of_litert_prints_nothing(tmp_path, monkeypatch, capfd, ca
     assert "LiteRT cannot run this network (ConverterError)" in caplog.text
     assert "loc(" not in printed
     assert max(map(len, printed.splitlines())) < 400
+    version = Registry(tmp_path / "registry", "net").get()
+    assert version.manifest.parity["litert_max_abs_difference"] is None
+    predictor = Predictor.load(version)
+    assert predictor.engine == "tensorflow"
+    assert predictor.predict(np.zeros((1, 8, 8, 3), np.uint8), top_k=1)
 
 
 def test_an_image_size_that_the_layers_cannot_take_is_refused_briefly(settings, tmp_path):

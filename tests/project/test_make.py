@@ -45,8 +45,6 @@ def test_run_installs_what_serving_needs_and_no_tensorflow(clone):
     commands = make(clone, "-n", "run").stdout
     assert "-r requirements-serve.txt" in commands
     assert all(name not in commands for name in ("-r requirements.txt", "-train.txt", "keras", "-dev.txt"))
-    pinned = (ROOT / "requirements-serve.txt").read_text().splitlines()
-    assert not [line for line in pinned if line.startswith(("tensorflow", "keras", "h5py"))]
 
 
 @pytest.mark.parametrize("command", ["training", "test", "test-fast", "lint"])

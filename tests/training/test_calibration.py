@@ -197,6 +197,7 @@ def test_every_signature_and_engine_gives_the_same_score_and_calibrated_probabil
         np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
         np.testing.assert_allclose(outputs["ood_score"], scores, rtol=1e-3, atol=1e-3)
         assert outputs["ood_score"].dtype == tf.float32
+    assert [name.decode() for name in outputs["classes"].numpy()[4]] == list(dataset.class_names)  # of serving_bytes
     on_litert = Predictor.load(scored_version, "litert").answers(images)
     np.testing.assert_allclose(on_litert, np.column_stack((expected, scores)), rtol=1e-3, atol=1e-3)
 

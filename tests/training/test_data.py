@@ -90,12 +90,6 @@ def test_folders_named_like_cifars_classes_keep_cifars_order(tmp_path, settings)
     assert load_dataset(str(tmp_path), settings).class_names == CLASS_NAMES
 
 
-def test_a_folder_without_a_test_part_can_be_trained_on(image_folder, settings):
-    """Test images are optional."""
-    shutil.rmtree(image_folder / "test")
-    assert load_dataset(str(image_folder), settings).test_images.shape == (0, 32, 32, 3)
-
-
 def test_a_truncated_archive_is_reported(tmp_path, settings):
     """Half an archive must not be used as a smaller data set."""
     whole = archive(tmp_path / "whole.tar.gz", batches())
@@ -151,12 +145,6 @@ def test_the_validation_split_is_the_same_for_the_same_seed_and_covers_every_cla
     assert np.bincount(labels[held_out]).tolist() == [5] * 10
     assert sorted([*fit, *held_out]) == list(range(500))
     assert split_validation(labels, 0.1, seed=5)[1].tolist() != held_out.tolist()
-
-
-def test_a_class_with_one_image_cannot_be_split():
-    """Its only image would be missing from training or from validation."""
-    with pytest.raises(DataError, match="one training image"):
-        split_validation(np.array([0, 0, 1]), 0.1, seed=0)
 
 
 def test_a_validation_part_of_the_source_is_held_out_in_place_of_a_share(image_folder, settings):

@@ -188,14 +188,15 @@ def test_the_fused_layer_computes_the_same_as_the_layer_of_keras(dtype, toleranc
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["fast", "deep", "large"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_networks_have_the_documented_parameters_and_scale_pixels_themselves(arch):
-    """Serving cannot scale pixels differently: black and white become -2 and 2 inside the graph."""
+    """Serving cannot scale pixels differently: black and white become 0 and 1, or -2 and 2, inside the graph."""
     model = build_model(arch, 10)
     assert f"{model.count_params():,} parameters for CIFAR" in ARCHITECTURES[arch].__doc__
-    inside = keras.Model(model.inputs[0], model.get_layer("to_unit_spread").output)
+    scaled, ends = ("to_unit_range", [0, 1]) if arch == "tutorial" else ("to_unit_spread", [-2, 2])
+    inside = keras.Model(model.inputs[0], model.get_layer(scaled).output)
     black_and_white = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
-    np.testing.assert_allclose(np.unique(inside(black_and_white)), [-2, 2], atol=1e-5)
+    np.testing.assert_allclose(np.unique(inside(black_and_white)), ends, atol=1e-5)
 
 
 def test_the_first_layer_initially_whitens_patches():

@@ -14,20 +14,11 @@ from support.runs import EPOCHS, QUICK, both, colours, config, equal_weights, ro
 
 from cifar.errors import BadParameter, DataError, TrainingError
 from cifar.training.data.dataset import Dataset
-from cifar.training.network.architectures import build_model
 from cifar.training.run.config import TrainConfig, TrainingPlan, choose_precision
 from cifar.training.run.devices import Devices
 from cifar.training.run.run_folder import HISTORY, read_history, write_history
 from cifar.training.run.schedule import LearningRateSchedule
 from cifar.training.run.train import make_schedule, train
-
-
-def test_the_tutorial_network_has_122570_parameters_and_scales_pixels_itself():
-    """Serving cannot scale pixels differently: black and white become 0 and 1 inside the graph."""
-    model = build_model("tutorial", 10)
-    assert model.count_params() == 122_570
-    scaled = model.get_layer("to_unit_range")(np.array([0.0, 255.0], np.float32))
-    np.testing.assert_allclose(scaled, [0, 1])
 
 
 @pytest.mark.parametrize(

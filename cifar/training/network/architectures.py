@@ -38,7 +38,7 @@ class FixedConv2D(layers.Conv2D):  # type: ignore[misc] # Keras is untyped
 
 
 def tutorial(image_shape: Shape, num_classes: int, _: Precision | None = None) -> keras.Model:
-    """The CNN of TensorFlow's CIFAR tutorial, with dropout: 122,570 parameters for 32x32x3 and 10 classes."""
+    """The CNN of TensorFlow's CIFAR tutorial, with dropout: 122,570 parameters for CIFAR."""
     return keras.Sequential(
         [
             layers.Input(image_shape, name="pixels"),
