@@ -15,7 +15,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from support.servers import DATA_URL, need, running
 
-from cifar.serving.page import code_tab
+from cifar.serving.page.code_tab import SNIPPETS, snippet
 from cifar.settings import ROOT
 
 
@@ -41,14 +41,14 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_shell_snippet_answers_what_rest_answers(server, folder, expected):
     """It is one line, and prints the JSON to stdout."""
     need("curl")
-    answer = json.loads(run(["sh", "-c", code_tab.curl(server).replace("curl ", "curl -sS ", 1)], folder))
+    answer = json.loads(run(["sh", "-c", snippet("code.curl", server).replace("curl ", "curl -sS ", 1)], folder))
     assert {**answer, "request_id": ""} == {**expected, "request_id": ""}
 
 
-@pytest.mark.parametrize("write", [code_tab.python_client, code_tab.python_requests])
-def test_the_python_snippets_print_the_label_and_its_score(server, folder, expected, write):
+@pytest.mark.parametrize("title", ["code.python_client", "code.python_requests"])
+def test_the_python_snippets_print_the_label_and_its_score(server, folder, expected, title):
     """They run as a file, with the packages that the first line names."""
-    (folder / "classify.py").write_text(write(server))
+    (folder / "classify.py").write_text(snippet(title, server))
     shown = run([sys.executable, "classify.py"], folder)
     assert shown.splitlines()[-1] == f"{expected['predicted_class']} {expected['confidence']}"
 
@@ -56,7 +56,7 @@ def test_the_python_snippets_print_the_label_and_its_score(server, folder, expec
 def test_the_snippet_for_requests_prints_the_error_message_of_the_server(server, folder):
     """It exits with a status other than 0."""
     (folder / "photo.jpg").write_text("no photo")
-    (folder / "classify.py").write_text(code_tab.python_requests(server))
+    (folder / "classify.py").write_text(snippet("code.python_requests", server))
     done = subprocess.run(
         [sys.executable, "classify.py"], check=False, cwd=folder, capture_output=True, text=True, timeout=60
     )
@@ -68,7 +68,7 @@ def test_the_snippet_for_requests_prints_the_error_message_of_the_server(server,
 def test_the_javascript_snippet_prints_the_label_and_its_score(server, node_folder, expected):
     """It runs under Node with the client that its first line names. The same client can call the other endpoints."""
     shutil.copy(ROOT / "examples/cat.jpg", node_folder / "photo.jpg")
-    (node_folder / "classify.mjs").write_text(code_tab.javascript(server))
+    (node_folder / "classify.mjs").write_text(snippet("code.javascript", server))
     shown = run([need("node"), "classify.mjs"], node_folder)
     assert shown.splitlines()[-1] == f"{expected['predicted_class']} {expected['confidence']}"
 
@@ -95,7 +95,7 @@ client.close();
 def test_the_mcp_configuration_contains_the_address_of_the_tools(tmp_path):
     """A real MCP client can call a tool at the address in it."""
     with running(tmp_path, CIFAR_MCP="true") as server:
-        (entry,) = json.loads(code_tab.mcp(server.address))["mcpServers"].values()
+        (entry,) = json.loads(snippet("code.mcp", server.address))["mcpServers"].values()
 
         async def talk() -> str:
             async with streamable_http_client(entry["url"]) as (read, write, _), ClientSession(read, write) as session:
@@ -109,4 +109,4 @@ def test_the_mcp_configuration_contains_the_address_of_the_tools(tmp_path):
 def test_every_snippet_of_the_page_is_run_by_a_test_above():
     """A new snippet needs a test in this file."""
     names = ["curl", "python_client", "python_requests", "javascript", "mcp"]
-    assert list(code_tab.SNIPPETS) == [f"code.{name}" for name in names]
+    assert list(SNIPPETS) == [f"code.{name}" for name in names]

@@ -1,96 +1,83 @@
 """The tab Code: snippets that get the same answers from a program. Each is complete and expects a file `photo.jpg` beside it.
 
-Each snippet function takes the address at which the page was opened, without a trailing slash. The tests run the snippets.
+The tests run the snippets.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
-from collections.abc import Callable
 
 from cifar.serving.page.texts import html_text
 
 _ADDRESS = re.compile(r"https?://[\w.:\[\]-]{1,255}(/[\w./~-]{0,255})?")
 
 
-def curl(address: str) -> str:
-    return f'curl -F image=@photo.jpg -F top_k=3 "{address}/predict"'
-
-
-def python_client(address: str) -> str:
-    return f"""# pip install gradio_client
+SNIPPETS = {
+    "code.curl": 'curl -F image=@photo.jpg -F top_k=3 "ADDRESS/predict"',
+    "code.python_client": """# pip install gradio_client
 from gradio_client import Client, handle_file
 
-client = Client("{address}/")
+client = Client("ADDRESS/")
 answer = client.predict(handle_file("photo.jpg"), top_k=3, api_name="/predict")
 print(answer["predicted_class"], answer["confidence"])
-"""
-
-
-def python_requests(address: str) -> str:
-    return f"""# pip install requests
+""",
+    "code.python_requests": """# pip install requests
 import requests
 
 with open("photo.jpg", "rb") as photo:
     response = requests.post(
-        "{address}/predict",
-        files={{"image": photo}},
-        data={{"top_k": 3}},
+        "ADDRESS/predict",
+        files={"image": photo},
+        data={"top_k": 3},
         timeout=30,
     )
 answer = response.json()
 if not response.ok:
     raise SystemExit(answer["error"])
 print(answer["predicted_class"], answer["confidence"])
-"""
+""",
+    "code.javascript": """// npm install @gradio/client; save as classify.mjs, run: node classify.mjs
+import { readFile } from "node:fs/promises";
+import { Client } from "@gradio/client";
 
-
-def javascript(address: str) -> str:
-    return f"""// npm install @gradio/client; save as classify.mjs, run: node classify.mjs
-import {{ readFile }} from "node:fs/promises";
-import {{ Client }} from "@gradio/client";
-
-const client = await Client.connect("{address}/");
+const client = await Client.connect("ADDRESS/");
 const image = new Blob([await readFile("photo.jpg")]);
-const answer = await client.predict("/predict", {{ image, top_k: 3 }});
+const answer = await client.predict("/predict", { image, top_k: 3 });
 console.log(answer.data[0].predicted_class, answer.data[0].confidence);
 client.close();
-"""
-
-
-def mcp(address: str) -> str:
-    """Return the configuration of an MCP client, such as an assistant."""
-    return json.dumps({"mcpServers": {"cifar-space": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2) + "\n"
-
-
-SNIPPETS: dict[str, Callable[[str], str]] = {
-    "code.curl": curl,
-    "code.python_client": python_client,
-    "code.python_requests": python_requests,
-    "code.javascript": javascript,
-    "code.mcp": mcp,
+""",
+    "code.mcp": """{
+  "mcpServers": {
+    "cifar-space": {
+      "url": "ADDRESS/gradio_api/mcp/"
+    }
+  }
 }
-"""The snippets, by the key of the title's text."""
+""",
+}
+"""The snippets, by the key of the title's text. The last one is the configuration of an MCP client, such as an assistant."""
+
+
+def snippet(title: str, address: str) -> str:
+    """Return a snippet for the address at which the page was opened, without a trailing slash."""
+    return SNIPPETS[title].replace("ADDRESS", address)
 
 
 def code_html(address: object, *, mcp: bool) -> str:
-    """Return the tab's content.
+    """Return the tab's content for a server with or without MCP.
 
-    Args:
-        address: the address of the page, as the browser sent it. Anything but an http(s) address gives an empty tab.
-        mcp: whether this server offers MCP.
+    `address` is that of the page, as the browser sent it. Anything but an http(s) address gives an empty tab.
     """
     if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
         return ""
     address = address.rstrip("/")
-    shown = [_snippet(title, write(address)) for title, write in SNIPPETS.items() if mcp or title != "code.mcp"]
+    shown = [_shown(title, snippet(title, address)) for title in SNIPPETS if mcp or title != "code.mcp"]
     missing = "" if mcp else f'<p class="missing">{html_text("code.mcp_off")}</p>'
     return f'<p>{html_text("code.intro")} <a href="{address}/docs">/docs</a>.</p>{"".join(shown)}{missing}'
 
 
-def _snippet(title: str, code: str) -> str:
+def _shown(title: str, code: str) -> str:
     name = title.removeprefix("code.")
     return (
         f'<section class="snippet"><div class="head"><h2 class=part id="code-{name}">{html_text(title)}</h2>'
