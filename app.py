@@ -11,6 +11,7 @@ from contextlib import suppress
 import uvicorn
 from fastapi import FastAPI
 
+from cifar.console import with_notes
 from cifar.errors import CifarError, SettingsError
 from cifar.models.registry import Registry
 from cifar.profile import address, who_can_reach
@@ -94,7 +95,7 @@ def _start() -> tuple[Settings, FastAPI]:
         logging.config.dictConfig(log_config(settings))
         return settings, create_app(settings, worker=worker)
     except (CifarError, OSError) as error:
-        sys.exit(f"cifar: {error}")
+        sys.exit(f"cifar: {with_notes(error)}")
 
 
 class _Server(Server):

@@ -12,6 +12,11 @@ def say(message: str) -> None:
     print(f"cifar: {message}", file=sys.stderr)
 
 
+def with_notes(error: Exception) -> str:
+    """Return an error's message with its notes, which are for operators and not for HTTP clients."""
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
+
+
 def json_text(data: Any) -> str:
     return json.dumps(data, indent=2)
 

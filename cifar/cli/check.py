@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
+from cifar.console import with_notes
 from cifar.errors import CifarError, RecordsError, SettingsError
 from cifar.files import unwritable
 from cifar.models.rollout import RolloutLog
@@ -28,7 +29,7 @@ def _failure(check: Callable[[Settings], None], settings: Settings) -> str:
     try:
         check(settings)
     except (CifarError, OSError) as error:
-        return str(error)
+        return with_notes(error)
     return ""
 
 

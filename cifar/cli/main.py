@@ -19,7 +19,7 @@ from cifar import __version__
 from cifar.cli import models, operate, training
 from cifar.cli.arguments import expand
 from cifar.cli.packages import missing
-from cifar.console import say
+from cifar.console import say, with_notes
 from cifar.errors import CifarError
 from cifar.files import TEMPORARY_PREFIX
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(error.format_message().replace("Value error, ", ""))  # pydantic's prefix
         return error.exit_code
     except (CifarError, OSError) as error:
-        say(_message(error) if isinstance(error, OSError) else str(error))
+        say(_message(error) if isinstance(error, OSError) else with_notes(error))
         return 1
     except ModuleNotFoundError as error:
         if not (advice := missing(error)):

@@ -118,9 +118,11 @@ class Registry:
         if number is None:
             numbers = self.numbers()
             if not numbers:
-                raise VersionNotFound(
-                    f"No version of {self.name} in the registry (CIFAR_REGISTRY). Export one: python -m cifar export runs/NAME --name {self.name}"
+                missing = VersionNotFound(
+                    f"No version of {self.name} in the registry (CIFAR_REGISTRY). Export one: `python -m cifar export runs/NAME --name {self.name}`."
                 )
+                missing.add_note(self._described())
+                raise missing
             number = numbers[-1]
         path = self.base / str(number)
         file = path / MANIFEST
@@ -146,6 +148,14 @@ class Registry:
         if not is_version_number(folder_name):
             raise VersionUnusable(self._problem(self.base / folder_name))
         return self.get(int(folder_name))
+
+    def _described(self) -> str:
+        """Return a sentence for the operator. It has the server's path, which HTTP clients must not learn: see `Version._shown`."""
+        root = self.base.parent
+        if not root.is_dir():
+            return f"The registry is {root}, which {'is a file' if root.exists() else 'does not exist'}."
+        names = sorted(path.name for path in root.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+        return f"The registry is {root}; its models are: {', '.join(names) or 'none'}."
 
     def _is_copy(self, path: Path) -> bool:
         try:

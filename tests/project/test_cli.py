@@ -187,7 +187,8 @@ def test_an_error_of_the_operating_system_becomes_a_sentence(error, words, monke
     [
         ({"CIFAR_WORKERS": 2}, "CIFAR_WORKERS=2 run python -m cifar serve"),
         ({"MODEL_VERSION": 7}, "cifar_classifier has no version 7; there are: 1"),
-        ({"CIFAR_REGISTRY": "README.md"}, "No version of cifar_classifier in the registry"),
+        ({"CIFAR_REGISTRY": "README.md"}, "The registry is README.md, which is a file."),
+        ({"CIFAR_MODEL_NAME": "pets"}, "saved_model; its models are: cifar_classifier."),
     ],
 )
 def test_app_py_refuses_several_workers_and_a_missing_version_or_registry(variables, words):
