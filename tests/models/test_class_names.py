@@ -9,6 +9,7 @@ import keras
 import pytest
 from fastapi.testclient import TestClient
 from support.classifiers import L
+from support.folders import put
 from support.pictures import encoded, noise
 from support.servers import wait_until_ready
 
@@ -55,8 +56,7 @@ def test_class_names_are_read_from_the_files_that_tools_write(tmp_path, kind, en
 def test_class_names_are_the_folders_of_an_image_folder_in_the_order_of_keras(tmp_path):
     """`image_dataset_from_directory` numbers the sorted names: capitals first, and 10 before 2."""
     for name in ("b", "B", "10", "2", "é", "猫"):
-        (tmp_path / "flat" / name).mkdir(parents=True)
-        (tmp_path / "flat" / name / "1.png").write_bytes(encoded(noise(8, 8)))
+        put(tmp_path / "flat" / name / "1.png")
         (tmp_path / "divided" / "flowers" / "Train" / name).mkdir(parents=True)
     expected = keras.utils.image_dataset_from_directory(tmp_path / "flat", image_size=(8, 8), verbose=False).class_names
     (tmp_path / "flat" / ".cache").mkdir()

@@ -179,9 +179,8 @@ def test_the_overlay_gets_lighter_as_the_map_gets_hotter():
 
 def test_the_picture_under_the_map_is_upright_and_keeps_its_proportions():
     """It looks like the photo that was sent, only smaller."""
-    buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by a quarter turn
-    Image.new("RGB", (400, 200), "teal").save(buffer, "JPEG", exif=exif)
-    assert picture(buffer.getvalue(), longest_side=100, max_pixels=100_000).shape == (100, 50, 3)
-    assert picture(buffer.getvalue(), longest_side=900, max_pixels=100_000).shape == (400, 200, 3)
+    file = encoded(Image.new("RGB", (400, 200), "teal"), "JPEG", exif=exif)
+    assert picture(file, longest_side=100, max_pixels=100_000).shape == (100, 50, 3)
+    assert picture(file, longest_side=900, max_pixels=100_000).shape == (400, 200, 3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.classifiers import BRIGHTNESSES, L, by_brightness
-from support.pictures import encoded
+from support.folders import put
 from support.pixel_kinds import SHADES, saved
 
 from cifar.cli.main import main
@@ -38,8 +38,7 @@ def brightness_pictures(folder, count: int = 4, *, labels=tuple(BRIGHTNESSES), w
             name = labels[(at + 1) % len(labels) if number < wrong else at]
             value = BRIGHTNESSES[label]
             pixels = dice.integers(value - 8, value + 8, (20, 24, 3)).astype(np.uint8)
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / name / f"{label}_{number}.png").write_bytes(encoded(Image.fromarray(pixels)))
+            put(folder / name / f"{label}_{number}.png", Image.fromarray(pixels))
     return folder
 
 
@@ -107,8 +106,7 @@ def test_labelled_pictures_confirm_what_the_layers_show_or_contradict_it(setting
 def test_a_folder_without_labelled_pictures_is_refused(settings, tmp_path):
     """The message names the expected folders; a thousand classes do not make it longer."""
     file = saved(by_brightness(0, 1), tmp_path)
-    (tmp_path / "cats").mkdir()
-    (tmp_path / "cats" / "cat.jpg").write_bytes(b"no picture")
+    put(tmp_path / "cats" / "cat.jpg", b"no picture")
     with pytest.raises(
         ExportError, match=r"holds no picture of a class of the model.*\(black, dark, grey, \.\.\.\).*black_1\.jpg"
     ):
@@ -131,8 +129,7 @@ def coloured_pictures(folder, wrong: int):
     for name, colour in {"blue": (80, 0, 200), "pink": (150, 0, 200)}.items():
         for number in range(10):
             label = "pink" if number < wrong else name
-            (folder / label).mkdir(parents=True, exist_ok=True)
-            (folder / label / f"{name}_{number}.png").write_bytes(encoded(Image.new("RGB", (16, 16), colour)))
+            put(folder / label / f"{name}_{number}.png", Image.new("RGB", (16, 16), colour))
     return folder
 
 
@@ -171,12 +168,9 @@ def test_labelled_pictures_show_that_a_model_was_trained_on_bgr(settings, tmp_pa
 @pytest.mark.parametrize("folder", ["T-shirt_top", "t shirt top", "T-SHIRT-TOP", "T-shirt - top"])
 def test_folders_of_check_match_class_names_that_no_folder_can_have(tmp_path, folder):
     """Fashion-MNIST has a class T-shirt/top; on a disk it is written with another sign."""
-    (tmp_path / folder).mkdir()
-    (tmp_path / folder / "1.png").write_bytes(encoded(Image.new("RGB", (8, 8))))
-    (tmp_path / folder / "2.jpg").write_bytes(b"damaged")
-    (tmp_path / folder / "notes.txt").write_text("no picture")
-    (tmp_path / "Hat").mkdir()
-    (tmp_path / "Hat" / "3.png").write_bytes(encoded(Image.new("RGB", (8, 8))))
+    for name, content in (("1.png", None), ("2.jpg", b"damaged"), ("notes.txt", b"no picture")):
+        put(tmp_path / folder / name, content)
+    put(tmp_path / "Hat" / "3.png")
     read = read_labelled(tmp_path, ("T-shirt/top", "Bag"), ImageSpec(height=8, width=8, channels=3), max_pixels=10**6)
     assert read.labels.tolist() == [0]
     assert "1 whose folder and name fit no class (Hat/3.png)" in read.left_out
@@ -186,9 +180,8 @@ def test_folders_of_check_match_class_names_that_no_folder_can_have(tmp_path, fo
 def test_one_label_for_the_examples_is_no_matter_where_labelled_pictures_are_given(settings, tmp_path, caplog):
     """The examples show nothing that a model of other subjects knows; the pictures of --check do."""
     images = tmp_path / "images"
-    images.mkdir()
     for number in range(5):
-        (images / f"{number}.png").write_bytes(encoded(Image.new("RGB", (16, 16), (128,) * 3)))
+        put(images / f"{number}.png", Image.new("RGB", (16, 16), (128,) * 3))
     pictures = brightness_pictures(tmp_path / "pictures")
     file = saved(by_brightness(0, 1), tmp_path)
     options = {"class_names": SHADES, "images": images, "check": pictures}

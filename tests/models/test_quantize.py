@@ -15,7 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 from PIL import Image
-from support.pictures import encoded
+from support.folders import put
 from support.samples import SHIPPED
 
 from cifar import CLASS_NAMES
@@ -316,9 +316,7 @@ def test_labelled_pictures_decide_the_precision_of_a_model_without_a_run(monkeyp
     model, images = network(wide=False), shapes(320)
     model.save(tmp_path / "model.keras")
     for number, (pixels, label) in enumerate(zip(images, model.predict(images, verbose=0).argmax(axis=1), strict=True)):
-        folder = tmp_path / "pictures" / "abc"[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.png").write_bytes(encoded(Image.fromarray(pixels)))
+        put(tmp_path / "pictures" / "abc"[label] / f"{number}.png", Image.fromarray(pixels))
     command = ["export", str(tmp_path / "model.keras"), "--classes", "a,b,c", "--name", "net"]
     assert main([*command, "--check", str(tmp_path / "pictures"), "--precision", "int8"]) == 0
     capsys.readouterr()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import shutil
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from support.hostile_files import zipped
 
 from cifar.cli.main import main
 from cifar.errors import ExportError, VersionUnusable
@@ -44,14 +44,6 @@ def whole(tmp_path_factory):
     return folder
 
 
-def zipped(**files: bytes) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name.replace("_dot_", "."), data)
-    return content.getvalue()
-
-
 def hdf5(tmp_path, **attributes: str) -> bytes:
     with h5py.File(tmp_path / "made", "w") as file:
         file["images"] = np.zeros(3)
@@ -71,24 +63,24 @@ OTHERS = {
     "a_notebook": ("train.ipynb", b'{"cells": []}', "is Python code"),
     "a_pickle": ("model.pkl", pickle.dumps({"weights": 1}), "is a Python pickle, which runs code"),
     "an_old_pytorch_file": ("model.pth", pickle.dumps([1]), "is a PyTorch file"),
-    "a_pytorch_file": ("model.keras", zipped(**{"archive/data.pkl": b""}), "is a PyTorch file"),
+    "a_pytorch_file": ("model.keras", zipped([("archive/data.pkl", b"")]), "is a PyTorch file"),
     "a_tflite_file": ("model.tflite", b"\x1c\0\0\0TFL3" + bytes(20), "is a LiteRT"),
     "an_onnx_file": ("model.onnx", b"\x08\x07\x12\x07pytorch", "is an ONNX file"),
     "safetensors": ("model.keras", bytes([9, 0, 0, 0, 0, 0, 0, 0]) + b'{"a": {}}', "is a safetensors file"),
     "a_gzip": ("model.keras.gz", gzip.compress(b"model"), "Unpack it"),
-    "a_numpy_archive": ("weights.npz", zipped(a_dot_npy=b""), "weights without the architecture"),
+    "a_numpy_archive": ("weights.npz", zipped([("a.npy", b"")]), "weights without the architecture"),
     "teachable_machines_zip": (
         "converted_keras.zip",
-        zipped(keras_model_dot_h5=b"", labels_dot_txt=b""),
+        zipped([("keras_model.h5", b""), ("labels.txt", b"")]),
         "keras_model.h5",
     ),
-    "another_zip": ("files.zip", zipped(a_dot_txt=b""), "without a Keras model in it"),
+    "another_zip": ("files.zip", zipped([("a.txt", b"")]), "without a Keras model in it"),
     "a_model_of_a_later_keras": (
         "model.keras",
-        zipped(config_dot_json=b"{}", metadata_dot_json=b'{"keras_version": "4.1.0"}'),
+        zipped([("config.json", b"{}"), ("metadata.json", b'{"keras_version": "4.1.0"}')]),
         "written by Keras 4.1.0",
     ),
-    "broken_json": ("model.keras", zipped(config_dot_json=b"{", metadata_dot_json=b"{"), "is damaged"),
+    "broken_json": ("model.keras", zipped([("config.json", b"{"), ("metadata.json", b"{")]), "is damaged"),
 }
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from support.corpus import sigmoid
 
 from cifar.errors import ExportError
 from cifar.models.predictor import Predictor
@@ -52,10 +53,6 @@ def served(file: Path, settings: Settings, **options) -> tuple[str, np.ndarray]:
 
 def of_keras(file: Path) -> np.ndarray:
     return keras.saving.load_model(file, compile=False).predict(PICTURES.astype(np.float32), verbose=0)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
 
 
 def test_sigmoids_are_served_as_they_are_and_announced(settings, tmp_path, caplog):

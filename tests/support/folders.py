@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 import zipfile
@@ -12,15 +13,6 @@ import numpy as np
 from PIL import Image
 from support.pictures import encoded, noise
 
-_FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".heic": "HEIF",
-    ".dib": "BMP",
-    ".jpe": "JPEG",
-}
 _random = np.random.default_rng(0)
 
 
@@ -28,9 +20,8 @@ def put(path: Path, picture: Image.Image | bytes | None = None) -> Path:
     """Write a picture in the format of the ending; by default one of 8x8 random pixels, another one each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not isinstance(picture, bytes):
-        ending = path.suffix.lower()
         picture = picture or noise(8, 8, seed=int(_random.integers(1 << 31)))
-        picture = encoded(picture, _FORMATS.get(ending, ending[1:].upper() or "PNG"))
+        picture = encoded(picture, Image.registered_extensions().get(path.suffix.lower(), "PNG"))
     path.write_bytes(picture)
     return path
 
@@ -101,6 +92,25 @@ def tarred(folder: Path, archive: Path, compression: str) -> Path:
         file.add(folder, folder.name)
     shutil.rmtree(folder)
     return archive
+
+
+def packed(path: Path, members: Mapping[str, bytes], *, links: Mapping[str, str] | None = None) -> Path:
+    """Write a zip or a tar with these members, and links in a tar."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            file.addfile(info)
+    return path
 
 
 def table(

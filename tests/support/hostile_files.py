@@ -115,9 +115,7 @@ def _chained_directories(depth: int) -> bytes:
 
 
 def _jpeg_with_exif(exif: bytes) -> bytes:
-    buffer = io.BytesIO()
-    noise().save(buffer, "JPEG", exif=b"Exif\0\0" + exif[:65_000])
-    return buffer.getvalue()
+    return encoded(noise(), "JPEG", exif=b"Exif\0\0" + exif[:65_000])
 
 
 PHOTO = encoded(noise(32, 32))

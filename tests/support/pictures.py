@@ -82,13 +82,12 @@ def shape(kind: str, random: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def shapes_folder(root: Path, *, train: int, test: int, seed: int = 0) -> Path:
+def shapes_folder(root: Path, *, train: int, test: int) -> Path:
     """Write an image folder with `train` and `test` images of each shape, as JPEG and PNG, and return it."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     for part, count in (("train", train), ("test", test)):
         for kind in ("disc", "square", "star"):
-            folder = root / part / kind
-            folder.mkdir(parents=True)
+            (folder := root / part / kind).mkdir(parents=True)
             for i in range(count):
                 suffix = "png" if i % 2 else "jpeg"
                 (folder / f"{i}.{suffix}").write_bytes(encoded(shape(kind, random), suffix))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support.pictures import encoded
+from support.folders import put
 
 from cifar.training.data.dataset import Dataset
 from cifar.training.run.config import TrainConfig
@@ -34,9 +34,7 @@ def colours_folder(folder: Path, count: int) -> Path:
     """Write the training images of `colours` as an image folder, and return it."""
     dataset = colours(count)
     for i, (image, label) in enumerate(zip(dataset.train_images, dataset.train_labels, strict=True)):
-        target = folder / "train" / "abc"[label]
-        target.mkdir(parents=True, exist_ok=True)
-        (target / f"{i}.png").write_bytes(encoded(Image.fromarray(image)))
+        put(folder / "train" / "abc"[label] / f"{i}.png", Image.fromarray(image))
     return folder
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.pictures import encoded, noise
+from support.folders import packed, put
+from support.pictures import noise
 
 from cifar import CLASS_NAMES
 from cifar.errors import DataError
@@ -36,12 +35,7 @@ def batches() -> dict[str, bytes]:
 
 
 def archive(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+    return packed(path, {f"cifar-10-batches-py/{name}": content for name, content in members.items()})
 
 
 @pytest.fixture
@@ -49,11 +43,9 @@ def image_folder(tmp_path: Path) -> Path:
     """Three classes with four training and two test images each, of different sizes and formats."""
     for part, count in (("train", 4), ("test", 2)):
         for seed, name in enumerate(("circle", "square", "star")):
-            folder = tmp_path / "shapes" / part / name
-            folder.mkdir(parents=True)
             for i in range(count):
-                format = ("PNG", "JPEG")[i % 2]
-                (folder / f"{i}.{format.lower()}").write_bytes(encoded(noise(30 + i, 40, seed=seed * 10 + i), format))
+                file = tmp_path / "shapes" / part / name / f"{i}{('.png', '.jpeg')[i % 2]}"
+                put(file, noise(30 + i, 40, seed=seed * 10 + i))
     return tmp_path / "shapes"
 
 
@@ -85,8 +77,7 @@ def test_an_image_folder_may_have_other_classes_counts_and_sizes(image_folder, s
 def test_folders_named_like_cifars_classes_keep_cifars_order(tmp_path, settings):
     """Models that were trained on an image folder of CIFAR then have the same labels as those trained on the archive."""
     for name in CLASS_NAMES:
-        (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "train" / name / "1.png").write_bytes(encoded(noise(32, 32)))
+        put(tmp_path / "train" / name / "1.png")
     assert load_dataset(str(tmp_path), settings).class_names == CLASS_NAMES
 
 
@@ -164,9 +155,7 @@ def test_the_split_of_an_image_folder_has_not_changed(tmp_path, settings):
     """A run that was made earlier can be resumed, and its held-out images are the same."""
     for name in ("a", "b"):
         for number in (2, 10, 1):
-            path = tmp_path / "train" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(Image.new("RGB", (32, 32), (number, ord(name), 0))))
+            put(tmp_path / "train" / name / f"{number}.png", Image.new("RGB", (32, 32), (number, ord(name), 0)))
     dataset = load_dataset(str(tmp_path), settings)
     assert dataset.train_images[:, 0, 0, 0].tolist() == [1, 10, 2] * 2
     assert dataset.hold_out(0.3, seed=0)[1].tolist() == split_validation(dataset.train_labels, 0.3, 0)[1].tolist()

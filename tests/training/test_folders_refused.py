@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-import tarfile
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.folders import flat, put
+from support.folders import flat, packed, put
 from support.pictures import encoded, noise
 from support.refused_sources import REFUSED
 
@@ -84,25 +81,6 @@ def test_a_file_that_may_not_be_read_is_damaged_and_a_folder_is_left_out():
         shutil.rmtree(folder)
     assert dataset.contents.damaged == {"cat/0.png": "Permission denied"}
     assert summary["left_out"] == {"folders that cannot be opened": 1}
-
-
-def packed(path: Path, members: dict[str, bytes], *, links: dict[str, str] | None = None) -> Path:
-    """Write a zip or a tar with these members, and links in a tar."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, content in members.items():
-                file.writestr(name, content)
-        return path
-    with tarfile.open(path, "w:gz") as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            file.addfile(info)
-    return path
 
 
 def pictures(**counts: int) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import subprocess
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import cli
-from support.pictures import shape, shapes_folder
+from support.folders import put
+from support.pictures import encoded, shape, shapes_folder
 from support.servers import running
 
 from cifar.errors import BadParameter
@@ -112,9 +112,8 @@ def test_pictures_larger_than_cifars_get_the_input_of_photo(tmp_path, side, few)
     """Small pictures keep the small network, which is made for them."""
     random = np.random.default_rng(0)
     for kind in KINDS:
-        (folder := tmp_path / kind).mkdir()
         for number in range(3):
-            shape(kind, random).resize((side, side)).save(folder / f"{number}.png")
+            put(tmp_path / kind / f"{number}.png", shape(kind, random).resize((side, side)))
     dataset = load_dataset(str(tmp_path), Settings(), image_shape=None)
     assert dataset.contents.few_photographs is few
     assert dataset.image_shape == (PHOTO_SHAPE if few else (32, 32, 3))
@@ -158,11 +157,10 @@ def test_a_folder_of_few_pictures_is_trained_exported_measured_and_served(tmp_pa
     command("evaluate", "--data", folder, "--out", tmp_path / "report")
     command("card", tmp_path / "report")
     command("inspect", tmp_path / "registry" / "shapes" / "1")
-    picture = io.BytesIO()
-    shape("star", np.random.default_rng(9)).save(picture, "PNG")
+    picture = encoded(shape("star", np.random.default_rng(9)))
     with running(tmp_path, workers=1, **names) as server:
-        answer = httpx2.post(f"{server.address}/predict", files={"image": picture.getvalue()}).json()
+        answer = httpx2.post(f"{server.address}/predict", files={"image": picture}).json()
         assert answer["labels"] == list(KINDS)
         assert answer["in_distribution"] is not None
-        explained = httpx2.post(f"{server.address}/explain", files={"image": picture.getvalue()}, timeout=300)
+        explained = httpx2.post(f"{server.address}/explain", files={"image": picture}, timeout=300)
         assert explained.status_code == 200, explained.text
