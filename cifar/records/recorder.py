@@ -33,6 +33,10 @@ from cifar.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_WITHOUT_JOURNAL = (
+    "Predictions are not recorded, and feedback is refused, until CIFAR_RECORDS_FOLDER is a folder that this user can write. "
+    "CIFAR_RECORDS=false turns both off."
+)
 _BYTES_PER_TRANSACTION = 1024**2
 """About 2,000 rows, which take some 20 ms: far from the time limit of a statement."""
 
@@ -190,7 +194,7 @@ class Recorder:
             if self._journal is None:
                 self._journal = Journal(self._folder, max_bytes=self._max_journal_bytes)
         except OSError as error:
-            self.dependency.report(error)
+            self.dependency.report(error, impact="" if self._journal or not error.filename else _WITHOUT_JOURNAL)
             raise
 
     def _migrate(self) -> None:

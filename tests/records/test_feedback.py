@@ -174,7 +174,7 @@ def test_with_records_off_nothing_is_written_and_feedback_is_not_offered(tmp_pat
 
 
 def test_predictions_go_on_when_the_records_folder_cannot_be_written(tmp_path, caplog):
-    """As in a read-only container. Feedback gets an error, `/readyz` lists the records, and one line is logged."""
+    """As in a read-only container. Feedback gets an error, `/readyz` lists the records, and one line says what to do."""
     (tmp_path / "var").write_text("a file in the way")
     with app_with(tmp_path) as client:
         wait_until_ready(client)
@@ -184,7 +184,10 @@ def test_predictions_go_on_when_the_records_folder_cannot_be_written(tmp_path, c
             assert int(refused.headers["Retry-After"]) > 0
         assert client.get("/readyz").json()["without"] == ["records"]
         assert "cifar_records_dropped_total" in client.get("/metrics").text
-    assert len([record for record in caplog.records if "records is down" in record.getMessage()]) == 1
+    (line,) = (record.getMessage() for record in caplog.records if "records is down" in record.getMessage())
+    assert f"File exists: '{tmp_path / 'var'}'" in line
+    assert "Predictions are not recorded" in line
+    assert "CIFAR_RECORDS_FOLDER is a folder that this user can write" in line
 
 
 @pytest.mark.slow
