@@ -18,6 +18,8 @@ from support.hostile_files import zipped
 from support.identities import AUDIENCE, ISSUER, SECRET, bearer, claims
 from support.servers import CAT, DATA_URL, MCP_PATH, mcp_session, running, visited_server
 
+from cifar import __version__
+
 pytestmark = pytest.mark.slow  # each test opens a session with a server
 
 SIGN_IN = {"CIFAR_JWT_SECRET": SECRET, "CIFAR_JWT_ISSUER": ISSUER, "CIFAR_JWT_AUDIENCE": AUDIENCE}
@@ -61,6 +63,8 @@ def without_id(result: CallToolResult) -> dict:
 def test_the_tools_have_the_names_parameters_and_types_of_gradios_endpoints(address):
     """Callers who know one of the two interfaces know the other."""
     tools = ask(address, lambda opened: opened.list_tools()).tools
+    server = ask(address, lambda opened: opened.initialize()).serverInfo
+    assert (server.name, server.version) == ("CIFAR Space", __version__)
     kinds = {
         tool.name: {name: _kind(schema) for name, schema in tool.inputSchema["properties"].items()} for tool in tools
     }
@@ -120,6 +124,13 @@ def test_there_are_tools_for_batches_and_for_the_list_of_models(address):
     [
         ("predict", {"image": "photo.jpg"}, "bad_request", "file in base64"),
         ("predict", {"image": "/etc/passwd"}, "bad_request", "file in base64"),
+        (
+            "predict",
+            {"image": DATA_URL[:-1]},
+            "bad_request",
+            f"'data:image/jpeg;base', of {len(DATA_URL) - 1:,} characters",
+        ),
+        ("predict_batch", {"files": [DATA_URL, "photo.jpg"]}, "bad_request", "file 2 must be"),
         ("predict", {"image": ""}, "unreadable_image", "empty"),
         ("predict", {"image": base64.b64encode(b"text").decode()}, "unsupported_image", "whatever its name says"),
         ("predict", {"image": DATA_URL, "top_k": 99}, "bad_parameter", "from 1 to 10"),

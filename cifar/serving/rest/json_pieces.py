@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from cifar.errors import BadRequest
-from cifar.images.decode import begins_like_an_image
+from cifar.images.decode import begins_like_an_image, without_data_url_head
 
 _PIECE_BYTES = 256 * 1024
 """Parsed at once: about 3 milliseconds of numbers."""
@@ -104,6 +104,24 @@ def decode_base64(text: str, *, needs_padding: bool = True) -> bytes:
     data = bare + missing * b"="
     starts = range(0, len(data), _PIECE_BYTES)
     return b"".join(base64.b64decode(data[start : start + _PIECE_BYTES], validate=True) for start in starts)
+
+
+def decode_image(text: str, name: str) -> bytes:
+    """Return the image file in `text`: base64, or a `data:` URL with base64.
+
+    Args:
+        text: the value.
+        name: what it is in the call, for the error message.
+
+    Raises:
+        BadRequest: it is something else, such as an address.
+    """
+    try:
+        return decode_base64(without_data_url_head(text))
+    except ValueError as error:
+        raise BadRequest(
+            f"{name} must be a whole image file in base64; got {text[:20]!r}, of {len(text):,} characters. Addresses are not fetched."
+        ) from error
 
 
 def _count(body: bytes, mark: bytes) -> int:

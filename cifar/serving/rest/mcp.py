@@ -24,15 +24,15 @@ from pydantic import Field, ValidationError
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from cifar import __version__
 from cifar.errors import INTERNAL_ERROR, BadParameter, BadRequest, CifarError, NotAcceptable
-from cifar.images.decode import without_data_url_head
 from cifar.serving.asgi import header, preferred, read_body, replay
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.service import Service
 from cifar.serving.process.lifespan import while_serving
-from cifar.serving.rest.json_pieces import decode_base64, parse_json
+from cifar.serving.rest.json_pieces import decode_image, parse_json
 from cifar.serving.rest.openapi import VIEWS
 from cifar.settings import Settings
 
@@ -151,6 +151,8 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
+    server._mcp_server.version = __version__  # noqa: SLF001 - the library takes no version, and would show its own
+
     @server.tool(annotations=_READS)
     async def predict(
         context: Request, image: Image, top_k: TopK = None, version: VersionNumber = None, views: Views = None
@@ -160,7 +162,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         async def answer() -> dict[str, Any]:
             requester = _requester(context)
             classified = await service.classifier.classify(
-                await asyncio.to_thread(_decoded, image),
+                await asyncio.to_thread(decode_image, image, "image"),
                 channel="mcp",
                 requester=requester,
                 top_k=whole_number("top_k", top_k),
@@ -181,7 +183,7 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 
         async def answer() -> dict[str, Any]:
             explanation = await service.explainer.explain(
-                await asyncio.to_thread(_decoded, image),
+                await asyncio.to_thread(decode_image, image, "image"),
                 channel="mcp",
                 requester=_requester(context),
                 label=label,
@@ -204,8 +206,9 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
         """Classify many images. A file that cannot be read is a row with its error."""
 
         async def answer() -> dict[str, Any]:
-            contents = await asyncio.to_thread(lambda: list(map(_decoded, files)))
-            uploads = [Upload(f"file {position}", content) for position, content in enumerate(contents, 1)]
+            names = [f"file {position}" for position in range(1, len(files) + 1)]
+            contents = await asyncio.to_thread(lambda: list(map(decode_image, files, names)))
+            uploads = list(map(Upload, names, contents))
             return await service.predict_batch(
                 uploads,
                 requester=_requester(context),
@@ -239,16 +242,6 @@ def create_server(service: Service, settings: Settings) -> FastMCP[None]:
 def _requester(context: Request) -> Requester | None:
     request = context.request_context.request
     return request and Requester.of(request.scope)
-
-
-def _decoded(image: str) -> bytes:
-    """Return the file in base64 or in a `data:` URL."""
-    try:
-        return decode_base64(without_data_url_head(image))
-    except ValueError as error:
-        raise BadRequest(
-            f"An image is its file in base64, or a data: URL with base64; got {image[:20]!r}. Addresses are not fetched."
-        ) from error
 
 
 async def _result(

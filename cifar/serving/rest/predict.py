@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import request_response
 
 from cifar.errors import BadParameter, BadRequest, MissingImage
-from cifar.images.decode import begins_like_an_image, without_data_url_head
+from cifar.images.decode import begins_like_an_image
 from cifar.models.grades import Grade
 from cifar.serving.asgi import Endpoint, disconnected, read_unpacked_body
 from cifar.serving.auth.principal import Requester
@@ -28,7 +28,7 @@ from cifar.serving.auth.signin import documented
 from cifar.serving.inference.classify import whole_number
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.rest.forms import Part, read_form
-from cifar.serving.rest.json_pieces import decode_base64, parse_json
+from cifar.serving.rest.json_pieces import decode_image, parse_json
 from cifar.serving.rest.openapi import VERSION, VIEWS, ModelVersion, failures, image_request
 from cifar.settings import Settings
 
@@ -247,12 +247,7 @@ def _read_task(body: bytes) -> tuple[bytes, dict[str, str]]:
     values = {"task": CLASSIFICATION}
     if (top_k := parameters.get("top_k")) is not None:
         values["top_k"] = str(top_k) if isinstance(top_k, str | float | int) else type(top_k).__name__
-    try:
-        return decode_base64(without_data_url_head(encoded)), values
-    except ValueError as error:
-        raise BadRequest(
-            f"`inputs` must be an image file in base64; got {encoded[:20]!r}. Addresses are not fetched."
-        ) from error
+    return decode_image(encoded, "`inputs`"), values
 
 
 def _described(call: Any) -> str:
