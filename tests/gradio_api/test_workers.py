@@ -145,12 +145,6 @@ def test_a_batch_and_the_live_camera_work_with_several_workers(browser, server):
         expect(page.locator("#batch .failed")).to_have_count(0)
 
 
-def test_requests_over_many_connections_are_all_answered(server):
-    """The workers share 80 connections."""
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(lambda i: classify(server, i), range(80)))
-
-
 def test_under_load_each_image_gets_the_scores_that_it_gets_alone(server):
     """A thousand requests with small and large files over 16 connections must not be mixed up."""
     payloads = mixed_payloads()

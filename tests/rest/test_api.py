@@ -360,11 +360,6 @@ def test_three_health_routes_tell_whether_the_process_is_alive_ready_and_has_a_m
     }
 
 
-def test_the_page_answers_head_requests(api):
-    """Hugging Face Spaces uses them to check that the app is up."""
-    assert api.head("/").status_code == 200
-
-
 def test_before_the_model_is_loaded_the_process_is_alive_but_not_ready():
     """`/readyz` and `/predict` answer 503 with Retry-After, and `/healthz` answers 200."""
     settings = Settings()

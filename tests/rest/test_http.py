@@ -139,7 +139,7 @@ GETS += ["/v1/models/cifar_classifier/metadata", "/gradio_api/info", "/config", 
 
 @pytest.mark.parametrize("path", GETS)
 def test_head_is_answered_like_get_without_a_body(address, path):
-    """Load balancers and uptime monitors probe with HEAD."""
+    """Load balancers, uptime monitors and Hugging Face Spaces probe with HEAD."""
     base = "http://{}:{}".format(*address)
     get, head = httpx2.get(base + path), httpx2.head(base + path)
     assert (head.status_code, head.headers["content-type"]) == (get.status_code, get.headers["content-type"])

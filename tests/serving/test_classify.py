@@ -150,13 +150,6 @@ def test_an_image_is_removed_from_the_queue_when_its_client_disconnects(gated_ve
     assert classifier.queue.taken == 0
 
 
-def test_more_labels_than_the_model_has_classes_are_refused(versions):
-    """The message names the largest number that is possible."""
-    classifier = Classifier(versions, Settings(), NO_CACHE)
-    with pytest.raises(BadParameter, match="from 1 to 3"):
-        asyncio.run(classifier.classify(PHOTO, channel="rest", top_k=9))
-
-
 def test_whole_numbers_are_parsed_where_a_request_comes_in():
     """Forms send digits, JSON sends numbers, and a slider sends nothing when it was not moved."""
     assert [whole_number("top_k", value) for value in (None, "", 3, "3", "-1")] == [None, None, 3, 3, -1]
