@@ -96,6 +96,29 @@ def test_while_the_file_of_keys_is_damaged_the_keys_read_before_stay_valid(tmp_p
     assert keys.principal(good).name == "key:ci"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "é" * 64},
+        {"id": "0" * 15},
+        {"scopes": ["Predict"]},
+        {"name": "a\nb"},
+        {"id": "0" * 16},
+        {"name": "b"},
+    ],
+    ids=ascii,
+)
+def test_a_file_with_a_key_that_cannot_work_is_refused(tmp_path, change):
+    """A key that is refused, or an error in each request, would be found much later. Of two keys with one name, `revoke` removed one."""
+    file = tmp_path / "keys.json"
+    for name in ("a", "b"):
+        create(file, name, ["predict"])
+    a, b = json.loads(file.read_text())
+    file.write_text(json.dumps([{**a, **change}, {**b, "id": "0" * 16}]))
+    with pytest.raises(KeysError, match=r"damaged: 0\.|two keys with the"):
+        ApiKeys(file)
+
+
 def test_the_command_line_creates_lists_and_revokes_keys(tmp_path):
     """Only the key goes to stdout, so that it can be piped into a secret store; messages go to stderr."""
     setting = {"CIFAR_API_KEYS_FILE": str(tmp_path / "new-folder" / "keys.json")}

@@ -133,7 +133,12 @@ def test_a_provider_that_hangs_does_not_block_the_event_loop(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "answer", [[], {}, {"keys": []}, {"keys": [{"kty": "RSA"}]}, {"keys": [SYMMETRIC_KEY]}, {"keys": 7}], ids=str
+    "answer",
+    [
+        *([], {}, {"keys": []}, {"keys": [{"kty": "RSA"}]}, {"keys": [SYMMETRIC_KEY]}, {"keys": 7}),
+        {"keys": [public(EC_KEY, "unknown")], "more": "x" * 300_000},
+    ],
+    ids=lambda answer: str(answer)[:40],
 )
 def test_an_answer_without_a_usable_key_does_not_replace_the_cached_keys(provider, answer):
     """One wrong answer of the provider must not lock out all callers."""
@@ -149,6 +154,23 @@ def test_an_answer_without_a_usable_key_does_not_replace_the_cached_keys(provide
         assert await keys.get("first")
 
     asyncio.run(go())
+
+
+def test_a_malformed_key_beside_a_usable_one_locks_nobody_out(provider):
+    """An issuer may publish keys of a new kind, or one by mistake."""
+    good = public(EC_KEY, "first")
+    odd = [
+        None,
+        "x",
+        [],
+        {**good, "kid": ["x"]},
+        {**good, "alg": ["ES256"]},
+        {**good, "use": ["sig"]},
+        {**good, "x": 5},
+    ]
+    provider.keys = [*odd, good]
+    keys, _ = public_keys(provider)
+    assert asyncio.run(keys.get("first"))
 
 
 def moved(provider: OneUserProvider, path: str, target: str) -> None:

@@ -258,11 +258,13 @@ def test_the_page_of_another_site_cannot_use_a_session(browser):
         assert browser.post("/predict", files=image, headers={name: value}).status_code == status, value
 
 
-def test_signing_out_ends_the_session_after_a_confirmation(browser):
-    """A link alone does not sign out. The page that asks shows the name of the person, escaped."""
+def test_signing_out_ends_the_session_after_a_confirmation(browser, provider):
+    """A link alone does not sign out. The page that asks shows the name of the person, escaped, whatever it contains."""
+    provider.lies = {"preferred_username": "Alice <a>\ud800"}
     sign_in(browser)
+    provider.lies = {}
     asked = browser.get("/signout")
-    assert "Signed in as Alice &lt;a&gt;" in asked.text
+    assert "Signed in as Alice &lt;a&gt;?" in asked.text
     assert is_signed_in(browser)
     assert "You are signed out" in browser.post("/signout").text
     assert not is_signed_in(browser)
@@ -310,14 +312,25 @@ def test_a_provider_that_is_down_is_called_again_after_a_while(provider, monkeyp
         provider.status = 200
 
 
-def test_a_discovery_document_of_another_issuer_is_refused(provider):
-    """The document decides whose signatures are accepted and where the client's secret is sent."""
-    provider.issuer = "https://another.example"
-    try:
-        with visit(create_app(settings_for(provider))) as new:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"issuer": "https://another.example"},
+        {"issuer": 5},
+        {"authorization_endpoint": None},
+        {"token_endpoint_auth_methods_supported": None},
+    ],
+    ids=str,
+)
+def test_a_wrong_discovery_document_is_refused_and_asked_for_again(provider, wrong):
+    """It decides whose signatures are accepted and where the client's secret is sent. Kept, a damaged one was a 500 until a restart."""
+    provider.described = wrong
+    with visit(create_app(settings_for(provider))) as new:
+        try:
             assert new.get("/signin").json()["code"] == "sign_in_unavailable"
-    finally:
-        provider.issuer = None
+        finally:
+            provider.described = {}
+        assert new.get("/signin").status_code == 303
 
 
 def test_the_variables_of_spaces_suffice_for_sign_in(monkeypatch):

@@ -333,6 +333,8 @@ def test_an_administrator_changes_the_rollout_and_the_log_names_the_author(admin
         ("traffic", {"traffic": {"blue": 100}}, 404, "label_not_found"),
         ("promote", {"version": 9}, 404, "version_not_found"),
         ("promote", {"number": 1}, 422, "bad_parameter"),
+        *(("promote", {"version": almost}, 422, "bad_parameter") for almost in (True, 1.0, "1")),
+        ("traffic", {"traffic": {"stable": 100.0}}, 422, "bad_parameter"),
         ("label", {"label": "canary", "version": 9}, 404, "version_not_found"),
     ):
         refused = post(action, body)

@@ -79,7 +79,7 @@ class OneUserProvider(FastAPI):
         asked: how often each path was asked for.
         lies: claims that take the place of the true ones in the next ID token.
         status: the status of every answer, when it is not 200.
-        issuer: who it says that it is, when that is not true.
+        described: entries that take the place of the true ones in its discovery document.
         keys: what `/jwks` lists.
     """
 
@@ -90,7 +90,7 @@ class OneUserProvider(FastAPI):
         self.asked: dict[str, int] = {}
         self.lies: dict[str, object] = {}
         self.status = 200
-        self.issuer: str | None = None
+        self.described: dict[str, object] = {}
         self.keys = [public(RSA_KEY, "first")]
         self._codes: dict[str, dict[str, str]] = {}
         self.middleware("http")(self._count)
@@ -108,10 +108,11 @@ class OneUserProvider(FastAPI):
     async def _describe(self, request: Request) -> dict[str, object]:
         here = str(request.base_url).rstrip("/")
         return {
-            "issuer": self.issuer or here,
+            "issuer": here,
             "authorization_endpoint": f"{here}/authorize",
             "token_endpoint": f"{here}/token",
             "jwks_uri": f"{here}/jwks",
+            **self.described,
         }
 
     async def _authorize(self, request: Request) -> RedirectResponse:

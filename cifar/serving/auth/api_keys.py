@@ -13,12 +13,14 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cifar.errors import InvalidCredentials, KeysError
 from cifar.files import locked, replacing
@@ -31,7 +33,7 @@ RELOAD_SECONDS = 1
 PREFIX = "cifar_"
 """Prefix of every key, so that people and secret scanners recognise it."""
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([\w-]{{43}})", re.ASCII)
-_NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
+_NAME = "[A-Za-z0-9_.@-]{1,64}"
 
 
 class Entry(BaseModel):
@@ -39,10 +41,10 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    id: str
-    sha256: str
-    scopes: tuple[str, ...]
+    name: Annotated[str, Field(pattern=f"^{_NAME}$")]
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: tuple[Literal["predict", "feedback", "admin"], ...]
     created: str
 
 
@@ -109,13 +111,20 @@ def read(file: Path) -> list[Entry]:
         KeysError: the file cannot be read, or is not a list of keys.
     """
     try:
-        return _Entries.validate_json(file.read_bytes())
+        entries = _Entries.validate_json(file.read_bytes())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise KeysError(f"The file of API keys, {file}, cannot be read: {error.strerror}.") from error
     except ValidationError as error:
-        raise KeysError(f"The file of API keys, {file}, is damaged: {error.errors()[0]['msg']}.") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise KeysError(f"The file of API keys, {file}, is damaged: {where}: {first['msg']}.") from error
+    for kind in ("id", "name"):
+        counts = Counter(getattr(entry, kind) for entry in entries)
+        if twice := [value for value, count in counts.items() if count > 1]:
+            raise KeysError(f"The file of API keys, {file}, has two keys with the {kind} {twice[0]}.")
+    return entries
 
 
 def listed(file: Path) -> list[dict[str, str]]:
@@ -136,7 +145,7 @@ def create(file: Path, name: str, scopes: Sequence[str]) -> str:
     Raises:
         KeysError: the name is taken or not valid, or a scope does not exist.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise KeysError(f"A key's name has 1 to 64 letters, digits, or . _ @ -; got {name!r}.")
     if unknown := sorted(set(scopes) - set(SCOPES)):
         raise KeysError(f"There is no scope {unknown[0]!r}; there are: {', '.join(SCOPES)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ MAX_STALE_SECONDS = 3600
 """Age up to which keys are used while their host does not answer."""
 REFETCH_SECONDS = 30
 """Shortest time between two fetches for key ids that are not in the cache."""
+_MAX_ANSWER_BYTES = 256 * 1024
+"""Longest list of keys, or description of a provider. Large providers send 20 kB."""
 IMPACT = "Tokens are checked with the keys fetched before it went down, for at most an hour."
 """The log says this while the host of the keys is down."""
 _UNAVAILABLE = "Tokens cannot be checked now: the public keys of their issuer could not be fetched. Try again later."
@@ -90,28 +93,34 @@ async def fetch(url: str, tls: ssl.SSLContext) -> Any:
     """Return the JSON at an address. One redirect is followed, to https or within the same host and scheme.
 
     Raises:
-        httpx2.HTTPError, ValueError: the host does not answer, answers with another status than 200, redirects elsewhere, or sends no JSON.
+        httpx2.HTTPError, ValueError: the host does not answer, answers with another status than 200, redirects elsewhere, or sends no JSON
+            or more than `_MAX_ANSWER_BYTES`.
         TimeoutError: it takes longer than `TIMEOUT_SECONDS`.
     """
     async with asyncio.timeout(TIMEOUT_SECONDS), httpx2.AsyncClient(verify=tls, timeout=TIMEOUT_SECONDS) as client:
-        answer = await client.get(url)
+        answer = await client.send(client.build_request("GET", url), stream=True)
         if target := answer.next_request:
             own, to = answer.url, target.url
             if to.scheme == "https" or (to.scheme, to.host) == (own.scheme, own.host):
-                answer = await client.send(target)
-    if answer.has_redirect_location:
-        raise ValueError(
-            f"{url} redirects to {answer.headers['Location']}, which is not followed ({answer.status_code})"
-        )
-    answer.raise_for_status()
-    return answer.json()
+                answer = await client.send(target, stream=True)
+        if answer.has_redirect_location:
+            raise ValueError(
+                f"{url} redirects to {answer.headers['Location']}, which is not followed ({answer.status_code})"
+            )
+        answer.raise_for_status()
+        content = b""
+        async for part in answer.aiter_bytes():
+            content += part
+            if len(content) > _MAX_ANSWER_BYTES:
+                raise ValueError(f"{url} sends more than {_MAX_ANSWER_BYTES:,} bytes")
+    return json.loads(content)
 
 
 def _usable(data: dict[str, Any]) -> tuple[str, jwt.PyJWK] | None:
     """Return a key and its id, or None if it must not check tokens: a shared secret in a public list is no secret."""
     try:
         key = jwt.PyJWK(data)
-    except jwt.PyJWTError:
+        fits = key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
+    except Exception:  # of another kind, or malformed in any way: the other keys are as good as before
         return None
-    fits = key.algorithm_name in ALGORITHMS and key.public_key_use in {None, "sig"}
-    return (key.key_id, key) if fits and key.key_id else None
+    return (key.key_id, key) if fits and isinstance(key.key_id, str) and key.key_id else None

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
+from pydantic import BaseModel
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -42,11 +43,21 @@ _MAX_NEXT_CHARACTERS = 512
 _AGAIN = "Please sign in again."
 _UNAVAILABLE = "Sign-in is not possible now, because the provider does not answer. Try again later."
 
-_PROVIDER_FAILURES = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError)
+_PROVIDER_FAILURES = (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError, OverflowError)
 """The provider cannot be reached, is too slow, or sends an answer that cannot be read."""
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Metadata(BaseModel):
+    """What a provider's discovery document must have."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    token_endpoint_auth_methods_supported: list[str] = ["client_secret_basic"]
 
 
 class PageSignIn:
@@ -60,7 +71,7 @@ class PageSignIn:
         self._url = settings.oidc_provider_url
         self._secret = settings.oidc_client_secret.get_secret_value()
         self._page_url = settings.page_url
-        self._discovered: tuple[dict[str, Any], Tokens] | None = None
+        self._discovered: tuple[_Metadata, Tokens] | None = None
         self._tls = httpx2.create_ssl_context()
         # An error that a caller can cause, such as a wrong code, is not a failure of the provider.
         self._provider = Dependency(
@@ -100,7 +111,7 @@ class PageSignIn:
         metadata, _ = await self._provider_data()
         async with self._client(metadata) as client:
             address, _ = client.create_authorization_url(
-                metadata["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+                metadata.authorization_endpoint, state=state, nonce=nonce, code_verifier=verifier
             )
         started = {"nonce": nonce, "verifier": verifier, "next": own_path(request.query_params.get("next", "/"))}
         pending = {**request.session.get("pending", {}), state: started}
@@ -122,7 +133,8 @@ class PageSignIn:
         claims = await self._claims(code, started)
         request.session.clear()
         request.session["subject"] = claims["sub"]
-        request.session["label"] = str(claims.get("preferred_username") or claims.get("name") or claims["sub"])[:64]
+        label = str(claims.get("preferred_username") or claims.get("name") or claims["sub"])[:64]
+        request.session["label"] = label.encode(errors="replace").decode()  # JSON may hold half of a character
         return RedirectResponse(started["next"], status_code=303)
 
     async def sign_out(self, request: Request) -> Response:
@@ -139,7 +151,7 @@ class PageSignIn:
 
         async def exchange() -> str:
             async with self._client(metadata) as client:
-                url, verifier = metadata["token_endpoint"], started["verifier"]
+                url, verifier = metadata.token_endpoint, started["verifier"]
                 return str((await client.fetch_token(url, code=code, code_verifier=verifier))["id_token"])
 
         try:
@@ -158,15 +170,14 @@ class PageSignIn:
             raise SignInFailed(f"The provider's answer is for another sign-in. {_AGAIN}")
         return claims
 
-    async def _provider_data(self) -> tuple[dict[str, Any], Tokens]:
+    async def _provider_data(self) -> tuple[_Metadata, Tokens]:
         """Return the provider's discovery document, fetched on first use, and the check of its ID tokens."""
         if self._discovered is None:
             self._discovered = await self._ask(self._discover)
         return self._discovered
 
-    def _client(self, metadata: dict[str, Any]) -> AsyncOAuth2Client:
-        methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        basic = "client_secret_basic" in methods
+    def _client(self, metadata: _Metadata) -> AsyncOAuth2Client:
+        basic = "client_secret_basic" in metadata.token_endpoint_auth_methods_supported
         return AsyncOAuth2Client(
             self._settings.oidc_client_id,
             self._secret,
@@ -191,13 +202,14 @@ class PageSignIn:
         except (CircuitOpen, *_PROVIDER_FAILURES) as error:
             raise SignInUnavailable(_UNAVAILABLE) from error
 
-    async def _discover(self) -> tuple[dict[str, Any], Tokens]:
-        metadata = await fetch(f"{self._url}/.well-known/openid-configuration", self._tls)
-        if metadata["issuer"].rstrip("/") != self._url:
-            raise ValueError(f"the document of {self._url} names another issuer, {metadata['issuer']}")
+    async def _discover(self) -> tuple[_Metadata, Tokens]:
+        document = await fetch(f"{self._url}/.well-known/openid-configuration", self._tls)
+        metadata = _Metadata.model_validate(document)
+        if metadata.issuer.rstrip("/") != self._url:
+            raise ValueError(f"the document of {self._url} names another issuer, {metadata.issuer}")
         tokens = Tokens(
-            PublicKeys(metadata["jwks_uri"], self._keys_host),
-            issuer=metadata["issuer"],
+            PublicKeys(metadata.jwks_uri, self._keys_host),
+            issuer=metadata.issuer,
             audience=self._settings.oidc_client_id or "",
         )
         return metadata, tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,7 +30,10 @@ _ERRORS = failures(
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # otherwise `{"version": true}` would be version 1
+
+
+_Percentages = dict[str, Annotated[int, Field(ge=0, le=100)]]
 
 
 class Promotion(_Body):
@@ -49,8 +52,8 @@ class Labelling(_Body):
 class Traffic(_Body):
     """By label: percent of the users, 100 in all, and percent of the requests that it answers as shadow traffic."""
 
-    traffic: dict[str, int]
-    shadow: dict[str, int] = {}
+    traffic: _Percentages
+    shadow: _Percentages = {}
 
 
 def add_admin(api: FastAPI, versions: LoadedVersions, settings: Settings) -> None:
