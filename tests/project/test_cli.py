@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.cli import cifar, cifar_process, python
-from support.pictures import encoded, noise
+from support.folders import parts, put
+from support.pictures import noise
 from support.servers import SHARED, free_port, start_with_ctrl_c, wait_until_ready
 from support.shipped import VERSIONS
 
@@ -305,12 +306,9 @@ def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
     data = tmp_path / "shapes"
     for part, count in (("train", 20), ("test", 5)):
         for seed, name in enumerate(("circle", "square", "star")):
-            folder = data / part / name
-            folder.mkdir(parents=True)
             for i in range(count):
-                (folder / f"{i}.png").write_bytes(
-                    encoded(noise(60, 60, seed=seed).point(lambda value, i=i: value // (1 + i % 3)))
-                )
+                darker = noise(60, 60, seed=seed).point(lambda value, i=i: value // (1 + i % 3))
+                put(data / part / name / f"{i}.png", darker)
     registry = tmp_path / "registry"
     settings = {"CIFAR_REGISTRY": registry, "CIFAR_MODEL_NAME": "shapes"}
     held = json.loads(cifar("data", data, "--json").stdout)
@@ -341,10 +339,7 @@ def test_four_commands_lead_from_a_folder_of_images_to_a_prediction(tmp_path):
 
 def test_evaluate_refuses_a_data_set_of_other_classes(tmp_path):
     """The accuracy would be meaningless."""
-    for part in ("train", "test"):
-        for name in ("left", "right"):
-            (tmp_path / part / name).mkdir(parents=True)
-            (tmp_path / part / name / "0.png").write_bytes(encoded(noise()))
+    parts(tmp_path, left=1, right=1)
     result = cifar("evaluate", "--data", tmp_path)
     assert result.returncode == 1
     assert "has the classes left, right; the version has airplane" in result.stderr
