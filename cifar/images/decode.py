@@ -236,7 +236,7 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
         or max(width, height) > _MAX_SIDE
     ):
         raise ImageTooLarge(
-            f"The {image.format} image has {width} x {height} pixels; at most {_megapixels(max_pixels)} can be decoded, and {_MAX_SIDE} a side. "
+            f"The {image.format} image has {width} x {height} pixels; at most {max_pixels / 1e6:g} megapixels can be decoded, and {_MAX_SIDE} a side. "
             "Scale it down."
         )
     if image.format in _PIXELS_OF_PICTURES:
@@ -275,12 +275,7 @@ def pixels_in_file(image: Image.Image) -> int:
 
 
 def decoding_bytes(image: Image.Image, payload: bytes) -> int:
-    """Return how much memory decoding takes at its peak, at most, without the file itself.
-
-    Args:
-        image: from `open_image`.
-        payload: its file.
-    """
+    """Return how much memory decoding an image from `open_image` takes at its peak, at most, without the file itself."""
     peak = image.width * image.height * _PEAK_BYTES_PER_PIXEL.get(image.format or "", _OTHER_PEAK_BYTES_PER_PIXEL)
     if not isinstance(image, JpegImageFile) or decodes_row_by_row(payload):
         return peak
@@ -341,10 +336,6 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-
-
-def _megapixels(pixels: int) -> str:
-    return f"{pixels / 1e6:g} megapixels"
 
 
 def _reason(error: Exception) -> str:

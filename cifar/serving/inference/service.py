@@ -11,7 +11,7 @@ from cifar.errors import CifarError
 from cifar.models.manifest import Manifest
 from cifar.serving.auth.principal import Requester
 from cifar.serving.inference.archives import Upload
-from cifar.serving.inference.batch import Batches, Row, count_by_label
+from cifar.serving.inference.batch import Batches, count_by_label
 from cifar.serving.inference.heatmaps import Explainer
 from cifar.serving.inference.recorded import RecordedClassifier
 from cifar.serving.process.analytics import Analytics
@@ -55,7 +55,9 @@ class Service:
         async with self.batches.open(uploads, requester.caller if requester else "") as batch:
             found = batch.rows(requester=requester, top_k=top_k, version=version, views=views)
             rows = [row async for row in found]
-        return {"rows": [row.as_json() for row in rows], "counts": count_by_label(rows), "model": _model(rows)}
+        answer = next((row.answer for row in rows if row.answer), None)
+        model = {"name": answer.model_name, "version": answer.version} if answer else None
+        return {"rows": [row.as_json() for row in rows], "counts": count_by_label(rows), "model": model}
 
     async def models(self) -> dict[str, Any]:
         """Describe the versions in the registry, the newest first, with labels and traffic."""
@@ -77,10 +79,6 @@ class Service:
             except CifarError:  # it cannot be served, and `python -m cifar models` tells why
                 continue
         return described
-
-
-def _model(rows: list[Row]) -> dict[str, Any] | None:
-    return next(({"name": row.answer.model_name, "version": row.answer.version} for row in rows if row.answer), None)
 
 
 def _description(manifest: Manifest) -> dict[str, Any]:

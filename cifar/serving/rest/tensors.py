@@ -44,20 +44,17 @@ class TensorCall:
 
 
 def read_call(body: bytes, manifest: Manifest, *, max_images: int, max_pixels: int, decode: Decode) -> TensorCall:
-    """Read the body of a call for one version.
+    """Read the body of a call for one version: JSON with `instances` or `inputs`, and optionally `signature_name`.
 
-    Args:
-        body: JSON with `instances` or `inputs`, and optionally `signature_name`.
-        manifest: the manifest of the version.
-        max_images: limit on the images in one call.
-        max_pixels: limit on the pixels of all image files of a call together.
-        decode: `Decoder.finish`.
+    `max_pixels` limits the pixels of all image files of a call together. `decode` is `Decoder.finish`.
 
     Raises:
         BadRequest: the body does not follow TensorFlow Serving's API, or its tensor has the wrong shape or range.
         UnsupportedImage, UnreadableImage, ImageTooLarge: see `preprocess`.
     """
-    call = _object(body, manifest, max_images)
+    call = parse_call(body, manifest, max_images)
+    if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
+        raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
     name = call.get("signature_name") or DEFAULT_SIGNATURE
     signature = manifest.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
@@ -101,13 +98,6 @@ def parse_call(body: bytes, manifest: Manifest, max_images: int) -> Any:
     numbers = max_images * math.prod(manifest.image.shape)
     # For each number a comma, and for one channel a bracket too.
     return parse_json(body, max_items=2 * numbers + _OTHER_ITEMS, shrink=as_arrays)
-
-
-def _object(body: bytes, manifest: Manifest, max_images: int) -> dict[str, Any]:
-    call = parse_call(body, manifest, max_images)
-    if not isinstance(call, dict) or len({"instances", "inputs"} & call.keys()) != 1:
-        raise BadRequest("Expected a JSON object with either `instances` or `inputs`.")
-    return call
 
 
 def _by_row(instances: Any, tensor: str) -> Any:
