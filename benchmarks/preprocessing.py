@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from cifar.format import png
 from cifar.images import decode as module
 from cifar.models.predictor import Predictor
 from cifar.models.registry import Registry
@@ -66,7 +67,10 @@ def main() -> None:
     default = module._RESAMPLE
     for fit in FITS:
         for module._RESAMPLE in FILTERS:
-            correct = answers(lambda file, fit=fit: _png(fit(Image.open(file).convert("RGB")))).argmax(axis=2) == labels
+            correct = (
+                answers(lambda file, fit=fit: png(np.asarray(fit(Image.open(file).convert("RGB"))))).argmax(axis=2)
+                == labels
+            )
             by_class = np.mean([correct[:, labels == label].mean() for label in np.unique(labels)])
             print(f"| {fit.__name__} | {module._RESAMPLE.name.lower()} | {correct.mean():.3f} | {by_class:.3f} |")
     module._RESAMPLE = default
@@ -82,12 +86,6 @@ def main() -> None:
             print(
                 f"| {side} | {module._DRAFT_MARGIN} | {flips} of {change.size} | {change.max():.4f} | {change.mean():.4f} |"
             )
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _jpeg(file: Path, side: int) -> bytes:

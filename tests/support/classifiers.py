@@ -16,19 +16,12 @@ BRIGHTNESSES = {"black": 12, "dark": 70, "grey": 128, "bright": 186, "white": 24
 """The classes of `by_brightness`, and their pixels."""
 
 
-def by_brightness(black: float, white: float, *before: keras.layers.Layer, shape=(16, 16, 3)) -> keras.Model:
-    """Return a model that tells `BRIGHTNESSES` apart if a black pixel is `black` and a white one `white`.
-
-    Args:
-        black: after the layers `before`, as is `white`.
-        white: see above.
-        before: layers in front of the classifier.
-        shape: of one image.
-    """
+def by_brightness(black: float, white: float, *before: keras.layers.Layer) -> keras.Model:
+    """Return a model that tells `BRIGHTNESSES` apart if black and white pixels have these values after the layers `before`."""
     centres = black + np.array(list(BRIGHTNESSES.values())) / 255 * (white - black)
     scale = 200 / (white - black) ** 2
     dense = L.Dense(len(centres), activation="softmax")
-    model = keras.Sequential([L.Input(shape), *before, L.GlobalAveragePooling2D(), dense])
+    model = keras.Sequential([L.Input((16, 16, 3)), *before, L.GlobalAveragePooling2D(), dense])
     weights = np.tile(2 * centres * scale, (dense.kernel.shape[0], 1)) / dense.kernel.shape[0]
     dense.set_weights([weights, -(centres**2) * scale])
     return model

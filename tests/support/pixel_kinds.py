@@ -52,11 +52,10 @@ class HiddenScaling(keras.Model):
         return super().call(inputs / 255.0, **arguments)
 
 
-def branches(first, second):
-    def prepare(pixels):
-        return L.Concatenate()([L.Conv2D(2, 3)(first(pixels)), L.Conv2D(2, 3)(second(pixels))])
-
-    return functional(prepare)
+def branches(second):
+    """Return a network with a branch behind a Rescaling, and another one behind the layer `second`."""
+    both = L.Rescaling(1 / 255), second
+    return functional(lambda pixels: L.Concatenate()([L.Conv2D(2, 3)(layer(pixels)) for layer in both]))
 
 
 def created_backwards():
@@ -169,8 +168,8 @@ DERIVED = {
     ),
     "rescaled_twice": (lambda: sequential(L.Rescaling(1 / 255), L.Rescaling(1 / 255)), "0,255"),
     "rescaled_there_and_back": (lambda: sequential(L.Rescaling(1 / 255), L.Rescaling(255.0)), "0,255"),
-    "two_branches": (lambda: branches(L.Rescaling(1 / 255), L.Rescaling(1 / 127.5, -1)), "0,255"),
-    "one_branch_scaled": (lambda: branches(L.Rescaling(1 / 255), L.Identity()), "0,255"),
+    "two_branches": (lambda: branches(L.Rescaling(1 / 127.5, -1)), "0,255"),
+    "one_branch_scaled": (lambda: branches(L.Identity()), "0,255"),
     "created_backwards": (created_backwards, "0,255"),
     "layer_of_ones_own": (lambda: sequential(Divide()), "0,255"),
     "scaled_in_a_loop": (lambda: sequential(DivideOneByOne()), "0,255"),
@@ -231,7 +230,7 @@ ASKED = {
         lambda: functional(lambda pixels: (pixels / 255.0 - MEAN[::-1]) / STD[::-1]),
         "bgr:0,255",
     ),
-    "contradicting_branches": (lambda: branches(L.Rescaling(1 / 255), L.Rescaling(2.0, -1.0)), "0,1"),
+    "contradicting_branches": (lambda: branches(L.Rescaling(2.0, -1.0)), "0,1"),
     "network_of_keras_applications": (transfer_by_name, "-1,1"),
     "caffe_outside": (sequential, "caffe"),
     "torch_outside": (sequential, "torch"),

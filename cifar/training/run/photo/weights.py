@@ -79,9 +79,8 @@ def read_tensors(content: bytes) -> dict[str, np.ndarray]:
         pickle.UnpicklingError: the content refers to anything but tensors.
     """
     file = io.BytesIO(content)
-    *_, tensors, keys = (
-        _Unpickler(file).load() for _ in range(5)
-    )  # a number, a version, the system, tensors, storages
+    # A number, a version, the system, tensors, storages.
+    *_, tensors, keys = (_Unpickler(file).load() for _ in range(5))
     dtypes = dict(reversed(tensor.storage) for tensor in tensors.values())
     storages = {}
     for key in keys:
