@@ -43,16 +43,13 @@ def engine_of(settings: Settings) -> Engine:
 
 
 def load_engine(version: Version, wanted: Engine, *, threads: int) -> tuple[str, Infer]:
-    """Load a version's network.
+    """Load a version's network, and return the engine's name and the function.
 
     Args:
         version: a version that was verified.
         wanted: `auto` is LiteRT if the version has a LiteRT file and the library is installed, since it starts in a tenth
             of a second; otherwise it is TensorFlow.
         threads: number of threads for TensorFlow. LiteRT computes in the threads that call it.
-
-    Returns:
-        The engine's name, and the function.
 
     Raises:
         VersionUnusable: the engine cannot run this version, or is not installed. The message says what to do.

@@ -40,11 +40,7 @@ _COLOURS = np.frombuffer(
 def occlusions(pixels: np.ndarray) -> list[np.ndarray]:
     """Return the image, followed by a copy for each position of the window, blurred beneath the window.
 
-    Args:
-        pixels: the model's input, `(height, width, channels)` `uint8`.
-
-    Returns:
-        `1 + (STEPS + 1) ** 2` images like `pixels`.
+    These are `1 + (STEPS + 1) ** 2` images like `pixels`, the model's input, `(height, width, channels)` `uint8`.
     """
     height, width = pixels.shape[:2]
     radius = min(height, width) * _BLUR_STEPS / STEPS

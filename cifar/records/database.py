@@ -124,10 +124,7 @@ def _begin_postgresql(connection: Connection) -> None:
 
 
 def migrate(engine: Engine, folder: Path) -> str:
-    """Migrate the tables to the newest revision. When several processes or hosts try, one does it and the others wait.
-
-    Returns:
-        The revision.
+    """Migrate the tables to the newest revision, and return it. When several processes or hosts try, one does it and the others wait.
 
     Raises:
         OSError: `folder`, which holds the lock, cannot be written.

@@ -27,7 +27,7 @@ def store_feedback(
     for_any_user: bool = False,
     is_multi_label: Callable[[Row], bool] = lambda _: False,
 ) -> Row:
-    """Store the correct label of a prediction, in place of earlier feedback. When this returns, it is on disk.
+    """Store the correct label of a prediction, in place of earlier feedback, and return the row. When this returns, it is on disk.
 
     Args:
         engine: see `open_engine`.
@@ -38,9 +38,6 @@ def store_feedback(
         by: keyed hash of the user who gives the feedback.
         for_any_user: allow feedback on the predictions of other users.
         is_multi_label: tells whether a prediction is of a multi-label version.
-
-    Returns:
-        The columns of `feedback`.
 
     Raises:
         RequestNotFound: there is no such prediction, or it is another user's.

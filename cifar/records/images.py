@@ -35,12 +35,9 @@ class KeptImages:
         self._files = self._bytes = 0
 
     def put(self, digest: str, payload: bytes) -> bool:
-        """Store an image, unless it is stored already.
+        """Store an image, unless it is stored already. Return False when a limit is reached or the folder cannot be written.
 
         Not flushed to disk: losing the last images in a power failure is acceptable, a delay for each image is not.
-
-        Returns:
-            False when a limit is reached, the disk is full, or the folder cannot be written.
         """
         path = image_path(self._settings, digest)
         try:

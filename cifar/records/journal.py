@@ -77,8 +77,7 @@ def journals(folder: Path) -> Iterator[Path]:
 def set_aside_odd_ones(folder: Path) -> list[Path]:
     """Rename everything that has the name of a journal but cannot be one: folders, devices, pipes, and files that are too large.
 
-    Returns:
-        The new paths, `*.bad`.
+    Return the new paths, `*.bad`.
     """
     renamed = []
     for path in filter(_is_odd, folder.glob(_NAMES)):
@@ -110,8 +109,7 @@ def _groups(file: BinaryIO, size: int) -> Iterator[list[bytes]]:
 def adopted(path: Path) -> Iterator[bool]:
     """Take over the journal of a dead process, and delete it when the block succeeds.
 
-    Yields:
-        True if the journal was taken over. False: its process lives, or another process was faster.
+    Yield whether it was taken over. If not, its process lives, or another process was faster.
     """
     try:
         file = path.open("rb")

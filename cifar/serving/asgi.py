@@ -97,11 +97,7 @@ async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Return the complete body.
-
-    Raises:
-        CallerLeft: see `body_pieces`.
-    """
+    """Return the complete body, or raise what `body_pieces` does."""
     pieces = [piece async for piece in body_pieces(receive)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -85,11 +85,7 @@ class _Body:
         self._received = self._counted = 0
 
     async def receive(self) -> Message:
-        """Return the next part of the body.
-
-        Raises:
-            BodyTooLarge, Overloaded: there is one part too many. The error is `refused` from then on.
-        """
+        """Return the next part of the body. If it is one too many, raise an error, which is `refused` from then on."""
         message = await self.receive_rest()
         size = len(message.get("body", b""))
         self._received += size

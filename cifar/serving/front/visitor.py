@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from contextlib import suppress
 from functools import cached_property
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -59,13 +60,10 @@ class VisitorCookie:
     @cached_property
     def _key(self) -> bytes:
         """The key, from the first that there is: `traffic_secret`, the key of the records, one of this server."""
+        key = _KEY_OF_THIS_SERVER
         if self._settings.traffic_secret:
             key = self._settings.traffic_secret.get_secret_value().encode()
         elif self._settings.records:
-            try:
+            with suppress(OSError):  # the recorder reports it
                 key = records_key(self._settings)
-            except OSError:  # the recorder reports it
-                key = _KEY_OF_THIS_SERVER
-        else:
-            key = _KEY_OF_THIS_SERVER
         return hashlib.blake2b(b"visitor cookie " + key, digest_size=32).digest()

@@ -22,11 +22,6 @@ class KnownEvents:
         self._owners = Owners(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on.
-
-        Raises:
-            RouteClosed: it asks for a stream that does not exist, or for another caller's.
-        """
         if scope["type"] == "http" and not self._may_pass(scope):
             raise RouteClosed("There is no such call, or its result was fetched already. Call the function again.")
         await self.gradio(scope, receive, send)

@@ -124,11 +124,7 @@ class GradioGuard:
         return any(file.is_relative_to(root) for root in self._file_roots)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let Gradio answer.
-
-        Raises:
-            CifarError: Gradio's answer is an error response. It was not sent.
-        """
+        """Let Gradio answer. An error response of Gradio's is not sent, but raised as one of our errors."""
         failure: bytearray | None = None
         status, allowed = 500, ""
 

@@ -65,11 +65,7 @@ def use_count_files() -> None:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Allocate the blocks of the first `size` bytes, and of all that the file has.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Allocate the blocks of the first `size` bytes, and of all that the file has. On a full disk this raises OSError."""
     os.posix_fallocate(file, 0, max(size, os.fstat(file).st_size))
 
 

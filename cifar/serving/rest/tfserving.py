@@ -210,11 +210,7 @@ def _add_status(router: APIRouter, versions: LoadedVersions) -> None:
 
 
 def check_name(versions: LoadedVersions, name: str) -> None:
-    """Refuse a model that is not served.
-
-    Raises:
-        VersionNotFound: it is another one.
-    """
+    """Raise `VersionNotFound` for a model that is not served."""
     if name != versions.registry.name:
         raise VersionNotFound(f"There is no model {name[:40]!r} here; there is {versions.registry.name}.")
 
