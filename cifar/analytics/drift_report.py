@@ -106,9 +106,7 @@ def _version_drift(number: int, reference: Reference | None, rows: dict[str, np.
 def drift(reference: Reference, recent: Mapping[str, np.ndarray]) -> list[FeatureDrift]:
     """Compare each feature of the recent images with the reference.
 
-    Args:
-        reference: from the version's manifest.
-        recent: `label`, `in_distribution`, `confidence`, `brightness` and `contrast` of `n >= 1` images, each `(n,)`.
+    `recent` has `label`, `in_distribution`, `confidence`, `brightness` and `contrast` of `n >= 1` images, each `(n,)`.
     """
     found = []
     for feature, names, then, now in _features(reference, recent):

@@ -40,12 +40,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, users: np.ndarray, right: np.ndarray) -> Accuracy:
-        """Compute the accuracy from answers with feedback.
-
-        Args:
-            users: `(n,)`, the user of each answer, as small non-negative integers.
-            right: `(n,)` `bool`, whether the answer was right.
-        """
+        """Compute the accuracy from `n` answers with feedback: their users, as small non-negative integers, and whether they were right."""
         answers = np.bincount(users)
         active = answers > 0
         answers, hits = answers[active], np.bincount(users, weights=right)[active]
@@ -76,15 +71,9 @@ class Difference(NamedTuple):
 
 
 def difference(first: Accuracy, second: Accuracy, *, mixture: float) -> Difference | None:
-    """Compare two versions; the result is valid at any time.
+    """Compare two versions; the result is valid at any time. None if a version has feedback by fewer than `MIN_USERS` users.
 
-    Args:
-        first: the version in use.
-        second: the version on trial.
-        mixture: standard deviation of the differences that the test is designed for; must be chosen before the first look.
-
-    Returns:
-        None if a version has feedback by fewer than `MIN_USERS` users.
+    `mixture` is the standard deviation of the differences that the test is designed for. It must be chosen before the first look.
     """
     if min(first.users, second.users) < MIN_USERS:
         return None

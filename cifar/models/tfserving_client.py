@@ -56,11 +56,9 @@ class ModelServer:
     """
 
     def __init__(self, address: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
-        """Create a client; the server is not called yet.
+        """Create a client; the server is not called yet. The time limit of one answer includes repeated attempts.
 
-        Args:
-            address: `HOST:PORT` of the gRPC interface, or a name that gRPC resolves (`dns:///...` for several hosts).
-            timeout_seconds: longest wait for one answer, including repeated attempts.
+        `address` is `HOST:PORT` of the gRPC interface, or a name that gRPC resolves (`dns:///...` for several hosts).
         """
         self.address = address
         self.dependency = Dependency(

@@ -32,14 +32,8 @@ def mount_blocks(
     """Create a page, mount it at `/` of `api` and delete old uploads while the server runs.
 
     A request for Gradio passes `UploadQuota`, `GradioGuard`, then `SessionRouter` if there are several workers, then `KnownEvents`
-    and `UploadLoop`.
-
-    Args:
-        api: the app, to which all of its own routes have been added.
-        create_page: creates the page.
-        settings: size limits and the upload folder.
-        worker: this process's place among several workers.
-        look: theme, styles, scripts and translations, as `gradio.mount_gradio_app` takes them.
+    and `UploadLoop`. All other routes must have been added to `api`. The theme, styles, scripts and translations in `look` are as
+    `gradio.mount_gradio_app` takes them.
     """
     own_routes = [route for route in api.routes if isinstance(route, Route)]
     uploads = own_folder(settings, worker.folder if worker else None)

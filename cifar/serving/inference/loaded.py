@@ -69,13 +69,7 @@ class LoadedVersions:
         load: Callable[[Version], Predictor] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read the rollout. Nothing is loaded before `load_default`.
-
-        Args:
-            registry: the model's versions.
-            settings: engine, traffic secret, limits and poll interval.
-            load: loads a version; None for `Predictor.load` with the engine of the settings.
-            clock: seconds, for retries.
+        """Read the rollout. Nothing is loaded before `load_default`. By default, `load` is `Predictor.load` with the engine of the settings.
 
         Raises:
             VersionNotFound, VersionUnusable: there is no version that could be served.

@@ -99,16 +99,9 @@ class Records:
     async def store_feedback(
         self, request_id: str, label: object, note: object, *, requester: Requester | None
     ) -> dict[str, Any]:
-        """Store the correct label of a prediction. It replaces earlier feedback on the same prediction.
+        """Store the correct label of a prediction, one of the version's classes or `none`. It replaces earlier feedback on the prediction.
 
-        Args:
-            request_id: id of the prediction.
-            label: one of the version's classes, or `none`.
-            note: a text, or None.
-            requester: the request. Feedback may be given by the user of the prediction, and with the scope `admin`.
-
-        Returns:
-            `request_id`, `label`, `note` and `at`, as stored.
+        Feedback may be given by the user of the prediction, and with the scope `admin`. Return `request_id`, `label`, `note` and `at`, as stored.
 
         Raises:
             MissingScope: the requester lacks the scope `feedback`.

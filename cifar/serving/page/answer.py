@@ -58,13 +58,9 @@ def headline(prediction: Prediction) -> Text:
 
 
 def answer_html(answer: Classification, *, manifest: Manifest, explains: bool, request_id: str | None = None) -> str:
-    """Return an answer as HTML.
+    """Return an answer as HTML. The version's manifest tells how confidence was calibrated.
 
-    Args:
-        answer: the classification.
-        manifest: of the version that answered. It tells how confidence was calibrated.
-        explains: whether each bar has a button "Why?".
-        request_id: of the answer. With it, the page asks whether the answer is right.
+    If it `explains`, each bar has a button "Why?". With a `request_id`, it asks whether the answer is right.
     """
     prediction = answer.prediction
     # A multi-label version has no single right label to ask for.
