@@ -129,11 +129,11 @@ KINDS = {
         says="If the folders in them .colon_n, colon_x, lung_n and 1 more. are the classes, move those up",
     ),
     "folders_that_rarely_are_classes": unsplit(
-        {"cat": 7, "100APPLE": 5, "unlabeled": 5},
+        {"2024-05-31": 7, "100APPLE": 5, "unlabeled": 5},
         train=14,
         test=3,
-        classes=("100APPLE", "cat", "unlabeled"),
-        says="Are these classes. 100APPLE, unlabeled",
+        classes=("100APPLE", "2024-05-31", "unlabeled"),
+        says="Are these classes. 100APPLE, 2024-05-31, unlabeled",
     ),
     "a_list_of_the_test_pictures": unsplit(
         {"images/cat": 10, "images/dog": 10, "meta/test.txt": "cat/0"},

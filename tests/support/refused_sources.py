@@ -45,6 +45,11 @@ FOLDERS = {
         r"has a class 'cat\\n', whose name holds a line break",
         {"cat\n": 3, "dog": 3},
     ),
+    "a_table_whose_label_has_a_line_break": (
+        r"has a class 'big\\ncat', whose name holds a line break",
+        {"0.png": PICTURE, "1.png": PICTURE, "labels.csv": 'path,label\n0.png,"big\ncat"\n1.png,dog\n'},
+        "labels.csv",
+    ),
     "a_test_part_with_another_class": (
         "test part of .* has the classes bird, which the training part lacks",
         in_parts("train", "test") | {"test/bird": 2},

@@ -37,8 +37,10 @@ _KINDS_OF_FILES = re.compile(
     r"(?:images?|imgs?|jpe?gimages|pictures|photos)|(masks?|annotations?|labels?|(?:semantic_?)?segmentations?|trimaps?|depths?|ground_?truths?|gt)"
 )
 """Names of folders that sort files by kind; those of the group never hold pictures of a class."""
-_UNSORTED = re.compile(r"un-?label+ed|un-?sorted|unsup(?:ervised)?|new folder|1\d\d[a-z0-9_]{5}|19\d\d|20\d\d")
-"""Names of folders that rarely are classes: of unlabelled pictures, of cameras (DCIM/100APPLE), years."""
+_UNSORTED = re.compile(
+    r"un-?label+ed|un-?sorted|unsup(?:ervised)?|new folder|1\d\d[a-z0-9_]{5}|(?:19|20)\d\d(?:[-_.]?\d\d){0,2}"
+)
+"""Names of folders that rarely are classes: of unlabelled pictures, of cameras (DCIM/100APPLE), years, months and days."""
 
 Classes = dict[str, list[Path]]
 """The pictures of each class."""

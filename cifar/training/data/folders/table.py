@@ -146,7 +146,7 @@ def _with_parts_of_folders(
 def _rows(table: Path) -> list[Row]:
     """Return the rows that are not empty, without empty columns, all of one length."""
     try:
-        lines = _decoded(table.read_bytes()).splitlines()
+        lines = _decoded(table.read_bytes()).splitlines(keepends=True)  # for line breaks in quotes
         first = next((line for line in lines if line.strip()), "")
         if first.lower().startswith("sep="):  # Excel's note of the delimiter
             lines.remove(first)
