@@ -35,13 +35,6 @@ class LabelValue(NamedTuple):
     number: int
 
 
-class ImageSize(NamedTuple):
-    """Height and width of an image in pixels."""
-
-    height: int
-    width: int
-
-
 class TwoVersions(NamedTuple):
     """Numbers of two versions to compare."""
 
@@ -56,11 +49,14 @@ def label_value(text: str) -> LabelValue:
     return LabelValue(label, int(number))
 
 
-def image_size(text: str) -> ImageSize:
+def image_size(text: str) -> Sequence[int]:
     sides = [int(side) if side.strip().isdecimal() else 0 for side in text.split(",")]
-    if len(sides) > 2 or not all(1 <= side <= 4096 for side in sides):
-        raise BadParameter(f"expected HEIGHT,WIDTH in pixels, such as 224,224; got {text!r}")
-    return ImageSize(sides[0], sides[-1])
+    with_colours = len(sides) == 3 and (sides[0] in {1, 3, 4}) != (sides[-1] in {1, 3, 4})
+    if not (len(sides) < 3 or with_colours) or not all(1 <= side <= 4096 for side in sides):
+        raise BadParameter(
+            f"expected HEIGHT,WIDTH in pixels, such as 224,224, or for a vector of colours 224,224,3 or 3,224,224; got {text!r}"
+        )
+    return sides * 2 if len(sides) == 1 else sides
 
 
 def two_versions(text: str) -> TwoVersions:

@@ -19,7 +19,6 @@ from typer import BadParameter as WrongUse
 from cifar.cli.arguments import (
     JSON,
     VERSION,
-    ImageSize,
     LabelValue,
     class_names,
     formats,
@@ -50,7 +49,7 @@ _INPUT_RANGE = (
     "as preprocess_input of keras.applications prepares them; or MEANS/DEVIATIONS of the pixels."
 )
 _SOURCE = "A run folder, a .keras or .h5 file of Keras 2 or 3, a SavedModel folder, or the folder of a version."
-_IMAGE_SIZE = "Height and width of the images, for a model that takes any size or a vector of pixels."
+_IMAGE_SIZE = "Height and width of the images, for a model that takes any size or a vector of pixels. For one of colours, H,W,3 or 3,H,W."
 _IMPORT = "A Python file or module that defines the model's own layers. Its code is run. May be repeated."
 _LAMBDA = "Run the Python code of Lambda layers, which is in the file. Only for files from people you trust."
 _PRECISION = "Of the LiteRT file. auto: int8 in the layers where it saves time and changes the answers little; int8: the same, or fail."
@@ -74,7 +73,9 @@ def export(
     images: Path | None = Option(None, metavar="DIR", help="Images to compare the export on. Default: examples/."),
     logits: bool = Option(False, "--logits", help="The model ends in logits: append a softmax."),
     multi_label: bool = Option(False, "--multi-label", help=_MULTI_LABEL),
-    size: ImageSize | None = Option(None, "--image-size", parser=image_size, metavar="HEIGHT,WIDTH", help=_IMAGE_SIZE),
+    size: Sequence[int] | None = Option(
+        None, "--image-size", parser=image_size, metavar="HEIGHT,WIDTH", help=_IMAGE_SIZE
+    ),
     output: str | None = Option(None, metavar="NAME", help="The output with the classes, if the model has several."),
     signature: str | None = Option(None, metavar="NAME", help="The signature of a SavedModel that takes the images."),
     imports: list[str] | None = Option(None, "--import", metavar="FILE.py|MODULE", help=_IMPORT),
@@ -109,7 +110,7 @@ def export(
         logits=logits,
         multi_label=multi_label,
         options=ReadOptions(
-            image_size=size,
+            image_size=None if size is None else tuple(size),
             output=output,
             signature=signature,
             imports=tuple(imports or ()),

@@ -38,6 +38,7 @@ FILES = {
     "csv": ("labels.csv", 'label\ncat\ndog\n"polar bear"\n'),
     "csv without a header": ("labels.csv", "cat\ndog\npolar bear\n\n"),
     "csv of number and name": ("labels.csv", "id,name\n1,dog\n0,cat\n2,polar bear\n"),
+    "csv with semicolons": ("labels.csv", "id;name\n0;cat\n1;dog\n2;polar bear\n"),
     "csv of name and number": ("labels.csv", "cat,0\ndog,1\npolar bear,2\n"),
     "csv in one row": ("labels.csv", "cat,dog,polar bear\n"),
     "tsv": ("labels.tsv", "0\tcat\n1\tdog\n2\tpolar bear\n"),
@@ -78,6 +79,7 @@ def test_class_names_are_the_folders_of_an_image_folder_in_the_order_of_keras(tm
         ("l'été,雪,🐈‍⬛,Straße", ("l'été", "雪", "🐈‍⬛", "Straße")),
         ("e\u0301te\u0301,a", ("été", "a")),
         ("0,1,2", ("0", "1", "2")),
+        (",".join(map(str, range(100))), tuple(map(str, range(100)))),  # longer than the name of a file may be
     ],
 )
 def test_names_on_the_command_line_may_be_repeated_and_hold_any_letter(text, names):

@@ -287,6 +287,8 @@ def test_a_librarys_exception_becomes_one_sentence():
     assert first_sentence(error) == "The layer is unknown."
     assert len(first_sentence(ValueError(config))) <= 200
     assert first_sentence(ValueError()) == "ValueError"
+    layers = "A total of 4 objects could not be loaded. Example error message for object <Dense name=key>:\n\nIt has no weights.\n"
+    assert first_sentence(ValueError(layers)) == "It has no weights."
 
 
 def test_a_network_that_litert_cannot_run_is_exported_for_tensorflow_and_its_converter_prints_nothing(

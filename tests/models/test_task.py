@@ -88,6 +88,10 @@ def test_logits_without_a_loss_get_a_sigmoid_each_on_request(settings, tmp_path)
     task, answers = served(file, settings, logits=True, multi_label=True)
     assert task == "multi_label"
     np.testing.assert_allclose(answers, sigmoid(of_keras(file)), atol=1e-5)
+    model.compile(loss="mse")
+    model.save(tmp_path / "quantities.keras")
+    with pytest.raises(ExportError, match=r"trained on quantities, .* so its outputs are no logits"):
+        served(tmp_path / "quantities.keras", settings, logits=True)
 
 
 @pytest.mark.parametrize("ends", [("sigmoid", "sigmoid", "sigmoid"), ("hard_sigmoid",)])

@@ -66,13 +66,10 @@ class Kind:
     """Largest difference of a probability. Models that compute in 16 bits on their author's machine need a larger one."""
 
 
-def of_one_logit(z: Array) -> Array:
-    return two_classes(sigmoid(z))
-
-
 BINARY: Any = {"class_names": ("a", "b")}
 LOGITS: Any = {"arguments": {"logits": True}, "asks": "--logits"}
 LABEL: Any = {"options": {"output": "label"}, "asks": "--output NAME"}
+SIZE: Any = {"options": {"image_size": (12, 12)}, "asks": "--image-size HEIGHT,WIDTH"}
 OWN: Any = {"options": {"imports": ("own.py",)}, "asks": "--import FILE.py"}
 FROM_LAYERS: Any = {"prepare": lambda images: images * 255, "arguments": {"input_range": None}}
 """The layers show that pixels are from 0 to 255."""
@@ -94,13 +91,13 @@ KINDS = {
     "one_logit": Kind(
         "One logit, compiled with `from_logits=True`",
         lambda k: models.compiled(models.functional(k, None, 1), k.losses.BinaryCrossentropy(from_logits=True)),
-        finish=of_one_logit,
+        finish=lambda z: two_classes(sigmoid(z)),
         arguments=BINARY,
     ),
     "one_logit_uncompiled": Kind(
         "One logit, not compiled",
         lambda k: models.functional(k, None, 1),
-        finish=of_one_logit,
+        finish=lambda z: two_classes(sigmoid(z)),
         arguments=BINARY | {"logits": True},
         asks="--logits",
     ),
@@ -142,20 +139,25 @@ KINDS = {
         options={"image_size": (28, 28)},
         asks="--image-size 28,28",
     ),
+    "vector_of_colours": Kind(
+        "Input of a vector of colours, `(3072,)`",
+        lambda k: k.Sequential([k.Input((432,)), k.layers.Dense(3, "softmax")]),
+        prepare=lambda images: images.transpose(0, 3, 1, 2).reshape(len(images), -1),
+        options={"image_size": (3, 12, 12)},
+        asks="--image-size HEIGHT,WIDTH,3` or `3,HEIGHT,WIDTH",
+    ),
     "pixels_in_sequence": Kind(
         "Input of a sequence of pixels, `(784, 1)` or `(1024, 3)`",
         models.pixels_in_sequence,
         prepare=lambda images: images.reshape(len(images), -1, 3),
-        options={"image_size": (12, 12)},
-        asks="--image-size HEIGHT,WIDTH",
+        **SIZE,
         forms=(KERAS3, H5_OF_KERAS2),
     ),
     "planes": Kind(
         "Input of a sequence for each colour, `(3, 1024)`",
         lambda k: k.Sequential([k.Input((3, 144)), k.layers.Conv1D(4, 1), *models.last_layers(k)]),
         prepare=lambda images: images.transpose(0, 3, 1, 2).reshape(len(images), 3, -1),
-        options={"image_size": (12, 12)},
-        asks="--image-size HEIGHT,WIDTH",
+        **SIZE,
         forms=(KERAS3,),
     ),
     "rows": Kind(
@@ -163,15 +165,13 @@ KINDS = {
         models.rows,
         shape=(12, 12, 1),
         prepare=lambda images: images[..., 0],
-        options={"image_size": (12, 12)},
-        asks="--image-size HEIGHT,WIDTH",
+        **SIZE,
         forms=(KERAS3, H5_OF_KERAS2),
     ),
     "any_size": Kind(
         "Input of any size, `(None, None, 3)`",
         lambda k: models.functional(k, shape=(None, None, 3)),
-        options={"image_size": (12, 12)},
-        asks="--image-size HEIGHT,WIDTH",
+        **SIZE,
         forms=ALL,
     ),
     "resizing": Kind(

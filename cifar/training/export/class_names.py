@@ -19,6 +19,8 @@ _FILES = frozenset({".txt", ".json", ".csv", ".tsv", ".names", ".labels"})
 _HEADERS = frozenset({"class", "classes", "class_name", "label", "labels", "name", "names"})
 _KEYS = ("labels", "classes", "class_names", "names", "id2label")
 _MAX_CHARACTERS = 200
+_LONGEST_FILE_NAME = 255
+"""In bytes. Systems refuse to look for a file with a longer name."""
 
 
 def read_class_names(text: str) -> tuple[str, ...]:
@@ -33,7 +35,7 @@ def read_class_names(text: str) -> tuple[str, ...]:
         ExportError: a name is missing or unusable. The message says which one.
     """
     path = Path(text)
-    if "\n" not in text and len(text) < 1000:
+    if len(text) < 1000 and all(len(part.encode()) <= _LONGEST_FILE_NAME for part in path.parts):
         if path.is_dir():
             return _checked(_folders(path), text)
         if path.is_file():
@@ -109,7 +111,9 @@ def _from_file(path: Path) -> list[Any]:
         return _from_json(text, path)
     lines = text.splitlines()
     if path.suffix.lower() in {".csv", ".tsv"} or sum(map(bool, map(str.strip, lines))) == 1:
-        return _from_rows(list(csv.reader(lines, delimiter="\t" if "\t" in text else ",")), path)
+        semicolon = bool(lines) and ";" in lines[0] and "," not in lines[0]
+        delimiter = "\t" if "\t" in text else ";" if semicolon else ","
+        return _from_rows(list(csv.reader(lines, delimiter=delimiter)), path)
     numbered = [re.fullmatch(r"\s*(\d+)(?:\s*[:,;]\s*|\s+)(.*\S)\s*", line) for line in lines if line.strip()]
     if numbered and all(numbered):
         pairs = [(int(match[1]), match[2]) for match in numbered if match]

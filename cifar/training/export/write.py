@@ -57,6 +57,7 @@ def export(
         reloaded = tf.saved_model.load(str(folder))
         _refuse_python_code(reloaded.signatures["serving_uint8"])
         parity = compare_signatures(comparison, reloaded.signatures)
+        _refuse_memory(reloaded.signatures["serving_uint8"])
         manifest = Manifest(
             format=2 if source.multi_label else 1,
             name=name,
@@ -167,13 +168,28 @@ def write_saved_model(source: ExportSource, folder: Path) -> None:
 
 def _refuse_python_code(signature: Any) -> None:
     """Refuse a network that calls Python code of this process. In another process, each request would fail."""
-    graph = signature.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    if called := next((node.name for node in nodes if node.op in {"PyFunc", "PyFuncStateless", "EagerPyFunc"}), None):
+    python = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+    if called := next((node.name for node in _nodes(signature) if node.op in python), None):
         raise ExportError(
             f"The model runs Python code outside TensorFlow ({called.rpartition('/')[0] or called}: tf.py_function or tf.numpy_function), which no file can "
             "hold. Write that layer with operations of TensorFlow or Keras, and save the model again."
         )
+
+
+def _refuse_memory(signature: Any) -> None:
+    """Refuse a network whose answers depend on the pictures before. Random layers change integers, their seeds."""
+    changes = (node for node in _nodes(signature) if re.match("Assign.*VariableOp", node.op))
+    if changed := next((node.name for node in changes if tf.as_dtype(node.attr["dtype"].type).is_floating), None):
+        raise ExportError(
+            f"The model changes its variables with each picture ({changed}), so answers depend on the pictures before: an RNN with "
+            "stateful=True, or a layer that acts as in training. Save the model without that."
+        )
+
+
+def _nodes(signature: Any) -> list[Any]:
+    """Return the operations of a signature and of the functions that it calls."""
+    graph = signature.graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
 def _signatures(signatures: Any) -> dict[str, SignatureInfo]:

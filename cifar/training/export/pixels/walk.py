@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants as freezing
 
 from cifar.training.export.reading.classifier import Classifier
+from cifar.training.export.silence import quiet_libraries
 
 _LEARNED = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3"})
 """Operations whose weights may be constants of the graph."""
@@ -57,7 +58,8 @@ def _frozen(concrete: Any) -> Any:
     These are the steps of `convert_variables_to_constants_v2`, which fails where a graph changes a variable. Random layers of Keras 3
     change their seeds outside training too. Loops and conditions stay one operation each: the values inside cannot be fetched.
     """
-    data = freezing._FunctionConverterDataInEager(concrete, lower_control_flow=False, aggressive_inlining=False)  # noqa: SLF001
+    with quiet_libraries():
+        data = freezing._FunctionConverterDataInEager(concrete, lower_control_flow=False, aggressive_inlining=False)  # noqa: SLF001
     nodes = data.graph_def.node
     changes = {node.name for node in nodes if node.op.startswith("Assign")}
     kept = [node for node in nodes if node.name not in changes]

@@ -133,6 +133,11 @@ def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
     if asked and squashed:
         ends = f"ends in a {model.activation}" if model.activation in _SQUASHING else "returns probabilities"
         raise ExportError(f"The model {ends}, so its outputs are no logits. Leave out --logits.")
+    if asked and network.loss.of_quantities:
+        raise ExportError(
+            "The file says that the model was trained on quantities, by their squared or absolute error, so its outputs are no logits. "
+            "If that loss is not the one it was trained with: model.compile(loss=None) in Python, and save it again."
+        )
     # Keras too computes the loss of a softmax from probabilities, whatever `from_logits` says.
     trained_on_logits = network.loss.takes_logits and not squashed
     if trained_on_logits and not asked:
@@ -188,16 +193,16 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
         raise ExportError(
             f"Expected an input with 1 channel (grey), 3 (RGB) or 4 (RGBA); got {_text(network.input_shape)}."
         )
-    wanted = options.image_size or _resizing_size(network.layers) or (height, width)
+    wanted = options.sides or _resizing_size(network.layers) or (height, width)
     height, width = (fixed or asked for fixed, asked in zip((height, width), wanted, strict=True))
     if height is None or width is None:
         raise ExportError(
             f"The model takes images of any size: {_text(network.input_shape)}. "
             "Name the size that it was trained with: --image-size HEIGHT,WIDTH"
         )
-    if options.image_size and (height, width) != options.image_size:
+    if options.sides and (height, width) != options.sides:
         raise ExportError(
-            f"The model takes images of {height}x{width} only; got --image-size {options.image_size[0]},{options.image_size[1]}. Leave it out."
+            f"The model takes images of {height}x{width} only; got --image-size {options.sides[0]},{options.sides[1]}. Leave it out."
         )
 
     def arrange(images: tf.Tensor) -> tf.Tensor:
@@ -211,29 +216,41 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
 def _flat(shape: tuple[int | None, ...], options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
     """Return the size of an image whose pixels are one vector or sequence, row by row, as `numpy.reshape` and Flatten order them."""
     length = math.prod(side or 0 for side in shape)
-    if options.image_size is None or not length:
-        sides = [math.isqrt(length // channels) for channels in (1, 3) if length % channels == 0]
-        square = next((f"{side},{side}" for side in sides if side * side in {length, length // 3}), "HEIGHT,WIDTH")
+    if options.sides is None or not length:
+        roots = {channels: math.isqrt(length // channels) for channels in (1, 3)}
+        square = next((_named(root, root, by) for by, root in roots.items() if by * root**2 == length), "HEIGHT,WIDTH")
         raise ExportError(
             f"The model takes a vector of {length} numbers. If these are the pixels of an image, name its size: --image-size {square}"
         )
-    height, width = options.image_size
+    height, width = options.sides
     channels, rest = divmod(length, height * width)
     if rest or channels not in _CHANNELS:
         raise ExportError(
             f"The model takes a vector of {length} numbers; an image of {height}x{width} has {height * width} pixels "
             f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"
         )
-    if channels > 1 and channels not in shape:
-        log.warning(
-            "The vector is taken as the colours of one pixel after another. Is it all red, then all green, then all blue? See docs/models.md."
+    colours_first = options.colours_first if channels not in shape else shape[0] == channels
+    if channels > 1 and colours_first is None:
+        raise ExportError(
+            f"The model takes a vector of {length} numbers, and nothing shows the order of its colours. Name it: --image-size "
+            f"{_named(height, width, channels)}"
         )
-    planes = len(shape) == 2 and shape[0] == channels > 1
 
     def arrange(images: tf.Tensor) -> tf.Tensor:
+        planes = colours_first and channels > 1
         return tf.reshape(tf.transpose(images, (0, 3, 1, 2)) if planes else images, (-1, *shape))
 
     return (height, width, channels), arrange
+
+
+def _named(height: int, width: int, channels: int) -> str:
+    """Return what `--image-size` takes for a vector of an image's pixels."""
+    if channels == 1:
+        return f"{height},{width}"
+    return (
+        f"{height},{width},{channels} if the colours of one pixel stand together (numpy.reshape), {channels},{height},{width} if all "
+        "red pixels do (CIFAR's own files)"
+    )
 
 
 def _resizing_size(layers: Any) -> tuple[int, int] | None:
@@ -261,7 +278,9 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
     answer = _tried(whole if batch is None else _one_by_one(whole, batch), two)
     if batch is not None:
         with contextlib.suppress(ExportError):
-            together = _tried(whole, two)
+            together = _tried(
+                tf.function(whole), two
+            )  # called directly, a SavedModel takes sizes that its graph does not
             batch = None if together.shape == answer.shape and np.allclose(together, answer, atol=1e-6) else batch
     columns = math.prod(answer.shape[1:])
     if len(answer) != len(two) or columns < 1 or columns != max((1, *answer.shape[1:])):

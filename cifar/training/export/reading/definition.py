@@ -72,6 +72,10 @@ def custom_classes(architecture: Any) -> dict[str, str]:
     }
 
 
+_OF_QUANTITIES = r'(?i)mean_?(squared|absolute)|"(mse|mae|mape|msle)"|huber|log_?cosh'
+"""Names of losses that compare quantities, in both versions of Keras."""
+
+
 class Loss(NamedTuple):
     """The loss that a model was trained with."""
 
@@ -79,6 +83,8 @@ class Loss(NamedTuple):
     """True if it takes logits and its name says of what kind. A loss of the author's own may expect a softmax or sigmoids."""
     is_binary: bool = False
     """True if it compares each class by itself, as for multi-label models."""
+    of_quantities: bool = False
+    """True if it compares quantities, such as the mean squared error. It takes probabilities too, but hardly logits."""
 
 
 def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> Loss:
@@ -86,7 +92,8 @@ def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> L
 
     The names are those of all outputs in order, for losses in a list; empty if they are unknown.
     """
-    nodes = [node for node in _nodes(_loss(training, output, names)) if "class_name" in node]
+    loss = _loss(training, output, names)
+    nodes = [node for node in _nodes(loss) if "class_name" in node]
     of_logits = [
         node for node in nodes if isinstance(node.get("config"), dict) and node["config"].get("from_logits") is True
     ]
@@ -94,6 +101,7 @@ def read_loss(training: Any, output: str | None, names: Sequence[str] = ()) -> L
         takes_logits=bool(of_logits)
         and all(re.search("Categorical|Binary|Sigmoid", node["class_name"]) for node in of_logits),
         is_binary=any(re.search("Binary|Sigmoid", node["class_name"]) for node in nodes),
+        of_quantities=bool(re.search(_OF_QUANTITIES, json.dumps(loss))),
     )
 
 

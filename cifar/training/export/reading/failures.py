@@ -44,7 +44,7 @@ _HOMES = {
 def first_sentence(error: BaseException) -> str:
     """Return the first meaningful sentence of an exception. The whole text goes to the debug log."""
     log.debug("The whole message:", exc_info=error)
-    innermost = str(error).rpartition("Exception encountered: ")[2]
+    innermost = re.split("Exception encountered: |Example error message for object .*", str(error))[-1]
     lines = [line.strip() for line in innermost.splitlines()]
     lines = [
         line for line in lines if line and not line.startswith(("Exception encountered", "Arguments received", "•"))

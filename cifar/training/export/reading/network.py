@@ -18,8 +18,9 @@ SEVERAL_INPUTS = "Export a model that takes an image alone."
 class ReadOptions:
     """The user's options, for facts that the file does not contain."""
 
-    image_size: tuple[int, int] | None = None
-    """Height and width, for a model that takes images of any size, or flat ones."""
+    image_size: tuple[int, ...] | None = None
+    """Height and width, for a model that takes images of any size, or flat ones. For a vector of colours also their number, as
+    the last if those of one pixel stand together, or as the first if all red pixels do."""
     output: str | None = None
     """The name of the output with the classes."""
     signature: str | None = None
@@ -28,6 +29,16 @@ class ReadOptions:
     """Python files or modules that define the model's own layers. They are run."""
     allow_lambda: bool = False
     """True if code inside the file may be run."""
+
+    @property
+    def colours_first(self) -> bool | None:
+        """Whether all red pixels stand together in a vector. None: unknown."""
+        return self.image_size[0] in {1, 3, 4} if self.image_size and len(self.image_size) > 2 else None
+
+    @property
+    def sides(self) -> tuple[int, ...] | None:
+        """Height and width."""
+        return self.image_size and (self.image_size[1:] if self.colours_first else self.image_size[:2])
 
 
 NO_OPTIONS = ReadOptions()

@@ -68,8 +68,14 @@ def load_saved_model(path: Path, options: ReadOptions) -> Network:
         call=call,
         input_shape=tuple(spec.shape) if spec.shape.rank is not None else None,
         input_dtype=spec.dtype.name,
-        variables=tuple(signature.variables),
+        variables=(*signature.variables, *_tables(loaded)),
     )
+
+
+def _tables(loaded: Any) -> list[Any]:
+    """Return the tables of a SavedModel, which often hold the names of classes: a signature needs them even for its other outputs."""
+    found = tf.train.TrackableView(loaded).descendants()
+    return [each for each in found if isinstance(each, tf.saved_model.experimental.TrackableResource)]
 
 
 def _inputs(signature: Any) -> dict[str, tf.TensorSpec]:
