@@ -103,8 +103,10 @@ def test_options_that_photo_does_not_have_choose_another_network(arch, size, opt
 
 def test_photo_refuses_options_that_it_would_ignore():
     """An option that has no effect is worse than an error."""
-    with pytest.raises(BadParameter, match=r"has no --epochs, --init-from\. Use --arch fast"):
-        TrainConfig(arch=PHOTO, epochs=3, init_from="runs/a")
+    options = {"epochs": 3, "init_from": "runs/a", "teacher": ("runs/large",)}
+    for refuse in (lambda: TrainConfig(arch=PHOTO, **options), lambda: choose_network(PHOTO, None, options)):
+        with pytest.raises(BadParameter, match=r"has no --epochs, --init-from, --teacher\. Use --arch fast"):
+            refuse()
 
 
 @pytest.mark.parametrize(("side", "few"), [(30, False), (60, True)])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from support.runs import colours, config, equal_weights
 
-from cifar.cli.main import main
 from cifar.errors import TrainingError
 from cifar.training.network.architectures import build_model
 from cifar.training.run.calibration import calibrated, read_confidence
@@ -101,10 +100,3 @@ def test_a_teacher_of_other_classes_sizes_or_held_out_images_is_refused_before_t
     with pytest.raises(TrainingError, match=words):
         train(config("tutorial", teacher=(str(source),)), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_pretrained_network_for_photographs_has_no_teacher(tmp_path, capsys):
-    """One layer is fitted in one step there."""
-    options = ["train", "--data", "x", "--out", str(tmp_path / "run"), "--arch", "photo", "--teacher", "runs/large"]
-    assert main(options) != 0
-    assert "has no --teacher" in capsys.readouterr().err

@@ -208,18 +208,19 @@ def test_training_stops_at_the_target_accuracy_with_a_finished_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "words"),
+    ("file", "resume", "words"),
     [
-        ("run/notes.txt", r"run exists\. Choose another --out, or continue the run with --resume"),
-        ("run", "run is a file; name a folder with --out"),
+        ("run/notes.txt", False, r"run exists\. Choose another --out, or continue the run with --resume"),
+        ("run/notes.txt", True, r"is not a run: it has no config\.json"),
+        ("run", False, "run is a file; name a folder with --out"),
     ],
 )
-def test_an_existing_folder_or_file_is_not_overwritten(tmp_path, file, words):
-    """A mistyped --out must not destroy another run."""
+def test_an_existing_folder_or_file_is_not_overwritten(tmp_path, file, resume, words):
+    """A mistyped --out must not destroy another run, nor write a run among unrelated files."""
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("mine")
     with pytest.raises(TrainingError, match=words):
-        train(QUICK, colours(), tmp_path / "run")
+        train(QUICK, colours(), tmp_path / "run", resume=resume)
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
@@ -260,13 +261,6 @@ def test_resuming_with_other_settings_or_data_names_the_differences(short):
         TrainingError, match=r"other settings: data fingerprint was [0-9a-f]{64}, is [0-9a-f]{64}\. Use the same"
     ):
         train(QUICK, changed, short, resume=True)
-
-
-def test_resuming_in_a_folder_without_a_run_is_refused(tmp_path):
-    """A run must not be written among unrelated files."""
-    (tmp_path / "letter.txt").touch()
-    with pytest.raises(TrainingError, match=r"is not a run: it has no config\.json"):
-        train(QUICK, colours(60), tmp_path, resume=True)
 
 
 def test_resuming_in_a_new_folder_begins_a_run(tmp_path):
