@@ -122,7 +122,7 @@ class Predictor:
         return self._infer(images) if views == 1 else self.answers_of([views_of(image, views) for image in images])
 
     def answers_of(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Return one row of `answers` for each picture of at least one: the mean of those to its views, from `to_views`. All views are one batch."""
+        """Return one row of `answers` for each of at least one picture: the mean of those to its views (`to_views`), which are one batch."""
         images = np.concatenate(pictures)
         self._check(images)
         ends = np.cumsum([len(views) for views in pictures])[:-1]

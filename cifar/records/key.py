@@ -15,7 +15,7 @@ KEY_BYTES = 32
 def records_key(settings: Settings, *, new: bytes | None = None) -> bytes:
     """Return the key: derived from the setting `records_key`, else the content of `users.key`, which is created if needed.
 
-    A `new` key is what the file then contains. Default: random.
+    A file that does not exist is created with the key `new`, by default a random one.
 
     Raises:
         OSError: the folder or the file cannot be used, or the file does not have `KEY_BYTES` bytes.

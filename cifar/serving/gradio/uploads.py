@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -182,10 +183,10 @@ class UploadQuota:
             self._stored_bytes = _stored_bytes(self._folder)
             self._measured_at = self._clock()
             self._measuring_took = self._measured_at - began
-        disk = os.statvfs(self._folder)
-        reserved = min(_RESERVED_BYTES, int(_RESERVED_SHARE * disk.f_blocks * disk.f_frsize))
+        disk = shutil.disk_usage(self._folder)
+        reserved = min(_RESERVED_BYTES, int(_RESERVED_SHARE * disk.total))
         coming = self._arriving_bytes + size
-        return self._stored_bytes + coming <= self._quota and disk.f_bavail * disk.f_frsize - coming >= reserved
+        return self._stored_bytes + coming <= self._quota and disk.free - coming >= reserved
 
 
 def _stored_bytes(folder: Path) -> int:

@@ -76,7 +76,7 @@ class Classifier:
     def __init__(
         self, versions: LoadedVersions, settings: Settings, cache: AnswerCache, *, host_lock: Path | None = None
     ) -> None:
-        """Set it up. For `host_lock` see `Decoder`."""
+        """Share the limits of the settings between all channels. For `host_lock` see `Decoder`."""
         self.versions = versions
         self.waiting_bytes = Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
         self.queue = QueueSlots(

@@ -38,8 +38,8 @@ class RecordedClassifier:
     ) -> Classification:
         """Classify one image file and count the answer. For the other arguments and the errors see `Classifier.classify`.
 
-        `requester` is None outside a request, as in a test. To `record` is to store the prediction, so that feedback can refer to it, and to
-        ask shadow versions too.
+        `requester` is None outside a request, as in a test. `record` means: store the prediction, so that feedback can refer to it, and ask
+        shadow versions too.
         """
         started = time.perf_counter()
         answer = await self._classifier.classify(

@@ -32,7 +32,7 @@ def while_serving(api: FastAPI, context: Callable[[], AbstractAsyncContextManage
 
 
 def repeat_while_serving(api: FastAPI, work: Callable[[], object], *, seconds: float, at_start: bool = False) -> None:
-    """Call `work` in a thread every `seconds` while the server runs, first `at_start` or `seconds` later. Its exceptions are logged."""
+    """Call `work` in a thread every `seconds` while the server runs, first `at_start`, or else after `seconds`. Its exceptions are logged."""
 
     async def repeat() -> None:
         if at_start:
