@@ -226,7 +226,9 @@ def _open(payload: bytes, max_pixels: int, *, needed_side: int) -> Image.Image:
             f"The file's content is not an image in a supported format, whatever its name says. Send one of {', '.join(FORMATS)}."
         ) from error
     except Exception as error:  # a hostile header can raise nearly any exception
-        raise UnreadableImage(f"The image's header cannot be read ({_reason(error)}). Send another file.") from error
+        raise UnreadableImage(
+            f"The image's header is damaged or cut off ({_reason(error)}). Save it again and send the new file."
+        ) from error
     width, height = image.size
     with _decoding(image):
         image.draft(None, (needed_side, needed_side))  # square, because EXIF may turn the image later

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pillow_heif
 import pytest
 from PIL import Image
@@ -45,7 +47,10 @@ def photo(name: str, file: str = "photo.jpg", kind: str = "image/jpeg") -> tuple
     ],
 )
 def test_the_content_of_a_file_decides_whatever_its_name_and_type_say(page, name, kind, media_type):
-    """Browsers take the type from a table of endings, which many systems do not have for an iPhone's photos."""
+    """Browsers take the type from a table of endings, which many systems do not have for an iPhone's photos.
+
+    A sentence, in the page's language, takes the place of a preview that Chromium cannot draw.
+    """
     page.evaluate("document.querySelector('#photo input[type=file]').accept = ''")
     file = {"name": name, "mimeType": media_type or "application/octet-stream", "buffer": encoded(CAT, kind)}
     if media_type:
@@ -54,6 +59,9 @@ def test_the_content_of_a_file_decides_whatever_its_name_and_type_say(page, name
         send(page, "drop", "#photo button", (name, "", file["buffer"]))
     expect_label(page, "cat")
     expect(page.locator("#page-problem")).to_be_hidden()
+    page.evaluate("document.documentElement.lang = 'zh-CN'")
+    sentence = "getComputedStyle(document.querySelector('#photo .image-frame'), '::after').content"
+    page.wait_for_function(f"{sentence}.includes('预览') === {json.dumps(kind in {'HEIF', 'TIFF'})}")
 
 
 @pytest.mark.parametrize("target", ["body", "#examples", "#live button"])

@@ -97,6 +97,11 @@
     }).observe(answer, { childList: true, subtree: true });
   };
 
+  // A file that the browser cannot show, such as HEIC in most of them, would leave an empty frame.
+  for (const kind of ["load", "error"]) document.addEventListener(kind, ({ target }) => {
+    if (target.matches?.("#photo .image-frame img")) target.closest(".image-frame").toggleAttribute("data-unshown", kind === "error");
+  }, true);
+
   // Gradio's slider sends its value when a mouse button is released; keys get the same effect.
   document.addEventListener("keyup", ({ target, key }) => {
     if (target.matches?.("#top-k input[type=range]") && /^(Arrow|Home|End|Page)/.test(key)) target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
