@@ -157,32 +157,16 @@ def to_views(image: Image.Image, spec: ImageSpec, views: Views) -> np.ndarray:
     return views_of(whole, count)
 
 
-def picture(payload: bytes, *, longest_side: int, max_pixels: int) -> np.ndarray:
-    """Decode one image file for display: upright, on white, in its own proportions.
-
-    Args:
-        payload: the encoded file.
-        longest_side: a larger image is scaled down to this length in pixels; a smaller one keeps its size.
-        max_pixels: see `preprocess`.
-
-    Returns:
-        `(height, width, 3)` `uint8` in [0, 255].
-
-    Raises:
-        CifarError: as `preprocess` does.
-    """
-    return to_picture(
-        open_picture(payload, longest_side=longest_side, max_pixels=max_pixels), longest_side=longest_side
-    )
-
-
 def open_picture(payload: bytes, *, longest_side: int, max_pixels: int) -> Image.Image:
-    """Read the header only: the first half of `picture`, as `open_image` is that of `preprocess`."""
+    """Read the header of a file for `to_picture`, as `open_image` does for `to_input`, with the same errors."""
     return _open(payload, max_pixels, needed_side=longest_side)
 
 
 def to_picture(image: Image.Image, *, longest_side: int) -> np.ndarray:
-    """Decode and resize: the second half of `picture`."""
+    """Decode an image for display: upright, on white, in its own proportions, as `(height, width, 3)` `uint8`.
+
+    A larger image is scaled down to `longest_side` in pixels; a smaller one keeps its size.
+    """
     with _decoding(image):
         image.load()
     width, height = image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size

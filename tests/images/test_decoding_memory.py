@@ -14,7 +14,7 @@ from support.pictures import encoded, noise
 from benchmarks.decoding_memory import images, measure
 from cifar.errors import ImageTooLarge, UnreadableImage
 from cifar.images.avif import coded_pixels
-from cifar.images.decode import decoding_bytes, open_image, picture, preprocess
+from cifar.images.decode import decoding_bytes, open_image, open_picture, preprocess, to_picture
 from cifar.images.screening import decodes_row_by_row
 from cifar.images.spec import ImageSpec
 from cifar.settings import Settings
@@ -36,7 +36,8 @@ def test_a_photo_of_a_phone_with_50_to_108_megapixels_is_decoded_by_default(size
     """Phones call it 50 megapixels, and it has 50.3 million. A baseline JPEG is decoded at an eighth of its size."""
     photo = encoded(Image.new("RGB", size, (200, 100, 50)), "JPEG")
     assert np.abs(preprocess(photo, SPEC, max_pixels=DEFAULT).astype(int) - [200, 100, 50]).max() < 4
-    assert max(picture(photo, longest_side=480, max_pixels=DEFAULT).shape) == 480
+    opened = open_picture(photo, longest_side=480, max_pixels=DEFAULT)
+    assert max(to_picture(opened, longest_side=480).shape) == 480
     image = open_image(photo, SPEC, max_pixels=DEFAULT)
     assert decoding_bytes(image, photo) < 16 * 1024**2
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from support.pictures import encoded, noise
 from support.servers import NO_CACHE
 
-from cifar.images.decode import picture, preprocess
+from cifar.images.decode import open_picture, preprocess, to_picture
 from cifar.images.spec import ImageSpec
 from cifar.models.heatmap import STEPS, heat, occlusions, overlay
 from cifar.models.predictor import Predictor
@@ -171,5 +171,6 @@ def test_the_picture_under_the_map_is_upright_and_keeps_its_proportions():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by a quarter turn
     file = encoded(Image.new("RGB", (400, 200), "teal"), "JPEG", exif=exif)
-    assert picture(file, longest_side=100, max_pixels=100_000).shape == (100, 50, 3)
-    assert picture(file, longest_side=900, max_pixels=100_000).shape == (400, 200, 3)
+    for side, shape in ((100, (100, 50, 3)), (900, (400, 200, 3))):
+        opened = open_picture(file, longest_side=side, max_pixels=100_000)
+        assert to_picture(opened, longest_side=side).shape == shape

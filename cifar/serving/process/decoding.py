@@ -46,7 +46,7 @@ class Decoder:
         return await self._run(opened, payload, partial(to_views, spec=spec, views=views))
 
     async def picture(self, payload: bytes, *, longest_side: int) -> np.ndarray:
-        """Return what `cifar.images.decode.picture` returns."""
+        """Return what `cifar.images.decode.to_picture` returns."""
         opened = partial(open_picture, payload, longest_side=longest_side, max_pixels=self._max_pixels)
         return await self._run(opened, payload, partial(to_picture, longest_side=longest_side))
 
