@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2
@@ -24,6 +26,7 @@ from app import create_app
 from cifar import CLASS_NAMES
 from cifar.images.decode import brightness_and_contrast
 from cifar.records.database import open_engine
+from cifar.records.feedback import store_feedback
 from cifar.records.images import kept_images
 from cifar.records.reader import read_predictions
 from cifar.serving.auth.api_keys import create
@@ -208,6 +211,29 @@ def test_predictions_go_on_while_postgresql_is_down_and_feedback_gets_an_error(t
         cluster.start()
         until(lambda: client.get("/readyz").json()["without"] == [])
         assert give_feedback(client, meanwhile).status_code == 200
+
+
+def test_feedback_does_not_queue_behind_a_database_that_hangs(tmp_path, monkeypatch):
+    """Two threads wait five seconds for each lock: the last of thirty requests was answered after 75 seconds, and others waited behind it."""
+    attempts = []
+
+    def counted(*arguments: object, **more: object) -> dict:
+        attempts.append(arguments)
+        return store_feedback(*arguments, **more)
+
+    monkeypatch.setattr("cifar.serving.inference.recording.store_feedback", counted)
+    monkeypatch.setattr("cifar.records.database.TIMEOUT_SECONDS", 1)
+    with app_with(tmp_path) as client, ThreadPoolExecutor(8) as pool:
+        wait_until_ready(client)
+        request_id = predict(client)["request_id"]
+        assert give_feedback(client, request_id).status_code == 200
+        with closing(sqlite3.connect(tmp_path / "var/records.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            monkeypatch.setattr("cifar.serving.inference.recording._MAX_WAIT_SECONDS", 0.05)
+            refused = list(pool.map(lambda _: give_feedback(client, request_id).status_code, range(8)))
+        assert set(refused) == {503}
+        assert len(attempts) < 1 + 8, "some were refused without an attempt"
+        until(lambda: give_feedback(client, request_id).status_code == 200, "feedback is stored again")
 
 
 @pytest.mark.slow

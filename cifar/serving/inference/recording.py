@@ -35,6 +35,8 @@ FLUSH_SECONDS = 1.0
 """Interval at which records are moved from the journal into the database."""
 _OTHER_HOSTS_SECONDS = 1.5 * FLUSH_SECONDS
 """Time after which a prediction made on another host is in the database."""
+_MAX_WAIT_SECONDS = 1.0
+"""Longest wait of feedback for a thread. The threads are busy as long only while the database hangs, where each attempt takes seconds."""
 
 
 class Records:
@@ -61,7 +63,7 @@ class Records:
     ) -> None:
         """Record an answer that is about to be sent. When this returns, the record survives the process.
 
-        The image file, `payload`, is stored only with the setting `keep_uploads`. The classification `started` at that time of
+        The image file, `payload`, is stored only with the setting `keep_uploads`. `started` is when the classification began, by
         `time.perf_counter`. The A/B test leaves out the answers to requests that `named` the version.
         """
         images = self._recorder.images
@@ -137,8 +139,15 @@ class Records:
             for_any_user="admin" in requester.scopes,
             is_multi_label=self._is_multi_label,
         )
+        came_at = time.monotonic()
+
+        def store_in_time() -> Row:
+            if time.monotonic() - came_at > _MAX_WAIT_SECONDS:
+                raise unavailable
+            return store()
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, store)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, store_in_time)
         except (SQLAlchemyError, OSError) as error:
             log.warning("feedback could not be stored: %s", type(error).__name__)
             raise unavailable from error
