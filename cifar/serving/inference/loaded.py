@@ -53,10 +53,6 @@ class ServingState:
     shadows: dict[int, Split]
     """The versions that answer in the background, each with its share of the requests."""
 
-    def version_of(self, user: str) -> int:
-        """Return the number of the version that answers a user."""
-        return self.split(user) or self.rollout.stable
-
 
 class LoadedVersions:
     """Loads each version once, holds the live ones, and drops the least recently used others. Thread-safe."""
@@ -244,7 +240,7 @@ class LoadedVersions:
             NotReady: nothing is loaded yet.
         """
         state = self._ready_state()
-        return state.live.get(state.version_of(user) if number is None else number)
+        return state.live.get((state.split(user) or state.rollout.stable) if number is None else number)
 
     def get(self, number: int | None = None) -> Served:
         """Return a version, loading it if necessary, which takes seconds; None for the stable one. Blocking.
