@@ -43,6 +43,7 @@ def test_the_endpoints_keep_their_names_parameters_and_types(client):
 def test_every_endpoint_has_a_description(server):
     """Gradio publishes the functions' docstrings in its list of endpoints."""
     endpoints = httpx2.get(f"{server}/gradio_api/info").json()["named_endpoints"]
+    assert "URL" not in endpoints["/predict"]["parameters"][0]["python_type"]["description"], "none is fetched"
     for name, words in {
         "/predict": "Classify one image",
         "/explain": "which parts of an image",

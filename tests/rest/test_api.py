@@ -140,7 +140,7 @@ def test_a_bad_parameter_gets_its_status_and_a_message(api, fields, status, code
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({}, "no Content-Type"),
+        ({}, "got an empty body"),
         ({"json": {"image": "x"}}, "base64 as `inputs`; got application/json with `image`"),
         ({"json": {"url": "https://a.example/cat.jpg"}}, "with `url`; addresses are not fetched"),
         ({"json": {"instances": []}}, "`instances`, which belongs to /v1/models/NAME:predict"),

@@ -107,7 +107,9 @@ class GradioGuard:
             raise BadRequest("session_hash must be 1 to 64 letters, digits, - or _.")
         data = call.get("data")
         if isinstance(data, list) and data and _is_path(data[0]):
-            raise BadRequest("The image came as text. In Python, wrap its path: handle_file('photo.jpg').")
+            raise BadRequest(
+                "The image came as text. Wrap its path: handle_file('photo.jpg'); in JavaScript, send a Blob of the file."
+            )
         if not all(map(self._is_upload, _named_files(call))):
             raise BadRequest(
                 f"A file must be uploaded to {UPLOAD_PATH} first, as handle_file('photo.jpg') does: a path on the server or a URL is not accepted."

@@ -194,7 +194,7 @@ async def read_image(
     if task and kind == "application/json":
         read = await asyncio.to_thread(_read_task, body) if len(body) > _THREAD_BYTES else _read_task(body)
         return read[0], {**values, **read[1]}
-    raise _missing_image(kind, task=task)
+    raise _missing_image(kind if body else "an empty body", task=task)
 
 
 def _missing_image(kind: str, *, task: bool) -> MissingImage:
