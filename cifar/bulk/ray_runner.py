@@ -30,10 +30,7 @@ class _RayWorker:
 def make_parts_on_ray(
     run: BulkRun, output: Path, numbers: Sequence[int], version: Version, settings: Settings
 ) -> Iterator[tuple[int, int]]:
-    """Make the numbered parts on the cluster of `RAY_ADDRESS`, or on a local cluster without that variable.
-
-    Yields:
-        The number of rows of each part, and how many of them hold an error.
+    """Make the numbered parts, as `MakeParts` says, on the cluster of `RAY_ADDRESS`, or on a local cluster without that variable.
 
     Raises:
         BulkError: Ray or a worker failed, also after Ray's retries; the parts that were written remain.

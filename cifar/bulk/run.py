@@ -41,10 +41,8 @@ def predict_many(
 
     The listing assigns each image to a part, and each part is written atomically. A run that was killed can therefore be resumed
     with either runner, without losing or repeating a row. The runner `local` takes the processors of this machine, and `ray` a Ray
-    cluster whose machines all have the same paths. Without `resume`, `output` may not exist. For `views` see `to_views`.
-
-    Returns:
-        The number of rows written by this call that hold an error.
+    cluster whose machines all have the same paths. Without `resume`, `output` may not exist. For `views` see `to_views`. The
+    result is the number of rows written by this call that hold an error.
 
     Raises:
         BulkError: the input cannot be listed; the output cannot be created or resumed; Ray is not installed or failed; or no

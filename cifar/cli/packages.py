@@ -12,11 +12,7 @@ _OF_TRAINING = frozenset(
 
 
 def need_tensorflow() -> None:
-    """Refuse to go on without TensorFlow, before minutes of work.
-
-    Raises:
-        TrainingError: it is not installed.
-    """
+    """Raise a `TrainingError` if TensorFlow is not installed, before minutes of work."""
     if not util.find_spec("tensorflow"):
         raise TrainingError(_advice("tensorflow"))
 

@@ -6,15 +6,12 @@ import numpy as np
 
 
 def augment(images: np.ndarray, *, positions: np.ndarray, epoch: int, seed: int, max_shift: int) -> np.ndarray:
-    """Return shifted and mirrored copies of the images; the same ones for the same seed and epoch.
+    """Return shifted and mirrored copies of images `(n, height, width, channels)` `uint8`; the same ones for the same seed and epoch.
 
     Every image is shifted by up to `max_shift` pixels in each direction; the border is filled by reflection. Half of the
     images are mirrored in even epochs and the other half in odd epochs, so two epochs show both sides of each image
     (alternating flip, Jordan 2024, arXiv:2404.00498). The positions `(n,)` of the images in the data set decide which half an
     image is in, so shuffling does not matter.
-
-    Returns:
-        A new array of the same shape as `images`, `(n, height, width, channels)` `uint8`.
     """
     random = np.random.default_rng((seed, epoch, 1))
     height, width = images.shape[1:3]

@@ -147,11 +147,7 @@ _CHUNK = 32
 
 
 def make_outliers(images: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Make about `count` synthetic outliers from training images, the same number of each kind.
-
-    Returns:
-        An array like `images`, `(n, height, width, channels)` `uint8`, grouped by kind.
-    """
+    """Make about `count` synthetic outliers from training images `(n, height, width, channels)` `uint8`, the same number of each kind."""
     chunks = max(1, round(count / len(KINDS) / _CHUNK))
     made = [make(images[random.integers(0, len(images), _CHUNK)], random) for make in KINDS for _ in range(chunks)]
     return np.concatenate(made)

@@ -21,11 +21,7 @@ _GREY_SHARE = 0.3
 
 
 def photo_views(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return a changed copy of each image: with some probability each zoomed, lit, blurred, noisy, compressed, in this order.
-
-    Returns:
-        A new array of the same shape as `images`, `(n, height, width, 1 or 3)` `uint8`.
-    """
+    """Return a changed copy of images `(n, height, width, 1 or 3)` `uint8`: with some probability each zoomed, lit, blurred, noisy, compressed, in this order."""
     changed = _some(images, 0.6, _zoom, random)
     changed = _light(changed, 0.45, random)
     changed = _some(changed, 0.3, _blur, random)

@@ -49,11 +49,7 @@ def epochwise(settings: Mapping[str, object]) -> list[str]:
 
 
 def refuse_epochwise(settings: Mapping[str, object]) -> None:
-    """Raise an error if a setting was given that `--arch photo` does not have.
-
-    Raises:
-        BadParameter: it names the options.
-    """
+    """Raise a `BadParameter` that names the given options that `--arch photo` does not have, if there are any."""
     if given := epochwise(settings):
         raise BadParameter(f"--arch photo fits one layer, in one step, and has no {', '.join(given)}. Use --arch fast.")
 

@@ -49,13 +49,10 @@ def evenly_spaced(total: int, limit: int) -> np.ndarray:
 
 
 def split_test(labels: np.ndarray, contents: Sequence[bytes]) -> np.ndarray:
-    """Set a share of every class apart for testing.
+    """Return the positions of a share of every class that is set apart for testing, ascending.
 
     The choice depends on the digests of the files' contents alone, not on their names, order or decoded size, so that `evaluate`
     finds the images that `train` set apart. Equal files are in the same part. Each class keeps at least two training images.
-
-    Returns:
-        Positions of the test images, ascending.
     """
     chosen: list[int] = []
     for label in np.unique(labels):

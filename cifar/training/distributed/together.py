@@ -27,13 +27,10 @@ def train_together(
     h5: bool = False,
     began: float | None = None,
 ) -> Path | None:
-    """Train one model with all workers. The chief calls `train`; the others compute, but read and write no run folder.
+    """Train one model with all workers, and return the path of `model.keras` for the chief, None for the others.
 
-    The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: if
+    The chief calls `train`; the others compute, but read and write no run folder. The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: if
     another worker exited with success before the chief failed, Kubernetes would restart the chief alone.
-
-    Returns:
-        The path of `model.keras` for the chief, None for other workers.
 
     Raises:
         BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.

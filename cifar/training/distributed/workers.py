@@ -126,11 +126,7 @@ class Workers(Devices):
         return logs
 
     def check_agreement(self, facts: dict[str, Any]) -> None:
-        """Check that all workers were started with the same settings and data.
-
-        Raises:
-            TrainingError: they were not. The message names the first difference.
-        """
+        """Raise a `TrainingError` that names the first difference if the workers were started with other settings or data."""
         own = json.loads(json.dumps(facts))  # a tuple arrives as a list
         for index, others in enumerate(self._gather(own)):
             for name, value in own.items():
@@ -146,11 +142,7 @@ class Workers(Devices):
 
     @contextmanager
     def lost_workers_reported(self) -> Iterator[None]:
-        """Convert the errors that TensorFlow raises when another worker is lost.
-
-        Raises:
-            TrainingError: another worker was lost.
-        """
+        """Convert the errors that TensorFlow raises when another worker is lost to a `TrainingError`."""
         try:
             yield
         except tf.errors.OpError as error:

@@ -86,8 +86,7 @@ def scaled_score(raw: Any, confidence: Confidence) -> Any:
 def with_features(model: keras.Model) -> keras.Model | None:
     """Return the same network with two outputs: the input of its last dense layer, `(n, width)`, and the probabilities.
 
-    Returns:
-        None if the network has no dense layer among its own layers.
+    Without a dense layer among its own layers, return None.
     """
     dense = _dense_layers(model)
     return keras.Model(model.inputs[0], [dense[-1].input, model.outputs[0]]) if dense else None
@@ -210,10 +209,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature whose probabilities `(n, classes)` have the lowest Brier score, for images that were not trained on.
 
     The log loss is not used: it depends mostly on the few answers that are wrong with near certainty, and left networks
-    that were trained with label smoothing overconfident in the middle range (docs/ood.md).
-
-    Returns:
-        From 0.2 to 5; above 1 for an overconfident network.
+    that were trained with label smoothing overconfident in the middle range (docs/ood.md). The temperature is from 0.2 to 5,
+    and above 1 for an overconfident network.
     """
     logits = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).astype(np.float64)
     truth = np.eye(logits.shape[1])[labels]
@@ -229,13 +226,10 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def fit_score(
     features: np.ndarray, outliers: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Fit the linear score by least squares, and scale it so that the energy can be added to it.
+    """Fit the `float32` parameters of `raw_score`: a linear score by least squares, scaled so that the energy can be added to it.
 
     The features are those of training images, `(n, width)`, and of synthetic outliers, `(m, width)`; kernel `(width, classes)` and
     bias `(classes,)` those of the last dense layer.
-
-    Returns:
-        The `float32` parameters of `raw_score`.
     """
     both = np.concatenate([features, outliers]).astype(np.float64)
     mean, deviation = both.mean(axis=0), both.std(axis=0) + 1e-6

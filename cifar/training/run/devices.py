@@ -47,10 +47,8 @@ class Devices:
     ) -> dict[str, float]:
         """Train one epoch of the model that was given to `start`, with the images in the given order, then validate.
 
-        The number of the epoch is from 0. The batch size of the validation changes the result only by rounding.
-
-        Returns:
-            Loss and metrics. The names of those on validation images begin with `val_`.
+        The number of the epoch is from 0. The batch size of the validation changes the result only by rounding. The names of loss and
+        metrics on validation images begin with `val_`.
         """
         result = model.fit(
             *training,

@@ -23,13 +23,10 @@ _RECORDED_DIGITS = 6
 def write_reference(
     run: Path, model: keras.Model, confidence: Confidence | None, *, held_out: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Classify the held-out images as the exported version will, and write the distribution of the answers.
+    """Classify the held-out images as the exported version will, write the distribution of the answers, and return the predicted positions `(n,)`.
 
     The model, from pixels in [0, 255] to `(n, classes)` probabilities, was not fitted on the images, `(n, height, width, channels)`
     `uint8`.
-
-    Returns:
-        `(n,)`, the position of the predicted class of each image.
     """
     network = with_features(model) if confidence else None
     if confidence is None or network is None:

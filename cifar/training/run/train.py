@@ -55,7 +55,7 @@ def train(
     devices: Devices = _ONE_DEVICE,
     began: float | None = None,
 ) -> Path:
-    """Train a model in the folder `run`, or resume a run there.
+    """Train a model in the folder `run`, or resume a run there, and return the path of `model.keras`.
 
     An interrupted and resumed run gives the same weights, to the last bit, as an uninterrupted one: order, augmentation
     and dropout depend on seed and epoch number alone, and the checkpoint includes the optimizer's state. A run with a time
@@ -71,9 +71,6 @@ def train(
         on_epoch: called after each epoch with the rows of all epochs so far, for example to draw a plot.
         devices: where to train; by default on one device of this process.
         began: the `time.monotonic()` at which a time budget begins. Default: when training does.
-
-    Returns:
-        The path of `model.keras`.
 
     Raises:
         TrainingError: the folder exists, is not a run, or was made with other settings or data; the time budget was over

@@ -79,10 +79,7 @@ class Teachers:
     def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return what to learn for images `(n, height, width, channels)` `uint8`: the mean of the calibrated answers, and a tenth of the label.
 
-        The labels are one-hot, `(n, classes)`.
-
-        Returns:
-            `(n, classes)` `float32` probabilities.
+        The labels are one-hot, and the result is probabilities, both `(n, classes)` `float32`.
         """
         answers = [
             keras.ops.convert_to_numpy(calibrated(network.predict(images, _BATCH, verbose=0), temperature))

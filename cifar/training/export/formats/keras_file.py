@@ -15,11 +15,7 @@ KERAS_FILE = "assets.extra/model.keras"
 
 
 def check_layers(model: Classifier) -> None:
-    """Check that Keras can write a model.
-
-    Raises:
-        ExportError: it is neither a Sequential nor a Functional model.
-    """
+    """Raise an `ExportError` for a model that Keras cannot write: it is neither a Sequential nor a Functional model."""
     if model.layers is None:
         raise ExportError(
             "--also keras needs a Sequential or Functional model; this one is a SavedModel or a subclass of Model. Leave out keras."

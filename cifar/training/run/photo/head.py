@@ -57,11 +57,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, stre
 
 
 def stratified_parts(labels: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
-    """Divide the pictures of each class evenly between `parts` parts, or as many as the smallest class has pictures.
-
-    Returns:
-        The positions in each part. Each position is in one of them.
-    """
+    """Return positions: the pictures of each class, divided evenly between `parts` parts, or as many as the smallest class has pictures."""
     random = np.random.default_rng(seed)
     parts = min(parts, int(np.bincount(labels).min()))
     order = random.permutation(len(labels))

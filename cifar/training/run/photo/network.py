@@ -25,12 +25,9 @@ _EPSILON = 1e-3
 
 
 def photo_network(image_shape: Shape, classes: int) -> keras.Model:
-    """Build the network with random weights, from Keras's own layers only. `load_backbone` sets all but the last layer.
+    """Build the network with random weights, from pixels in [0, 255] to probabilities, of Keras's own layers only.
 
-    There is no batch normalization: `load_backbone` makes it a part of the convolutions. The features, `(n, 1280)`, have length 1.
-
-    Returns:
-        A model from `(n, height, width, 3)` pixels in [0, 255] to `(n, classes)` probabilities.
+    `load_backbone` sets all but the last layer, and makes the batch normalization a part of the convolutions. The features, `(n, 1280)`, have length 1.
     """
     pixels = layers.Input(image_shape, name="pixels")
     x = layers.Rescaling(1 / 128, -127 / 128, name="to_unit_range")(pixels)
