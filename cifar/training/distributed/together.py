@@ -29,8 +29,9 @@ def train_together(
 ) -> Path | None:
     """Train one model with all workers, and return the path of `model.keras` for the chief, None for the others.
 
-    The chief calls `train`; the others compute, but read and write no run folder. The arguments are those of `train`, and must be the same for all workers. All workers succeed or fail together: if
-    another worker exited with success before the chief failed, Kubernetes would restart the chief alone.
+    The chief calls `train`; the others compute, but read and write no run folder. The arguments are those of `train`, and must be
+    the same for all workers. All workers succeed or fail together: if another worker exited with success before the chief failed,
+    Kubernetes would restart the chief alone.
 
     Raises:
         BadParameter: the batch cannot be divided evenly among the devices, or several workers have a time budget.

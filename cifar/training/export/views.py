@@ -19,7 +19,7 @@ from cifar.training.export.litert.held_out import HeldOut
 
 _MAX_IMAGES = 1000
 _MIN_IMAGES = 50
-_BATCH = 50
+_BATCH = 100
 _CHANCE = 2.0
 """Standard deviations by which lost right answers exceed gained ones if mirror images are taken as harmful."""
 
@@ -33,10 +33,10 @@ def measure_views(signatures: Any, held_out: HeldOut) -> ViewsInfo | None:
     chosen = held_out.some(_MAX_IMAGES)
     if chosen.labels is None or len(chosen.images) < _MIN_IMAGES:
         return None
-    pairs = np.stack([views_of(image, 2) for image in chosen.images])
-    answer = signatures["serving_uint8"]
-    batches = [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
-    rows = np.concatenate([_probabilities(answer, batch) for batch in batches])
+    images = np.concatenate([views_of(image, 2) for image in chosen.images])
+    answer, batches = signatures["serving_uint8"], np.split(images, range(_BATCH, len(images), _BATCH))
+    answers = [answer(image=tf.constant(batch))["probabilities"].numpy() for batch in batches]
+    rows = np.concatenate(answers).reshape(len(chosen.images), 2, -1)
     one = rows[:, 0].argmax(axis=1) == chosen.labels
     mean = mean_of_views(rows, rows.shape[-1]).argmax(axis=1) == chosen.labels
     lost, gained = int((one & ~mean).sum()), int((mean & ~one).sum())
@@ -47,8 +47,3 @@ def measure_views(signatures: Any, held_out: HeldOut) -> ViewsInfo | None:
         accuracy=round(float(one.mean()), 4),
         accuracy_with_mirror=round(float(mean.mean()), 4),
     )
-
-
-def _probabilities(answer: Any, pairs: np.ndarray) -> np.ndarray:
-    found: np.ndarray = answer(image=tf.constant(pairs.reshape(-1, *pairs.shape[2:])))["probabilities"].numpy()
-    return found.reshape(*pairs.shape[:2], -1)

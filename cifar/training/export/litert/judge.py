@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -41,10 +41,6 @@ class Judge:
     classes: int
     multi_label: bool
     has_score: bool
-
-    def on(self, held_out: HeldOut) -> Judge:
-        """Return the same judge with other images."""
-        return replace(self, held_out=held_out)
 
     @cached_property
     def outliers(self) -> np.ndarray:

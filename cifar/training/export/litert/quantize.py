@@ -116,7 +116,8 @@ def _try(judge: Judge, layers: Sequence[Layer]) -> tuple[bytes, Quantization]:
     if (speedup := seconds / fastest) < MIN_SPEEDUP:
         return content, _too_slow(speedup)
     steps = 1 + math.ceil(math.log2(len(layers)))
-    judge = judge.on(held_out.some(_affordable(seconds, 2 * (steps + 1), MIN_IMAGES, len(held_out.images))))
+    affordable = _affordable(seconds, 2 * (steps + 1), MIN_IMAGES, len(held_out.images))
+    judge = replace(judge, held_out=held_out.some(affordable))
     with tqdm(total=len(layers) + steps, desc="trying int8", unit=" files", disable=None, leave=False) as bar:
         chosen, figures = layers, judge.figures(everything)
         bar.update()
@@ -173,7 +174,7 @@ def _by_sensitivity(judge: Judge, layers: Sequence[Layer], seconds: float, bar: 
     """Sort the layers by how much each alone changes the probabilities, relative to its multiplications."""
     low, high = _SENSITIVITY_IMAGES
     some = judge.held_out.some(_affordable(seconds, len(layers) + 1, low, high))
-    alone = replace(judge.on(replace(some, labels=None)), has_score=False)  # only the probabilities are compared
+    alone = replace(judge, held_out=replace(some, labels=None), has_score=False)  # only the probabilities are compared
     costs = []
     for layer in layers:
         change = alone.figures(quantized(judge.float_file, [layer]))["mean_probability_difference"].difference

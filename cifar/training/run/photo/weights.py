@@ -48,16 +48,12 @@ class _Tensor(NamedTuple):
     """In elements."""
 
 
-def _tensor(storage: tuple[str, str], offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    return _Tensor(storage, offset, shape, strides)
-
-
 class _Unpickler(pickle.Unpickler):
     """Reads descriptions of tensors, and refuses everything else, because a pickle can run code."""
 
     _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *about: _Tensor(*about[:4]),
         ("torch", "FloatStorage"): "<f4",
         ("torch", "LongStorage"): "<i8",
     }
