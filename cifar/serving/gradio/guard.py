@@ -78,7 +78,8 @@ class GradioGuard:
         path: str = scope["path"]
         own = {method for pattern, methods in self._own_routes if pattern.match(path) for method in methods}
         if own:
-            raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; see /docs.", ", ".join(own))
+            allowed = ", ".join(own)
+            raise MethodNotAllowed(f"{scope['method']} is not a method of {path[:200]}; use {allowed}.", allowed)
         if path.startswith(_PREFIX) and (not rule_of(path).gradio or _FILE_BY_URL.match(path)):
             raise RouteClosed(_CLOSED)
         headers = MutableHeaders(scope=scope)
@@ -152,7 +153,7 @@ class GradioGuard:
                 log.exception("Request %s failed", scope["state"]["request_id"])
                 failure = bytearray(json.dumps({"error": INTERNAL_ERROR}).encode())
         if status == 405:
-            sentence = f"{scope['method']} is not a method of {scope['path'][:200]}; see /docs."
+            sentence = f"{scope['method']} is not a method of {scope['path'][:200]}; use {allowed}."
             raise MethodNotAllowed(sentence, allowed, head=not rule_of(scope["path"]).session)
         if failure is not None:
             raise _as_error(status, bytes(failure))
