@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     )
     traffic_secret: SecretStr | None = Field(
         None,
-        description="Key for assigning users to versions; use the same one on all hosts. Without it, users can "
-        "compute which version they are assigned to.",
+        description="Key for assigning users to versions, at least 32 characters; use the same one on all hosts. Without "
+        "it, users can compute which version they are assigned to.",
     )
     max_batch_images: int = Field(
         32, ge=1, description="Largest batch passed to the model, on engines that gain from batches (TensorFlow)."
@@ -314,7 +314,7 @@ class Settings(BaseSettings):
             environment.refuse_wrong_redis_address(url.get_secret_value())
         return url
 
-    @field_validator("jwt_secret", "oidc_client_secret", "records_key")
+    @field_validator("jwt_secret", "oidc_client_secret", "records_key", "traffic_secret")
     @classmethod
     def _refuse_short_secret(cls, secret: SecretStr | None) -> SecretStr | None:
         """Refuse a secret that can be found by trying: one signature is enough to test guesses against."""

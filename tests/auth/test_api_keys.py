@@ -165,6 +165,7 @@ def test_no_secret_and_no_key_is_logged(closed_server, key):
     [
         ({"CIFAR_JWT_SECRET": "hunter2"}, "CIFAR_JWT_SECRET is not usable: expected at least 32 characters; got 7"),
         ({"OAUTH_CLIENT_SECRET": "hunter2"}, "OAUTH_CLIENT_SECRET is not usable: expected at least 32"),
+        ({"CIFAR_TRAFFIC_SECRET": "hunter2"}, "CIFAR_TRAFFIC_SECRET is not usable: expected at least 32"),
         ({"CIFAR_JWT_SECRET_FILE": "{file}"}, "CIFAR_JWT_SECRET_FILE is not usable: expected at least 32"),
         ({"CIFAR_JWT_SECRET_FILE": "/no/such"}, "CIFAR_JWT_SECRET_FILE='/no/such' cannot be read"),
         ({"CIFAR_JWT_SECRET_FILE": "{file}", "CIFAR_JWT_SECRET": "hunter2"}, "not both"),

@@ -84,7 +84,7 @@ def test_a_visitor_cookie_is_valid_for_every_process_of_a_server(tmp_path, kind)
     settings = Settings(
         **{
             "records": folder,
-            "traffic_secret": {"records": False, "traffic_secret": "s"},
+            "traffic_secret": {"records": False, "traffic_secret": "s" * 32},
             "records_key": {"records_folder": tmp_path / "a", "records_key": "k" * 32},
             "nothing that lasts": {"records": False},
             "a wrong key file": folder,
