@@ -51,7 +51,7 @@ def label_value(text: str) -> LabelValue:
 
 def image_size(text: str) -> Sequence[int]:
     sides = [int(side) if side.strip().isdecimal() else 0 for side in text.split(",")]
-    with_colours = len(sides) == 3 and (sides[0] in {1, 3, 4}) != (sides[-1] in {1, 3, 4})
+    with_colours = len(sides) == 3 and not {1, 3, 4}.isdisjoint((sides[0], sides[-1]))
     if not (len(sides) < 3 or with_colours) or not all(1 <= side <= 4096 for side in sides):
         raise BadParameter(
             f"expected HEIGHT,WIDTH in pixels, such as 224,224, or for a vector of colours 224,224,3 or 3,224,224; got {text!r}"

@@ -17,6 +17,7 @@ import pytest
 from keras import layers
 from support.hostile_files import zipped
 
+from cifar.cli.arguments import image_size
 from cifar.cli.main import main
 from cifar.errors import ExportError, VersionUnusable
 from cifar.models.predictor import Predictor
@@ -320,6 +321,17 @@ def test_an_image_size_that_the_layers_cannot_take_is_refused_briefly(settings, 
     with pytest.raises(ExportError, match=r"cannot take images of \(4, 4, 3\)") as refusal:
         read_source(tmp_path / "model.keras", settings, class_names=NAMES, options=ReadOptions(image_size=(4, 4)))
     assert len(str(refusal.value)) <= 400
+
+
+def test_the_order_of_the_colours_in_a_vector_is_asked(settings, tmp_path):
+    """CIFAR's own files have all red pixels first; `numpy.reshape` keeps the colours of a pixel together."""
+    keras.Sequential([keras.Input((192,)), layers.Dense(3, "softmax")]).save(tmp_path / "model.keras")
+    for size in (None, (8, 8)):
+        with pytest.raises(ExportError, match=r"--image-size 8,8,3 if the colours .*, 3,8,8 if all red pixels"):
+            read_source(tmp_path / "model.keras", settings, class_names=NAMES, options=ReadOptions(image_size=size))
+    for text, colours_first in (("8,8,3", False), ("3,8,8", True), ("8,8", None), ("8,8,1", False)):
+        options = ReadOptions(image_size=tuple(image_size(text)))
+        assert (options.sides, options.colours_first) == ((8, 8), colours_first)
 
 
 def test_class_numbers_are_no_probabilities(settings, tmp_path):

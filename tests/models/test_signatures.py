@@ -45,6 +45,9 @@ class Linear(tf.Module):
         self.seen.assign(rows[-1])
         return {"probabilities": tf.nn.softmax(rows)}
 
+    def centred(self, images: Any) -> Any:
+        return self.plain(images - tf.reduce_mean(images, axis=0))
+
 
 def saved(module: Linear, call: Callable[[Any], Any], folder: Path, batch: int | None = None) -> Path:
     function = tf.function(call, input_signature=[tf.TensorSpec((batch, 8, 8, 3), tf.float32, "images")])
@@ -63,10 +66,17 @@ def test_a_signature_for_one_image_or_with_a_table_of_names_is_served(settings, 
     np.testing.assert_allclose(answers, module.plain(IMAGES / np.float32(255))["probabilities"], atol=1e-5)
 
 
-def test_a_network_that_remembers_earlier_pictures_is_refused(settings, tmp_path):
-    """So does an RNN with `stateful=True`. Its answers would depend on what other users sent."""
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("remembering", "answers depend on the pictures before: an RNN with stateful=True"),
+        ("centred", "answer to a picture depends on the other pictures of its batch"),
+    ],
+)
+def test_a_network_whose_answers_depend_on_other_pictures_is_refused(settings, tmp_path, name, words):
+    """They would depend on what other users send. An RNN with `stateful=True` remembers, too."""
     module = Linear()
-    folder = saved(module, module.remembering, tmp_path / "model")
+    folder = saved(module, getattr(module, name), tmp_path / "model")
     source = read_source(folder, settings, class_names=("a", "b", "c"), input_range=(0.0, 1.0))
-    with pytest.raises(ExportError, match="answers depend on the pictures before: an RNN with stateful=True"):
+    with pytest.raises(ExportError, match=words):
         export(source, settings.registry, "net", precision="float32")

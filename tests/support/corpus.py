@@ -316,7 +316,7 @@ KINDS = {
     "batch": Kind(
         "BatchNormalization that is called with `training=True`, of Keras 2",
         lambda k: models.functional(k, before=lambda pixels: k.layers.BatchNormalization()(pixels, training=True)),
-        refused="the other pictures of its batch",
+        refused="answers depend on the pictures before",
         forms=(H5_OF_KERAS2,),
     ),
     "own_predict": Kind(

@@ -56,8 +56,8 @@ def export(
         write_saved_model(source, folder)
         reloaded = tf.saved_model.load(str(folder))
         _refuse_python_code(reloaded.signatures["serving_uint8"])
-        parity = compare_signatures(comparison, reloaded.signatures)
         _refuse_memory(reloaded.signatures["serving_uint8"])
+        parity = compare_signatures(comparison, reloaded.signatures)
         manifest = Manifest(
             format=2 if source.multi_label else 1,
             name=name,

@@ -33,7 +33,9 @@ class ReadOptions:
     @property
     def colours_first(self) -> bool | None:
         """Whether all red pixels stand together in a vector. None: unknown."""
-        return self.image_size[0] in {1, 3, 4} if self.image_size and len(self.image_size) > 2 else None
+        if self.image_size is None or len(self.image_size) < 3:
+            return None
+        return self.image_size[0] in {3, 4} and self.image_size[-1] not in {1, 3, 4}
 
     @property
     def sides(self) -> tuple[int, ...] | None:
