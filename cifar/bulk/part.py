@@ -83,8 +83,9 @@ class BulkClassifier:
     def _views(self, file: Path, views: Views) -> np.ndarray:
         limit = self._settings.max_body_bytes
         try:
-            # The size is not checked in advance: a device or a growing file does not report its true size.
-            with open(file, "rb", opener=_open_without_waiting) as opened:
+            # The size is not checked in advance: a device or a growing file does not report its true size. Without O_NONBLOCK,
+            # opening a named pipe would wait until another process writes to it.
+            with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
                 payload = opened.read(limit + 1) or b""  # None for a named pipe without data
         except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
             raise UnreadableImage(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
@@ -110,7 +111,3 @@ class BulkClassifier:
                 ("error", pa.string()),
             ]
         )
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe would wait until another process writes to it

@@ -58,7 +58,7 @@ def data(
     from cifar.training.data.dataset import read_dataset, refuse_damaged
     from cifar.training.data.overview import as_text, summarize, write_damaged, write_sheet
 
-    dataset = read_dataset(source, settings, image_shape=_square(image_size) if image_size else None)
+    dataset = read_dataset(source, settings, image_shape=(image_size, image_size, 3) if image_size else None)
     summary = summarize(dataset)
     print(json_text(summary) if as_json else as_text(summary, dataset))
     if damaged:
@@ -211,7 +211,3 @@ def card(
     from cifar.training.report.card import write_card
 
     print(write_card(report, settings, out or report / "MODEL_CARD.md", notes, license_id=license_id))
-
-
-def _square(size: int) -> tuple[int, int, int]:
-    return size, size, 3

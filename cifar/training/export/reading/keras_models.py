@@ -138,7 +138,7 @@ def _network(library: Any, model: Any, options: ReadOptions, training: Any) -> N
     return Network(
         call=lambda images: model(images, training=False),
         input_shape=tuple(model.inputs[0].shape),
-        input_dtype=_name(model.inputs[0].dtype),
+        input_dtype=tf.as_dtype(model.inputs[0].dtype).name,
         variables=_variables(model),
         layers=model,
         loss=loss,
@@ -196,7 +196,3 @@ def _subclassed(model: Any, options: ReadOptions, training: Any) -> Network:
 
 def _variables(model: Any) -> tuple[tf.Variable, ...]:
     return tuple(variable.value if isinstance(variable, keras.Variable) else variable for variable in model.variables)
-
-
-def _name(dtype: Any) -> str:
-    return str(getattr(dtype, "name", dtype))
