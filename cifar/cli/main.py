@@ -62,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Exit as end:
         return end.exit_code
     except typer.TyperException as error:
+        message = error.format_message().replace("Value error, ", "").rstrip(".")  # pydantic's prefix
         if context := getattr(error, "ctx", None):
             print(context.get_usage(), file=sys.stderr)
-        say(error.format_message().replace("Value error, ", ""))  # pydantic's prefix
+            message += f". See python -m {context.command_path} --help"
+        say(f"{message}.")
         return error.exit_code
     except (CifarError, OSError) as error:
         say(_message(error) if isinstance(error, OSError) else with_notes(error))

@@ -15,6 +15,7 @@ from cifar.cli.arguments import JSON, OUT, TwoVersions, difference, duration, tw
 from cifar.console import json_text, print_report, print_table, say
 from cifar.environment import process_environment
 from cifar.errors import CifarError, RecordsError
+from cifar.files import unwritable
 from cifar.models.registry import Registry
 from cifar.settings import ROOT, Settings, load_settings
 
@@ -57,6 +58,8 @@ def check() -> None:
     found = failures(settings)
     for sentence in found:
         say(sentence)
+    if settings.records and (reason := unwritable(settings.records_folder)):
+        say(f"A server starts, but records nothing: CIFAR_RECORDS_FOLDER cannot be written, because {reason}.")
     if found:
         raise Exit(1)
 

@@ -66,6 +66,7 @@ def test_wrong_use_exits_with_2_and_says_how(arguments):
     result = cifar(*arguments)
     assert result.returncode == 2
     assert "Usage: cifar" in result.stderr
+    assert re.search(r"See python -m cifar( \w+)? --help\.\n\Z", result.stderr)
     if arguments[1:] and arguments[0] == "train":
         assert f"Invalid value for '{arguments[-2]}': " in result.stderr
     assert result.stdout == ""
@@ -151,6 +152,9 @@ def test_an_unwritable_path_is_reported_without_temporary_names(tmp_path):
         message = cifar(*command, CIFAR_API_KEYS_FILE=keys, CIFAR_RECORDS_FOLDER=tmp_path).stderr
         assert message.startswith(f"cifar: {words}"), message
         assert "Choose another" in message
+    checked = cifar("check", CIFAR_RECORDS_FOLDER="README.md")
+    assert (checked.returncode, checked.stderr.count("\n")) == (0, 1), "a server starts without records"
+    assert "CIFAR_RECORDS_FOLDER cannot be written, because README.md is a file." in checked.stderr
     message = cifar("records", "export", "--out", tmp_path / "rows.csv", CIFAR_RECORDS_FOLDER="/proc/self").stderr
     assert "folder /proc/self cannot be written: No such file or directory. Set CIFAR_RECORDS_FOLDER to" in message
 
