@@ -35,7 +35,7 @@ FLUSH_SECONDS = 1.0
 """Interval at which records are moved from the journal into the database."""
 _OTHER_HOSTS_SECONDS = 1.5 * FLUSH_SECONDS
 """Time after which a prediction made on another host is in the database."""
-_MAX_WAIT_SECONDS = 1.0
+_MAX_WAIT_SECONDS = 2.0
 """Longest wait of feedback for a thread. The threads are busy as long only while the database hangs, where each attempt takes seconds."""
 
 
