@@ -61,7 +61,7 @@ class Photo(gr.Image):
 
     def api_info(self) -> dict[str, Any]:
         """Return the schema that clients show. Gradio's promises that a URL is fetched."""
-        return super().api_info() | {"additional_description": "A file on your computer: handle_file('photo.jpg')."}
+        return {**super().api_info(), "additional_description": "A file on your computer: handle_file('photo.jpg')."}
 
     def preprocess(self, payload: ImageData | None) -> Path | None:
         """Return the path of the uploaded file, or None without one; `read_photo` reads it.
