@@ -335,6 +335,16 @@ def test_the_model_tab_says_what_the_manifest_of_an_older_version_lacks(registry
     assert "66.8 % of 10,000 images" in page
 
 
+def test_the_model_tab_draws_no_course_of_a_single_epoch(registry):
+    """The manifest of the shipped version 3 has one, and charts with one dot say nothing."""
+    manifest = registry.get(2).manifest
+    metrics = manifest.metrics | {"history": manifest.metrics["history"][:1]}
+    page = model_html(manifest.model_copy(update={"metrics": metrics}))
+    assert 'id="curves-title"' in model_html(manifest)
+    assert 'id="curves-title"' not in page
+    assert "no training curves" not in page
+
+
 def test_the_preprocessing_of_the_shipped_version_has_a_chinese_text():
     """The page translates only the description that it knows."""
     manifest = Registry(ROOT / "saved_model", "cifar_classifier").get().manifest

@@ -31,7 +31,10 @@ def model_html(manifest: Manifest, drift: str = "") -> str:
     if drift:
         sections.append(_section("model.drift", drift))
     sections += _measured(measured, manifest.class_names) if measured else [_missing("model.missing_test")]
-    sections.append(_section("model.curves", _curves(history)) if history else _missing("model.missing_history"))
+    if not history:
+        sections.append(_missing("model.missing_history"))
+    elif len(history) > 1:  # one epoch has no course
+        sections.append(_section("model.curves", _curves(history)))
     sections.append(_section("model.signatures", _signatures(manifest.signatures)))
     return f'<div class="model">{"".join(sections)}</div>'
 
