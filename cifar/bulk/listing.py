@@ -13,9 +13,8 @@ from cifar.errors import BulkError
 def paths(source: Path) -> Iterator[str]:
     """Yield the paths of the images, each absolute or relative to `root_of(source)`.
 
-    Args:
-        source: a folder, which is searched recursively without files and folders whose names begin with a dot; a `.csv` file
-            with a column `path`; or a text file with one path per line.
+    The source is a folder, which is searched recursively without files and folders whose names begin with a dot; a `.csv` file with
+    a column `path`; or a text file with one path per line.
 
     Raises:
         BulkError: `source` does not exist, cannot be read, or is not such a file.

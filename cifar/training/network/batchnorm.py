@@ -19,9 +19,8 @@ RECALIBRATION_BATCHES = 6
 def batch_normalization(*, fused: bool) -> keras.Layer:
     """Return a layer that normalizes and shifts but does not scale, since the next convolution can scale.
 
-    Args:
-        fused: return the fast layer if the backend is TensorFlow. Keras's own layer has the same weights, and a file with
-            it can be loaded without this package.
+    With `fused`, it is the fast layer if the backend is TensorFlow. Keras's own layer has the same weights, and a file with it can be
+    loaded without this package.
     """
     use_fused = fused and keras.backend.backend() == "tensorflow"
     layer = FusedBatchNormalization if use_fused else keras.layers.BatchNormalization

@@ -119,12 +119,7 @@ def adapt(network: Network, options: ReadOptions) -> Classifier:
 
 
 def with_logits(model: Classifier, network: Network, asked: bool) -> Classifier:
-    """Return the classifier with `logits` set: from the option, the loss in the file, or the last activation.
-
-    Args:
-        model: the classifier.
-        network: its network, whose file may name the loss.
-        asked: whether the user says that the outputs are logits.
+    """Return the classifier with `logits` set: from the option (`asked`), the loss in the network's file, or the last activation.
 
     Raises:
         ExportError: the outputs cannot be logits as the user says, or a single output is neither a logit nor a probability.

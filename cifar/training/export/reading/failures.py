@@ -59,11 +59,7 @@ def loading_error(
 ) -> ExportError:
     """Return the error for a model that Keras cannot load, with the option that helps if there is one.
 
-    Args:
-        source: the file.
-        error: what Keras raised.
-        custom: the classes that the file uses and that neither Keras nor the imported modules define, with their modules.
-        imports: the modules that were imported for it.
+    `custom` are the classes that the file uses and that neither Keras nor the imported modules define, with their modules.
     """
     text = str(error)
     if "Lambda" in text and ("safe_mode" in text or "unsafe" in text):
