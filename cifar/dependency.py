@@ -53,7 +53,7 @@ class Dependency:
         """
         self.name = name
         self.failing = False
-        """True if the last call failed."""
+        """True while the service is down: the last call failed, or too recently one did (`may_fail_in_part`)."""
         self.on_failure: Callable[[], object] = lambda: None
         """Called after each failed call."""
         self.on_change: Callable[[bool], object] = lambda _: None
@@ -61,7 +61,7 @@ class Dependency:
         self._impact = impact
         self._failures = failures
         self._may_fail_in_part = may_fail_in_part
-        self._failures_in_outage = 0
+        self._failures_in_a_row = 0
         self._failed_at = self._answers_since = float("-inf")
         self._lock = threading.Lock()
 
@@ -72,7 +72,7 @@ class Dependency:
         Raises:
             CircuitOpen: the service failed several times in a row; the body is not run.
         """
-        if self._failures_in_outage >= MAX_FAILURES and time.monotonic() - self._failed_at < RECOVERY_SECONDS:
+        if self._failures_in_a_row >= MAX_FAILURES and time.monotonic() - self._failed_at < RECOVERY_SECONDS:
             raise CircuitOpen(self.name)
         try:
             yield
@@ -84,15 +84,15 @@ class Dependency:
     def _count(self, error: Exception | None) -> None:
         now = time.monotonic()
         with self._lock:
-            if error:
-                self._failures_in_outage += 1
+            if error is not None:
+                self._failures_in_a_row += 1
                 self._failed_at = now
-            elif self._failures_in_outage:
+            else:
+                self._failures_in_a_row = 0
                 if self._answers_since < self._failed_at:
                     self._answers_since = now
-                if self._may_fail_in_part and now - self._answers_since < RECOVERY_SECONDS:
+                if self._may_fail_in_part and self.failing and now - self._answers_since < RECOVERY_SECONDS:
                     return
-                self._failures_in_outage = 0
         self.report(error)
 
     def report(self, error: Exception | None, *, impact: str = "") -> None:

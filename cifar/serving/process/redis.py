@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from cifar.dependency import Dependency
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 0.2
-"""Longest wait for a connection and for the answers of one `ask`. Redis saves work, so it must not hold up a request."""
+"""Longest wait for a connection and for each answer. Redis saves work, so it must not hold up a request."""
 
 
 class SharedRedis:
@@ -30,7 +29,6 @@ class SharedRedis:
         """Return the result of `call`, or None if Redis does not answer. Callers go on without it."""
         try:
             with self.dependency.guard():
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    return await call()
+                return await call()
         except Exception:  # the guard has logged and counted it
             return None
