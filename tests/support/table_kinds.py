@@ -44,6 +44,11 @@ def a_csv_with_a_column_of_parts_and_numbers_as_labels(root):
     return table(root, "image,target,split", rows)
 
 
+@kind(7, 3)
+def a_csv_with_a_column_that_says_which_pictures_are_for_testing(root):
+    return table(root, "path,label,is_test", [(*row, number > 6) for number, row in enumerate(pictures(root))])
+
+
 @kind(
     8,
     2,

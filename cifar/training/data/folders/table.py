@@ -14,6 +14,7 @@ from cifar.training.data.folders.contents import (
     MISSING_ROWS,
     OTHER_ROWS,
     REPEATED_ROWS,
+    TEST,
     TRAIN,
     UNLABELLED_ROWS,
     Contents,
@@ -31,6 +32,8 @@ _LABEL_NAME = re.compile(
 )
 _BEST_LABEL_NAMES = (re.compile("(class|label|category)name"), re.compile("class|label"))
 _PART_NAME = re.compile("splits?|(data)?set|subset|part|partition|usage|phase")
+_FLAG = re.compile("is(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:set)?")
+"""Names of columns of yes and no for one part, such as is_valid."""
 _ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "-1": False, "false": False, "true": True}
 _NO_LABEL = frozenset({"nan", "<na>"})
 """Texts that pandas writes for a missing label."""
@@ -194,6 +197,12 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
     names, rows = rows[0], rows[1:]
     part = next((column for column in others if _is_part_column(plain[column], [row[column] for row in rows])), None)
     others = [column for column in others if column != part]
+    flags = {column: part_of(found[1]) for column in others if (found := _FLAG.fullmatch(plain[column]))}
+    if flags and part is None and all(_flag(row, column) is not None for row in rows for column in flags):
+        other = TEST if TRAIN in flags.values() else TRAIN
+        rows = [[*row, next((flags[column] or "" for column in flags if _flag(row, column)), other)] for row in rows]
+        part = len(plain)
+        others = [column for column in others if column not in flags]
     labels = [column for column in others if _LABEL_NAME.fullmatch(plain[column])]
     if labels or len(others) == 1:
         best = min(
@@ -206,7 +215,7 @@ def _recognise(table: Path, rows: list[Row], files: Files) -> tuple[_Columns, li
             part,
             tuple(name for column in others if column != best and (name := names[column].strip())),
         ), rows
-    if all(row[column].strip().lower() in _ONE_HOT for row in rows for column in others):
+    if all(_flag(row, column) is not None for row in rows for column in others):
         return _Columns(path, _one_hot(table, {column: names[column].strip() for column in others}), part), rows
     raise DataError(
         f"{table} has no column that is called label or class; its columns: {some(names, 8)}. Rename the one with the class names."
@@ -238,6 +247,10 @@ def _without_pictures(table: Path, rows: list[Row], files: Files) -> str:
         f"{table} lists no picture that exists below {table.parent}; a row begins with {rows[-1][0][:80]!r}. A table has a column of paths "
         "relative to its folder, or of names of files below it, and a column of labels."
     )
+
+
+def _flag(row: Row, column: int) -> bool | None:
+    return _ONE_HOT.get(row[column].strip().lower())
 
 
 def _is_part_column(name: str, cells: list[str]) -> bool:
