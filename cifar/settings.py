@@ -391,8 +391,8 @@ def load_settings() -> Settings:
     except ValidationError as error:
         raise environment.wrong_value(error, variables, Settings.model_fields, _secrets()) from error
     except SourceError as error:  # a list that is not JSON; only the message names the field
-        field = str(error).partition('"')[2].partition('"')[0].upper()
-        raise SettingsError(f'CIFAR_{field} must be a JSON list such as ["https://a.example"]: {error}.') from error
+        name = "CIFAR_" + str(error).split('"')[1].upper()
+        raise SettingsError(f'{name}={variables.get(name)!r} must be a JSON list, such as ["A", "B"].') from error
 
 
 def _secrets() -> list[str]:
