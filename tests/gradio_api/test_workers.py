@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ import httpx2
 import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect
+from psutil import Process
 from support.browser import WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 from support.pictures import encoded, noise
 from support.servers import (
@@ -31,7 +31,6 @@ from support.servers import (
     load_on,
     metric,
     mixed_payloads,
-    need,
     running,
     scores,
     wait_for_workers,
@@ -271,37 +270,42 @@ def _predict_index(server: Server) -> int:
 
 def test_when_a_worker_dies_its_streams_end_with_a_reason_and_no_others_end(server):
     """Clients that are connected through another worker learn what happened."""
-    victim_slot, sessions = 1, [str(uuid.uuid4()) for _ in range(60)]
-    theirs = [session for session in sessions if owner(session) == victim_slot][:8]
-    others = [session for session in sessions if owner(session) == 3][:4]
-    pid = worker_in(server, victim_slot)
-    heard: dict[str, str] = {}
-    ended = threading.Event()
-    with ThreadPoolExecutor(12) as pool:
-        os.kill(pid, signal.SIGSTOP)  # so that the other workers accept the streams, and pass its own on to it
-        streams = {s: pool.submit(listen, server, s, heard, ended) for s in (*theirs, *others)}
+    sessions = [str(uuid.uuid4()) for _ in range(80)]
+    theirs = [session for session in sessions if owner(session) == 1][:12]
+    others = [session for session in sessions if owner(session) == 3][:6]
+    victim, ended = worker_in(server, 1), threading.Event()
+    heard: dict[str, tuple[int, str]] = {}
+    with ThreadPoolExecutor(len(theirs) + len(others)) as pool:
         try:
-            until(lambda: waiting_at(server, victim_slot) == len(theirs) and len(heard) == len(others), heard)
+            streams = {s: pool.submit(listen, server, s, heard, ended) for s in (*theirs, *others)}
+            until(lambda: len(heard) == len(streams), heard)
+            cut = {connection.raddr.port for connection in Process(victim).net_connections("tcp") if connection.raddr}
+            theirs, others = ([s for s in each if heard[s][0] not in cut] for each in (theirs, others))
+            assert theirs, "another worker accepted some connections, and passes their streams on"
+            assert others
+            ready = server.log.read_text().count("is ready on")
+            os.kill(victim, signal.SIGKILL)
+            ends = [streams[session].result(timeout=60) for session in theirs]
         finally:
-            os.kill(pid, signal.SIGCONT)
-        until(lambda: len(heard) == len(streams), heard)
-        ready = server.log.read_text().count("is ready on")
-        os.kill(pid, signal.SIGKILL)
-        ends = [streams[session].result(timeout=60) for session in theirs]
-        assert ["The worker that held this session has ended" in text for text in ends] == [True] * len(theirs), ends
-        ended.set()
-        ends = [streams[session].result(timeout=60) for session in others]
-        assert [text.endswith("still open") for text in ends] == [True] * len(others), ends
+            ended.set()
+    assert ["The worker that held this session has ended" in text for text in ends] == [True] * len(theirs), ends
+    ends = [streams[session].result() for session in others]
+    assert [text.endswith("still open") for text in ends] == [True] * len(others), ends
     wait_for_workers(server, ready + 1)
 
 
-def listen(server: Server, session: str, heard: dict[str, str], ended: threading.Event) -> str:
-    """Return what a session's heartbeat stream sends until it ends, or until it sends something after `ended`."""
+def listen(server: Server, session: str, heard: dict[str, tuple[int, str]], ended: threading.Event) -> str:
+    """Return what a session's heartbeat stream sends until it ends, or until it sends something after `ended`.
+
+    `heard` gets the port of the client, and what has come so far.
+    """
     text = ""
     try:
         with httpx2.stream("GET", f"{server.address}/gradio_api/heartbeat/{session}", timeout=60) as stream:
+            _host, port = stream.extensions["network_stream"].get_extra_info("client_addr")
             for piece in stream.iter_text():
-                text = heard[session] = text + piece
+                text += piece
+                heard[session] = (port, text)
                 if ended.is_set():
                     return text + " still open"
     except httpx2.TransportError:
@@ -309,21 +313,10 @@ def listen(server: Server, session: str, heard: dict[str, str], ended: threading
     return text
 
 
-def waiting_at(server: Server, slot: int) -> int:
-    """Return how many connections the worker in a slot has not accepted yet from the other workers."""
-    name = socket_of(server, slot).name
-    listed = subprocess.run([need("ss"), "-xlnH"], capture_output=True, text=True, check=True).stdout.splitlines()
-    found = [line.split() for line in listed if name in line]  # `ss` misses some while others come and go
-    return int(found[0][2]) if found else 0
-
-
-def socket_of(server: Server, slot: int) -> Path:
-    return next(server.log.parent.glob(f"cifar-workers-*/{slot}.sock")).resolve()
-
-
 def worker_in(server: Server, slot: int) -> int:
     """Return the process id of the worker in a slot."""
-    return int(re.search(r"-(\d+)\.sock", socket_of(server, slot).name)[1])
+    link = next(server.log.parent.glob(f"cifar-workers-*/{slot}.sock")).resolve()
+    return int(re.search(r"-(\d+)\.sock", link.name)[1])
 
 
 def test_the_death_of_a_worker_under_load_costs_only_the_requests_that_it_was_answering(server):
