@@ -322,14 +322,12 @@ def test_a_provider_that_is_down_is_called_again_after_a_while(provider, monkeyp
     ],
     ids=str,
 )
-def test_a_wrong_discovery_document_is_refused_and_asked_for_again(provider, wrong):
+def test_a_wrong_discovery_document_is_refused_and_asked_for_again(provider, monkeypatch, wrong):
     """It decides whose signatures are accepted and where the client's secret is sent. Kept, a damaged one was a 500 until a restart."""
-    provider.described = wrong
     with visit(create_app(settings_for(provider))) as new:
-        try:
+        with monkeypatch.context() as patched:
+            patched.setattr(provider, "described", wrong)
             assert new.get("/signin").json()["code"] == "sign_in_unavailable"
-        finally:
-            provider.described = {}
         assert new.get("/signin").status_code == 303
 
 

@@ -14,8 +14,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 from support.browser import EXAMPLES, WAIT_MS, choose_many, expect_label, open_tab, upload, visit
 from support.nginx import render, running_nginx
-from support.servers import CAT, Server, free_port, listens, need, running
-from support.waiting import until
+from support.servers import CAT, Server, free_port, need, running, until_listens
 
 from cifar.errors import SettingsError
 from cifar.settings import load_settings
@@ -44,8 +43,7 @@ def another_server(folder: Path, app: str) -> Iterator[str]:
     (folder / "nginx.conf").write_text(OTHER % {"folder": folder, "port": port, "path": PATH, "app": app})
     user = ["-g", "user root;"] if os.geteuid() == 0 else []
     process = subprocess.Popen([need("nginx"), "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf", *user])
-    until(lambda: listens(port) or process.poll() is not None)
-    assert process.poll() is None
+    until_listens(process, port)
     yield f"http://localhost:{port}{PATH}"
     process.terminate()
     process.wait(20)

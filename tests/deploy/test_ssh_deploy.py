@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
-from support.servers import free_port, listens, need
+from support.servers import free_port, need, until_listens
 from support.waiting import until
 
 from cifar.settings import ROOT
@@ -102,9 +102,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     with (tmp_path / "sshd.log").open("w") as log:
         process = subprocess.Popen([sshd, "-D", "-e", "-f", tmp_path / "sshd_config"], stderr=log)
     try:
-        while not listens(host.ssh_port):
-            assert process.poll() is None, (tmp_path / "sshd.log").read_text()
-            time.sleep(0.05)
+        until_listens(process, host.ssh_port, (tmp_path / "sshd.log").read_text)
         yield host
     finally:
         process.terminate()

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pyarrow import dataset
-from support.servers import free_port, listens
-from support.waiting import until
+from support.servers import free_port, until_listens
 
 from cifar.bulk.run import predict_many
 from cifar.cli.main import main
@@ -294,7 +293,7 @@ def test_ray_resumes_a_run_that_was_started_locally(images, tmp_path):
     with (tmp_path / "log").open("w") as log:
         cluster = subprocess.Popen(head, env=environment, cwd=ROOT, stdout=log, stderr=log)
     try:
-        until(lambda: listens(port))
+        until_listens(cluster, port)
         command = _command(images, output, "--runner", "ray", "--resume")
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
     finally:

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from support.pictures import encoded, example_pixels, noise
 from support.samples import write_two_versions
 from support.servers import CAT, free_port, running, wait_until_ready
+from support.waiting import until
 
 from app import create_app
 from cifar.errors import ModelServerUnavailable, SettingsError, VersionUnusable
@@ -170,13 +171,8 @@ def test_answers_are_equal_before_and_after_an_outage_of_tensorflow_serving(base
         assert {answer.json()["code"] for answer in refused} == {"model_server_unavailable"}
         assert all(answer.headers["retry-after"] == "5" for answer in refused)
         with model_server(base, port):
-            deadline = time.monotonic() + 60
-            while client.post("/predict", files={"image": CAT}).status_code != 200:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            while {client.get("/readyz").status_code for _ in range(12)} != {200}:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            until(lambda: client.post("/predict", files={"image": CAT}).status_code == 200)
+            until(lambda: {client.get("/readyz").status_code for _ in range(12)} == {200})
 
 
 def same_script(client: httpx2.Client | TestClient) -> list[list[float]]:
@@ -191,10 +187,8 @@ def test_a_start_without_tensorflow_serving_waits_for_it(tmp_path):
     registry = write_two_versions(tmp_path)
     settings = Settings(registry=registry, engine="tfserving", tfserving_url=f"127.0.0.1:{free_port()}")
     with TestClient(create_app(settings, page=False)) as client:
-        deadline = time.monotonic() + 30
-        while (answer := client.get("/readyz")).json()["code"] == "not_ready":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: client.get("/readyz").json()["code"] != "not_ready")
+        answer = client.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "model_server_unavailable")
         assert client.get("/healthz").status_code == 200
 

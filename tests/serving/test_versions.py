@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from prometheus_client import REGISTRY
 from support.pictures import encoded, noise
 from support.samples import change_manifest, copy_version, write_two_versions
 from support.servers import wait_until_ready
+from support.waiting import until
 
 from app import create_app
 from cifar.errors import NotReady, VersionNotFound, VersionUnusable
@@ -245,10 +245,7 @@ def test_a_promotion_can_make_a_process_ready_that_could_not_load_its_version(tm
     following.start()
     try:
         RolloutLog(registry).promote(1, by="ada", check_loadable=lambda _: None)
-        deadline = time.monotonic() + 60
-        while not versions.ready:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: versions.ready)
     finally:
         ended.set()
         following.join()

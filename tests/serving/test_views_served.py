@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from sqlalchemy import select
 from support.pictures import encoded, noise
 from support.samples import copy_version, open_records, records_settings
 from support.servers import NO_CACHE, wait_until_ready
+from support.waiting import until
 
 from app import create_app
 from cifar.errors import BadParameter
@@ -100,10 +100,7 @@ def test_the_record_and_the_shadow_version_have_the_mean_of_as_many_views(small_
     with TestClient(create_app(settings, page=False)) as client:
         wait_until_ready(client)
         answer, plain = (client.post("/predict", files={"image": PHOTO}, data={"views": n}).json() for n in (6, 1))
-        deadline = time.monotonic() + 20
-        while len(distances()) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: len(distances()) >= 2)
     recorded = {row["request_id"]: row["scores"] for row in read_predictions(engine)}
     for sent in (answer, plain):
         assert list(recorded[sent["request_id"]].values()) == pytest.approx(sent["class_scores"], abs=1e-5)

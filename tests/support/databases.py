@@ -7,14 +7,13 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from support.servers import free_port, listens, need
+from support.servers import free_port, need, until_listens
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 """The folders of PostgreSQL's programs on Debian."""
@@ -87,11 +86,7 @@ def real_pgbouncer(cluster: Cluster) -> Iterator[int]:
     command = [program, "--quiet", folder / "pgbouncer.ini"]
     process = subprocess.Popen(command, user="postgres" if root else None, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while not listens(port):
-            assert process.poll() is None, "PgBouncer ended"
-            assert time.monotonic() < deadline, "PgBouncer did not start"
-            time.sleep(0.05)
+        until_listens(process, port, "PgBouncer did not start")
         yield port
     finally:
         process.terminate()
@@ -106,10 +101,7 @@ def real_redis(folder: Path, port: int = 0) -> Iterator[str]:
     command = [need("redis-server"), "--port", str(port), "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while not listens(port):
-            assert time.monotonic() < deadline, "Redis did not start"
-            time.sleep(0.05)
+        until_listens(process, port, "Redis did not start")
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.servers import free_port, listens, need
+from support.servers import free_port, need, until_listens
 
 from cifar.settings import ROOT
 
@@ -64,11 +63,7 @@ def running_nginx(folder: Path, upstream: str, **environment: str) -> Iterator[N
             stderr=subprocess.STDOUT,
         )
     nginx = Nginx(int(ports["PORT"]), int(ports["NGINX_TLS_PORT"]), folder / "log", process)
-    deadline = time.monotonic() + 20
-    while not listens(nginx.port):
-        assert process.poll() is None, nginx.log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_listens(process, nginx.port, nginx.log.read_text)
     yield nginx
     process.send_signal(signal.SIGQUIT)
     assert process.wait(timeout=20) == 0

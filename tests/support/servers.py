@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -70,6 +69,12 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def until_listens(process: subprocess.Popen, port: int, why: str | Callable[[], str] = "") -> None:
+    """Wait until a process listens on a port. If it ends before, the test fails with `why`, which may be its log."""
+    until(lambda: listens(port) or process.poll() is not None, why)
+    assert process.poll() is None, why() if callable(why) else why
+
+
 # A thousand ports for each test process, below those that the system gives to clients: no other program takes one of
 # them between the moment it is found free and its use.
 _PROCESS = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
@@ -87,13 +92,13 @@ def free_port() -> int:
 
 def wait_until_ready(client: TestClient | httpx2.Client) -> None:
     """Wait until the model is loaded, and fail after two minutes."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+
+    def is_ready() -> bool:
         with suppress(httpx2.TransportError):  # nothing listens yet
-            if client.get("/readyz").status_code == httpx2.codes.OK:
-                return
-        time.sleep(0.05)
-    pytest.fail("the server was not ready within two minutes")
+            return client.get("/readyz").status_code == httpx2.codes.OK
+        return False
+
+    until(is_ready, "the server was not ready within two minutes")
 
 
 @dataclass
