@@ -49,7 +49,7 @@ class Dependency:
             impact: a sentence for the log: what the server cannot do while the service is down.
             failures: the exceptions that mean that the service is down. Any other exception counts as an answer.
             may_fail_in_part: the service can answer some calls while it refuses others, as a full Redis does. After a failure, it
-                is back when no call has failed for `RECOVERY_SECONDS`.
+                is back when it has answered for `RECOVERY_SECONDS` without another one.
         """
         self.name = name
         self.failing = False

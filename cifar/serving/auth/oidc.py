@@ -51,7 +51,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class _Metadata(BaseModel):
-    """What a provider's discovery document must have."""
+    """The fields that a provider's discovery document must have."""
 
     issuer: str
     authorization_endpoint: str

@@ -275,7 +275,7 @@ def _output(whole: Rows, shape: tuple[int, int, int], batch: int | None) -> tupl
         with contextlib.suppress(ExportError):
             together = _tried(
                 tf.function(whole), two
-            )  # called directly, a SavedModel takes sizes that its graph does not
+            )  # a SavedModel that is called directly takes more sizes than its graph
             batch = None if together.shape == answer.shape and np.allclose(together, answer, atol=1e-6) else batch
     columns = math.prod(answer.shape[1:])
     if len(answer) != len(two) or columns < 1 or columns != max((1, *answer.shape[1:])):

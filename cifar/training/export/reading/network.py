@@ -32,7 +32,7 @@ class ReadOptions:
 
     @property
     def colours_first(self) -> bool | None:
-        """Whether all red pixels stand together in a vector. None: unknown."""
+        """True if all red pixels stand together in a vector, False if the colours of one pixel do. None: unknown."""
         if self.image_size is None or len(self.image_size) < 3:
             return None
         return self.image_size[0] in {3, 4} and self.image_size[-1] not in {1, 3, 4}
