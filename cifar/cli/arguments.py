@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from typer import Argument, BadParameter, Option
 
 from cifar.errors import ExportError
+from cifar.images.spec import CHANNELS
 from cifar.training.export.class_names import read_class_names
 from cifar.training.export.pixels.preparation import Preparation, parse_preparation
 
@@ -51,7 +52,7 @@ def label_value(text: str) -> LabelValue:
 
 def image_size(text: str) -> Sequence[int]:
     sides = [int(side) if side.strip().isdecimal() else 0 for side in text.split(",")]
-    with_colours = len(sides) == 3 and not {1, 3, 4}.isdisjoint((sides[0], sides[-1]))
+    with_colours = len(sides) == 3 and not set(CHANNELS).isdisjoint((sides[0], sides[-1]))
     if not (len(sides) < 3 or with_colours) or not all(1 <= side <= 4096 for side in sides):
         raise BadParameter(
             f"expected HEIGHT,WIDTH in pixels, such as 224,224, or for a vector of colours 224,224,3 or 3,224,224; got {text!r}"

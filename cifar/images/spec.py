@@ -10,6 +10,10 @@ Views = Literal[1, 2, 6, "auto"]
 """A number of views; `auto`: 6 for a photograph, 1 for any other picture. See `cifar.images.views`."""
 
 
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that the input of a model may have when it is exported: grey, colours, colours and transparency."""
+
+
 class ImageSpec(BaseModel):
     """The size of one model input. Pixels are `uint8` in [0, 255], channels last."""
 

@@ -13,14 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from cifar.errors import ExportError
-from cifar.images.spec import ImageSpec
+from cifar.images.spec import CHANNELS, ImageSpec
 from cifar.training.export.reading.activation import last_activation
 from cifar.training.export.reading.failures import calling_error
 from cifar.training.export.reading.network import Network, ReadOptions
 
 log = logging.getLogger(__name__)
 
-_CHANNELS = (1, 3, 4)
 _NAME_OUTPUT = "If the model has another output, name it: --output NAME"
 _SMALLEST_SIDE = 8
 """Smallest side of an input of two axes that is taken as a grey image without a channel axis."""
@@ -173,7 +172,7 @@ def _returns_probabilities(model: Classifier) -> bool:
 def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int], Rows]:
     """Return height, width and channels of an image, and the function that gives images the shape of the network's input."""
     shape = network.input_shape[1:] if network.input_shape is not None else (None, None, 3)
-    if len(shape) == 1 or (len(shape) == 2 and None not in shape and set(shape) & set(_CHANNELS)):
+    if len(shape) == 1 or (len(shape) == 2 and None not in shape and set(shape) & set(CHANNELS)):
         return _flat(shape, options)
     without_channels = len(shape) == 2 and all(side is None or side >= _SMALLEST_SIDE for side in shape)
     if without_channels:
@@ -182,9 +181,9 @@ def _input(network: Network, options: ReadOptions) -> tuple[tuple[int, int, int]
         raise ExportError(
             f"Expected an input of images, (batch, height, width, channels); got {_text(network.input_shape)}."
         )
-    first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
+    first = shape[0] in CHANNELS and shape[2] not in CHANNELS
     height, width, channels = (*shape[1:], shape[0]) if first else (*shape[:2], shape[2] or 3)
-    if channels not in _CHANNELS:
+    if channels not in CHANNELS:
         raise ExportError(
             f"Expected an input with 1 channel (grey), 3 (RGB) or 4 (RGBA); got {_text(network.input_shape)}."
         )
@@ -219,7 +218,7 @@ def _flat(shape: tuple[int | None, ...], options: ReadOptions) -> tuple[tuple[in
         )
     height, width = options.sides
     channels, rest = divmod(length, height * width)
-    if rest or channels not in _CHANNELS:
+    if rest or channels not in CHANNELS:
         raise ExportError(
             f"The model takes a vector of {length} numbers; an image of {height}x{width} has {height * width} pixels "
             f"in 1 channel and {3 * height * width} in 3. Name another size: --image-size HEIGHT,WIDTH"

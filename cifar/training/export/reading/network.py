@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from cifar.errors import ExportError
+from cifar.images.spec import CHANNELS
 from cifar.training.export.reading.definition import Loss
 
 SEVERAL_INPUTS = "Export a model that takes an image alone."
@@ -35,7 +36,7 @@ class ReadOptions:
         """True if all red pixels stand together in a vector, False if the colours of one pixel do. None: unknown."""
         if self.image_size is None or len(self.image_size) < 3:
             return None
-        return self.image_size[0] in {3, 4} and self.image_size[-1] not in {1, 3, 4}
+        return self.image_size[0] in {3, 4} and self.image_size[-1] not in CHANNELS
 
     @property
     def sides(self) -> tuple[int, ...] | None:
